@@ -1,1 +1,12 @@
-//! See ARCHITECTURE.md.
+//! Where programs meet: the requests and responses of the two APIs.
+//!
+//! [`rest`] is the public API (users, CLI, web UI → controller). [`agent`] is what a controller asks of a host, and a
+//! host of another host while a VM moves. [`heartbeat`] is what a host tells its controller. The controller and the
+//! agent know each other only through this crate.
+
+pub mod agent;
+pub mod heartbeat;
+pub mod paths;
+pub mod rest;
+
+pub use agent::AgentApi;

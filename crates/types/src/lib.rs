@@ -1,1 +1,47 @@
-//! See ARCHITECTURE.md.
+//! The vocabulary of Gantry: names, units, labels and the objects that operators and programs speak about.
+//!
+//! Every object is `{kind, metadata, spec, status}`: `spec` is what is wanted, `status` is what is. This crate owns their
+//! shapes, their validation and their transition tables. It does no I/O, reads no clock and draws no random numbers:
+//! times and ids come in as values.
+
+mod error;
+mod event;
+mod host;
+mod host_network;
+mod image;
+mod labels;
+mod mac;
+mod meta;
+mod migration;
+mod name;
+mod network;
+mod operation;
+mod problem;
+mod resource;
+mod size;
+mod time;
+mod token;
+mod vm;
+mod vm_phase;
+
+pub use error::ErrorClass;
+pub use event::{Event, EventSpec, EventStatus, Severity};
+pub use host::{CpuInfo, Host, HostMetrics, HostSpec, HostState, HostStatus, Inventory, PoolInfo};
+pub use host_network::{HostNetwork, HostNetworks, LocalPort, RemotePort};
+pub use image::{Image, ImageFormat, ImagePhase, ImageSource, ImageSpec, ImageStatus};
+pub use labels::{Labels, Selector};
+pub use mac::MacAddress;
+pub use meta::{Metadata, ObjectRef};
+pub use migration::{MigrationFigures, MigrationMode, MigrationPolicy, MigrationProgress, PostCopy};
+pub use name::Name;
+pub use network::{Network, NetworkSpec, NetworkStatus, PortLease, Subnet};
+pub use operation::{
+    Action, Operation, OperationPhase, OperationSpec, OperationStatus, Progress, StepState, StepStatus,
+};
+pub use problem::{FieldError, Problem};
+pub use resource::Resource;
+pub use size::ByteSize;
+pub use time::Timestamp;
+pub use token::{ApiToken, Role, TokenSpec, TokenStatus};
+pub use vm::{Arch, Firmware, GuestInfo, NicSpec, NicStatus, PowerState, Vm, VmMetrics, VmSpec, VmStatus};
+pub use vm_phase::VmPhase;

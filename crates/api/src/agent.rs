@@ -1,0 +1,268 @@
+//! What a host does for its controller, and for another host while a VM moves between them.
+//!
+//! Every call can be repeated: it looks first whether its effect is already there. Every call about a VM carries the
+//! VM's epoch; a host refuses a lower one than it knows (`stale-epoch`, conflict), so a controller or host that was
+//! away can't undo what was decided since.
+//!
+//! ```text
+//! migration, as the destination holds it:
+//!   receiving --commit--> committed        receiving --abort, stream lost--> aborted
+//! Whichever of commit and abort comes first is final and on disk before it is answered.
+//! migration, as the source holds it:
+//!   sending --handed over (on disk)--> committing --destination committed--> moved --release--> (gone)
+//!      |                                   +------destination aborted-----> failed, guest resumed here
+//!      +--error, cancel--> failed, guest still here
+//! ```
+
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+use gantry_types::{
+    Arch, ByteSize, Firmware, GuestInfo, HostNetworks, MacAddress, MigrationFigures, MigrationPolicy,
+    MigrationProgress, Name, PowerState, Problem, VmMetrics,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// The host side of Gantry. The agent implements it on real QEMU; the controller's tests implement it in memory; an
+/// HTTP client implements it for a host that is elsewhere.
+#[async_trait]
+pub trait AgentApi: Send + Sync {
+    /// Everything this host has of any VM.
+    async fn observe(&self) -> Result<Vec<VmObservation>, Problem>;
+
+    /// Makes the image present in this host's cache, fetching it from the controller if needed.
+    async fn ensure_image(&self, image: &ImageRef) -> Result<(), Problem>;
+    /// Removes the image from the cache; refused while a disk stands on it.
+    async fn remove_image(&self, digest: &str) -> Result<(), Problem>;
+
+    /// Makes the host's data plane exactly this. A lower generation than the last is refused.
+    async fn apply_networks(&self, networks: &HostNetworks) -> Result<(), Problem>;
+
+    /// Takes the VM on: writes it down, makes its disk, seed and taps. Does not start it. With an unchanged assignment
+    /// nothing happens; a changed one is accepted while the VM is stopped.
+    async fn define_vm(&self, assignment: &Assignment) -> Result<VmObservation, Problem>;
+    async fn power(&self, vm: Uuid, request: &PowerRequest) -> Result<VmObservation, Problem>;
+    /// Forgets the VM and deletes its disk. Its QEMU is killed first. Nothing to remove is success.
+    async fn remove_vm(&self, vm: Uuid, epoch: u64) -> Result<(), Problem>;
+
+    /// Destination: makes everything ready to receive the VM and says where.
+    async fn receive_migration(&self, vm: Uuid, request: &ReceiveMigration) -> Result<MigrationEndpoint, Problem>;
+    /// Source: starts moving the VM in the background, or goes on if that migration is already under way.
+    async fn send_migration(&self, vm: Uuid, request: &SendMigration) -> Result<(), Problem>;
+    async fn migration_report(&self, vm: Uuid, migration: Uuid) -> Result<MigrationReport, Problem>;
+    /// Source: stops the move if it is not handed over yet; the guest goes on here. The report tells the outcome.
+    async fn cancel_migration(&self, vm: Uuid, migration: Uuid) -> Result<(), Problem>;
+    /// Destination, asked by the source: the VM is this host's now, let it run.
+    async fn commit_migration(&self, vm: Uuid, migration: Uuid) -> Result<Verdict, Problem>;
+    /// Destination: give up the migration unless it is already committed.
+    async fn abort_migration(&self, vm: Uuid, migration: Uuid) -> Result<Verdict, Problem>;
+    /// Source, after the controller has recorded the move: end QEMU, delete the disk, forget the VM.
+    async fn release_migration(&self, vm: Uuid, migration: Uuid) -> Result<(), Problem>;
+    /// Whether the guest really executes: QEMU says running, virtual CPUs use time or are halted waiting for
+    /// interrupts, and the guest agent answers if it did before.
+    async fn check_liveness(&self, vm: Uuid, expect_guest_agent: bool) -> Result<Liveness, Problem>;
+}
+
+/// An image as hosts know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageRef {
+    /// SHA-256 of the qcow2, hex.
+    pub digest: String,
+    pub file_size: u64,
+    pub virtual_size: u64,
+}
+
+/// A VM as a host gets it: everything resolved, nothing to look up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Assignment {
+    pub uuid: Uuid,
+    pub name: Name,
+    pub epoch: u64,
+    pub arch: Arch,
+    pub cpus: u32,
+    pub memory: ByteSize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_model: Option<String>,
+    pub firmware: Firmware,
+    pub disk: DiskAssignment,
+    pub nics: Vec<NicAssignment>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<String>,
+    /// What an agent without a controller keeps it at.
+    pub power: PowerState,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DiskAssignment {
+    /// Starts as a thin overlay of this image; empty if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageRef>,
+    pub size: ByteSize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NicAssignment {
+    pub port: Uuid,
+    pub network: Name,
+    pub vni: u32,
+    pub mtu: u32,
+    pub mac: MacAddress,
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    pub prefix_length: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub gateway: Option<IpAddr>,
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub dns: Vec<IpAddr>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PowerRequest {
+    pub epoch: u64,
+    pub action: PowerAction,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerAction {
+    Start,
+    /// Ask the guest to shut down (ACPI power button); returns at once.
+    ShutDown,
+    /// End QEMU now.
+    Kill,
+    /// Ask the guest to reboot, through its agent; refused as `no-guest-agent` if there is none.
+    Reboot,
+    /// Reset the machine now.
+    Reset,
+    Pause,
+    Resume,
+}
+
+/// What a host has of a VM.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VmObservation {
+    pub uuid: Uuid,
+    pub name: Name,
+    pub epoch: u64,
+    pub state: VmRunState,
+    /// Why it stopped or failed: `guest shut down`, `QEMU was killed by signal 9`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The guest agent has answered since the VM started, and lately.
+    pub guest_agent: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestInfo>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<VmMetrics>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationReport>,
+    /// The unprivileged user its QEMU runs as here.
+    pub owner_uid: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VmRunState {
+    /// Defined, no QEMU.
+    Stopped,
+    Starting,
+    Running,
+    Paused,
+    /// Destination of a migration that is not committed.
+    Receiving,
+    /// Source: handed over or moved; QEMU holds the stopped guest until release.
+    HandedOver,
+    /// It should run and does not.
+    Failed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReceiveMigration {
+    pub migration: Uuid,
+    /// With the epoch the VM will have here.
+    pub assignment: Assignment,
+    /// The guest is paused and stays so.
+    pub paused: bool,
+    pub post_copy: bool,
+}
+
+/// Where the streams of a migration go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MigrationEndpoint {
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    pub ram_port: u16,
+    pub disk_port: u16,
+    pub disk_export: String,
+    /// The name in the certificate of the destination's QEMU.
+    pub tls_name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SendMigration {
+    pub migration: Uuid,
+    /// The VM's epoch here, at the source.
+    pub epoch: u64,
+    pub endpoint: MigrationEndpoint,
+    /// The destination's agent, for commit: name and `ADDRESS:PORT`.
+    pub destination: Name,
+    pub destination_agent: String,
+    pub policy: MigrationPolicy,
+    /// Both hosts are capable of post-copy.
+    pub post_copy: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MigrationReport {
+    pub migration: Uuid,
+    pub state: MigrationState,
+    #[serde(default)]
+    pub progress: MigrationProgress,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub figures: Option<MigrationFigures>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Problem>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MigrationState {
+    /// Destination: waiting for, or taking in, the guest.
+    Receiving,
+    /// Source: disk and memory are on their way; can be cancelled.
+    Sending,
+    /// Source: handed over; waits for the destination's answer. The guest does not run here.
+    Committing,
+    /// Source: the destination has it.
+    Moved,
+    /// Destination: the guest is ours.
+    Committed,
+    /// Destination: given up for ever.
+    Aborted,
+    /// Source: given up; the guest is still here.
+    Failed,
+    Cancelled,
+}
+
+/// The destination's final word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    Committed,
+    Aborted,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Liveness {
+    pub alive: bool,
+    /// What was seen, for people.
+    pub evidence: String,
+    /// Writes the guest has issued on this host since it resumed.
+    pub disk_writes: u64,
+}

@@ -1,0 +1,46 @@
+//! URLs of both APIs, so that server and client can't disagree.
+
+use uuid::Uuid;
+
+pub const HEALTH: &str = "/healthz";
+pub const CA: &str = "/v1/ca";
+pub const JOIN: &str = "/v1/join";
+pub const HEARTBEAT: &str = "/v1/agent/heartbeat";
+/// New certificates for a host that has valid ones.
+pub const RENEW: &str = "/v1/agent/renew";
+/// The content of an image by digest, for hosts: `GET`.
+pub const AGENT_IMAGE: &str = "/v1/agent/images/{digest}";
+
+pub fn agent_image(digest: &str) -> String {
+    format!("/v1/agent/images/{digest}")
+}
+
+/// Paths on a host's agent.
+pub mod host {
+    use super::Uuid;
+
+    pub const OBSERVE: &str = "/v1/observation";
+    pub const IMAGE: &str = "/v1/images/{digest}";
+    pub const NETWORKS: &str = "/v1/networks";
+    pub const VM: &str = "/v1/vms/{vm}";
+    pub const VM_POWER: &str = "/v1/vms/{vm}/power";
+    pub const VM_LIVENESS: &str = "/v1/vms/{vm}/liveness";
+    pub const VM_CONSOLE: &str = "/v1/vms/{vm}/console";
+    pub const RECEIVE: &str = "/v1/vms/{vm}/receive";
+    pub const SEND: &str = "/v1/vms/{vm}/send";
+    pub const MIGRATION: &str = "/v1/vms/{vm}/migrations/{migration}";
+    pub const MIGRATION_VERB: &str = "/v1/vms/{vm}/migrations/{migration}/{verb}";
+
+    pub fn vm(vm: Uuid) -> String {
+        format!("/v1/vms/{vm}")
+    }
+    pub fn vm_part(vm: Uuid, part: &str) -> String {
+        format!("/v1/vms/{vm}/{part}")
+    }
+    pub fn migration(vm: Uuid, migration: Uuid) -> String {
+        format!("/v1/vms/{vm}/migrations/{migration}")
+    }
+    pub fn image(digest: &str) -> String {
+        format!("/v1/images/{digest}")
+    }
+}

@@ -1,0 +1,165 @@
+//! Requests and responses of the public API that are not objects themselves.
+
+use gantry_types::{MigrationPolicy, Name, Operation, Role, Timestamp};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+/// A page of objects.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    /// The state this page shows; watch from here to miss nothing.
+    pub revision: u64,
+    /// Send it back as `continue` for the next page; absent on the last.
+    #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// Query of `GET /v1/<kinds>`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[serde(default)]
+pub struct ListQuery {
+    /// A label selector as Kubernetes writes it: `app=web,tier!=db,env in (a,b)`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+    /// At most this many objects, 1–1000; 500 if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    #[serde(rename = "continue", skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// Answer with server-sent events instead of a page: first all objects as `added`, then each change.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub watch: bool,
+    /// With `watch`: only changes after this revision, without the present objects first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+}
+
+/// Query of requests that change something.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[serde(default)]
+pub struct WriteQuery {
+    /// Check everything, answer as if it were done, change nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// Refuse with a conflict unless the object is at this revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+}
+
+/// One server-sent event of a watch; `event:` is the `change`, `id:` the revision.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(bound(deserialize = "T: serde::de::DeserializeOwned"))]
+pub struct WatchEvent<T> {
+    pub change: Change,
+    pub revision: u64,
+    /// The object after the change; before it, if it was deleted. Absent in a `bookmark`.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub object: Option<T>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    Added,
+    Modified,
+    Deleted,
+    /// All objects that existed at the beginning have been sent; also sent now and then to show life.
+    Bookmark,
+}
+
+/// The answer to a change: the object as it is now, and the operation that carries the change out, if one is needed.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(bound(deserialize = "T: serde::de::DeserializeOwned"))]
+pub struct Changed<T> {
+    pub object: T,
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Operation>,
+}
+
+/// `POST /v1/vms/{name}/stop`
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StopRequest {
+    /// Seconds the guest may take to shut down by itself (ACPI), 0–3600.
+    pub grace_s: u32,
+    /// Do not ask the guest at all.
+    pub force: bool,
+}
+
+impl Default for StopRequest {
+    fn default() -> Self {
+        Self { grace_s: 60, force: false }
+    }
+}
+
+/// `POST /v1/vms/{name}/reboot`
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RebootRequest {
+    /// Reset at once instead of asking the guest.
+    pub force: bool,
+}
+
+/// `POST /v1/vms/{name}/migrate`
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MigrateRequest {
+    /// The destination; placement chooses if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<Name>,
+    /// Instead of the VM's own policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy: Option<MigrationPolicy>,
+}
+
+/// `POST /v1/tokens`
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateToken {
+    pub name: Name,
+    pub role: Role,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// The one time a token's secret is shown.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CreatedToken {
+    pub name: Name,
+    pub role: Role,
+    pub token: String,
+}
+
+/// `POST /v1/join`, authenticated by the join token it carries; the only call a host can make without a certificate.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JoinRequest {
+    pub token: String,
+    /// The name the host wants.
+    pub name: Name,
+    /// `ADDRESS:PORT` where its agent will listen.
+    pub agent_address: String,
+    /// The address for VXLAN and migrations.
+    pub underlay_address: String,
+    /// Certificate signing request (PEM) for its own identity; names in it are ignored.
+    pub agent_csr: String,
+    /// The same for its QEMU processes' streams.
+    pub qemu_csr: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct JoinResponse {
+    pub ca: String,
+    pub agent_certificate: String,
+    pub qemu_certificate: String,
+    /// The controller's name in its certificate.
+    pub controller: String,
+}
+
+/// `GET /v1/version`
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Version {
+    pub version: String,
+    pub datacenter: String,
+}

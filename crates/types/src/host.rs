@@ -1,0 +1,98 @@
+//! `host`: a server that runs VMs.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{Arch, ByteSize, Timestamp, resource::resource};
+
+resource!(
+    /// A server whose agent has joined this datacenter.
+    Host, "host", "hosts", HostSpec, HostStatus
+);
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostSpec {
+    /// No new VM is placed here while set; running VMs stay.
+    #[serde(default)]
+    pub cordoned: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostStatus {
+    #[serde(default)]
+    pub state: HostState,
+    /// `ADDRESS:PORT` of the agent's API.
+    #[serde(default)]
+    pub agent_address: String,
+    /// The address that VXLAN and migrations use.
+    #[serde(default)]
+    pub underlay_address: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inventory: Option<Inventory>,
+    /// The last heartbeat, by the controller's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<HostMetrics>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HostState {
+    /// Joined, no heartbeat yet.
+    #[default]
+    Joining,
+    Ready,
+    /// No heartbeat for longer than the limit. Its VMs may still run: nothing is started elsewhere without fencing.
+    Lost,
+}
+
+/// What an agent found on its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Inventory {
+    pub arch: Arch,
+    pub cpu: CpuInfo,
+    pub memory: ByteSize,
+    pub qemu_version: String,
+    /// True only if a guest really booted under KVM on this host.
+    pub kvm: bool,
+    /// Why `kvm` is false.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kvm_reason: Option<String>,
+    /// Guest architectures this host can run.
+    pub guest_archs: Vec<Arch>,
+    /// Whether QEMU runs with its seccomp sandbox.
+    pub sandbox: bool,
+    /// Whether post-copy migration is possible, and if not, why.
+    pub post_copy: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub post_copy_reason: Option<String>,
+    pub kernel: String,
+    pub agent_version: String,
+    pub pools: Vec<PoolInfo>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CpuInfo {
+    /// Logical processors.
+    pub count: u32,
+    pub model: String,
+    pub flags: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolInfo {
+    pub name: String,
+    pub capacity: ByteSize,
+    pub free: ByteSize,
+}
+
+/// Measured by the agent, sent with each heartbeat; not stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostMetrics {
+    /// Share of all processors in use, 0–100.
+    pub cpu_percent: f64,
+    pub memory_used: ByteSize,
+    pub load_1m: f64,
+}

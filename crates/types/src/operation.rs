@@ -1,0 +1,156 @@
+//! `operation`: a durable piece of work with steps, progress and, if it fails, an orderly way back.
+//!
+//! ```text
+//!            +-----------------------------------------> succeeded
+//!            |  last step done
+//! pending -> running ---- permanent error, retries used up, or cancel ----> unwinding -> failed | cancelled
+//! ```
+//! A controller that dies finds its operations in the store and goes on where they were. Each step can be run again.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::{MigrationFigures, MigrationPolicy, Name, ObjectRef, Problem, Timestamp, resource::resource};
+
+resource!(Operation, "operation", "operations", OperationSpec, OperationStatus);
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OperationSpec {
+    pub action: Action,
+    pub target: ObjectRef,
+    /// Who asked for it: `token/admin`, `controller`.
+    pub requested_by: String,
+}
+
+/// What an operation does, with its parameters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum Action {
+    VmStart,
+    VmStop {
+        /// How long the guest may take to shut down before it is cut off.
+        grace_s: u32,
+        /// Cut it off at once.
+        force: bool,
+    },
+    VmReboot {
+        force: bool,
+    },
+    VmPause,
+    VmResume,
+    VmDelete,
+    VmMigrate {
+        /// Chosen by placement if not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<Name>,
+        policy: MigrationPolicy,
+    },
+    ImageImport,
+    ImageDelete,
+}
+
+impl Action {
+    /// Kebab-case verb phrase, as in an operation's name.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::VmStart => "vm-start",
+            Self::VmStop { .. } => "vm-stop",
+            Self::VmReboot { .. } => "vm-reboot",
+            Self::VmPause => "vm-pause",
+            Self::VmResume => "vm-resume",
+            Self::VmDelete => "vm-delete",
+            Self::VmMigrate { .. } => "vm-migrate",
+            Self::ImageImport => "image-import",
+            Self::ImageDelete => "image-delete",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct OperationStatus {
+    #[serde(default)]
+    pub phase: OperationPhase,
+    #[serde(default)]
+    pub steps: Vec<StepStatus>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Somebody asked to stop it; it unwinds at the next point where that is safe.
+    #[serde(default)]
+    pub cancel_requested: bool,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Problem>,
+    /// What steps noted for later steps and for their own undo.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(value_type = std::collections::HashMap<String, Object>)]
+    pub memo: BTreeMap<String, Value>,
+    /// A finished migration's figures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub figures: Option<MigrationFigures>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OperationPhase {
+    #[default]
+    Pending,
+    Running,
+    /// A step failed or a cancel was asked for: undoing what was done, last step first.
+    Unwinding,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+impl OperationPhase {
+    pub fn is_finished(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Cancelled)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct StepStatus {
+    pub name: String,
+    pub state: StepState,
+    /// How often it was run, first try included.
+    pub attempts: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Timestamp>,
+    /// The last error, also of tries that were repeated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StepState {
+    Pending,
+    Running,
+    Done,
+    Failed,
+    Undone,
+}
+
+/// How far a long step is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Progress {
+    pub message: String,
+    pub bytes_done: u64,
+    /// 0 if unknown.
+    pub bytes_total: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_bytes_per_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dirty_bytes_per_s: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remaining_ms: Option<u64>,
+}

@@ -1,0 +1,39 @@
+//! `token`: a credential for the API.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{Timestamp, resource::resource};
+
+resource!(
+    /// An API or join token. Only the hash of its secret is stored; the secret is shown once, when it is made.
+    ApiToken, "token", "tokens", TokenSpec, TokenStatus
+);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenSpec {
+    pub role: Role,
+    /// After this moment the token is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+/// What the bearer of a token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Everything.
+    Admin,
+    /// Read everything except secrets; change nothing.
+    Viewer,
+    /// Join one host, nothing else.
+    Join,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TokenStatus {
+    /// SHA-256 of the secret, hex. Never leaves the controller.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hash: String,
+}

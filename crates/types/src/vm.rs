@@ -1,0 +1,230 @@
+//! `vm`: a virtual machine.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::{
+    ByteSize, MacAddress, MigrationFigures, MigrationPolicy, MigrationProgress, Name, Problem, Timestamp, VmPhase,
+    resource::resource,
+};
+
+resource!(
+    /// A virtual machine. Its phases are drawn in `vm_phase.rs`.
+    Vm, "vm", "vms", VmSpec, VmStatus
+);
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VmSpec {
+    /// Virtual processors, 1–256. Changed while stopped.
+    pub cpus: u32,
+    /// 32 MiB – 4 TiB. Changed while stopped.
+    pub memory: ByteSize,
+    /// The image its disk starts from; an empty disk if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Name>,
+    /// Size of its disk; the image's if not given. Needed without an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<ByteSize>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nics: Vec<NicSpec>,
+    #[serde(default)]
+    pub arch: Arch,
+    /// QEMU's name of the CPU model; `max` or `host` (as the accelerator has it) if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_model: Option<String>,
+    #[serde(default)]
+    pub firmware: Firmware,
+    /// cloud-init user-data, given to the guest verbatim (NoCloud), at most 256 KiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<String>,
+    #[serde(default)]
+    pub power: PowerState,
+    /// Run here and nowhere else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Name>,
+    #[serde(default)]
+    pub migration: MigrationPolicy,
+}
+
+impl VmSpec {
+    /// All that is wrong with it by itself, as problem fields; references are the controller's to check.
+    pub fn validate(&self) -> Result<(), Problem> {
+        let mut problem = Problem::invalid("invalid-vm", "the VM's spec is not valid");
+        if !(1..=256).contains(&self.cpus) {
+            problem = problem.field("spec.cpus", format!("{} is out of range, use 1 to 256", self.cpus));
+        }
+        if !(ByteSize::mib(32)..=ByteSize::gib(4096)).contains(&self.memory) {
+            problem = problem.field("spec.memory", format!("{} is out of range, use 32MiB to 4TiB", self.memory));
+        } else if !self.memory.0.is_multiple_of(1 << 20) {
+            problem = problem.field("spec.memory", format!("{} is not a whole number of MiB", self.memory));
+        }
+        match self.disk {
+            None if self.image.is_none() => {
+                problem = problem.field("spec.disk", "needed, because there is no image: for example 1GiB");
+            }
+            Some(size) if !(ByteSize::mib(1)..=ByteSize::gib(65536)).contains(&size) => {
+                problem = problem.field("spec.disk", format!("{size} is out of range, use 1MiB to 64TiB"));
+            }
+            Some(size) if !size.0.is_multiple_of(512) => {
+                problem = problem.field("spec.disk", format!("{size} is not a multiple of 512 bytes"));
+            }
+            _ => {}
+        }
+        if self.nics.len() > 8 {
+            problem = problem.field("spec.nics", format!("{} are too many, use at most 8", self.nics.len()));
+        }
+        if let Some(model) = &self.cpu_model
+            && (model.is_empty()
+                || model.len() > 64
+                || !model.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)))
+        {
+            problem =
+                problem.field("spec.cpu_model", "is not a QEMU CPU model name; see: qemu-system-x86_64 -cpu help");
+        }
+        if self.user_data.as_ref().is_some_and(|data| data.len() > 256 << 10) {
+            problem = problem.field("spec.user_data", "is larger than 256 KiB");
+        }
+        if !(1..=10_000).contains(&self.migration.max_downtime_ms) {
+            problem = problem.field("spec.migration.max_downtime_ms", "is out of range, use 1 to 10000");
+        }
+        if problem.fields.is_empty() { Ok(()) } else { Err(problem) }
+    }
+}
+
+/// A network card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NicSpec {
+    pub network: Name,
+    /// Handed out by the network if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub address: Option<IpAddr>,
+    /// Derived from the VM's uuid if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<MacAddress>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Arch {
+    #[default]
+    #[serde(rename = "x86_64")]
+    X86_64,
+    Aarch64,
+    Ppc64,
+    Sparc64,
+}
+
+impl std::fmt::Display for Arch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "aarch64",
+            Self::Ppc64 => "ppc64",
+            Self::Sparc64 => "sparc64",
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Firmware {
+    #[default]
+    Bios,
+    Uefi,
+}
+
+/// What the owner wants the VM to be doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerState {
+    #[default]
+    Running,
+    Paused,
+    Stopped,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VmStatus {
+    #[serde(default)]
+    pub phase: VmPhase,
+    /// Why it is in this phase, if that is not plain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Where it is; while it moves, where it still runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Name>,
+    /// Where it is moving to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving_to: Option<Name>,
+    /// Grows with each assignment to a host; a host refuses commands with a lower one.
+    #[serde(default)]
+    pub epoch: u64,
+    /// The operation that is at work on it; there is at most one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Name>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nics: Vec<NicStatus>,
+    /// The digest of the image its disk stands on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<String>,
+    /// The size of its disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<ByteSize>,
+    /// True when it runs and its guest agent has answered.
+    #[serde(default)]
+    pub ready: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestInfo>,
+    /// `kvm` or `tcg`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub accelerator: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// Measured by the agent; not stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<VmMetrics>,
+    /// A move that is under way; not stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub migration: Option<MigrationProgress>,
+    /// The last finished move.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_migration: Option<MigrationFigures>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NicStatus {
+    pub network: Name,
+    pub port: Uuid,
+    pub mac: MacAddress,
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+}
+
+/// What the guest agent told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GuestInfo {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub os: Option<String>,
+}
+
+/// Measured on the host, about once a second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VmMetrics {
+    /// CPU time of the QEMU process so far.
+    pub cpu_time_ms: u64,
+    /// Of one processor; 200 is two processors.
+    pub cpu_percent: f64,
+    pub resident_memory: ByteSize,
+    pub disk_read_bytes_per_s: u64,
+    pub disk_write_bytes_per_s: u64,
+    pub net_rx_bytes_per_s: u64,
+    pub net_tx_bytes_per_s: u64,
+}
