@@ -1,0 +1,125 @@
+//! The crate's error: every variant names the object, what failed, and what to do next.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why a credential, a token or a connection was refused or could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The filesystem said no.
+    #[error("could not {action} {}", path.display())]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// A private key that others could have read is treated as lost.
+    #[error(
+        "{} holds a private key and must be readable by its owner only, but {found}; \
+         make sure nobody copied it, then run: chown {expected_uid} '{0}' && chmod 600 '{0}'",
+        path.display()
+    )]
+    ExposedKey { path: PathBuf, found: String, expected_uid: u32 },
+    /// A file exists but doesn't hold what it should.
+    #[error("{} is not usable: {reason}; {remedy}", path.display())]
+    BrokenFile { path: PathBuf, reason: String, remedy: &'static str },
+    /// Creating a CA over an existing one would orphan every certificate issued so far.
+    #[error(
+        "{} already holds a certificate authority; load it, or choose another directory",
+        path.display()
+    )]
+    AuthorityExists { path: PathBuf },
+    /// A value given by a caller is malformed.
+    #[error("{what} '{value}' is not valid: {reason}")]
+    Invalid { what: &'static str, value: String, reason: String },
+    /// A certificate signing request the CA doesn't sign.
+    #[error("certificate request refused: {reason}")]
+    Request { reason: String },
+    /// A token that was mistyped, cut, or is of another kind. Its text is never repeated.
+    #[error("this is not a valid {kind}: {reason}; copy the whole token, it starts with '{prefix}'")]
+    Token { kind: &'static str, prefix: &'static str, reason: &'static str },
+    /// The peer is not who it must be.
+    #[error("peer refused: {reason}")]
+    Peer { reason: String },
+    /// Making a key or a certificate failed.
+    #[error("could not {action}")]
+    Certificate {
+        action: &'static str,
+        #[source]
+        source: rcgen::Error,
+    },
+    /// rustls refused a key, a certificate or a setting.
+    #[error("could not {action}")]
+    Tls {
+        action: &'static str,
+        #[source]
+        source: rustls::Error,
+    },
+    /// An HTTP exchange failed before an answer was understood.
+    #[error("could not {action} {url}")]
+    Http {
+        action: &'static str,
+        url: String,
+        #[source]
+        source: reqwest::Error,
+    },
+    /// A TCP or TLS connection failed.
+    #[error("could not connect to {address}")]
+    Connect {
+        address: String,
+        #[source]
+        source: io::Error,
+    },
+    /// The server's answer to a websocket request was not an upgrade.
+    #[error("{url} answered the websocket request with status {status}: {body}")]
+    UpgradeRefused { url: String, status: u16, body: String },
+    /// The websocket handshake broke.
+    #[error("could not open a websocket to {url}")]
+    WebSocket {
+        url: String,
+        #[source]
+        source: Box<tokio_tungstenite::tungstenite::Error>,
+    },
+    /// A bounded wait ran out.
+    #[error("{what} took longer than {limit_ms} ms; the peer is unreachable or overloaded")]
+    Timeout { what: String, limit_ms: u64 },
+}
+
+impl TrustError {
+    /// True when the same call may succeed later without anyone changing anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect { source, .. } => !is_tls_refusal(source),
+            Self::Timeout { .. } => true,
+            Self::Http { source, .. } => source.is_timeout() || source.is_connect() && !refused(source),
+            Self::UpgradeRefused { status, .. } => matches!(status, 429 | 502 | 503 | 504),
+            _ => false,
+        }
+    }
+
+    pub(crate) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::File { action, path: path.to_path_buf(), source }
+    }
+
+    pub(crate) fn peer(reason: impl Into<String>) -> Self {
+        Self::Peer { reason: reason.into() }
+    }
+}
+
+/// rustls reports protocol errors as `InvalidData`; an unverifiable peer stays unverifiable.
+fn is_tls_refusal(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+fn refused(error: &reqwest::Error) -> bool {
+    let mut cause = std::error::Error::source(error);
+    while let Some(current) = cause {
+        let tls = current.is::<rustls::Error>() || current.downcast_ref::<io::Error>().is_some_and(is_tls_refusal);
+        if tls {
+            return true;
+        }
+        cause = current.source();
+    }
+    false
+}
