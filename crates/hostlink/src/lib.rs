@@ -1,1 +1,13 @@
-//! `AgentApi` over mutual TLS: the client, the server side, and a faithful host in memory.
+//! How a controller and a host talk: [`gantry_api::AgentApi`] over HTTP with mutual TLS.
+//!
+//! Client and server side stand side by side so that they can't disagree. The crate also holds a host in memory
+//! ([`fake`]) and the [`conformance`] suite that it and the real agent have to pass. It decides nothing: what a call
+//! means is the agent's business, when to make it is the controller's.
+
+mod client;
+mod reply;
+mod router;
+
+pub use client::AgentClient;
+pub use reply::{Refusal, answer, causes, checked, done};
+pub use router::{Console, Consoles, router};

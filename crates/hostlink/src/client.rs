@@ -1,0 +1,125 @@
+//! [`AgentApi`] of a host that is elsewhere.
+//!
+//! Every call has a time limit; one that runs into it is transient, because the host may have done what was asked:
+//! the caller asks again, and every call can be repeated.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use axum::http::HeaderMap;
+use gantry_api::{
+    AgentApi,
+    agent::{
+        Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ReceiveMigration,
+        SendMigration, Verdict, VmObservation,
+    },
+    paths::host as paths,
+};
+use gantry_trust::{ClientConfig, ExpectedPeer, LiveIdentity, TrustError, WebSocket};
+use gantry_types::{HostNetworks, Problem};
+use reqwest::{Method, RequestBuilder};
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::reply::{answer, causes, done};
+
+/// For calls that only look or flip a switch.
+const QUICK: Duration = Duration::from_secs(10);
+/// For calls that make disks or start processes.
+const SLOW: Duration = Duration::from_secs(60);
+/// For fetching an image over the datacenter's own network.
+const FETCH: Duration = Duration::from_secs(1800);
+
+/// A connection pool to the agent of one host.
+#[derive(Clone)]
+pub struct AgentClient {
+    http: reqwest::Client,
+    config: ClientConfig,
+    host: String,
+    base: String,
+}
+
+impl AgentClient {
+    /// To the agent of `host` at `address` (`ADDRESS:PORT`). Nothing is sent yet.
+    pub fn new(identity: &LiveIdentity, host: &str, address: &str) -> Result<Self, TrustError> {
+        let config = ClientConfig::with_identity(identity, ExpectedPeer::host(host)?)?;
+        let http = config.http()?;
+        Ok(Self { http, config, host: format!("the agent of host '{host}'"), base: format!("https://{address}") })
+    }
+
+    /// Opens the VM's serial console: bytes both ways in binary messages.
+    pub async fn console(&self, vm: Uuid) -> Result<WebSocket, Problem> {
+        let url = format!("{}{}", self.base, paths::vm_part(vm, "console"));
+        self.config.websocket(&url, HeaderMap::new()).await.map_err(|error| match error {
+            TrustError::UpgradeRefused { body, .. } if serde_json::from_str::<Problem>(&body).is_ok() => {
+                serde_json::from_str(&body).unwrap_or_else(|_| Problem::permanent("console", body))
+            }
+            other => Problem::transient("peer-unreachable", format!("{}: {}", self.host, causes(&other))),
+        })
+    }
+
+    fn request(&self, method: Method, path: &str, limit: Duration) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base)).timeout(limit)
+    }
+    fn put(&self, path: &str, body: &impl Serialize, limit: Duration) -> RequestBuilder {
+        self.request(Method::PUT, path, limit).json(body)
+    }
+    fn post(&self, path: &str, body: &impl Serialize, limit: Duration) -> RequestBuilder {
+        self.request(Method::POST, path, limit).json(body)
+    }
+    fn migration_verb(&self, vm: Uuid, migration: Uuid, verb: &str) -> RequestBuilder {
+        self.request(Method::POST, &format!("{}/{verb}", paths::migration(vm, migration)), QUICK)
+    }
+}
+
+#[async_trait]
+impl AgentApi for AgentClient {
+    async fn observe(&self) -> Result<Vec<VmObservation>, Problem> {
+        answer(&self.host, self.request(Method::GET, paths::OBSERVE, QUICK)).await
+    }
+    async fn ensure_image(&self, image: &ImageRef) -> Result<(), Problem> {
+        done(&self.host, self.put(&paths::image(&image.digest), image, FETCH)).await
+    }
+    async fn remove_image(&self, digest: &str) -> Result<(), Problem> {
+        done(&self.host, self.request(Method::DELETE, &paths::image(digest), SLOW)).await
+    }
+    async fn apply_networks(&self, networks: &HostNetworks) -> Result<(), Problem> {
+        done(&self.host, self.put(paths::NETWORKS, networks, SLOW)).await
+    }
+    async fn define_vm(&self, assignment: &Assignment) -> Result<VmObservation, Problem> {
+        answer(&self.host, self.put(&paths::vm(assignment.uuid), assignment, SLOW)).await
+    }
+    async fn power(&self, vm: Uuid, request: &PowerRequest) -> Result<VmObservation, Problem> {
+        answer(&self.host, self.post(&paths::vm_part(vm, "power"), request, SLOW)).await
+    }
+    async fn remove_vm(&self, vm: Uuid, epoch: u64) -> Result<(), Problem> {
+        let request = self.request(Method::DELETE, &paths::vm(vm), SLOW).query(&[("epoch", epoch)]);
+        done(&self.host, request).await
+    }
+    async fn receive_migration(&self, vm: Uuid, request: &ReceiveMigration) -> Result<MigrationEndpoint, Problem> {
+        answer(&self.host, self.post(&paths::vm_part(vm, "receive"), request, SLOW)).await
+    }
+    async fn send_migration(&self, vm: Uuid, request: &SendMigration) -> Result<(), Problem> {
+        done(&self.host, self.post(&paths::vm_part(vm, "send"), request, SLOW)).await
+    }
+    async fn migration_report(&self, vm: Uuid, migration: Uuid) -> Result<MigrationReport, Problem> {
+        answer(&self.host, self.request(Method::GET, &paths::migration(vm, migration), QUICK)).await
+    }
+    async fn cancel_migration(&self, vm: Uuid, migration: Uuid) -> Result<(), Problem> {
+        done(&self.host, self.migration_verb(vm, migration, "cancel")).await
+    }
+    async fn commit_migration(&self, vm: Uuid, migration: Uuid) -> Result<Verdict, Problem> {
+        answer(&self.host, self.migration_verb(vm, migration, "commit")).await
+    }
+    async fn abort_migration(&self, vm: Uuid, migration: Uuid) -> Result<Verdict, Problem> {
+        answer(&self.host, self.migration_verb(vm, migration, "abort")).await
+    }
+    async fn release_migration(&self, vm: Uuid, migration: Uuid) -> Result<(), Problem> {
+        done(&self.host, self.migration_verb(vm, migration, "release").timeout(SLOW)).await
+    }
+    async fn check_liveness(&self, vm: Uuid, expect_guest_agent: bool) -> Result<Liveness, Problem> {
+        let path = paths::vm_part(vm, "liveness");
+        let query = [("expect_guest_agent", expect_guest_agent)];
+        answer(&self.host, self.request(Method::GET, &path, SLOW).query(&query)).await
+    }
+}

@@ -1,0 +1,229 @@
+//! The HTTP side of a host's agent.
+//!
+//! Who may call: a controller everything; another host only what a migration between the two needs; nobody else
+//! anything. The peer's certificate decides, so the router must be served by a [`gantry_trust::Server`] that requires
+//! one.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json, Router,
+    body::Bytes,
+    extract::{
+        Path, Query, Request, State, WebSocketUpgrade,
+        ws::{Message, WebSocket},
+    },
+    http::Method,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{get, post, put},
+};
+use gantry_api::{
+    AgentApi,
+    agent::{Assignment, ImageRef, PowerRequest, ReceiveMigration, SendMigration},
+    paths::host as paths,
+};
+use gantry_trust::{PeerIdentity, Role};
+use gantry_types::{HostNetworks, Problem};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use uuid::Uuid;
+
+use crate::reply::Refusal;
+
+/// A VM's serial line: what the guest prints, and what is typed. Either end may close at any time.
+pub struct Console {
+    pub output: mpsc::Receiver<Bytes>,
+    pub input: mpsc::Sender<Bytes>,
+}
+
+/// Opens serial consoles. Apart from [`AgentApi`], because it is a stream and not a call.
+#[async_trait::async_trait]
+pub trait Consoles: Send + Sync {
+    async fn open(&self, vm: Uuid) -> Result<Console, Problem>;
+}
+
+type Host = Arc<dyn AgentApi>;
+type Answer<T> = Result<Json<T>, Refusal>;
+
+/// All routes of an agent.
+pub fn router(host: Host, consoles: Arc<dyn Consoles>) -> Router {
+    Router::new()
+        .route(paths::OBSERVE, get(async |State(host): State<Host>| Answer::Ok(Json(host.observe().await?))))
+        .route(paths::IMAGE, put(ensure_image).delete(remove_image))
+        .route(paths::NETWORKS, put(apply_networks))
+        .route(paths::VM, put(define_vm).delete(remove_vm))
+        .route(paths::VM_POWER, post(power))
+        .route(paths::VM_LIVENESS, get(liveness))
+        .route(paths::RECEIVE, post(receive))
+        .route(paths::SEND, post(send))
+        .route(paths::MIGRATION, get(report))
+        .route(paths::MIGRATION_VERB, post(migration_verb))
+        .with_state(host)
+        .merge(Router::new().route(paths::VM_CONSOLE, get(console)).with_state(consoles))
+        .layer(middleware::from_fn(authorize))
+}
+
+/// Refuses whoever is neither a controller nor a host asking for what hosts may ask.
+async fn authorize(request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Option<PeerIdentity>>().cloned().flatten();
+    let allowed = match peer.as_ref().map(PeerIdentity::role) {
+        Some(Role::Controller) => true,
+        Some(Role::Host) => host_may(request.method(), request.uri().path()),
+        Some(Role::Qemu) | None => false,
+    };
+    if allowed {
+        return next.run(request).await;
+    }
+    let who = peer.map_or_else(|| "a caller without a certificate".to_owned(), |peer| peer.to_string());
+    let what = format!("{who} may not {} {} on an agent", request.method(), request.uri().path());
+    Refusal(Problem::denied("not-your-call", what)).into_response()
+}
+
+fn host_may(method: &Method, path: &str) -> bool {
+    let parts: Vec<_> = path.trim_matches('/').split('/').collect();
+    match parts.as_slice() {
+        ["v1", "vms", _, "migrations", _] => method == Method::GET,
+        ["v1", "vms", _, "migrations", _, verb] => method == Method::POST && matches!(*verb, "commit" | "abort"),
+        _ => false,
+    }
+}
+
+async fn ensure_image(State(host): State<Host>, Path(digest): Path<String>, Json(image): Json<ImageRef>) -> Answer<()> {
+    if image.digest != digest {
+        let detail = format!("the path names image {digest}, the body {}", image.digest);
+        return Err(Problem::invalid("digest-mismatch", detail).into());
+    }
+    Ok(Json(host.ensure_image(&image).await?))
+}
+async fn remove_image(State(host): State<Host>, Path(digest): Path<String>) -> Answer<()> {
+    Ok(Json(host.remove_image(&digest).await?))
+}
+async fn apply_networks(State(host): State<Host>, Json(networks): Json<HostNetworks>) -> Answer<()> {
+    Ok(Json(host.apply_networks(&networks).await?))
+}
+
+async fn define_vm(
+    State(host): State<Host>,
+    Path(vm): Path<Uuid>,
+    Json(assignment): Json<Assignment>,
+) -> Result<Response, Refusal> {
+    same_vm(vm, assignment.uuid)?;
+    Ok(Json(host.define_vm(&assignment).await?).into_response())
+}
+
+#[derive(Deserialize)]
+struct EpochQuery {
+    epoch: u64,
+}
+async fn remove_vm(State(host): State<Host>, Path(vm): Path<Uuid>, Query(query): Query<EpochQuery>) -> Answer<()> {
+    Ok(Json(host.remove_vm(vm, query.epoch).await?))
+}
+async fn power(
+    State(host): State<Host>,
+    Path(vm): Path<Uuid>,
+    Json(request): Json<PowerRequest>,
+) -> Result<Response, Refusal> {
+    Ok(Json(host.power(vm, &request).await?).into_response())
+}
+
+#[derive(Deserialize)]
+struct LivenessQuery {
+    expect_guest_agent: bool,
+}
+async fn liveness(
+    State(host): State<Host>,
+    Path(vm): Path<Uuid>,
+    Query(query): Query<LivenessQuery>,
+) -> Result<Response, Refusal> {
+    Ok(Json(host.check_liveness(vm, query.expect_guest_agent).await?).into_response())
+}
+
+async fn receive(
+    State(host): State<Host>,
+    Path(vm): Path<Uuid>,
+    Json(request): Json<ReceiveMigration>,
+) -> Result<Response, Refusal> {
+    same_vm(vm, request.assignment.uuid)?;
+    Ok(Json(host.receive_migration(vm, &request).await?).into_response())
+}
+async fn send(State(host): State<Host>, Path(vm): Path<Uuid>, Json(request): Json<SendMigration>) -> Answer<()> {
+    Ok(Json(host.send_migration(vm, &request).await?))
+}
+async fn report(State(host): State<Host>, Path((vm, migration)): Path<(Uuid, Uuid)>) -> Result<Response, Refusal> {
+    Ok(Json(host.migration_report(vm, migration).await?).into_response())
+}
+async fn migration_verb(
+    State(host): State<Host>,
+    Path((vm, migration, verb)): Path<(Uuid, Uuid, String)>,
+) -> Result<Response, Refusal> {
+    Ok(match verb.as_str() {
+        "commit" => Json(host.commit_migration(vm, migration).await?).into_response(),
+        "abort" => Json(host.abort_migration(vm, migration).await?).into_response(),
+        "cancel" => Json(host.cancel_migration(vm, migration).await?).into_response(),
+        "release" => Json(host.release_migration(vm, migration).await?).into_response(),
+        _ => return Err(Problem::not_found("migration verb", &verb).into()),
+    })
+}
+
+fn same_vm(path: Uuid, body: Uuid) -> Result<(), Refusal> {
+    if path == body {
+        return Ok(());
+    }
+    Err(Problem::invalid("vm-mismatch", format!("the path names VM {path}, the body {body}")).into())
+}
+
+async fn console(
+    State(consoles): State<Arc<dyn Consoles>>,
+    Path(vm): Path<Uuid>,
+    upgrade: WebSocketUpgrade,
+    Extension(peer): Extension<Option<PeerIdentity>>,
+) -> Result<Response, Refusal> {
+    let console = consoles.open(vm).await?;
+    tracing::info!(%vm, peer = peer.map(|p| p.to_string()), "console opened");
+    Ok(upgrade.on_upgrade(move |socket| relay(socket, console)))
+}
+
+/// Copies both ways until either side is done.
+async fn relay(mut socket: WebSocket, mut console: Console) {
+    loop {
+        tokio::select! {
+            printed = console.output.recv() => match printed {
+                Some(bytes) => if socket.send(Message::Binary(bytes)).await.is_err() { return },
+                None => {
+                    // The guest's end is gone; the peer notices by the close or by the lost connection.
+                    drop(socket.send(Message::Close(None)).await);
+                    return;
+                }
+            },
+            typed = socket.recv() => match typed {
+                Some(Ok(Message::Binary(bytes))) => if console.input.send(bytes).await.is_err() { return },
+                Some(Ok(Message::Text(text))) => {
+                    if console.input.send(Bytes::from(text)).await.is_err() { return }
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_may_only_settle_migrations() {
+        let vm = Uuid::from_u128(1);
+        let settle = paths::migration(vm, Uuid::from_u128(2));
+        assert!(host_may(&Method::GET, &settle));
+        assert!(host_may(&Method::POST, &format!("{settle}/commit")));
+        assert!(host_may(&Method::POST, &format!("{settle}/abort")));
+        assert!(!host_may(&Method::POST, &format!("{settle}/release")));
+        assert!(!host_may(&Method::POST, &format!("{settle}/cancel")));
+        assert!(!host_may(&Method::DELETE, &paths::vm(vm)));
+        assert!(!host_may(&Method::POST, &paths::vm_part(vm, "power")));
+        assert!(!host_may(&Method::GET, &paths::vm_part(vm, "console")));
+        assert!(!host_may(&Method::PUT, paths::NETWORKS));
+    }
+}
