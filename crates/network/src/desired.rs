@@ -1,0 +1,165 @@
+//! What a host's data plane should carry. Pure data, sent by the controller and kept by the agent.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::{NetworkError, Result};
+use crate::mac::MacAddress;
+use crate::names;
+
+/// Everything one host should carry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostNetworks {
+    pub networks: Vec<HostNetwork>,
+}
+
+/// One network as one host sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostNetwork {
+    pub uuid: Uuid,
+    pub name: String,
+    /// VXLAN network identifier, 1 to 16,777,215.
+    pub vni: u32,
+    /// MTU inside the network, in bytes, without the VXLAN overhead.
+    pub mtu: u32,
+    /// This host's VTEP address.
+    pub underlay_address: IpAddr,
+    #[serde(default)]
+    pub ports: Vec<LocalPort>,
+    /// Ports on other hosts, and outside machines whose address and VTEP are known.
+    #[serde(default)]
+    pub remote: Vec<RemotePort>,
+    /// VTEPs outside Gantry: they get what has no known destination, and learn by themselves.
+    #[serde(default)]
+    pub external_vteps: Vec<IpAddr>,
+}
+
+/// A port whose tap is on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalPort {
+    pub id: Uuid,
+    /// The unprivileged user that may attach to the tap.
+    pub owner_uid: u32,
+    pub mac: MacAddress,
+    /// The source addresses the guest may use. Its EUI-64 link-local address is always allowed.
+    pub addresses: Vec<IpAddr>,
+    /// False while the port is prepared but its MAC still lives elsewhere (a migration's destination).
+    pub active: bool,
+}
+
+impl LocalPort {
+    pub fn tap(&self) -> String {
+        names::tap_name(self.id)
+    }
+}
+
+/// A port reached through another VTEP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemotePort {
+    pub mac: MacAddress,
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+    pub vtep: IpAddr,
+}
+
+/// The smallest MTU IPv6 works with is 1280, IPv4's is 68; the largest an Ethernet device takes here.
+const MTU_RANGE_BYTES: std::ops::RangeInclusive<u32> = 576..=65_000;
+
+impl HostNetworks {
+    /// Refuses what the kernel would misinterpret: clashing VNIs, names, MACs or addresses, mixed address families.
+    pub fn validate(&self) -> Result<()> {
+        let mut vnis = BTreeMap::new();
+        let mut taps = BTreeMap::new();
+        for network in &self.networks {
+            network.validate()?;
+            if let Some(other) = vnis.insert(network.vni, &network.name) {
+                return Err(network.invalid(format!("VNI {} is also used by network '{other}'", network.vni)));
+            }
+            for port in &network.ports {
+                if let Some(other) = taps.insert(port.tap(), port.id) {
+                    let tap = port.tap();
+                    return Err(network.invalid(format!("ports {} and {other} both derive the tap '{tap}'", port.id)));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl HostNetwork {
+    pub fn bridge(&self) -> String {
+        names::bridge_name(self.vni)
+    }
+
+    pub fn vxlan(&self) -> String {
+        names::vxlan_name(self.vni)
+    }
+
+    /// The checks of [`HostNetworks::validate`] that need one network only.
+    pub fn validate(&self) -> Result<()> {
+        if self.vni == 0 || self.vni >= 1 << 24 {
+            return Err(self.invalid(format!("VNI {} is outside 1 to 16777215", self.vni)));
+        }
+        if !MTU_RANGE_BYTES.contains(&self.mtu) {
+            let (low, high) = (MTU_RANGE_BYTES.start(), MTU_RANGE_BYTES.end());
+            return Err(self.invalid(format!("MTU {} is outside {low} to {high}", self.mtu)));
+        }
+        let vteps = self.remote.iter().map(|r| r.vtep).chain(self.external_vteps.iter().copied());
+        for vtep in vteps {
+            if vtep.is_ipv4() != self.underlay_address.is_ipv4() {
+                let own = self.underlay_address;
+                return Err(self.invalid(format!("VTEP {vtep} and this host's {own} differ in address family")));
+            }
+            if vtep.is_unspecified() || vtep.is_multicast() {
+                return Err(self.invalid(format!("{vtep} is not a unicast VTEP address")));
+            }
+        }
+        self.validate_macs()?;
+        self.validate_addresses()
+    }
+
+    fn validate_macs(&self) -> Result<()> {
+        let mut local = BTreeMap::new();
+        for port in &self.ports {
+            if let Some(other) = local.insert(port.mac, port.id) {
+                return Err(self.invalid(format!("ports {} and {other} both have MAC {}", port.id, port.mac)));
+            }
+        }
+        let mut remote = BTreeMap::new();
+        for port in &self.remote {
+            if let Some(other) = remote.insert(port.mac, port.vtep) {
+                return Err(self.invalid(format!("MAC {} is given to both VTEPs {other} and {}", port.mac, port.vtep)));
+            }
+        }
+        for mac in local.keys().chain(remote.keys()) {
+            if mac.is_multicast() || *mac == MacAddress::ZERO {
+                return Err(self.invalid(format!("{mac} is not a unicast MAC address")));
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_addresses(&self) -> Result<()> {
+        let local = self.ports.iter().map(|p| (p.mac, &p.addresses));
+        let remote = self.remote.iter().map(|p| (p.mac, &p.addresses));
+        let mut owners = BTreeMap::new();
+        for (mac, addresses) in local.chain(remote) {
+            for address in addresses {
+                if let Some(other) = owners.insert(*address, mac).filter(|other| *other != mac) {
+                    return Err(self.invalid(format!("address {address} belongs to both {other} and {mac}")));
+                }
+                if address.is_unspecified() || address.is_multicast() {
+                    return Err(self.invalid(format!("{address} is not a unicast address")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn invalid(&self, problem: String) -> NetworkError {
+        NetworkError::Invalid { network: self.name.clone(), problem }
+    }
+}

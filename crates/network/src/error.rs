@@ -1,0 +1,86 @@
+//! Why the data plane could not be read or changed.
+
+use std::path::PathBuf;
+
+/// How a caller should react.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// The request itself is wrong; repeating it cannot help.
+    Invalid,
+    /// Something that is not ours stands in the way.
+    Conflict,
+    NotFound,
+    /// The process lacks a right.
+    Denied,
+    /// Worth repeating.
+    Transient,
+    /// The host lacks something; a person has to act.
+    Permanent,
+}
+
+pub type Result<T, E = NetworkError> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    #[error("network '{network}': {problem}")]
+    Invalid { network: String, problem: String },
+
+    #[error(
+        "interface '{name}' exists as a {found}, but Gantry needs the name for a {wanted}; \
+         rename or delete that interface"
+    )]
+    NameTaken { name: String, found: String, wanted: &'static str },
+
+    #[error("interface '{name}' does not exist on this host ({needed_for}); apply the host's networks, then repeat")]
+    NoInterface { name: String, needed_for: String },
+
+    #[error("cannot run '{program}': it is not installed; install the package '{package}' and repeat")]
+    ProgramMissing { program: &'static str, package: &'static str },
+
+    #[error("cannot run '{program}'")]
+    Spawn { program: PathBuf, #[source] source: std::io::Error },
+
+    #[error("'{program}' did not finish within {limit_ms} ms while trying to {attempt}; it was stopped")]
+    TimedOut { program: &'static str, attempt: String, limit_ms: u64 },
+
+    #[error("could not {attempt}: {reason}; {remedy}")]
+    Refused { attempt: String, reason: String, remedy: String, class: ErrorClass },
+
+    #[error("'{program}' printed something that cannot be read while trying to {attempt}; check its version")]
+    Unreadable { program: &'static str, attempt: String, #[source] source: serde_json::Error },
+
+    #[error("no interface carries the underlay address {address} of network '{network}'; assign it, then repeat")]
+    NoUnderlay { network: String, address: std::net::IpAddr },
+
+    #[error(
+        "network '{network}' has MTU {mtu}, which needs an underlay MTU of at least {needed}, but interface \
+         '{interface}' ({address}) has {actual}; raise it (ip link set {interface} mtu {needed}) or lower the \
+         network's MTU to {possible}"
+    )]
+    UnderlayTooSmall {
+        network: String,
+        mtu: u32,
+        interface: String,
+        address: std::net::IpAddr,
+        needed: u32,
+        actual: u32,
+        possible: u32,
+    },
+}
+
+impl NetworkError {
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Invalid { .. } => ErrorClass::Invalid,
+            Self::NameTaken { .. } => ErrorClass::Conflict,
+            Self::NoInterface { .. } => ErrorClass::NotFound,
+            Self::TimedOut { .. } => ErrorClass::Transient,
+            Self::Refused { class, .. } => *class,
+            Self::ProgramMissing { .. }
+            | Self::Spawn { .. }
+            | Self::Unreadable { .. }
+            | Self::NoUnderlay { .. }
+            | Self::UnderlayTooSmall { .. } => ErrorClass::Permanent,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The data plane of a Linux host, through `ip`, `bridge` and `nft`.
+//!
+//! It works in one network namespace: the process's own, or a named one. It keeps no state besides a lock; each call
+//! reads the kernel. Every change goes through a batch on a child's standard input, one child for consecutive changes
+//! of one tool; nothing passes through a shell.
+
+mod command;
+mod execute;
+mod read;
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+
+use self::command::Tools;
+use crate::desired::{HostNetwork, HostNetworks, LocalPort};
+use crate::error::{NetworkError, Result};
+use crate::observed::Observed;
+use crate::plan::{Change, Scope, plan};
+use crate::plane::{Applied, DataPlane, PortCounters, PortRef};
+use crate::target;
+use crate::underlay::{self, UnderlayReport};
+
+/// See the module.
+pub struct LinuxDataPlane {
+    tools: Tools,
+    /// Two converging calls at once would each undo or repeat the other's steps.
+    turn: Mutex<()>,
+    changes_total: AtomicU64,
+}
+
+impl LinuxDataPlane {
+    /// The data plane of the network namespace this process runs in.
+    pub fn current() -> Self {
+        Self::new(None)
+    }
+
+    /// The data plane of a named network namespace (`ip netns`).
+    pub fn in_namespace(name: &str) -> Self {
+        Self::new(Some(name.to_owned()))
+    }
+
+    fn new(namespace: Option<String>) -> Self {
+        Self { tools: Tools { namespace }, turn: Mutex::new(()), changes_total: AtomicU64::new(0) }
+    }
+
+    /// How many changes this plane has made to the kernel so far.
+    pub fn changes_total(&self) -> u64 {
+        self.changes_total.load(Ordering::Relaxed)
+    }
+
+    async fn converge(&self, desired: &Observed, scope: Scope) -> Result<Applied> {
+        let _turn = self.turn.lock().await;
+        let actual = read::observe(&self.tools).await?;
+        self.make(&plan(&actual, desired, scope)?).await
+    }
+
+    async fn make(&self, changes: &[Change]) -> Result<Applied> {
+        execute::make(&self.tools, changes).await?;
+        self.changes_total.fetch_add(changes.len() as u64, Ordering::Relaxed);
+        for change in changes {
+            tracing::debug!(namespace = self.tools.namespace, %change, "data plane changed");
+        }
+        Ok(Applied { changes: changes.iter().map(ToString::to_string).collect() })
+    }
+
+    async fn flip(&self, port: &PortRef, changes: &[Change]) -> Result<()> {
+        let _turn = self.turn.lock().await;
+        match execute::flip(&self.tools, changes).await {
+            Ok(()) => {
+                self.changes_total.fetch_add(changes.len() as u64, Ordering::Relaxed);
+                Ok(())
+            }
+            // Only a failure pays for the look at what is missing.
+            Err(error) => match read::observe(&self.tools).await {
+                Ok(actual) if !actual.has_port(port) => {
+                    Err(NetworkError::NoInterface { name: port.tap(), needed_for: format!("port {}", port.id) })
+                }
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+#[async_trait]
+impl DataPlane for LinuxDataPlane {
+    async fn apply(&self, desired: &HostNetworks) -> Result<Applied> {
+        desired.validate()?;
+        self.converge(&target::host(desired), Scope::Everything).await
+    }
+
+    async fn ensure_port(&self, network: &HostNetwork, port: &LocalPort) -> Result<Applied> {
+        let desired = target::one_port(network, port);
+        desired.validate()?;
+        self.converge(&target::host(&desired), Scope::Named).await
+    }
+
+    async fn activate_port(&self, port: &PortRef) -> Result<()> {
+        self.flip(port, &target::activation(port)).await
+    }
+
+    async fn deactivate_port(&self, port: &PortRef, new_vtep: IpAddr) -> Result<()> {
+        self.flip(port, &target::deactivation(port, new_vtep)).await
+    }
+
+    async fn remove_port(&self, port: &PortRef) -> Result<Applied> {
+        let _turn = self.turn.lock().await;
+        let actual = read::observe(&self.tools).await?;
+        self.make(&target::removal(&actual, port)?).await
+    }
+
+    async fn observe(&self) -> Result<Observed> {
+        read::observe(&self.tools).await
+    }
+
+    async fn port_counters(&self, port: &PortRef) -> Result<PortCounters> {
+        read::port_counters(&self.tools, port).await
+    }
+
+    async fn check_underlay(&self, network: &HostNetwork) -> Result<UnderlayReport> {
+        underlay::check(network, read::interface_with(&self.tools, network.underlay_address).await?)
+    }
+}

@@ -1,0 +1,86 @@
+//! The trait between the agent and a host's data plane.
+
+use std::net::IpAddr;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::desired::{HostNetwork, HostNetworks, LocalPort};
+use crate::error::Result;
+use crate::mac::MacAddress;
+use crate::names;
+use crate::observed::Observed;
+use crate::underlay::UnderlayReport;
+
+/// Names a port without its network's full description, for the calls inside a guest's blackout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortRef {
+    pub vni: u32,
+    pub id: Uuid,
+    pub mac: MacAddress,
+}
+
+impl PortRef {
+    pub fn new(network: &HostNetwork, port: &LocalPort) -> Self {
+        Self { vni: network.vni, id: port.id, mac: port.mac }
+    }
+
+    pub fn tap(&self) -> String {
+        names::tap_name(self.id)
+    }
+
+    pub fn bridge(&self) -> String {
+        names::bridge_name(self.vni)
+    }
+
+    pub fn vxlan(&self) -> String {
+        names::vxlan_name(self.vni)
+    }
+}
+
+/// What a converging call did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// One line for each change, in the order made. Empty when the host already was as wanted.
+    pub changes: Vec<String>,
+}
+
+/// Traffic of one port as the host sees it. "received" is what the guest sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortCounters {
+    pub received_bytes: u64,
+    pub received_packets: u64,
+    pub sent_bytes: u64,
+    pub sent_packets: u64,
+    /// Frames the guard refused since its chain was last written.
+    pub spoofed_packets: u64,
+}
+
+/// A host's data plane. All calls are idempotent; concurrent calls on one plane are serialised.
+#[async_trait]
+pub trait DataPlane: Send + Sync {
+    /// Makes the host carry exactly `desired`: adds, repairs and removes.
+    async fn apply(&self, desired: &HostNetworks) -> Result<Applied>;
+
+    /// Makes sure one port and what it needs of its network exist. Removes nothing else.
+    async fn ensure_port(&self, network: &HostNetwork, port: &LocalPort) -> Result<Applied>;
+
+    /// Gives the port's MAC to its tap: from here the guest's frames pass in both directions.
+    /// One batch; the port must have been ensured.
+    async fn activate_port(&self, port: &PortRef) -> Result<()>;
+
+    /// Gives the port's MAC to `new_vtep`; the tap stays, but nothing passes through it any more.
+    async fn deactivate_port(&self, port: &PortRef, new_vtep: IpAddr) -> Result<()>;
+
+    /// Removes the port's tap and guard. A port that is not there is a success.
+    async fn remove_port(&self, port: &PortRef) -> Result<Applied>;
+
+    /// What is there now.
+    async fn observe(&self) -> Result<Observed>;
+
+    async fn port_counters(&self, port: &PortRef) -> Result<PortCounters>;
+
+    /// Checks that the underlay can carry the network's MTU plus the VXLAN overhead.
+    async fn check_underlay(&self, network: &HostNetwork) -> Result<UnderlayReport>;
+}
