@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use gantry_types::Name;
 use jiff::Timestamp;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -22,7 +23,6 @@ use rcgen::{
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::credential_file::{self, PUBLIC_MODE, SECRET_MODE};
-use crate::peer_identity::check_name;
 use crate::{Fingerprint, Identity, KeyRequest, PeerIdentity, Role, TrustError};
 
 const KEY_FILE: &str = "ca-key.pem";
@@ -32,6 +32,7 @@ const AUTHORITY_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60
 /// A peer whose clock is behind by less than this accepts a certificate issued just now.
 const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 const REQUEST_SIZE_MAX_BYTES: usize = 16 * 1024;
+const DNS_NAME_LENGTH_MAX: usize = 253;
 const RESTORE: &str = "restore the CA's directory from a backup";
 
 /// How long a leaf lives unless the caller says otherwise: 90 days.
@@ -164,7 +165,13 @@ impl CertificateAuthority {
         now: Timestamp,
     ) -> Result<CertificateParams, TrustError> {
         let epoch = date_time_ymd(1970, 1, 1);
-        let ends = now + lifetime;
+        if now >= self.expires {
+            return Err(TrustError::Request {
+                reason: format!("the CA itself expired at {}; create a new one and join the hosts again", self.expires),
+            });
+        }
+        // A lifetime beyond the calendar is as good as the CA's own end.
+        let ends = now.checked_add(lifetime).unwrap_or(self.expires);
         let mut params = CertificateParams::default();
         params.not_before = epoch + since_epoch(now - CLOCK_SKEW);
         params.not_after = epoch + since_epoch(ends.min(self.expires));
@@ -177,7 +184,7 @@ impl CertificateAuthority {
             params.key_usages.push(KeyUsagePurpose::KeyEncipherment);
         }
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let name = names.identity.name();
+        let name = names.identity.name().as_str();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
         params.distinguished_name.push(DnType::OrganizationalUnitName, names.identity.role().as_str());
@@ -188,7 +195,7 @@ impl CertificateAuthority {
         params.subject_alt_names =
             vec![SanType::URI(ascii(&names.identity.to_string())?), SanType::DnsName(ascii(name)?)];
         for dns_name in &names.dns_names {
-            check_name("DNS name", dns_name)?;
+            check_dns_name(dns_name)?;
             params.subject_alt_names.push(SanType::DnsName(ascii(dns_name)?));
         }
         let addresses = names.addresses.iter().copied().map(SanType::IpAddress);
@@ -215,6 +222,18 @@ fn authority_params(now: Timestamp) -> CertificateParams {
 /// Whole seconds since 1970; a clock before that counts as 1970.
 fn since_epoch(time: Timestamp) -> Duration {
     Duration::from_secs(u64::try_from(time.as_second()).unwrap_or(0))
+}
+
+fn check_dns_name(name: &str) -> Result<(), TrustError> {
+    let well_formed = name.len() <= DNS_NAME_LENGTH_MAX && name.split('.').all(|label| label.parse::<Name>().is_ok());
+    if well_formed {
+        return Ok(());
+    }
+    Err(TrustError::Invalid {
+        what: "DNS name",
+        value: name.chars().filter(|shown| !shown.is_control()).take(80).collect(),
+        reason: "use labels of a-z, 0-9 and '-', joined by dots, 253 characters at most".into(),
+    })
 }
 
 /// 128 random bits, the top one clear so that the DER integer is positive.

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use gantry_types::ErrorClass;
+
 /// Why a credential, a token or a connection was refused or could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
@@ -87,13 +89,25 @@ pub enum TrustError {
 }
 
 impl TrustError {
-    /// True when the same call may succeed later without anyone changing anything.
-    pub fn is_transient(&self) -> bool {
+    /// What the caller can do about it.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Invalid { .. } | Self::Request { .. } => ErrorClass::Invalid,
+            Self::Token { .. } => ErrorClass::Unauthenticated,
+            Self::AuthorityExists { .. } => ErrorClass::Conflict,
+            Self::Peer { .. } => ErrorClass::Denied,
+            Self::UpgradeRefused { status, .. } => ErrorClass::from_http_status(*status),
+            _ if self.may_pass() => ErrorClass::Transient,
+            _ => ErrorClass::Permanent,
+        }
+    }
+
+    /// Nobody answered, as opposed to somebody we refuse.
+    fn may_pass(&self) -> bool {
         match self {
             Self::Connect { source, .. } => !is_tls_refusal(source),
             Self::Timeout { .. } => true,
             Self::Http { source, .. } => source.is_timeout() || source.is_connect() && !refused(source),
-            Self::UpgradeRefused { status, .. } => matches!(status, 429 | 502 | 503 | 504),
             _ => false,
         }
     }

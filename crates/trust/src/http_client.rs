@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_types::Name;
 use rustls::client::danger::ServerCertVerifier;
 
 use crate::identity::one_certificate;
@@ -22,7 +23,7 @@ const KEEPALIVE: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExpectedPeer {
     role: Role,
-    name: Option<String>,
+    name: Option<Name>,
 }
 
 impl ExpectedPeer {
@@ -32,17 +33,16 @@ impl ExpectedPeer {
     }
 
     /// The agent of the host called `name`.
-    pub fn host(name: &str) -> Result<Self, TrustError> {
-        let peer = PeerIdentity::new(Role::Host, name)?;
-        Ok(Self { role: Role::Host, name: Some(peer.name().to_owned()) })
+    pub fn host(name: Name) -> Self {
+        Self { role: Role::Host, name: Some(name) }
     }
 
     pub(crate) fn check(&self, peer: &PeerIdentity) -> Result<(), TrustError> {
-        let name_matches = self.name.as_deref().is_none_or(|name| name == peer.name());
+        let name_matches = self.name.as_ref().is_none_or(|name| name == peer.name());
         if self.role == peer.role() && name_matches {
             return Ok(());
         }
-        let wanted = self.name.as_deref().unwrap_or("(any)");
+        let wanted = self.name.as_ref().map_or("(any)", Name::as_str);
         Err(TrustError::peer(format!("it is {peer}, but gantry:{}/{wanted} was expected", self.role)))
     }
 }
@@ -58,14 +58,17 @@ impl ClientConfig {
     pub fn with_identity(identity: &LiveIdentity, expected: ExpectedPeer) -> Result<Self, TrustError> {
         let ca_pem = identity.current().ca_pem().to_owned();
         let verifier = role_verifier(&ca_pem, expected)?;
-        let tls = tls_builder(verifier)?.with_client_cert_resolver(Arc::new(identity.clone()));
+        let mut tls = tls_builder(verifier)?.with_client_cert_resolver(Arc::new(identity.clone()));
+        // A resumed session would skip the check of the server and show our old certificate.
+        tls.resumption = rustls::client::Resumption::disabled();
         Ok(Self { tls: Arc::new(tls) })
     }
 
     /// Without a certificate of our own (users authenticate by token): trusts `ca_pem` only.
     pub fn anonymous(ca_pem: &str, expected: ExpectedPeer) -> Result<Self, TrustError> {
         let verifier = role_verifier(ca_pem, expected)?;
-        let tls = tls_builder(verifier)?.with_no_client_auth();
+        let mut tls = tls_builder(verifier)?.with_no_client_auth();
+        tls.resumption = rustls::client::Resumption::disabled();
         Ok(Self { tls: Arc::new(tls) })
     }
 

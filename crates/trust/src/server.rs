@@ -8,7 +8,8 @@
 //!
 //! TLS 1.3 only. Every request carries `Option<PeerIdentity>` and `RemoteAddress` as
 //! extensions. Authorization is the router's; only the set of roles that may connect at all is
-//! checked here. Sockets that were upgraded count against the connection limit until they
+//! checked here. A connection keeps the identity it began with: whoever removes
+//! a host checks its name on every request. Sockets that were upgraded count against the connection limit until they
 //! close; at shutdown the router closes them itself (give it the same token).
 
 use std::io;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
@@ -25,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::identity::one_certificate;
-use crate::server_connection::{Connection, serve_connection};
+use crate::server_connection::{Connection, Slotted, serve_connection};
 use crate::server_verifier::roots_of;
 use crate::{LiveIdentity, Role, TrustError};
 
@@ -100,6 +101,9 @@ impl Server {
             .map_err(|source| failed("choose TLS 1.3", source))?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(identity.clone()));
+        // A resumed session would skip the check of the client's certificate and its expiry.
+        tls.session_storage = Arc::new(NoServerSessionStorage {});
+        tls.send_tls13_tickets = 0;
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(tls)), client_auth: Arc::new(client_auth), limits })
     }
@@ -143,14 +147,17 @@ async fn next_connection(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
     shutdown: &CancellationToken,
-) -> Option<(crate::server_connection::Slotted<TcpStream>, SocketAddr)> {
+) -> Option<(Slotted<TcpStream>, SocketAddr)> {
     let accepted = async {
         // The semaphore is never closed, so this only waits.
+        if slots.available_permits() == 0 {
+            tracing::warn!("every connection slot is taken; new connections wait");
+        }
         let slot = Arc::clone(slots).acquire_owned().await.ok()?;
         loop {
             match listener.accept().await {
                 Ok((stream, remote)) => {
-                    let stream = crate::server_connection::Slotted::new(stream, slot);
+                    let stream = Slotted::new(stream, slot);
                     return Some((stream, remote));
                 }
                 Err(error) => {

@@ -13,6 +13,7 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gantry_types::Name;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -21,7 +22,6 @@ use crate::fingerprint::{parse_hex, write_hex};
 use crate::{Fingerprint, TrustError};
 
 const SECRET_SIZE_BYTES: usize = 32;
-const API_ID_SIZE_BYTES: usize = 6;
 
 /// What is stored of a token: SHA-256 of its secret, as 64 hex digits.
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -155,20 +155,20 @@ impl fmt::Debug for JoinToken {
 /// A user's token, `gat1.<id>.<secret>`: found by its id, proven by its secret.
 #[derive(Clone)]
 pub struct ApiToken {
-    id: String,
+    id: Name,
     secret: Secret,
 }
 
 impl ApiToken {
     const PREFIX: &'static str = "gat1.";
 
-    pub fn create() -> Self {
-        let id: [u8; API_ID_SIZE_BYTES] = rand::random();
-        Self { id: id.iter().map(|byte| format!("{byte:02x}")).collect(), secret: Secret::random() }
+    /// A new secret for the token object called `id`.
+    pub fn create(id: Name) -> Self {
+        Self { id, secret: Secret::random() }
     }
 
-    /// Twelve hex digits, not secret; names the token in lists and logs.
-    pub fn id(&self) -> &str {
+    /// Not secret; names the token in lists and logs.
+    pub fn id(&self) -> &Name {
         &self.id
     }
 
@@ -182,13 +182,8 @@ impl ApiToken {
         let rest = text.trim().strip_prefix(Self::PREFIX);
         let rest = rest.ok_or_else(|| invalid("it has another beginning"))?;
         let (id, secret) = rest.split_once('.').ok_or_else(|| invalid("its last part is missing"))?;
-        let id_valid =
-            id.len() == 2 * API_ID_SIZE_BYTES && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        if !id_valid {
-            return Err(invalid("its id part is damaged"));
-        }
         Ok(Self {
-            id: id.to_owned(),
+            id: id.parse().map_err(|_| invalid("its id part is damaged"))?,
             secret: Secret::parse(secret).ok_or_else(|| invalid("its secret part is damaged"))?,
         })
     }
@@ -224,16 +219,16 @@ mod tests {
         let parsed = JoinToken::parse(&format!(" {}\n", join.to_text())).unwrap();
         assert!(parsed.matches(&join.hash()));
         assert_eq!(parsed.ca_fingerprint(), Fingerprint::of_der(b"ca"));
-        let api = ApiToken::create();
+        let api = ApiToken::create("admin".parse().unwrap());
         let parsed = ApiToken::parse(&api.to_text()).unwrap();
         assert!(parsed.matches(&api.hash()));
         assert_eq!(parsed.id(), api.id());
-        assert!(!ApiToken::create().matches(&api.hash()));
+        assert!(!ApiToken::create("admin".parse().unwrap()).matches(&api.hash()));
     }
 
     #[test]
     fn any_changed_character_of_a_secret_is_noticed() {
-        let token = ApiToken::create();
+        let token = ApiToken::create("admin".parse().unwrap());
         let text = token.to_text();
         let secret_start = text.rfind('.').unwrap() + 1;
         for position in secret_start..text.len() {
@@ -252,13 +247,13 @@ mod tests {
             let error = JoinToken::parse(&text[..length]).unwrap_err().to_string();
             assert!(length < 12 || !error.contains(&text[5..length]), "{error}");
         }
-        assert!(JoinToken::parse(&ApiToken::create().to_text()).is_err());
+        assert!(JoinToken::parse(&ApiToken::create("admin".parse().unwrap()).to_text()).is_err());
         assert!(ApiToken::parse(&text).is_err());
     }
 
     #[test]
     fn debug_hides_secrets_and_hashes_are_stored_as_text() {
-        let token = ApiToken::create();
+        let token = ApiToken::create("admin".parse().unwrap());
         let secret = token.to_text().rsplit('.').next().unwrap().to_owned();
         assert!(!format!("{token:?}").contains(&secret));
         let json = serde_json::to_string(&token.hash()).unwrap();

@@ -17,7 +17,7 @@ fn der(pem: &str) -> Vec<u8> {
 }
 
 fn host_names() -> LeafNames {
-    let identity = PeerIdentity::new(Role::Host, "h1").unwrap();
+    let identity = PeerIdentity::new(Role::Host, "h1".parse().unwrap());
     LeafNames::new(identity, &[Ipv4Addr::new(10, 0, 0, 7).into()])
 }
 
@@ -69,6 +69,10 @@ fn foreign_keys_damaged_requests_and_bad_names_are_refused() {
     let tail = mine.len() - 40;
     spliced[tail..].copy_from_slice(&theirs[theirs.len() - 40..]);
     refused(&pem_request(&spliced), &host_names());
+
+    let ended = now + SignedDuration::from_hours(24 * 3651);
+    let error = authority.issue(good.request_pem(), &host_names(), LEAF_LIFETIME, ended).unwrap_err();
+    assert!(error.to_string().contains("CA itself expired"), "{error}");
 
     let mut names = host_names();
     names.dns_names.push("evil\nname".into());
@@ -175,7 +179,7 @@ fn identity_survives_the_disk_and_refuses_foreign_certificates() {
 fn addresses_of_both_families_are_carried() {
     let installation = Installation::new();
     let addresses: Vec<IpAddr> = vec!["10.0.0.7".parse().unwrap(), "fd00::7".parse().unwrap()];
-    let identity = PeerIdentity::new(Role::Qemu, "h1").unwrap();
+    let identity = PeerIdentity::new(Role::Qemu, "h1".parse().unwrap());
     let names = LeafNames::new(identity, &addresses);
     let issued = installation.authority.issue_identity(&names, LEAF_LIFETIME, Timestamp::now()).unwrap();
     let der = der(issued.certificate_pem());

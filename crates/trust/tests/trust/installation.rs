@@ -32,7 +32,7 @@ impl Installation {
     }
 
     pub fn issue(&self, role: Role, name: &str, now: Timestamp) -> Identity {
-        let identity = PeerIdentity::new(role, name).unwrap();
+        let identity = PeerIdentity::new(role, name.parse().unwrap());
         let names = LeafNames::new(identity, &[Ipv4Addr::LOCALHOST.into()]);
         self.authority.issue_identity(&names, LEAF_LIFETIME, now).unwrap()
     }

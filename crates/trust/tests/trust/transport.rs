@@ -1,5 +1,6 @@
 //! Mutual TLS between real sockets: who gets through, who doesn't, and how it ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::installation::{Installation, PATIENCE, RunningServer, everyone, serve};
@@ -10,11 +11,19 @@ use futures::{SinkExt, StreamExt};
 use gantry_trust::{
     ClientAuth, ClientConfig, ExpectedPeer, JoinToken, LiveIdentity, Role, ServerLimits, TrustError, fetch_ca,
 };
+use gantry_types::{ErrorClass, Name};
 use jiff::{SignedDuration, Timestamp};
-use tokio::io::AsyncReadExt;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 use tokio_tungstenite::tungstenite::Message;
+
+fn host_name(name: &str) -> Name {
+    name.parse().unwrap()
+}
 
 async fn agent(installation: &Installation, name: &str) -> RunningServer {
     serve(
@@ -52,7 +61,7 @@ async fn controller_commands_agent_and_both_know_each_other() {
     let installation = Installation::new();
     let agent = agent(&installation, "h1").await;
     let controller = installation.live(Role::Controller, "c1");
-    let config = ClientConfig::with_identity(&controller, ExpectedPeer::host("h1").unwrap()).unwrap();
+    let config = ClientConfig::with_identity(&controller, ExpectedPeer::host(host_name("h1"))).unwrap();
     let answer = who(&config, &agent).await.unwrap();
     assert_eq!(answer, "gantry:controller/c1 from 127.0.0.1");
 }
@@ -62,7 +71,7 @@ async fn client_refuses_wrong_ca_wrong_role_and_wrong_name() {
     let ours = Installation::new();
     let theirs = Installation::new();
     let controller = ours.live(Role::Controller, "c1");
-    let to_host = |name| ClientConfig::with_identity(&controller, ExpectedPeer::host(name).unwrap()).unwrap();
+    let to_host = |name| ClientConfig::with_identity(&controller, ExpectedPeer::host(host_name(name))).unwrap();
 
     let foreign = agent(&theirs, "h1").await;
     let error = who(&to_host("h1"), &foreign).await.unwrap_err();
@@ -83,7 +92,7 @@ async fn agent_refuses_everyone_but_a_controller_of_its_own_ca() {
     let ours = Installation::new();
     let theirs = Installation::new();
     let agent = agent(&ours, "h1").await;
-    let expected = ExpectedPeer::host("h1").unwrap();
+    let expected = ExpectedPeer::host(host_name("h1"));
     for role in [Role::Host, Role::Qemu] {
         let intruder = ours.live(role, "h2");
         let config = ClientConfig::with_identity(&intruder, expected.clone()).unwrap();
@@ -103,17 +112,12 @@ async fn agent_refuses_everyone_but_a_controller_of_its_own_ca() {
 
 /// A client that trusts one installation and shows another one's certificate.
 async fn reqwest_with_foreign_certificate(trusted: &Installation, shown: &LiveIdentity) -> reqwest::Client {
-    use rustls::pki_types::CertificateDer;
-    use rustls::pki_types::pem::PemObject;
-    let mut roots = rustls::RootCertStore::empty();
-    let ca = trusted.authority.certificate_pem().as_bytes();
-    roots.add(CertificateDer::from_pem_slice(ca).unwrap()).unwrap();
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(roots)
-        .with_client_cert_resolver(std::sync::Arc::new(shown.clone()));
+        .with_root_certificates(roots(trusted))
+        .with_client_cert_resolver(Arc::new(shown.clone()));
     reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().build().unwrap()
 }
 
@@ -149,7 +153,7 @@ async fn expired_certificates_are_refused_on_both_sides() {
         installation.router(),
     )
     .await;
-    let expected = ExpectedPeer::host("h1").unwrap();
+    let expected = ExpectedPeer::host(host_name("h1"));
     let controller_identity = installation.live(Role::Controller, "c1");
     let config = ClientConfig::with_identity(&controller_identity, expected).unwrap();
     let error = who(&config, &stale_agent).await.unwrap_err();
@@ -185,7 +189,7 @@ async fn fetch_ca_trusts_only_the_tokens_fingerprint_and_a_controllers_leaf() {
         let server = serve(&impostor, auth, ServerLimits::default(), ours.router()).await;
         let error = fetch_ca(&server.url(""), token.ca_fingerprint()).await.unwrap_err();
         assert!(matches!(error, TrustError::Tls { .. }), "{error}");
-        assert!(!error.is_transient());
+        assert!(error.class() != ErrorClass::Transient);
     }
 }
 
@@ -224,11 +228,11 @@ async fn websocket_errors_say_what_the_server_answered() {
     assert!(matches!(error, Err(TrustError::UpgradeRefused { status: 404, .. })));
     let error = user.websocket("http://127.0.0.1/echo", HeaderMap::new()).await;
     assert!(matches!(error, Err(TrustError::Invalid { .. })));
-    let host_only = ExpectedPeer::host("h1").unwrap();
+    let host_only = ExpectedPeer::host(host_name("h1"));
     let config = ClientConfig::anonymous(ca_pem, host_only).unwrap();
     let error = config.websocket(&controller.url("/echo"), HeaderMap::new()).await.unwrap_err();
     assert!(matches!(error, TrustError::Connect { .. }), "{error}");
-    assert!(!error.is_transient(), "another peer won't turn into the right one");
+    assert!(error.class() != ErrorClass::Transient, "another peer won't turn into the right one");
 }
 
 #[tokio::test]
@@ -272,8 +276,8 @@ async fn plain_http_gets_no_answer_and_redirects_are_not_followed() {
 async fn shutdown_finishes_the_request_in_flight_and_ends_at_the_limit() {
     let installation = Installation::new();
     let (started, mut was_started) = tokio::sync::mpsc::channel::<()>(2);
-    let release = std::sync::Arc::new(tokio::sync::Notify::new());
-    let released = std::sync::Arc::clone(&release);
+    let release = Arc::new(tokio::sync::Notify::new());
+    let released = Arc::clone(&release);
     let slow = get(move || async move {
         started.send(()).await.unwrap();
         released.notified().await;
@@ -304,4 +308,36 @@ async fn shutdown_finishes_the_request_in_flight_and_ends_at_the_limit() {
         assert_eq!(request.await.unwrap().is_ok(), answered);
         timeout(PATIENCE, server.task).await.unwrap().unwrap();
     }
+}
+
+#[tokio::test]
+async fn half_a_request_is_cut_off() {
+    let installation = Installation::new();
+    let limits = ServerLimits { header_timeout: Duration::from_millis(100), ..ServerLimits::default() };
+    let controller = controller(&installation, limits).await;
+    let (tls, name) = raw_tls(&installation);
+    let stream = TcpStream::connect(controller.address).await.unwrap();
+    let mut stream = tls.connect(name, stream).await.unwrap();
+    stream.write_all(b"GET /who HTTP/1.1\r\nhost: x\r\nx-slow: ").await.unwrap();
+    let mut answer = Vec::new();
+    // Ends only when the server hangs up, with or without a 408 before it.
+    let _closed_either_way = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+    assert!(!String::from_utf8_lossy(&answer).contains("200 OK"));
+}
+
+/// A TLS connector that knows our CA and leaves HTTP to the test.
+fn raw_tls(installation: &Installation) -> (TlsConnector, ServerName<'static>) {
+    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots(installation))
+        .with_no_client_auth();
+    (TlsConnector::from(Arc::new(tls)), ServerName::try_from("127.0.0.1").unwrap())
+}
+
+fn roots(trusted: &Installation) -> rustls::RootCertStore {
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = trusted.authority.certificate_pem().as_bytes();
+    roots.add(CertificateDer::from_pem_slice(ca).unwrap()).unwrap();
+    roots
 }
