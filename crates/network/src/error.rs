@@ -38,7 +38,11 @@ pub enum NetworkError {
     ProgramMissing { program: &'static str, package: &'static str },
 
     #[error("cannot run '{program}'")]
-    Spawn { program: PathBuf, #[source] source: std::io::Error },
+    Spawn {
+        program: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
 
     #[error("'{program}' did not finish within {limit_ms} ms while trying to {attempt}; it was stopped")]
     TimedOut { program: &'static str, attempt: String, limit_ms: u64 },
@@ -47,7 +51,12 @@ pub enum NetworkError {
     Refused { attempt: String, reason: String, remedy: String, class: ErrorClass },
 
     #[error("'{program}' printed something that cannot be read while trying to {attempt}; check its version")]
-    Unreadable { program: &'static str, attempt: String, #[source] source: serde_json::Error },
+    Unreadable {
+        program: &'static str,
+        attempt: String,
+        #[source]
+        source: serde_json::Error,
+    },
 
     #[error("no interface carries the underlay address {address} of network '{network}'; assign it, then repeat")]
     NoUnderlay { network: String, address: std::net::IpAddr },

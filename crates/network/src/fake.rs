@@ -37,12 +37,8 @@ impl Default for FakeDataPlane {
 
 impl FakeDataPlane {
     pub fn new() -> Self {
-        let world = World {
-            state: Observed::default(),
-            underlay: BTreeMap::new(),
-            counters: BTreeMap::new(),
-            failure: None,
-        };
+        let world =
+            World { state: Observed::default(), underlay: BTreeMap::new(), counters: BTreeMap::new(), failure: None };
         Self { world: Mutex::new(world) }
     }
 

@@ -21,11 +21,8 @@ const RARP: u16 = 0x8035;
 pub fn port_guard(port: &LocalPort) -> Guard {
     let mac = port.mac.to_string();
     let v4 = port.addresses.iter().filter(|a| a.is_ipv4()).map(IpAddr::to_string).collect::<Vec<_>>();
-    let mut v6 = port
-        .addresses
-        .iter()
-        .filter_map(|a| if let IpAddr::V6(a) = a { Some(*a) } else { None })
-        .collect::<Vec<_>>();
+    let mut v6 =
+        port.addresses.iter().filter_map(|a| if let IpAddr::V6(a) = a { Some(*a) } else { None }).collect::<Vec<_>>();
     v6.push(port.mac.link_local());
     let v6_targets = v6.iter().map(|a| format!("{:#034x}", u128::from(*a))).collect();
     let v6 = v6.iter().map(ToString::to_string).collect::<Vec<_>>();

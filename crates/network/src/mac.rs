@@ -30,9 +30,7 @@ impl MacAddress {
     /// The IPv6 link-local address made from this MAC (RFC 4291, modified EUI-64).
     pub fn link_local(self) -> Ipv6Addr {
         let m = self.0;
-        Ipv6Addr::from([
-            0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5],
-        ])
+        Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, m[0] ^ 2, m[1], m[2], 0xff, 0xfe, m[3], m[4], m[5]])
     }
 }
 

@@ -27,14 +27,8 @@ pub fn apply(state: &mut Observed, change: &Change) -> Result<(), String> {
         }
         Change::DeleteLink { name } => delete(state, name)?,
         Change::AddLink { name, kind, mtu } => {
-            let link = Link {
-                kind: kind.clone(),
-                mtu: *mtu,
-                up: false,
-                generates_address: true,
-                master: None,
-                port: None,
-            };
+            let link =
+                Link { kind: kind.clone(), mtu: *mtu, up: false, generates_address: true, master: None, port: None };
             if state.links.insert(name.clone(), link).is_some() {
                 return Err(format!("interface '{name}' exists"));
             }
@@ -47,7 +41,14 @@ pub fn apply(state: &mut Observed, change: &Change) -> Result<(), String> {
                 }
             }
         }
-        Change::SetBridgeOptions { name, options } => link(state, name)?.kind = LinkKind::Bridge(*options),
+        Change::SetBridgeOptions { name, options } => {
+            let link = link(state, name)?;
+            let LinkKind::Bridge(had) = link.kind else { return Err(format!("'{name}' is no bridge")) };
+            link.kind = LinkKind::Bridge(*options);
+            if had.address != options.address {
+                state.neighbours.retain(|(device, _), _| device != name);
+            }
+        }
         Change::SetMtu { name, mtu } => link(state, name)?.mtu = *mtu,
         Change::StopAddressGeneration { name } => link(state, name)?.generates_address = false,
         Change::SetMaster { name, master } => {

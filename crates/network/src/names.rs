@@ -32,7 +32,11 @@ pub enum Role {
 /// The role of a device name; `None` for every name Gantry does not own.
 pub fn role(name: &str) -> Option<Role> {
     let (prefix, rest) = name.split_at_checked(2)?;
-    let is_vni = || !rest.starts_with(|c: char| !c.is_ascii_digit()) && !rest.starts_with('0') && rest.parse::<u32>().is_ok_and(|vni| vni < 1 << 24);
+    let is_vni = || {
+        !rest.starts_with(|c: char| !c.is_ascii_digit())
+            && !rest.starts_with('0')
+            && rest.parse::<u32>().is_ok_and(|vni| vni < 1 << 24)
+    };
     match prefix {
         "gb" if is_vni() => Some(Role::Bridge),
         "gx" if is_vni() => Some(Role::Vxlan),
@@ -49,11 +53,9 @@ mod tests {
     fn names_fit_the_kernel_and_are_recognised() {
         let tap = tap_name(Uuid::from_u128(0x0190_0000_0000_7000_8000_1234_5678_9abc));
         assert_eq!(tap, "gt123456789abc");
-        for (name, expected) in [
-            (bridge_name(16_777_215), Role::Bridge),
-            (vxlan_name(1), Role::Vxlan),
-            (tap, Role::Tap),
-        ] {
+        for (name, expected) in
+            [(bridge_name(16_777_215), Role::Bridge), (vxlan_name(1), Role::Vxlan), (tap, Role::Tap)]
+        {
             assert!(name.len() <= 15, "{name}");
             assert_eq!(role(&name), Some(expected), "{name}");
         }

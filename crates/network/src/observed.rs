@@ -40,13 +40,18 @@ pub struct Link {
 pub enum LinkKind {
     Bridge(BridgeOptions),
     Vxlan(VxlanOptions),
-    Tap { owner_uid: u32 },
+    Tap {
+        owner_uid: u32,
+    },
     /// A device that is not of the kind its name promises; the text is the kernel's kind.
     Foreign(String),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BridgeOptions {
+    /// Set, because the kernel otherwise gives the bridge its lowest port's address, which changes as taps come and go,
+    /// and with each change forgets every neighbour, the permanent ones too.
+    pub address: MacAddress,
     pub multicast_snooping: bool,
     pub spanning_tree: bool,
 }

@@ -27,27 +27,82 @@ pub enum Scope {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// Takes a device down and off its bridge.
-    DetachLink { name: String },
-    RemoveGuards { devices: Vec<String> },
-    DeleteLink { name: String },
-    AddLink { name: String, kind: LinkKind, mtu: u32 },
+    DetachLink {
+        name: String,
+    },
+    RemoveGuards {
+        devices: Vec<String>,
+    },
+    DeleteLink {
+        name: String,
+    },
+    AddLink {
+        name: String,
+        kind: LinkKind,
+        mtu: u32,
+    },
     /// One transaction. `replacing` names the chains that exist already.
-    SetGuards { guards: BTreeMap<String, Guard>, replacing: BTreeSet<String> },
-    SetBridgeOptions { name: String, options: BridgeOptions },
-    SetMtu { name: String, mtu: u32 },
-    StopAddressGeneration { name: String },
-    SetMaster { name: String, master: String },
-    SetPortFlags { name: String, flags: PortFlags },
-    SetUp { name: String },
+    SetGuards {
+        guards: BTreeMap<String, Guard>,
+        replacing: BTreeSet<String>,
+    },
+    SetBridgeOptions {
+        name: String,
+        options: BridgeOptions,
+    },
+    SetMtu {
+        name: String,
+        mtu: u32,
+    },
+    StopAddressGeneration {
+        name: String,
+    },
+    SetMaster {
+        name: String,
+        master: String,
+    },
+    SetPortFlags {
+        name: String,
+        flags: PortFlags,
+    },
+    SetUp {
+        name: String,
+    },
     /// Points a unicast MAC at one VTEP, replacing another.
-    SetVtep { device: String, mac: MacAddress, vtep: IpAddr },
+    SetVtep {
+        device: String,
+        mac: MacAddress,
+        vtep: IpAddr,
+    },
     /// Adds one more VTEP for unknown destinations.
-    AddDefaultVtep { device: String, vtep: IpAddr },
-    SetBridgeEntry { bridge: String, mac: MacAddress, port: String },
-    SetNeighbour { device: String, address: IpAddr, mac: MacAddress },
-    RemoveBridgeEntry { bridge: String, mac: MacAddress, port: String },
-    RemoveVtep { device: String, mac: MacAddress, vtep: IpAddr },
-    RemoveNeighbour { device: String, address: IpAddr },
+    AddDefaultVtep {
+        device: String,
+        vtep: IpAddr,
+    },
+    SetBridgeEntry {
+        bridge: String,
+        mac: MacAddress,
+        port: String,
+    },
+    SetNeighbour {
+        device: String,
+        address: IpAddr,
+        mac: MacAddress,
+    },
+    RemoveBridgeEntry {
+        bridge: String,
+        mac: MacAddress,
+        port: String,
+    },
+    RemoveVtep {
+        device: String,
+        mac: MacAddress,
+        vtep: IpAddr,
+    },
+    RemoveNeighbour {
+        device: String,
+        address: IpAddr,
+    },
 }
 
 impl fmt::Display for Change {

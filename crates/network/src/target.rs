@@ -44,6 +44,12 @@ const VXLAN_FLAGS: PortFlags = PortFlags {
     locked: false,
 };
 
+/// A locally administered address; nobody sends from it, so each host may have the same.
+fn bridge_address(vni: u32) -> MacAddress {
+    let [_, high, middle, low] = vni.to_be_bytes();
+    MacAddress([0x0a, b'g', b'b', high, middle, low])
+}
+
 fn add_network(state: &mut Observed, network: &HostNetwork) {
     let (bridge, vxlan) = (network.bridge(), network.vxlan());
     let link = |kind, port: Option<PortFlags>| Link {
@@ -54,7 +60,8 @@ fn add_network(state: &mut Observed, network: &HostNetwork) {
         master: port.map(|_| bridge.clone()),
         port,
     };
-    let options = BridgeOptions { multicast_snooping: false, spanning_tree: false };
+    let options =
+        BridgeOptions { address: bridge_address(network.vni), multicast_snooping: false, spanning_tree: false };
     state.links.insert(bridge.clone(), link(LinkKind::Bridge(options), None));
     state.guards.insert(bridge.clone(), guard::host_guard());
     let options = VxlanOptions {

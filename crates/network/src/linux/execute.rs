@@ -68,7 +68,7 @@ fn step(change: &Change) -> Step<'_> {
         Change::DeleteLink { name } => ip(format!("link del dev {name}")),
         Change::AddLink { name, kind, mtu } => (Tool::Ip, add_link(name, kind, *mtu)),
         Change::SetBridgeOptions { name, options } => {
-            ip(format!("link set dev {name} type bridge {}", bridge_words(*options)))
+            ip(format!("link set dev {name} address {} type bridge {}", options.address, bridge_words(*options)))
         }
         Change::SetMtu { name, mtu } => ip(format!("link set dev {name} mtu {mtu}")),
         Change::StopAddressGeneration { name } => ip(format!("link set dev {name} addrgenmode none")),
@@ -105,7 +105,8 @@ fn step(change: &Change) -> Step<'_> {
 fn add_link(name: &str, kind: &LinkKind, mtu: u32) -> Vec<String> {
     match kind {
         LinkKind::Bridge(options) => {
-            vec![format!("link add name {name} mtu {mtu} type bridge {}", bridge_words(*options))]
+            let (address, words) = (options.address, bridge_words(*options));
+            vec![format!("link add name {name} address {address} mtu {mtu} type bridge {words}")]
         }
         LinkKind::Vxlan(o) => {
             let local = o.local.map(|address| format!(" local {address}")).unwrap_or_default();
@@ -116,10 +117,9 @@ fn add_link(name: &str, kind: &LinkKind, mtu: u32) -> Vec<String> {
                 o.vni, o.udp_port
             )]
         }
-        LinkKind::Tap { owner_uid } => vec![
-            format!("tuntap add dev {name} mode tap user {owner_uid}"),
-            format!("link set dev {name} mtu {mtu}"),
-        ],
+        LinkKind::Tap { owner_uid } => {
+            vec![format!("tuntap add dev {name} mode tap user {owner_uid}"), format!("link set dev {name} mtu {mtu}")]
+        }
         LinkKind::Foreign(kind) => unreachable!("no plan creates '{name}' of foreign kind '{kind}'"),
     }
 }

@@ -79,6 +79,8 @@ struct LinkRow {
     ifname: String,
     flags: Vec<String>,
     mtu: u32,
+    /// Absent on devices without Ethernet addresses.
+    address: Option<String>,
     master: Option<String>,
     /// Absent where the kernel has no IPv6.
     inet6_addr_gen_mode: Option<String>,
@@ -113,6 +115,7 @@ impl LinkRow {
         let address = |key: &str| data[key].as_str().and_then(|a| a.parse::<IpAddr>().ok());
         let kind = match (role, self.linkinfo.info_kind.as_str()) {
             (Role::Bridge, "bridge") => LinkKind::Bridge(BridgeOptions {
+                address: self.address.and_then(|a| a.parse().ok()).unwrap_or(MacAddress::ZERO),
                 multicast_snooping: number("mcast_snooping") != 0,
                 spanning_tree: number("stp_state") != 0,
             }),
