@@ -1,0 +1,447 @@
+//! The sending side of a move. A value of [`MigrationSource`] holds no state of its own beyond what it was
+//! made from: made again after a restart with the same disks and peer, it goes on.
+
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+use super::progress::{MigrationPhase, MigrationProgress};
+use super::tls::{self, PeerTls};
+use super::{MigrationError, host_port, next_look};
+use crate::qmp::command::*;
+use crate::qmp::{Qmp, QmpError};
+
+/// The monitor is blocked while it connects to the export: give up soon.
+const CONNECT_LIMIT_S: u32 = 3;
+
+/// A disk that moves. The export on the other side bears the node's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MirrorDisk {
+    pub node_name: String,
+    pub sync: MirrorSync,
+}
+
+/// Where the destination listens; see [`super::Listening`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    pub host: String,
+    /// `None` if there is no disk to move.
+    pub nbd_port: Option<u16>,
+    pub ram_port: u16,
+    pub tls: Option<PeerTls>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MirrorProgress {
+    pub copied_bytes: u64,
+    pub total_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RamTuning {
+    /// `None` means no limit.
+    pub max_bandwidth_bytes_per_s: Option<u64>,
+    /// The switchover is made when the rest can be sent within this time.
+    pub downtime_limit_ms: u64,
+    /// Allow [`MigrationSource::switch_to_postcopy`]; the destination must have been told, too.
+    pub postcopy: bool,
+}
+
+impl Default for RamTuning {
+    fn default() -> Self {
+        Self { max_bandwidth_bytes_per_s: None, downtime_limit_ms: 300, postcopy: false }
+    }
+}
+
+/// What the caller of [`MigrationSource::wait_pre_switchover`] wants after having seen the progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Directive {
+    Wait,
+    SwitchToPostcopy,
+}
+
+/// How the guest left this host. In both cases it must never run here again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandedOver {
+    Completed,
+    /// The destination fetches the rest of the memory while the guest runs there: the source process must
+    /// stay until [`MigrationSource::wait_completed`].
+    PostcopyActive,
+}
+
+#[derive(Debug, Clone)]
+pub struct MigrationSource {
+    qmp: Qmp,
+    disks: Vec<MirrorDisk>,
+    peer: Peer,
+}
+
+impl MigrationSource {
+    pub fn new(qmp: Qmp, disks: Vec<MirrorDisk>, peer: Peer) -> Self {
+        Self { qmp, disks, peer }
+    }
+
+    /// Loads the TLS credentials, opens the exports and starts copying the disks. From here on guest
+    /// writes reach both sides before they complete. After an error, `cancel`.
+    pub async fn start_mirror(&self) -> Result<(), MigrationError> {
+        let tls_creds = self.load_tls().await?;
+        let Some(port) = self.peer.nbd_port else {
+            return Ok(());
+        };
+        self.check_reachable(port).await?;
+        for (index, disk) in self.disks.iter().enumerate() {
+            self.qmp
+                .execute(BlockdevAdd::Nbd {
+                    node_name: mirror_id(index),
+                    server: SocketAddress::Inet(InetAddress { host: self.peer.host.clone(), port: port.to_string() }),
+                    export: disk.node_name.clone(),
+                    open_timeout: CONNECT_LIMIT_S,
+                    tls_creds: tls_creds.clone(),
+                    tls_hostname: self.peer.tls.as_ref().map(|tls| tls.peer_name.clone()),
+                })
+                .await?;
+            self.qmp
+                .execute(BlockdevMirror {
+                    job_id: mirror_id(index),
+                    device: disk.node_name.clone(),
+                    target: mirror_id(index),
+                    sync: disk.sync,
+                    copy_mode: MirrorCopyMode::WriteBlocking,
+                    speed: 0,
+                    auto_dismiss: false,
+                })
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// A dead peer is noticed here, in our time, and not by a QEMU that holds its lock while connecting.
+    async fn check_reachable(&self, port: u16) -> Result<(), MigrationError> {
+        let address = host_port(&self.peer.host, port);
+        let limit = Duration::from_secs(CONNECT_LIMIT_S.into());
+        let connected = timeout(limit, TcpStream::connect(&address)).await;
+        let connected = connected.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        match connected {
+            Ok(_) => Ok(()),
+            Err(source) => Err(MigrationError::Unreachable { address, source }),
+        }
+    }
+
+    async fn load_tls(&self) -> Result<Option<String>, MigrationError> {
+        let Some(tls) = &self.peer.tls else {
+            return Ok(None);
+        };
+        let id = tls::load(&self.qmp, &tls.creds_dir, TlsEndpoint::Client).await?;
+        Ok(Some(id))
+    }
+
+    /// Waits until every disk's copy is complete and only new writes travel.
+    pub async fn wait_mirror_ready(
+        &self,
+        mut on_progress: impl FnMut(MirrorProgress),
+        deadline: Instant,
+    ) -> Result<(), MigrationError> {
+        let mut events = self.qmp.events();
+        loop {
+            let jobs = self.mirrors().await?;
+            on_progress(MirrorProgress {
+                copied_bytes: jobs.iter().map(|job| job.offset).sum(),
+                total_bytes: jobs.iter().map(|job| job.len).sum(),
+            });
+            if jobs.iter().all(|job| job.ready) {
+                return Ok(());
+            }
+            self.look_again(&mut events, deadline, "copying the disks").await?;
+        }
+    }
+
+    /// The jobs of all disks; an error if one of them is missing or broken.
+    async fn mirrors(&self) -> Result<Vec<BlockJobInfo>, MigrationError> {
+        if self.peer.nbd_port.is_none() {
+            return Ok(Vec::new());
+        }
+        let jobs = self.qmp.execute(QueryBlockJobs {}).await?;
+        let mut mirrors = Vec::new();
+        for (index, disk) in self.disks.iter().enumerate() {
+            let broken = |reason: String| MigrationError::Mirror { node_name: disk.node_name.clone(), reason };
+            let job = jobs.iter().find(|job| job.id == mirror_id(index));
+            let job = job.ok_or_else(|| broken("its job does not exist".to_owned()))?;
+            if let Some(error) = &job.error {
+                return Err(broken(error.clone()));
+            }
+            if job.status == "concluded" {
+                return Err(broken("its job ended too early".to_owned()));
+            }
+            mirrors.push(job.clone());
+        }
+        Ok(mirrors)
+    }
+
+    /// Sets capabilities and parameters; the destination must have the same capabilities.
+    pub async fn configure(&self, tuning: &RamTuning) -> Result<(), MigrationError> {
+        let capabilities = [
+            ("events", true),
+            ("return-path", true),
+            ("pause-before-switchover", true),
+            ("postcopy-ram", tuning.postcopy),
+        ];
+        set_capabilities(&self.qmp, &capabilities).await?;
+        let tls_creds = self.load_tls().await?;
+        let tls_hostname = self.peer.tls.as_ref().map(|tls| tls.peer_name.clone());
+        self.qmp
+            .execute(MigrateSetParameters {
+                max_bandwidth: Some(tuning.max_bandwidth_bytes_per_s.unwrap_or(0)),
+                max_postcopy_bandwidth: Some(0),
+                downtime_limit: Some(tuning.downtime_limit_ms),
+                tls_creds: Some(tls_creds.unwrap_or_default()),
+                tls_hostname: Some(tls_hostname.unwrap_or_default()),
+                ..MigrateSetParameters::default()
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Starts sending the memory. Refused, with QEMU's reason, while something blocks migration.
+    pub async fn start_ram(&self) -> Result<(), MigrationError> {
+        let uri = format!("tcp:{}", host_port(&self.peer.host, self.peer.ram_port));
+        self.qmp.execute(Migrate { uri }).await?;
+        Ok(())
+    }
+
+    pub async fn progress(&self) -> Result<MigrationProgress, MigrationError> {
+        Ok(MigrationProgress::query(&self.qmp).await?)
+    }
+
+    /// Stops going over the memory: the switchover follows at once, the rest of the memory later.
+    pub async fn switch_to_postcopy(&self) -> Result<(), MigrationError> {
+        self.qmp.execute(MigrateStartPostcopy {}).await?;
+        Ok(())
+    }
+
+    /// Waits until the guest is stopped and only the switchover is left. `on_progress` is asked about
+    /// five times a second; once it has said [`Directive::SwitchToPostcopy`], that is done.
+    pub async fn wait_pre_switchover(
+        &self,
+        mut on_progress: impl FnMut(&MigrationProgress) -> Directive,
+        deadline: Instant,
+    ) -> Result<(), MigrationError> {
+        let mut events = self.qmp.events();
+        let mut postcopy = false;
+        loop {
+            let progress = self.progress().await?;
+            let directive = on_progress(&progress);
+            match progress.phase {
+                MigrationPhase::PreSwitchover => return Ok(()),
+                ref phase if phase.is_handed_over() => return Err(MigrationError::HandedOver),
+                ref phase if phase.is_final() => return Err(ram_failure(&progress)),
+                _ => {}
+            }
+            self.mirrors().await?;
+            if directive == Directive::SwitchToPostcopy && !postcopy {
+                self.switch_to_postcopy().await?;
+                postcopy = true;
+            }
+            self.look_again(&mut events, deadline, "copying the memory").await?;
+        }
+    }
+
+    /// Ends the mirrors with both sides equal, and removes them. The guest must be stopped at
+    /// pre-switchover. After an error, `cancel`.
+    pub async fn finish_mirror(&self, deadline: Instant) -> Result<(), MigrationError> {
+        let mut events = self.qmp.events();
+        for job in self.mirrors().await? {
+            self.qmp.execute(BlockJobCancel { device: job.id, force: false }).await?;
+        }
+        let disks = self.peer.nbd_port.map_or(&[][..], |_| &self.disks[..]);
+        for (index, disk) in disks.iter().enumerate() {
+            let failed = |reason: String| MigrationError::Mirror { node_name: disk.node_name.clone(), reason };
+            loop {
+                let job = self.job(index).await?;
+                let job = job.ok_or_else(|| failed("its job vanished".to_owned()))?;
+                if let Some(error) = job.error {
+                    return Err(failed(error));
+                }
+                if job.status == "concluded" {
+                    break;
+                }
+                self.look_again(&mut events, deadline, "finishing the copy of the disks").await?;
+            }
+            let id = mirror_id(index);
+            self.qmp.execute(JobDismiss { id: id.clone() }).await?;
+            self.qmp.execute(BlockdevDel { node_name: id }).await?;
+        }
+        Ok(())
+    }
+
+    async fn job(&self, index: usize) -> Result<Option<BlockJobInfo>, MigrationError> {
+        let jobs = self.qmp.execute(QueryBlockJobs {}).await?;
+        Ok(jobs.into_iter().find(|job| job.id == mirror_id(index)))
+    }
+
+    /// Sends the device state. Refused while a mirror still runs: the destination's disk would be stale.
+    pub async fn continue_switchover(&self) -> Result<(), MigrationError> {
+        for (index, disk) in self.disks.iter().enumerate() {
+            if self.job(index).await?.is_some() {
+                return Err(MigrationError::MirrorUnfinished { node_name: disk.node_name.clone() });
+            }
+        }
+        self.qmp.execute(MigrateContinue { state: ContinueFrom::PreSwitchover }).await?;
+        Ok(())
+    }
+
+    /// Waits until the destination has all it needs. An error other than a lost connection means that the
+    /// guest is still this side's.
+    pub async fn wait_handed_over(&self, deadline: Instant) -> Result<HandedOver, MigrationError> {
+        let mut events = self.qmp.events();
+        loop {
+            let progress = self.progress().await?;
+            match progress.phase {
+                MigrationPhase::Completed => return Ok(HandedOver::Completed),
+                ref phase if phase.is_handed_over() => return Ok(HandedOver::PostcopyActive),
+                ref phase if phase.is_final() => return Err(ram_failure(&progress)),
+                _ => {}
+            }
+            self.look_again(&mut events, deadline, "the switchover").await?;
+        }
+    }
+
+    /// After a hand-over by post-copy: waits until the destination no longer needs this process.
+    pub async fn wait_completed(
+        &self,
+        mut on_progress: impl FnMut(&MigrationProgress),
+        deadline: Instant,
+    ) -> Result<MigrationProgress, MigrationError> {
+        let mut events = self.qmp.events();
+        loop {
+            let progress = self.progress().await?;
+            on_progress(&progress);
+            match progress.phase {
+                MigrationPhase::Completed => return Ok(progress),
+                MigrationPhase::PostcopyPaused => return Err(ram_failure(&progress)),
+                ref phase if phase.is_final() => return Err(ram_failure(&progress)),
+                _ => {}
+            }
+            self.look_again(&mut events, deadline, "fetching the rest of the memory").await?;
+        }
+    }
+
+    /// Gives the move up, at any step before the hand-over, and removes every trace of it; works whether
+    /// the destination lives, is dead or does not answer. With `resume`, a guest that the move had
+    /// stopped runs again; pass what `query-status` said before the move. May be repeated.
+    pub async fn cancel(&self, resume: bool, deadline: Instant) -> Result<(), MigrationError> {
+        let nodes = self.mirror_nodes();
+        // First of all, and out of band: QEMU may be waiting for a peer that will never answer.
+        for node_name in &nodes {
+            let instances = vec![YankInstance::BlockNode { node_name: node_name.clone() }];
+            tolerate_refusal(self.qmp.execute(Yank { instances }).await)?;
+        }
+        let mut events = self.qmp.events();
+        self.end_ram(&mut events, deadline).await?;
+        for index in 0..nodes.len() {
+            self.end_mirror(index, &mut events, deadline).await?;
+        }
+        let status = self.qmp.execute(QueryStatus {}).await?;
+        if resume && is_stopped_by_migration(&status) {
+            self.qmp.execute(Cont {}).await?;
+        }
+        Ok(())
+    }
+
+    fn mirror_nodes(&self) -> Vec<String> {
+        (0..self.disks.len()).map(mirror_id).collect()
+    }
+
+    async fn end_ram(&self, events: &mut crate::qmp::EventStream, deadline: Instant) -> Result<(), MigrationError> {
+        let mut asked = false;
+        loop {
+            let progress = self.progress().await?;
+            if progress.phase.is_handed_over() {
+                // A machine that once arrived here by migration reports that one as completed until it
+                // is itself sent; only a guest that was handed over is also stopped by the migration.
+                let status = self.qmp.execute(QueryStatus {}).await?;
+                if asked || is_stopped_by_migration(&status) {
+                    return Err(MigrationError::HandedOver);
+                }
+                return Ok(());
+            }
+            if progress.phase.is_final() {
+                return Ok(());
+            }
+            if !asked {
+                self.qmp.execute(MigrateCancel {}).await?;
+                asked = true;
+            }
+            self.look_again(events, deadline, "cancelling the copy of the memory").await?;
+        }
+    }
+
+    async fn end_mirror(
+        &self,
+        index: usize,
+        events: &mut crate::qmp::EventStream,
+        deadline: Instant,
+    ) -> Result<(), MigrationError> {
+        let id = mirror_id(index);
+        while let Some(job) = self.job(index).await? {
+            // A job that ended by itself, e.g. because the destination died, can only be dismissed. It
+            // may do so between the look and the command: then the command is refused and we look again.
+            let outcome = if job.status == "concluded" {
+                self.qmp.execute(JobDismiss { id: id.clone() }).await
+            } else {
+                let device = id.clone();
+                self.qmp.execute(BlockJobCancel { device, force: true }).await
+            };
+            tolerate_refusal(outcome)?;
+            if self.job(index).await?.is_some() {
+                self.look_again(events, deadline, "cancelling the copy of a disk").await?;
+            }
+        }
+        let nodes = self.qmp.execute(QueryNamedBlockNodes { flat: true }).await?;
+        if nodes.iter().any(|node| node.node_name.as_ref() == Some(&id)) {
+            self.qmp.execute(BlockdevDel { node_name: id }).await?;
+        }
+        Ok(())
+    }
+
+    async fn look_again(
+        &self,
+        events: &mut crate::qmp::EventStream,
+        deadline: Instant,
+        what: &'static str,
+    ) -> Result<(), MigrationError> {
+        if Instant::now() >= deadline {
+            return Err(MigrationError::Timeout { what });
+        }
+        next_look(events).await
+    }
+}
+
+/// Name of both the job and the target node of the disk at `index`.
+fn mirror_id(index: usize) -> String {
+    format!("mirror{index}")
+}
+
+fn is_stopped_by_migration(status: &StatusInfo) -> bool {
+    matches!(status.status.as_str(), "postmigrate" | "finish-migrate")
+}
+
+fn ram_failure(progress: &MigrationProgress) -> MigrationError {
+    MigrationError::Ram { phase: progress.phase.clone(), reason: progress.reason() }
+}
+
+fn tolerate_refusal<T>(outcome: Result<T, QmpError>) -> Result<(), QmpError> {
+    match outcome {
+        Ok(_) | Err(QmpError::Refused { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) async fn set_capabilities(qmp: &Qmp, capabilities: &[(&str, bool)]) -> Result<(), QmpError> {
+    let capabilities = capabilities
+        .iter()
+        .map(|&(capability, state)| MigrationCapability { capability: capability.to_owned(), state })
+        .collect();
+    qmp.execute(MigrateSetCapabilities { capabilities }).await?;
+    Ok(())
+}
