@@ -97,18 +97,12 @@ impl TrustError {
             Self::AuthorityExists { .. } => ErrorClass::Conflict,
             Self::Peer { .. } => ErrorClass::Denied,
             Self::UpgradeRefused { status, .. } => ErrorClass::from_http_status(*status),
-            _ if self.may_pass() => ErrorClass::Transient,
+            Self::Http { source, .. } => http_error_class(source),
+            Self::Connect { source, .. } if is_tls_refusal(source) => ErrorClass::Denied,
+            Self::Connect { .. } | Self::Timeout { .. } => ErrorClass::Transient,
+            Self::WebSocket { .. } => ErrorClass::Transient,
+            Self::Tls { .. } => ErrorClass::Denied,
             _ => ErrorClass::Permanent,
-        }
-    }
-
-    /// Nobody answered, as opposed to somebody we refuse.
-    fn may_pass(&self) -> bool {
-        match self {
-            Self::Connect { source, .. } => !is_tls_refusal(source),
-            Self::Timeout { .. } => true,
-            Self::Http { source, .. } => source.is_timeout() || source.is_connect() && !refused(source),
-            _ => false,
         }
     }
 
@@ -121,12 +115,31 @@ impl TrustError {
     }
 }
 
-/// rustls reports protocol errors as `InvalidData`; an unverifiable peer stays unverifiable.
+/// True for a verification that failed on either side; an unverifiable peer stays unverifiable.
+/// The connectors wrap I/O errors in one another, and `source()` skips what an I/O error wraps.
 fn is_tls_refusal(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+    error.get_ref().is_some_and(|inner| {
+        inner.is::<rustls::Error>() || inner.downcast_ref::<io::Error>().is_some_and(is_tls_refusal)
+    })
 }
 
-fn refused(error: &reqwest::Error) -> bool {
+/// The class of a failed exchange of a client made here. `Denied`: we refused the server's
+/// certificate. `Transient`: no answer came, and whether the request took effect is unknown; a
+/// server that refuses *our* certificate may look like this too, as TLS 1.3 lets a client speak
+/// before it learns of it.
+pub fn http_error_class(error: &reqwest::Error) -> ErrorClass {
+    if tls_refused(error) {
+        return ErrorClass::Denied;
+    }
+    match error.status() {
+        Some(status) => ErrorClass::from_http_status(status.as_u16()),
+        None if error.is_builder() => ErrorClass::Invalid,
+        None if error.is_decode() => ErrorClass::Permanent,
+        None => ErrorClass::Transient,
+    }
+}
+
+fn tls_refused(error: &reqwest::Error) -> bool {
     let mut cause = std::error::Error::source(error);
     while let Some(current) = cause {
         let tls = current.is::<rustls::Error>() || current.downcast_ref::<io::Error>().is_some_and(is_tls_refusal);

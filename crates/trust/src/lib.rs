@@ -30,7 +30,7 @@ mod tokens;
 mod websocket;
 
 pub use authority::{CertificateAuthority, LEAF_LIFETIME, LeafNames};
-pub use error::TrustError;
+pub use error::{TrustError, http_error_class};
 pub use fetch_ca::{CA_PATH, fetch_ca};
 pub use fingerprint::Fingerprint;
 pub use http_client::{ClientConfig, ExpectedPeer};

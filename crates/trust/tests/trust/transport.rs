@@ -10,6 +10,7 @@ use axum::routing::get;
 use futures::{SinkExt, StreamExt};
 use gantry_trust::{
     ClientAuth, ClientConfig, ExpectedPeer, JoinToken, LiveIdentity, Role, ServerLimits, TrustError, fetch_ca,
+    http_error_class,
 };
 use gantry_types::{ErrorClass, Name};
 use jiff::{SignedDuration, Timestamp};
@@ -340,4 +341,21 @@ fn roots(trusted: &Installation) -> rustls::RootCertStore {
     let ca = trusted.authority.certificate_pem().as_bytes();
     roots.add(CertificateDer::from_pem_slice(ca).unwrap()).unwrap();
     roots
+}
+
+#[tokio::test]
+async fn unreachable_and_refused_are_told_apart() {
+    let ours = Installation::new();
+    let theirs = Installation::new();
+    let controller = controller(&ours, ServerLimits::default()).await;
+    let class_of = |ca: &Installation, url: String| {
+        let config = ClientConfig::anonymous(ca.authority.certificate_pem(), ExpectedPeer::any_controller());
+        let request = config.unwrap().http().unwrap().get(url).timeout(PATIENCE);
+        async move { http_error_class(&request.send().await.unwrap_err()) }
+    };
+    assert_eq!(class_of(&theirs, controller.url("/who")).await, ErrorClass::Denied);
+    assert_eq!(class_of(&ours, controller.url("/who").replace("https", "http")).await, ErrorClass::Invalid);
+    controller.shutdown.cancel();
+    timeout(PATIENCE, controller.task).await.unwrap().unwrap();
+    assert_eq!(class_of(&ours, format!("https://{}/who", controller.address)).await, ErrorClass::Transient);
 }
