@@ -166,7 +166,9 @@ fn named_by(actual: &Observed, desired: &Observed) -> Observed {
     let mut state = actual.clone();
     state.links.retain(|k, _| desired.links.contains_key(k));
     state.guards.retain(|k, _| desired.guards.contains_key(k));
-    state.bridge_fdb.retain(|k, _| desired.bridge_fdb.contains_key(k));
+    // What points at a named tap belongs to it: an inactive port has no entry, and must lose the one it had.
+    let to_named_tap = |port: &String| desired.guards.contains_key(port) && desired.links.contains_key(port);
+    state.bridge_fdb.retain(|k, port| desired.bridge_fdb.contains_key(k) || to_named_tap(port));
     state.vxlan_fdb.retain(|k, _| desired.vxlan_fdb.contains_key(k));
     state.neighbours.retain(|k, _| desired.neighbours.contains_key(k));
     state

@@ -152,7 +152,7 @@ async fn nothing_is_flooded_to_guests() {
     let stray = udp((mac(0x77), guest_address(77)), (mac(11), guest_address(11)), (1, 2), b"stray");
     let unknown = arp_request(11, guest_address(77));
     // Broadcast stays on the host; unknown unicast goes to no guest at all.
-    let seen = seen_before_marker(&eleven, &twelve, &[stray.clone()]);
+    let seen = seen_before_marker(&eleven, &twelve, std::slice::from_ref(&stray));
     assert!(seen.is_empty(), "{seen:?}");
     for other in [&twenty_one, &thirty_one] {
         let seen = seen_before_marker(&eleven, other, &[stray.clone(), unknown.clone()]);
