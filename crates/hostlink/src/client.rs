@@ -16,7 +16,7 @@ use gantry_api::{
     paths::host as paths,
 };
 use gantry_trust::{ClientConfig, ExpectedPeer, LiveIdentity, TrustError, WebSocket};
-use gantry_types::{HostNetworks, Problem};
+use gantry_types::{HostNetworks, Name, Problem};
 use reqwest::{Method, RequestBuilder};
 use serde::Serialize;
 use uuid::Uuid;
@@ -41,8 +41,8 @@ pub struct AgentClient {
 
 impl AgentClient {
     /// To the agent of `host` at `address` (`ADDRESS:PORT`). Nothing is sent yet.
-    pub fn new(identity: &LiveIdentity, host: &str, address: &str) -> Result<Self, TrustError> {
-        let config = ClientConfig::with_identity(identity, ExpectedPeer::host(host)?)?;
+    pub fn new(identity: &LiveIdentity, host: &Name, address: &str) -> Result<Self, TrustError> {
+        let config = ClientConfig::with_identity(identity, ExpectedPeer::host(host.clone()))?;
         let http = config.http()?;
         Ok(Self { http, config, host: format!("the agent of host '{host}'"), base: format!("https://{address}") })
     }

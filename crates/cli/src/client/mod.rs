@@ -1,0 +1,150 @@
+//! The typed client of the public API. The CLI, the end-to-end tests and the benchmarks use it.
+//!
+//! One method per operation of the API; all kinds of object share the generic ones. Errors are the controller's
+//! problems, or a transient problem if it can't be reached.
+
+mod uploads;
+mod watch;
+
+use std::time::Duration;
+
+use gantry_api::rest::{
+    Changed, CreateToken, CreatedToken, ListQuery, MigrateRequest, Page, RebootRequest, StopRequest, Version,
+    WriteQuery,
+};
+use gantry_hostlink::{answer, causes};
+use gantry_trust::{ClientConfig, ExpectedPeer, TrustError, WebSocket};
+use gantry_types::{Operation, Problem, Resource, Vm};
+use reqwest::{
+    Method, RequestBuilder,
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
+};
+use serde::Serialize;
+
+pub use watch::Watch;
+
+/// For calls that answer at once.
+const QUICK: Duration = Duration::from_secs(30);
+
+/// A connection pool to one controller.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    config: ClientConfig,
+    base: String,
+    peer: String,
+    token: String,
+}
+
+impl Client {
+    /// To the controller at `url` (`https://ADDRESS:PORT`), trusting only `ca_pem`, as the bearer of `token`. Nothing
+    /// is sent yet.
+    pub fn new(url: &str, ca_pem: &str, token: &str) -> Result<Self, TrustError> {
+        let config = ClientConfig::anonymous(ca_pem, ExpectedPeer::any_controller())?;
+        let base = url.trim_end_matches('/').to_owned();
+        let peer = format!("the controller at {base}");
+        Ok(Self { http: config.http()?, config, base, peer, token: token.to_owned() })
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token)
+    }
+    fn quick(&self, method: Method, path: &str) -> RequestBuilder {
+        self.request(method, path).timeout(QUICK)
+    }
+    fn verb<T: Serialize>(&self, path: &str, body: &T) -> RequestBuilder {
+        self.quick(Method::POST, path).json(body)
+    }
+
+    pub async fn version(&self) -> Result<Version, Problem> {
+        answer(&self.peer, self.quick(Method::GET, "/v1/version")).await
+    }
+
+    pub async fn get<T: Resource>(&self, name: &str) -> Result<T, Problem> {
+        answer(&self.peer, self.quick(Method::GET, &object_path::<T>(name)?)).await
+    }
+    /// One page.
+    pub async fn page<T: Resource>(&self, query: &ListQuery) -> Result<Page<T>, Problem> {
+        let request = self.quick(Method::GET, &format!("/v1/{}", T::PLURAL)).query(query);
+        answer(&self.peer, request).await
+    }
+    /// All pages.
+    pub async fn list<T: Resource>(&self, selector: Option<&str>) -> Result<Vec<T>, Problem> {
+        let mut query = ListQuery { selector: selector.map(str::to_owned), limit: Some(1000), ..ListQuery::default() };
+        let mut items = Vec::new();
+        loop {
+            let page: Page<T> = self.page(&query).await?;
+            items.extend(page.items);
+            match page.next {
+                Some(next) => query.next = Some(next),
+                None => return Ok(items),
+            }
+        }
+    }
+    pub async fn create<T: Resource>(&self, object: &T, write: &WriteQuery) -> Result<Changed<T>, Problem> {
+        let request = self.verb(&format!("/v1/{}", T::PLURAL), object).query(write);
+        answer(&self.peer, request).await
+    }
+    pub async fn update<T: Resource>(&self, object: &T, write: &WriteQuery) -> Result<Changed<T>, Problem> {
+        let request = self.quick(Method::PUT, &object_path::<T>(object.name())?).json(object).query(write);
+        answer(&self.peer, request).await
+    }
+    pub async fn delete<T: Resource>(&self, name: &str, write: &WriteQuery) -> Result<Changed<T>, Problem> {
+        let request = self.quick(Method::DELETE, &object_path::<T>(name)?).query(write);
+        answer(&self.peer, request).await
+    }
+
+    pub async fn start(&self, vm: &str) -> Result<Changed<Vm>, Problem> {
+        self.vm_verb(vm, "start", &()).await
+    }
+    pub async fn stop(&self, vm: &str, request: &StopRequest) -> Result<Changed<Vm>, Problem> {
+        self.vm_verb(vm, "stop", request).await
+    }
+    pub async fn reboot(&self, vm: &str, request: &RebootRequest) -> Result<Changed<Vm>, Problem> {
+        self.vm_verb(vm, "reboot", request).await
+    }
+    pub async fn pause(&self, vm: &str) -> Result<Changed<Vm>, Problem> {
+        self.vm_verb(vm, "pause", &()).await
+    }
+    pub async fn resume(&self, vm: &str) -> Result<Changed<Vm>, Problem> {
+        self.vm_verb(vm, "resume", &()).await
+    }
+    pub async fn migrate(&self, vm: &str, request: &MigrateRequest) -> Result<Changed<Vm>, Problem> {
+        self.vm_verb(vm, "migrate", request).await
+    }
+    async fn vm_verb(&self, vm: &str, verb: &str, body: &impl Serialize) -> Result<Changed<Vm>, Problem> {
+        answer(&self.peer, self.verb(&format!("{}/{verb}", object_path::<Vm>(vm)?), body)).await
+    }
+
+    pub async fn cancel(&self, operation: &str) -> Result<Operation, Problem> {
+        answer(&self.peer, self.verb(&format!("{}/cancel", object_path::<Operation>(operation)?), &())).await
+    }
+    pub async fn create_token(&self, request: &CreateToken) -> Result<CreatedToken, Problem> {
+        answer(&self.peer, self.verb("/v1/tokens", request)).await
+    }
+
+    /// The VM's serial console: bytes both ways in binary messages.
+    pub async fn console(&self, vm: &str) -> Result<WebSocket, Problem> {
+        let url = format!("{}{}/console", self.base, object_path::<Vm>(vm)?);
+        let mut headers = HeaderMap::new();
+        let token = HeaderValue::from_str(&format!("Bearer {}", self.token))
+            .map_err(|_| Problem::invalid("invalid-token", "the API token has characters that no token has"))?;
+        headers.insert(AUTHORIZATION, token);
+        self.config.websocket(&url, headers).await.map_err(|error| match error {
+            TrustError::UpgradeRefused { ref body, .. } => {
+                serde_json::from_str(body).unwrap_or_else(|_| Problem::permanent("unexpected-answer", causes(&error)))
+            }
+            other => Problem::transient("peer-unreachable", format!("{}: {}", self.peer, causes(&other))),
+        })
+    }
+}
+
+/// A name from a command line must not leave its place in a URL.
+fn object_path<T: Resource>(name: &str) -> Result<String, Problem> {
+    let valid = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    if valid && !name.starts_with('.') {
+        return Ok(format!("/v1/{}/{name}", T::PLURAL));
+    }
+    let shown: String = name.chars().filter(|c| !c.is_control()).take(64).collect();
+    Err(Problem::invalid("invalid-name", format!("'{shown}' can't be the name of a {}", T::KIND)))
+}

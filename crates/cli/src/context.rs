@@ -1,0 +1,100 @@
+//! The user's configuration: which controllers there are and how to reach them.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use gantry_types::Problem;
+use serde::{Deserialize, Serialize};
+
+use crate::client::Client;
+
+/// `~/.config/gantry/config.toml`, or the file that `GANTRY_CONFIG` names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contexts {
+    /// The context used when none is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<String>,
+    #[serde(default)]
+    pub contexts: BTreeMap<String, Context>,
+}
+
+/// How to reach one controller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Context {
+    pub url: String,
+    /// The CA's certificate, PEM. Nothing else is trusted.
+    pub ca: String,
+    pub token: String,
+}
+
+fn path() -> Result<PathBuf, Problem> {
+    if let Some(path) = std::env::var_os("GANTRY_CONFIG") {
+        return Ok(path.into());
+    }
+    let base = std::env::var_os("XDG_CONFIG_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".config")));
+    let base = base.ok_or_else(|| {
+        Problem::invalid("no-config", "neither HOME nor GANTRY_CONFIG is set").remedy("set GANTRY_CONFIG to a file")
+    })?;
+    Ok(base.join("gantry/config.toml"))
+}
+
+fn failed(path: &Path, what: &str, error: &dyn std::fmt::Display) -> Problem {
+    Problem::invalid("config-file", format!("the configuration {} {what}: {error}", path.display()))
+        .remedy("repair or remove the file, or name another with GANTRY_CONFIG")
+}
+
+impl Contexts {
+    pub fn load() -> Result<Self, Problem> {
+        let path = path()?;
+        match fs::read_to_string(&path) {
+            Ok(text) => toml::from_str(&text).map_err(|error| failed(&path, "is not valid", &error)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(error) => Err(failed(&path, "can't be read", &error)),
+        }
+    }
+
+    /// Replaces the file in one step, readable by its owner only: it holds tokens.
+    pub fn save(&self) -> Result<(), Problem> {
+        let path = path()?;
+        let write = || -> std::io::Result<()> {
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent)?;
+            }
+            let temporary = path.with_extension("toml.new");
+            let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            let text = toml::to_string(self).map_err(std::io::Error::other)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)
+        };
+        write().map_err(|error| failed(&path, "can't be written", &error))
+    }
+
+    /// The context called `name`, or the current one.
+    pub fn choose(&self, name: Option<&str>) -> Result<(&str, &Context), Problem> {
+        let name = name.or(self.current.as_deref()).ok_or_else(|| {
+            Problem::invalid("no-context", "no controller is configured")
+                .remedy("start a lab with 'gantry lab up', or make a controller with 'gantry controller init'")
+        })?;
+        let (name, context) = self
+            .contexts
+            .get_key_value(name)
+            .ok_or_else(|| Problem::not_found("context", name).remedy("see which there are: gantry context list"))?;
+        Ok((name, context))
+    }
+
+    pub fn client(&self, name: Option<&str>) -> Result<Client, Problem> {
+        let (name, context) = self.choose(name)?;
+        Client::new(&context.url, &context.ca, &context.token).map_err(|error| {
+            Problem::invalid("invalid-context", format!("context '{name}' can't be used: {error}"))
+                .remedy("see it: gantry context show")
+        })
+    }
+}
