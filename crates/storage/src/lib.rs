@@ -1,1 +1,37 @@
-//! See ARCHITECTURE.md.
+//! The storage adapter: directory pools, the image import pipeline, VM disks and cloud-init seeds.
+//!
+//! - [`ImageStore`] holds content-addressed, standalone qcow2 images; [`ImageStore::import`] turns
+//!   a hostile file of any known disk format into one of them.
+//! - [`DirPool`] is a host's pool: a cache of images and the VM disks laid over them.
+//! - [`Seed`] builds the NoCloud disk a guest reads its identity and addresses from.
+//!
+//! Only this crate runs `qemu-img`, and only this crate knows how a pool is laid out on disk.
+//! It does not know about VMs, hosts or the network between hosts: callers bring ids, bytes and
+//! the uid that a disk belongs to.
+//!
+//! Every file appears under its final name complete, synced and with its final owner, or not at
+//! all: work happens in a locked staging directory which a crash leaves behind and
+//! [`ImageStore::sweep`] or [`DirPool::sweep`] removes.
+
+mod decompress;
+mod digest;
+mod disk;
+mod error;
+mod image_store;
+mod import;
+mod network_config;
+mod pool;
+pub mod probe;
+mod qemu_img;
+mod seed;
+mod staging;
+
+pub use digest::{DigestError, Sha256Digest};
+pub use disk::{DiskInfo, DiskSpec};
+pub use error::StorageError;
+pub use image_store::{ImageStore, StoredImage};
+pub use import::{ImageInfo, ImportLimits, ImportOptions, ImportPhase, ImportProgress};
+pub use network_config::SeedNic;
+pub use pool::{DirPool, PoolCapacity};
+pub use probe::{Compression, Refusal};
+pub use seed::{Seed, SeedError};

@@ -1,0 +1,187 @@
+//! VM disks in a directory pool: thin overlays of cached images, or blank ones.
+//!
+//!     <pool>/disks/<uuid>.qcow2   owned by the VM's uid, 0600
+//!
+//! The header of a disk is written by QEMU under the VM's uid, so it is not trusted: sizes and
+//! backing names are read with the probe's parser, and only a backing name that is exactly an
+//! image of this pool counts as one. `qemu-img` is never run on an existing disk.
+
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use crate::digest::Sha256Digest;
+use crate::error::StorageError;
+use crate::image_store::{ImageStore, StoredImage};
+use crate::probe;
+use crate::qemu_img::{Run, RunLimits, WORKER_UID};
+use crate::staging::{create_passable_dir, sync_dir};
+
+const NEW: &str = "new.qcow2";
+const DISK_FILE_MODE: u32 = 0o600;
+const MAX_DISK_BYTES: u64 = 64 << 40;
+/// An empty 64 TiB qcow2 has 1 MiB of tables.
+const CREATE_LIMITS: RunLimits = RunLimits {
+    address_space_bytes: 4 << 30,
+    cpu_seconds: 60,
+    file_bytes: 64 << 20,
+    wall_clock: Duration::from_secs(120),
+};
+
+/// A disk to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSpec {
+    pub disk: Uuid,
+    /// In whole sectors of 512 bytes, not smaller than the image.
+    pub size_bytes: u64,
+    /// The cached image it starts as; blank without.
+    pub image: Option<Sha256Digest>,
+    /// Who opens it: the uid (and gid) the VM's QEMU runs under. Kept as is if absent.
+    pub owner_uid: Option<u32>,
+}
+
+/// A disk that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskInfo {
+    pub disk: Uuid,
+    pub path: PathBuf,
+    pub size_bytes: u64,
+    /// Space it takes in the pool, without its image.
+    pub allocated_bytes: u64,
+    pub image: Option<Sha256Digest>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct DiskDirectory {
+    directory: PathBuf,
+}
+
+impl DiskDirectory {
+    pub(crate) fn open(directory: PathBuf) -> Result<Self, StorageError> {
+        create_passable_dir(&directory).map_err(StorageError::io("opening the pool", &directory))?;
+        Ok(Self { directory })
+    }
+
+    pub(crate) fn disk_path(&self, disk: Uuid) -> PathBuf {
+        self.directory.join(format!("{}.qcow2", disk.as_hyphenated()))
+    }
+
+    /// Makes the disk, or finds that it is there as wanted. The caller keeps the image in place.
+    pub(crate) async fn create(&self, images: &ImageStore, spec: &DiskSpec) -> Result<DiskInfo, StorageError> {
+        let base = match spec.image {
+            Some(image) => Some(images.find(image)?.ok_or(StorageError::ImageMissing { image })?),
+            None => None,
+        };
+        check_size(spec, base.as_ref())?;
+        if let Some(found) = self.find(images, spec.disk)? {
+            return self.adopt(spec, found);
+        }
+        let path = self.disk_path(spec.disk);
+        let failed = || StorageError::io("creating disk", &path);
+        let staging = images.staging().create().map_err(failed())?;
+        let file = staging.create_file(NEW).map_err(failed())?;
+        if rustix::process::geteuid().is_root() {
+            fchown(&file, Some(WORKER_UID), Some(WORKER_UID)).map_err(failed())?;
+        }
+        let size = spec.size_bytes.to_string();
+        let mut arguments = vec!["create", "-q", "-f", "qcow2", "-o", "compat=1.1"];
+        let base_path = base.as_ref().map(|image| image.path.as_path());
+        if let Some(base_path) = base_path.and_then(Path::to_str) {
+            // -u: the image was verified when it arrived and is not opened again.
+            arguments.extend(["-u", "-F", "qcow2", "-b", base_path]);
+        }
+        arguments.extend([NEW, size.as_str()]);
+        let arguments: Vec<_> = arguments.iter().map(AsRef::as_ref).collect();
+        let run = Run { staging: &staging, limits: CREATE_LIMITS, doing: "creating disk", object: &path };
+        run.expect_success(&arguments, |_| {}).await?;
+
+        let owner = spec.owner_uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
+        fchown(&file, Some(owner), Some(owner)).map_err(failed())?;
+        file.set_permissions(Permissions::from_mode(DISK_FILE_MODE)).map_err(failed())?;
+        staging.publish(&file, NEW, &path).map_err(failed())?;
+        self.find(images, spec.disk)?.ok_or(StorageError::DiskMissing { disk: spec.disk })
+    }
+
+    fn adopt(&self, spec: &DiskSpec, found: DiskInfo) -> Result<DiskInfo, StorageError> {
+        if (found.size_bytes, found.image) != (spec.size_bytes, spec.image) {
+            return Err(StorageError::DiskConflict {
+                disk: spec.disk,
+                found: describe(found.size_bytes, found.image),
+                wanted: describe(spec.size_bytes, spec.image),
+            });
+        }
+        if let Some(owner) = spec.owner_uid {
+            let failed = StorageError::io("giving away disk", &found.path);
+            File::open(&found.path).and_then(|file| fchown(&file, Some(owner), Some(owner))).map_err(failed)?;
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn find(&self, images: &ImageStore, disk: Uuid) -> Result<Option<DiskInfo>, StorageError> {
+        let path = self.disk_path(disk);
+        let failed = || StorageError::io("reading disk", &path);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed()(error)),
+        };
+        let allocated_bytes = file.metadata().map_err(failed())?.blocks() * 512;
+        let header = probe::qcow2_header(&file).map_err(|reason| StorageError::DiskDamaged { disk, reason })?;
+        let image = header.backing_file.and_then(|name| image_named(images, &name));
+        Ok(Some(DiskInfo { disk, path, size_bytes: header.virtual_size_bytes, allocated_bytes, image }))
+    }
+
+    /// The ids of all disks, damaged ones included.
+    pub(crate) fn ids(&self) -> Result<Vec<Uuid>, StorageError> {
+        let failed = || StorageError::io("listing", &self.directory);
+        let mut ids = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(failed())? {
+            let name = entry.map_err(failed())?.file_name();
+            let id = name.to_str().and_then(|name| name.strip_suffix(".qcow2"));
+            ids.extend(id.and_then(|id| Uuid::try_parse(id).ok()));
+        }
+        ids.sort();
+        Ok(ids)
+    }
+
+    pub(crate) fn remove(&self, disk: Uuid) -> Result<(), StorageError> {
+        let path = self.disk_path(disk);
+        match fs::remove_file(&path).and_then(|()| sync_dir(&self.directory)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(StorageError::io("deleting disk", &path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn check_size(spec: &DiskSpec, base: Option<&StoredImage>) -> Result<(), StorageError> {
+    let reason = match base {
+        _ if spec.size_bytes == 0 || spec.size_bytes > MAX_DISK_BYTES => {
+            format!("give 1 to {MAX_DISK_BYTES} bytes")
+        }
+        _ if !spec.size_bytes.is_multiple_of(512) => "give a multiple of 512".to_owned(),
+        Some(image) if spec.size_bytes < image.virtual_size_bytes => {
+            format!("image {} has {} bytes already, give at least that", image.sha256, image.virtual_size_bytes)
+        }
+        _ => return Ok(()),
+    };
+    Err(StorageError::DiskSize { disk: spec.disk, size_bytes: spec.size_bytes, reason })
+}
+
+fn image_named(images: &ImageStore, name: &[u8]) -> Option<Sha256Digest> {
+    let path = Path::new(std::str::from_utf8(name).ok()?);
+    let digest = path.file_stem()?.to_str()?.parse().ok()?;
+    (images.image_path(digest) == path).then_some(digest)
+}
+
+fn describe(size_bytes: u64, image: Option<Sha256Digest>) -> String {
+    match image {
+        Some(image) => format!("{size_bytes} bytes over image {image}"),
+        None => format!("{size_bytes} bytes and no image"),
+    }
+}

@@ -1,0 +1,110 @@
+//! What can go wrong in storage, with the object, the attempt and the next step in the message.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use gantry_types::ErrorClass;
+use uuid::Uuid;
+
+use crate::digest::Sha256Digest;
+use crate::probe::Refusal;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    #[error("image file {} was refused", path.display())]
+    Refused {
+        path: PathBuf,
+        #[source]
+        reason: Refusal,
+    },
+    #[error(
+        "image file {} has SHA-256 {found}, but {expected} was expected: it is damaged or another file, fetch it again",
+        path.display()
+    )]
+    Checksum { path: PathBuf, expected: Sha256Digest, found: Sha256Digest },
+    #[error("image {image} arrived with SHA-256 {found}: the transfer was damaged, it will be fetched again")]
+    ArrivedDamaged { image: Sha256Digest, found: Sha256Digest },
+    #[error("image {image} arrived as {found_bytes} bytes or more, {limit_bytes} are allowed")]
+    ArrivedTooLarge { image: Sha256Digest, found_bytes: u64, limit_bytes: u64 },
+    #[error("receiving image {image} failed")]
+    Receive {
+        image: Sha256Digest,
+        #[source]
+        source: io::Error,
+    },
+    #[error("image {image} is not in this pool: fetch it first")]
+    ImageMissing { image: Sha256Digest },
+    #[error("image {image} can't be removed: disk {disk} is laid over it, delete the disk first")]
+    ImageInUse { image: Sha256Digest, disk: Uuid },
+    #[error("disk {disk} can't have {size_bytes} bytes: {reason}")]
+    DiskSize { disk: Uuid, size_bytes: u64, reason: String },
+    #[error("disk {disk} exists with {found}, but {wanted} was asked for: delete it or use another id")]
+    DiskConflict { disk: Uuid, found: String, wanted: String },
+    #[error("disk {disk} does not exist in this pool")]
+    DiskMissing { disk: Uuid },
+    #[error("disk {disk} is damaged")]
+    DiskDamaged {
+        disk: Uuid,
+        #[source]
+        reason: Refusal,
+    },
+    #[error("no space left while {doing} {}: free space on that filesystem or use another pool", path.display())]
+    NoSpace { doing: &'static str, path: PathBuf },
+    #[error("{doing} {} failed", path.display())]
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is not a regular file: give the path of an image file", path.display())]
+    NotAFile { path: PathBuf },
+    #[error("{path} can't be a pool or image store: {reason}", path = path.display())]
+    BadDirectory { path: PathBuf, reason: &'static str },
+    #[error("qemu-img can't be started: install the package qemu-utils")]
+    ToolMissing {
+        #[source]
+        source: io::Error,
+    },
+    #[error("qemu-img failed while {doing} {}: {message}", path.display())]
+    Tool { doing: &'static str, path: PathBuf, message: String },
+    #[error("qemu-img was stopped while {doing} {}: it reached its limit of {limit}", path.display())]
+    ToolLimit { doing: &'static str, path: PathBuf, limit: String },
+}
+
+impl StorageError {
+    /// Wraps an I/O error; a full filesystem or quota becomes [`StorageError::NoSpace`].
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { doing, path },
+            _ => Self::Io { doing, path, source },
+        }
+    }
+
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Refused { reason: Refusal::Read(_), .. } => ErrorClass::Transient,
+            Self::Refused { .. }
+            | Self::Checksum { .. }
+            | Self::DiskSize { .. }
+            | Self::ArrivedTooLarge { .. }
+            | Self::NotAFile { .. }
+            | Self::BadDirectory { .. } => ErrorClass::Invalid,
+            Self::ArrivedDamaged { .. } | Self::Receive { .. } => ErrorClass::Transient,
+            Self::ImageMissing { .. } | Self::DiskMissing { .. } => ErrorClass::NotFound,
+            Self::ImageInUse { .. } | Self::DiskConflict { .. } => ErrorClass::Conflict,
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied => ErrorClass::Denied,
+                io::ErrorKind::NotFound => ErrorClass::NotFound,
+                io::ErrorKind::ReadOnlyFilesystem => ErrorClass::Permanent,
+                _ => ErrorClass::Transient,
+            },
+            Self::NoSpace { .. }
+            | Self::DiskDamaged { .. }
+            | Self::ToolMissing { .. }
+            | Self::Tool { .. }
+            | Self::ToolLimit { .. } => ErrorClass::Permanent,
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! The seed's `network-config`: netplan's version 2 format, as cloud-init documents it.
+//!
+//! Interfaces are matched by MAC and named in order, `eth0` first. `gateway4` and `gateway6` are
+//! written rather than `routes`: cloud-init reads both, and small guests' own readers only these.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use gantry_types::MacAddress;
+use ipnet::IpNet;
+use serde::Serialize;
+
+/// One network interface as the guest shall set it up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeedNic {
+    pub mac: MacAddress,
+    /// Host addresses with the prefix length of their subnet; none means DHCP.
+    pub addresses: Vec<IpNet>,
+    pub gateway: Option<IpAddr>,
+    pub dns: Vec<IpAddr>,
+    pub mtu: Option<u32>,
+}
+
+#[derive(Serialize)]
+struct Document<'a> {
+    version: u8,
+    ethernets: BTreeMap<String, Ethernet<'a>>,
+}
+
+#[derive(Serialize)]
+struct Ethernet<'a> {
+    r#match: Match,
+    #[serde(rename = "set-name")]
+    set_name: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dhcp4: bool,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    addresses: &'a [IpNet],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway4: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway6: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtu: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nameservers: Option<Nameservers<'a>>,
+}
+
+#[derive(Serialize)]
+struct Match {
+    macaddress: MacAddress,
+}
+
+#[derive(Serialize)]
+struct Nameservers<'a> {
+    addresses: &'a [IpAddr],
+}
+
+pub(crate) fn render(nics: &[SeedNic]) -> Result<String, serde_norway::Error> {
+    let ethernets = nics.iter().enumerate().map(|(index, nic)| {
+        let name = format!("eth{index}");
+        let ethernet = Ethernet {
+            r#match: Match { macaddress: nic.mac },
+            set_name: name.clone(),
+            dhcp4: nic.addresses.is_empty(),
+            addresses: &nic.addresses,
+            gateway4: nic.gateway.filter(IpAddr::is_ipv4),
+            gateway6: nic.gateway.filter(IpAddr::is_ipv6),
+            mtu: nic.mtu,
+            nameservers: (!nic.dns.is_empty()).then_some(Nameservers { addresses: &nic.dns }),
+        };
+        (name, ethernet)
+    });
+    serde_norway::to_string(&Document { version: 2, ethernets: ethernets.collect() })
+}

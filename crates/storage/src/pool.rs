@@ -1,0 +1,140 @@
+//! A pool in a directory of a host: cached images and the disks laid over them.
+//!
+//!     <pool>/images/   an [`ImageStore`]
+//!     <pool>/disks/    see the disk module
+//!
+//! Every call can be repeated: what is there as wanted is fine, what is there otherwise is a
+//! conflict. The pool keeps no state in memory but locks, so a restarted agent finds all it left.
+//! The directories above the pool must be passable for the VMs' uids.
+
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::io::AsyncRead;
+use uuid::Uuid;
+
+use crate::digest::Sha256Digest;
+use crate::disk::{DiskDirectory, DiskInfo, DiskSpec};
+use crate::error::StorageError;
+use crate::image_store::{ImageStore, StoredImage};
+use crate::import::joined;
+use crate::staging::create_passable_dir;
+
+/// Space of the filesystem a pool is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolCapacity {
+    pub capacity_bytes: u64,
+    /// What an ordinary user may still take.
+    pub free_bytes: u64,
+}
+
+/// Cheap to clone; clones share their locks.
+#[derive(Debug, Clone)]
+pub struct DirPool {
+    directory: PathBuf,
+    images: ImageStore,
+    disks: DiskDirectory,
+    /// Held while a disk appears or an image goes, so that no image goes from under a new disk.
+    overlays: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl DirPool {
+    /// Opens or creates the pool at `directory`.
+    pub fn open(directory: &Path) -> Result<Self, StorageError> {
+        let failed = || StorageError::io("opening the pool", directory);
+        create_passable_dir(directory).map_err(failed())?;
+        let directory = directory.canonicalize().map_err(failed())?;
+        let images = ImageStore::open(&directory.join("images"))?;
+        let disks = DiskDirectory::open(directory.join("disks"))?;
+        Ok(Self { directory, images, disks, overlays: Arc::default() })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.directory
+    }
+
+    pub fn capacity(&self) -> Result<PoolCapacity, StorageError> {
+        let stat = rustix::fs::statvfs(&self.directory)
+            .map_err(|error| StorageError::io("measuring", &self.directory)(error.into()))?;
+        Ok(PoolCapacity { capacity_bytes: stat.f_blocks * stat.f_frsize, free_bytes: stat.f_bavail * stat.f_frsize })
+    }
+
+    /// See [`ImageStore::ensure`].
+    pub async fn ensure_image<O, F, R>(
+        &self,
+        image: Sha256Digest,
+        max_file_bytes: u64,
+        open: O,
+    ) -> Result<StoredImage, StorageError>
+    where
+        O: FnOnce() -> F,
+        F: Future<Output = io::Result<R>>,
+        R: AsyncRead + Unpin,
+    {
+        self.images.ensure(image, max_file_bytes, open).await
+    }
+
+    pub async fn image(&self, image: Sha256Digest) -> Result<Option<StoredImage>, StorageError> {
+        self.images.get(image).await
+    }
+
+    pub async fn list_images(&self) -> Result<Vec<StoredImage>, StorageError> {
+        self.images.list().await
+    }
+
+    /// Removes a cached image unless a disk is laid over it; one that is not there is fine.
+    pub async fn remove_image(&self, image: Sha256Digest) -> Result<(), StorageError> {
+        let _no_new_overlay = self.overlays.lock().await;
+        let user = self.list_disks().await?.into_iter().find(|disk| disk.image == Some(image));
+        if let Some(DiskInfo { disk, .. }) = user {
+            return Err(StorageError::ImageInUse { image, disk });
+        }
+        self.images.remove(image).await
+    }
+
+    /// Where a disk is, or would be.
+    pub fn disk_path(&self, disk: Uuid) -> PathBuf {
+        self.disks.disk_path(disk)
+    }
+
+    /// Makes a disk. One that is there with the same size and image is fine (its owner is set).
+    pub async fn create_disk(&self, spec: &DiskSpec) -> Result<DiskInfo, StorageError> {
+        let _image_stays = self.overlays.lock().await;
+        self.disks.create(&self.images, spec).await
+    }
+
+    pub async fn disk(&self, disk: Uuid) -> Result<Option<DiskInfo>, StorageError> {
+        let pool = self.clone();
+        joined(tokio::task::spawn_blocking(move || pool.disks.find(&pool.images, disk)).await)
+    }
+
+    /// All disks whose header can be read; a damaged one is logged and left out.
+    pub async fn list_disks(&self) -> Result<Vec<DiskInfo>, StorageError> {
+        let pool = self.clone();
+        let list = move || {
+            let mut disks = Vec::new();
+            for disk in pool.disks.ids()? {
+                match pool.disks.find(&pool.images, disk) {
+                    Ok(found) => disks.extend(found),
+                    Err(error @ StorageError::DiskDamaged { .. }) => tracing::warn!(%disk, %error, "disk left out"),
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(disks)
+        };
+        joined(tokio::task::spawn_blocking(list).await)
+    }
+
+    /// Deletes a disk; one that is not there is fine.
+    pub async fn delete_disk(&self, disk: Uuid) -> Result<(), StorageError> {
+        let pool = self.clone();
+        joined(tokio::task::spawn_blocking(move || pool.disks.remove(disk)).await)
+    }
+
+    /// Removes what crashed work left behind; returns how many pieces there were.
+    pub async fn sweep(&self) -> Result<usize, StorageError> {
+        self.images.sweep().await
+    }
+}
