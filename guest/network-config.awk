@@ -13,13 +13,13 @@ function line(text,   key, value) {
     if (key == "gateway4" || key == "gateway6" || key == "via") { list = ""; fact("gateway", value); return }
     if (key == "mtu") { list = ""; fact("mtu", value); return }
     if (key == "dhcp4") { list = ""; if (value == "true") fact("dhcp", "4"); return }
-    if (key == "addresses") { list = (list == "nameservers" || list == "search") ? "servers" : key; if (value != "") fact("address", value); return }
+    if (key == "addresses") { list = (list == "nameservers" || list == "search") ? "servers" : key; return }
     if (value == "") { id = key; list = ""; return }
   }
   if (list == "addresses") fact("address", text)
 }
 {
-  gsub(/["']/, ""); gsub(/[{}\[\],]/, "\n")
+  gsub(/["']/, ""); gsub(/[][{},]/, "\n")
   count = split($0, parts, "\n")
   for (i = 1; i <= count; i++) line(parts[i])
 }

@@ -37,7 +37,7 @@ const PROGRAMS: [(&str, &str); 9] = [
 /// The whole system, from the unpacked packages and the `guest/` directory.
 pub fn system(recipe: &Recipe, source: &Path, unpacked: &Path, build: &Path) -> Result<Tree> {
     let mut tree = Tree::new();
-    for directory in ["dev", "proc", "sys", "run", "tmp", "root", "data", "mnt", "var"] {
+    for directory in ["dev", "proc", "sys", "run", "tmp", "root", "data", "mnt", "var/log"] {
         tree.insert(directory.into(), Node::Directory);
     }
     link(&mut tree, "var/run", "../run");
