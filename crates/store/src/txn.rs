@@ -12,11 +12,11 @@ use crate::model::{LeaseId, Revision};
 
 /// Longest key.
 pub const MAX_KEY_BYTES: usize = 4096;
-/// Longest value; etcd's `max-request-bytes`.
-pub const MAX_VALUE_BYTES: usize = 1_572_864;
-/// Largest transaction, counting keys and values of all compares and both branches; leaves room
-/// for the encoding of a transaction whose one value is as long as may be.
-pub const MAX_TXN_BYTES: usize = MAX_VALUE_BYTES + MAX_KEY_BYTES * 2;
+/// Largest transaction, counting keys and values of all compares and both branches: etcd's
+/// `max-request-bytes` of 1.5 MiB less 64 KiB for the encoding of as many operations as may be.
+pub const MAX_TXN_BYTES: usize = 1_572_864 - 65_536;
+/// Longest value: it fits into a transaction together with its key and a compare of that.
+pub const MAX_VALUE_BYTES: usize = MAX_TXN_BYTES - 2 * MAX_KEY_BYTES;
 /// Most compares, most operations in one branch; etcd's `max-txn-ops`.
 pub const MAX_TXN_OPS: usize = 128;
 

@@ -45,6 +45,8 @@ pub async fn pages_show_one_revision(backend: &dyn Backend) {
     let exact = RangeRequest { limit: Some(1), ..RangeRequest::prefix("q") };
     assert!(!store.range(exact).await.expect("page").more);
     // A start before the prefix is no way out of it, nor is one behind it.
+    let generous = RangeRequest { limit: Some(usize::MAX), ..RangeRequest::prefix("q") };
+    assert_eq!(store.range(generous).await.expect("page").kvs.len(), 1);
     for (start_after, found) in [("a", 1), ("q", 0), ("z", 0)] {
         let request = RangeRequest { start_after: Some(start_after.into()), ..RangeRequest::prefix("q") };
         let page = store.range(request).await.expect("page");

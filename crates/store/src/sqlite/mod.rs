@@ -111,6 +111,10 @@ impl SqliteStore {
                 },
             )??
         };
+        Self::start(opened, &path, options)
+    }
+
+    fn start(opened: open::Opened, path: &Path, options: SqliteOptions) -> Result<Self, OpenError> {
         let recent = LogLimits { revisions: options.recent_revisions, bytes: RECENT_BYTES };
         let log = Arc::new(EventLog::new(opened.position.revision, recent));
         let deadlines = Arc::new(LeaseDeadlines::new(options.clock));
@@ -133,7 +137,7 @@ impl SqliteStore {
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run())
-            .map_err(|source| OpenError::Io { path: path.clone(), doing: "starting the writer thread", source })?;
+            .map_err(|source| OpenError::Io { path: path.to_owned(), doing: "starting the writer thread", source })?;
         let expiry = {
             let queue = Arc::clone(&queue);
             let expiry = Arc::clone(&deadlines).expire_forever(move |lease| {
@@ -249,4 +253,57 @@ fn sql_int(value: u64) -> i64 {
 /// Reads back what [`sql_int`] wrote.
 fn from_sql_int(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ErrorClass, Op, RangeRequest};
+
+    fn put(key: &str, bytes: usize) -> Txn {
+        Txn::new().then(Op::put(key, vec![7; bytes]))
+    }
+
+    /// Stands in for a full disk: SQLite reports the same error when the file may not grow.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_full_disk_fails_what_needs_space_and_loses_nothing() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("store");
+        let opened = open::open(&path, 2).expect("open");
+        opened.writer.pragma_update(None, "max_page_count", 400).expect("limit the file");
+        let options = SqliteOptions { retained_revisions: 5, ..SqliteOptions::default() };
+        let store = Arc::new(SqliteStore::start(opened, &path, options).expect("start"));
+        let mut answers = Vec::new();
+        for n in 0..40 {
+            let store = Arc::clone(&store);
+            answers.push(tokio::spawn(async move {
+                let key = format!("k{n:02}");
+                (key.clone(), store.txn(put(&key, 100_000)).await)
+            }));
+        }
+        let (mut stored, mut refused) = (Vec::new(), 0);
+        for answer in answers {
+            match answer.await.expect("no panic") {
+                (key, Ok(response)) => stored.push((key, response.revision)),
+                (_, Err(error)) => {
+                    assert_eq!(error.class(), ErrorClass::Transient, "{error}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 0, "400 pages do not hold 4 MB");
+        // The store goes on: what needs no room still works, and frees some.
+        for (key, _) in &stored {
+            let txn = Txn::new().then(Op::delete(key.clone()));
+            store.txn(txn).await.expect("delete");
+        }
+        let last = store.txn(put("last", 100_000)).await.expect("room again");
+        drop(store);
+        let store = SqliteStore::open(&path).await.expect("open again");
+        assert_eq!(store.revision().await.expect("revision"), last.revision);
+        let all = store.range(RangeRequest::default()).await.expect("range");
+        assert_eq!(all.kvs.len(), 1);
+        let changes = 2 * stored.len() as u64 + 1;
+        assert_eq!(last.revision.0, Revision::INITIAL.0 + changes);
+    }
 }

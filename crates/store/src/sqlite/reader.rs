@@ -114,9 +114,9 @@ pub(super) fn get(snapshot: &Transaction<'_>, key: &str) -> Result<Option<KeyVal
 pub(super) fn range(snapshot: &Transaction<'_>, request: &RangeRequest) -> Result<RangeResponse, StoreError> {
     let (current, compacted) = bounds(snapshot)?;
     let revision = request.resolve(current, compacted)?;
-    let limit = request.limit.unwrap_or(usize::MAX - 1);
+    let limit = request.limit.unwrap_or(usize::MAX);
     // One row more than asked for tells whether there are more.
-    let rows = sql_int(limit as u64 + 1);
+    let rows = sql_int((limit as u64).saturating_add(1));
     let start = request.lower_bound();
     let end = prefix_end(&request.prefix);
     let mut kvs = if revision == current {
@@ -131,11 +131,13 @@ pub(super) fn range(snapshot: &Transaction<'_>, request: &RangeRequest) -> Resul
     } else {
         let mut statement = snapshot
             .prepare_cached(
+                // Walks the keys in order and stops at the limit, so that a page costs a page.
                 "SELECT v.key, v.value, v.create_revision, v.revision, v.version, v.lease
-                 FROM (SELECT key, max(revision) AS revision FROM versions
-                       WHERE key >= ?1 AND key < ?2 AND revision <= ?4 GROUP BY key) AS newest
-                 JOIN versions AS v USING (key, revision)
-                 WHERE v.value IS NOT NULL ORDER BY v.key LIMIT ?3",
+                 FROM versions AS v INDEXED BY versions_by_key
+                 WHERE v.key >= ?1 AND v.key < ?2 AND v.revision <= ?4 AND v.value IS NOT NULL
+                 AND NOT EXISTS (SELECT 1 FROM versions AS newer WHERE newer.key = v.key
+                                 AND newer.revision > v.revision AND newer.revision <= ?4)
+                 ORDER BY v.key LIMIT ?3",
             )
             .map_err(failed(READING))?;
         let at = sql_int(revision.0);
