@@ -3,7 +3,9 @@
 //! For the tests of everything above this crate. Frames do not flow; states do.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -134,6 +136,16 @@ impl DataPlane for FakeDataPlane {
         let changes = target::removal(&world.state, port)?;
         make(&mut world.state, &changes)?;
         Ok(Applied { changes: changes.iter().map(ToString::to_string).collect() })
+    }
+
+    /// A descriptor that carries no frames.
+    fn open_tap(&self, port: &PortRef) -> Result<OwnedFd> {
+        let world = self.working("open a tap")?;
+        if !world.state.links.contains_key(&port.tap()) {
+            return Err(NetworkError::NoInterface { name: port.tap(), needed_for: "to attach a guest".to_owned() });
+        }
+        let null = File::options().read(true).write(true).open("/dev/null");
+        null.map(OwnedFd::from).map_err(|source| NetworkError::Spawn { program: "/dev/null".into(), source })
     }
 
     async fn observe(&self) -> Result<Observed> {

@@ -35,8 +35,9 @@
 //! Every call is idempotent: after an error the host is partly changed, and the same call continues. A tap is never up
 //! on a bridge without its guard.
 //!
-//! Not here: address management, DHCP, security groups, NAT, and the announcement of a moved guest (the guest's QEMU
-//! does it).
+//! Not here: address management, DHCP, security groups, NAT, and the announcement of a moved guest: its QEMU sends it
+//! when told to (`announce-self`), and only while the guest runs. Until external VTEPs have heard it, what they send for
+//! the guest reaches the old host and is dropped there.
 
 pub mod desired;
 pub mod error;

@@ -1,6 +1,7 @@
 //! The trait between the agent and a host's data plane.
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,10 @@ pub trait DataPlane: Send + Sync {
 
     /// Removes the port's tap and guard. A port that is not there is a success.
     async fn remove_port(&self, port: &PortRef) -> Result<Applied>;
+
+    /// Opens the port's tap for its guest, to be handed to QEMU as `-netdev tap,fd=N`. The descriptor closes on exec
+    /// until its owner says otherwise. While it is open nobody else can attach.
+    fn open_tap(&self, port: &PortRef) -> Result<OwnedFd>;
 
     /// What is there now.
     async fn observe(&self) -> Result<Observed>;

@@ -35,6 +35,12 @@ async fn conform(plane: &dyn DataPlane) {
     let seen = plane.observe().await.unwrap();
     assert!(seen.is_active(&port_ref(14)) && seen.is_active(&eleven) && seen.has_port(&twelve));
 
+    // A tap opens where it exists, and once the first guest is gone, again.
+    drop(plane.open_tap(&eleven).unwrap());
+    drop(plane.open_tap(&eleven).unwrap());
+    let error = plane.open_tap(&port_ref(99)).unwrap_err();
+    assert_eq!(error.class(), ErrorClass::NotFound, "{error}");
+
     // Counters exist for ports that exist.
     plane.port_counters(&eleven).await.unwrap();
     let error = plane.port_counters(&port_ref(99)).await.unwrap_err();

@@ -2,10 +2,14 @@
 
 mod support;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use gantry_network::{DataPlane, HostNetworks, LinuxDataPlane, MacAddress, PortRef, RemotePort, bridge_name, tap_name};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use support::*;
 
 /// Hosts 1 to 3 and, at underlay address 9, a client outside Gantry whose VTEP learns by itself.
@@ -49,11 +53,7 @@ impl Site {
     }
 
     fn attach(&self, host: u8, last: u8) -> Guest {
-        let guest = Guest::attach(self.namespace(host), last);
-        // The bridge notices the carrier of a tap some time after the attachment.
-        let words = format!("link show dev {}", tap_name(port(last, true).id));
-        eventually("the tap to forward", || self.namespace(host).bridge(&words).contains("state forwarding"));
-        guest
+        attach(self.namespace(host), last)
     }
 
     fn namespace(&self, host: u8) -> &Namespace {
@@ -70,6 +70,17 @@ impl Site {
         let rows: serde_json::Value = serde_json::from_str(&self.client.ip("-j link show dev ext0")).unwrap();
         rows[0]["address"].as_str().unwrap().parse().unwrap()
     }
+}
+
+fn attach(host: &Namespace, last: u8) -> Guest {
+    let guest = Guest::attach(host, last);
+    // The bridge notices the carrier of a tap some time after the attachment.
+    eventually("the tap to forward", || forwards(host, last));
+    guest
+}
+
+fn forwards(host: &Namespace, last: u8) -> bool {
+    host.bridge(&format!("link show dev {}", tap_name(port(last, true).id))).contains("state forwarding")
 }
 
 fn plug(switch: &Namespace, namespace: &Namespace, number: u8) {
@@ -291,6 +302,119 @@ async fn a_port_moves_with_one_flip_and_the_outside_learns_it() {
     host_2.networks[0].remote.remove(0);
     host_2.networks[0].ports.push(port(11, true));
     assert_eq!(site.plane(2).apply(&host_2).await.unwrap().changes.len(), 1);
+}
+
+#[tokio::test]
+async fn an_ipv6_underlay_carries_frames_too() {
+    let switch = Namespace::new("switch");
+    let six = |host: u8| format!("fd77::{host}").parse::<std::net::IpAddr>().unwrap();
+    let mut guests = Vec::new();
+    let mut hosts = Vec::new();
+    switch.ip("link add br0 type bridge");
+    switch.ip("link set br0 up");
+    for (own, other) in [(1, 2), (2, 1)] {
+        let host = Namespace::new(&format!("h{own}"));
+        plug(&switch, &host, own);
+        host.ip(&format!("addr add {}/64 dev u0 nodad", six(own)));
+        let plane = LinuxDataPlane::in_namespace(&host.name);
+        let there = RemotePort { vtep: six(other), ..remote(other * 11, 1) };
+        let mut desired = network(own, vec![port(own * 11, true)], vec![there], vec![six(9)]);
+        desired.networks[0].underlay_address = six(own);
+        plane.apply(&desired).await.unwrap();
+        assert!(plane.apply(&desired).await.unwrap().changes.is_empty());
+        assert_eq!(plane.check_underlay(&desired.networks[0]).await.unwrap().mtu, 1600);
+        guests.push(attach(&host, own * 11));
+        hosts.push(host);
+    }
+    let frame = say(11, 22, b"over IPv6");
+    guests[0].send(&frame);
+    guests[1].receive("the datagram", |f| f == frame);
+}
+
+#[tokio::test]
+async fn bulk_tcp_from_a_machine_with_offloads_arrives() {
+    let site = Site::new();
+    site.apply(1, &network(1, vec![], vec![], vec![vtep(9)])).await;
+    // A machine with a real TCP stack, checksum and segmentation offload, beside Gantry's own ports on the bridge.
+    let machine = Namespace::new("machine");
+    let host = site.namespace(1);
+    host.ip(&format!("link add gv0 mtu 1450 type veth peer name eth0 mtu 1450 netns {}", machine.name));
+    host.ip("link set gv0 master gb100 up");
+    machine.ip(&format!("link set eth0 address {} up", mac(50)));
+    machine.ip(&format!("addr add {}/24 dev eth0", guest_address(50)));
+    host.bridge(&format!("fdb replace {} dev gv0 master static", mac(50)));
+    let listener = site.client.enter(|| TcpListener::bind((guest_address(CLIENT), 4001)).unwrap());
+    let sent = (0..8_000_000u32).map(|n| (n % 251) as u8).collect::<Vec<_>>();
+    let mut sender = machine.enter(|| TcpStream::connect((guest_address(CLIENT), 4001)).unwrap());
+    let received = std::thread::scope(|scope| {
+        let receiver = scope.spawn(|| {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let mut received = Vec::new();
+            stream.read_to_end(&mut received).unwrap();
+            received
+        });
+        sender.write_all(&sent).unwrap();
+        sender.shutdown(std::net::Shutdown::Write).unwrap();
+        receiver.join().unwrap()
+    });
+    assert!(received == sent, "{} of {} bytes arrived unharmed", received.len(), sent.len());
+}
+
+#[tokio::test]
+async fn an_unprivileged_qemu_attaches_and_its_announcement_reaches_the_outside() {
+    let site = Site::new();
+    let wanted = port(11, true);
+    site.apply(1, &network(1, vec![wanted.clone()], vec![], vec![vtep(9)])).await;
+    let tap = site.plane(1).open_tap(&port_ref(11)).unwrap();
+    fcntl(&tap, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
+    let netdev = format!("tap,id=n0,fd={}", tap.as_raw_fd());
+    let device = format!("virtio-net-pci,netdev=n0,mac={},romfile=", wanted.mac);
+    let mut qemu = Command::new("setpriv");
+    qemu.arg("--clear-groups");
+    qemu.args([format!("--reuid={}", wanted.owner_uid), format!("--regid={}", wanted.owner_uid)]);
+    qemu.args(["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg", "-m", "16376K", "-display", "none"]);
+    qemu.args(["-nodefaults", "-no-user-config", "-netdev", &netdev, "-device", &device, "-qmp", "stdio"]);
+    let mut qemu = Running(qemu.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    drop(tap);
+    let mut commands = qemu.0.stdin.take().unwrap();
+    let mut answers = BufReader::new(qemu.0.stdout.take().unwrap()).lines();
+    assert!(answers.next().unwrap().unwrap().contains("QMP"));
+    eventually("QEMU's tap to forward", || forwards(site.namespace(1), 11));
+    for command in [
+        r#"{"execute": "qmp_capabilities"}"#,
+        r#"{"execute": "announce-self", "arguments": {"initial": 10, "max": 50, "rounds": 3, "step": 10}}"#,
+    ] {
+        commands.write_all(command.as_bytes()).unwrap();
+        assert!(answers.next().unwrap().unwrap().contains("return"));
+    }
+    eventually("the client's VTEP to learn QEMU's MAC", || {
+        let rows = site.client.bridge("fdb show dev ext0");
+        rows.lines().any(|l| l.starts_with(&mac(11).to_string()) && l.contains(&vtep(1).to_string()))
+    });
+}
+
+/// A child that does not outlive its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.kill().and_then(|()| self.0.wait().map(|_| ())) {
+            eprintln!("could not end process {}: {error}", self.0.id());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_by_the_kernel_names_the_object() {
+    let host = Namespace::new("refused");
+    host.ip("link add elsewhere type vxlan id 100 dstport 4789 local 10.77.0.1");
+    let plane = LinuxDataPlane::in_namespace(&host.name);
+    let error = plane.apply(&network(1, vec![], vec![], vec![])).await.unwrap_err();
+    assert!(error.to_string().starts_with("could not create interface 'gx100': "), "{error}");
+    // What was made before is kept; the cause removed, the same call finishes the work.
+    host.ip("link del elsewhere");
+    plane.apply(&network(1, vec![], vec![], vec![])).await.unwrap();
 }
 
 fn eventually(what: &str, check: impl Fn() -> bool) {

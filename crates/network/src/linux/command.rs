@@ -134,3 +134,48 @@ pub fn refused(tool: Tool, attempt: String, output: &Output) -> NetworkError {
     let reason = if reason.is_empty() { format!("'{}' ended with {}", tool.program(), output.status) } else { reason };
     NetworkError::Refused { attempt, reason, remedy, class }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::ExitStatus;
+
+    use super::*;
+
+    fn told(tool: Tool, stderr: &str) -> NetworkError {
+        let output = Output { status: ExitStatus::from_raw(256), stdout: Vec::new(), stderr: stderr.into() };
+        refused(tool, "create interface 'gx7'".to_owned(), &output)
+    }
+
+    #[test]
+    fn refusals_carry_class_reason_and_remedy() {
+        for (stderr, class, part) in [
+            ("RTNETLINK answers: Operation not permitted\nCommand failed -:3\n", ErrorClass::Denied, "CAP_NET_ADMIN"),
+            ("Error: Unknown device type.\nCommand failed -:1\n", ErrorClass::Permanent, "the kernel lacks"),
+            ("open: /dev/net/tun: No such file or directory\n", ErrorClass::Permanent, "modprobe tun"),
+            ("Cannot find device \"gt1\"\n", ErrorClass::NotFound, "apply the host's networks"),
+            ("ioctl(TUNSETIFF): Device or resource busy\n", ErrorClass::Transient, "repeat later"),
+            ("", ErrorClass::Permanent, "ended with"),
+        ] {
+            let error = told(Tool::Ip, stderr);
+            assert_eq!(error.class(), class, "{error}");
+            let text = error.to_string();
+            assert!(text.starts_with("could not create interface 'gx7': ") && text.contains(part), "{text}");
+            assert!(!text.contains("Command failed"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_missing_nft_inside_a_namespace_is_recognised() {
+        let error = told(Tool::Nft, "exec of \"nft\" failed: No such file or directory\n");
+        assert!(error.to_string().contains("install the package 'nftables'"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn input_larger_than_a_pipe_reaches_the_tool() {
+        let tools = Tools { namespace: None };
+        let empty_lines = vec![b'\n'; 1 << 20];
+        let output = tools.run(Tool::Ip, &["-batch", "-"], &empty_lines, "read empty lines").await.unwrap();
+        assert!(output.status.success());
+    }
+}

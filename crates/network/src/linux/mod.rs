@@ -7,8 +7,10 @@
 mod command;
 mod execute;
 mod read;
+mod tap;
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
@@ -109,6 +111,10 @@ impl DataPlane for LinuxDataPlane {
         let _turn = self.turn.lock().await;
         let actual = read::observe(&self.tools).await?;
         self.make(&target::removal(&actual, port)?).await
+    }
+
+    fn open_tap(&self, port: &PortRef) -> Result<OwnedFd> {
+        tap::open(self.tools.namespace.as_deref(), &port.tap())
     }
 
     async fn observe(&self) -> Result<Observed> {
