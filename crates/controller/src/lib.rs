@@ -1,1 +1,26 @@
-//! See ARCHITECTURE.md.
+//! The controller: what the datacenter should be, and the work that makes it so.
+//!
+//! ```text
+//!   front end -> app/<resource> -> objects (one transaction: object, operation, event) -> store
+//!                                                                                          |
+//!   loops, operations <- read model <------------------------- watch ---------------------+
+//!        |
+//!        +--> links -> agents
+//! ```
+//! Two kinds of work, two retry rules: [`loops`] take no input, read everything anew and never retry inside a pass;
+//! [`operations`] are durable, retry what is transient and undo what failed. Only this crate writes to the store. It
+//! knows hosts through [`links`] only.
+
+pub mod addresses;
+pub mod app;
+pub mod clock;
+pub mod config;
+pub mod image_library;
+pub mod links;
+pub mod loops;
+pub mod model;
+pub mod objects;
+pub mod operations;
+
+pub use app::{App, Caller};
+pub use config::Config;

@@ -1,0 +1,244 @@
+//! What the controller can be asked: one file per resource. No HTTP here; every front end calls these functions.
+//!
+//! Each mutating function checks the caller, validates, fills in defaults, checks references, and writes object,
+//! operation and event in one transaction. It returns after the read model shows the change, so that whoever reads
+//! next sees it. With `dry_run` it does everything but write.
+
+pub mod event;
+pub mod host;
+pub mod image;
+pub mod network;
+pub mod operation;
+pub mod token;
+pub mod vm;
+mod vm_references;
+mod vm_update;
+
+use std::sync::Arc;
+
+use gantry_api::rest::{ListQuery, Page, WriteQuery};
+use gantry_store::SharedStore;
+use gantry_types::{
+    Event, EventSpec, Metadata, Name, ObjectRef, Problem, Resource, Role, Selector, Severity,
+};
+use tokio::sync::{Mutex, Notify, RwLock};
+
+use crate::{
+    clock::Clock,
+    config::Config,
+    image_library::ImageLibrary,
+    links::HostLinks,
+    loops::network_distributor::Distributor,
+    model::{Kind, ModelFeed, ReadModel},
+    objects::{CHANGED_MEANWHILE, Change, Objects},
+};
+
+/// Everything a function of the controller needs. There is one per process.
+pub struct App {
+    pub config: Config,
+    pub objects: Objects,
+    pub model: Arc<ReadModel>,
+    pub links: Arc<dyn HostLinks>,
+    pub images: Arc<dyn ImageLibrary>,
+    pub clock: Arc<dyn Clock>,
+    pub wakeups: Wakeups,
+    pub(crate) distributor: Distributor,
+    /// Held from looking at the hosts' room until the model shows what was placed, so that room is given out once.
+    pub(crate) placement: Mutex<()>,
+    /// Held for reading while an object that names images or networks is created, for writing while one that may be
+    /// named is deleted.
+    pub(crate) references: RwLock<()>,
+}
+
+/// Loops wait on these to be run before their time.
+#[derive(Default)]
+pub struct Wakeups {
+    pub networks: Notify,
+    pub stray_vms: Notify,
+}
+
+impl App {
+    /// Reads the whole state; the feed must then be run for as long as the app is used.
+    pub async fn open(
+        config: Config,
+        store: SharedStore,
+        links: Arc<dyn HostLinks>,
+        images: Arc<dyn ImageLibrary>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Arc<Self>, ModelFeed), Problem> {
+        let (model, feed) = ModelFeed::start(Arc::clone(&store)).await?;
+        let app = Arc::new(Self {
+            config,
+            objects: Objects::new(store),
+            model,
+            links,
+            images,
+            clock,
+            wakeups: Wakeups::default(),
+            distributor: Distributor::default(),
+            placement: Mutex::default(),
+            references: RwLock::default(),
+        });
+        Ok((app, feed))
+    }
+
+    /// An event about an object, to be written in the transaction of the change it tells of.
+    pub fn event(&self, regarding: ObjectRef, severity: Severity, reason: &str, message: impl Into<String>) -> Event {
+        // Version 7 uuids: names of events sort by time.
+        let name = fresh_name(self.clock.new_uuid().simple().to_string());
+        let mut event = Event::new(
+            name,
+            EventSpec { regarding, severity, reason: reason.into(), message: message.into(), host: None, operation: None },
+        );
+        self.stamp(&mut event.metadata);
+        event
+    }
+
+    /// Gives a new object its uuid and time.
+    pub(crate) fn stamp(&self, metadata: &mut Metadata) {
+        metadata.uuid = self.clock.new_uuid();
+        metadata.created_at = Some(self.clock.now());
+        metadata.revision = 0;
+    }
+
+    /// Writes, and waits until the model shows it.
+    pub(crate) async fn commit(&self, change: Change) -> Result<u64, Problem> {
+        let revision = self.objects.commit(change).await?;
+        self.model.wait_for(revision).await;
+        Ok(revision)
+    }
+}
+
+/// Hex digits of a uuid are always a valid name.
+pub(crate) fn fresh_name(hex: String) -> Name {
+    hex.parse().unwrap_or_else(|error| panic!("made an invalid name: {error}"))
+}
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// `token/admin`, `host/host-1`, `controller`.
+    pub name: String,
+    pub role: Role,
+}
+
+impl Caller {
+    /// The controller itself.
+    pub fn controller() -> Self {
+        Self { name: "controller".into(), role: Role::Admin }
+    }
+    pub fn token(name: &str, role: Role) -> Self {
+        Self { name: format!("token/{name}"), role }
+    }
+
+    /// # Errors
+    /// `denied` unless this caller may change things.
+    pub fn may_change(&self) -> Result<(), Problem> {
+        match self.role {
+            Role::Admin => Ok(()),
+            Role::Viewer | Role::Join => Err(Problem::denied("denied", format!("{} may not change anything", self.name))
+                .remedy("use a token with the role admin: gantry token create NAME --role admin")),
+        }
+    }
+
+    /// # Errors
+    /// `denied` unless this caller may read things.
+    pub fn may_read(&self) -> Result<(), Problem> {
+        match self.role {
+            Role::Admin | Role::Viewer => Ok(()),
+            Role::Join => Err(Problem::denied("denied", format!("{} may only join a host", self.name))
+                .remedy("use a token with the role viewer or admin")),
+        }
+    }
+}
+
+/// One object with everything known about it.
+pub fn get<T: Kind>(app: &App, caller: &Caller, name: &str) -> Result<T, Problem> {
+    caller.may_read()?;
+    app.model.view(name).ok_or_else(|| Problem::not_found(T::KIND, name))
+}
+
+/// A page of the objects that a query selects, by name.
+pub fn list<T: Kind>(app: &App, caller: &Caller, query: &ListQuery) -> Result<Page<T>, Problem> {
+    caller.may_read()?;
+    let selector = parse_selector(query)?;
+    let limit = match query.limit.unwrap_or(500) {
+        limit @ 1..=1000 => limit as usize,
+        other => {
+            return Err(Problem::invalid("invalid-query", "the query is not valid")
+                .field("limit", format!("{other} is out of range, use 1 to 1000")));
+        }
+    };
+    let (mut found, revision) = app.model.read_at(|tables, revision| {
+        let start = match &query.next {
+            Some(last) => std::ops::Bound::Excluded(last.as_str()),
+            None => std::ops::Bound::Unbounded,
+        };
+        let objects = T::table(tables).range::<str, _>((start, std::ops::Bound::Unbounded));
+        let chosen = objects.filter(|(_, object)| selector.matches(&object.metadata().labels));
+        (chosen.take(limit + 1).map(|(_, object)| Arc::clone(object)).collect::<Vec<_>>(), revision)
+    });
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more).map(|last| last.name().to_owned());
+    Ok(Page { items: found.iter().map(|object| app.model.decorate(&**object)).collect(), revision, next })
+}
+
+/// The query's selector; all objects if there is none.
+pub fn parse_selector(query: &ListQuery) -> Result<Selector, Problem> {
+    let text = query.selector.as_deref().unwrap_or_default();
+    text.parse().map_err(|error| {
+        Problem::invalid("invalid-query", "the query is not valid").field("selector", format!("{error}"))
+    })
+}
+
+/// Refuses a write that was meant for another state of the object.
+pub(crate) fn check_precondition<T: Resource>(current: &T, sent: &Metadata, query: &WriteQuery) -> Result<(), Problem> {
+    let at = current.metadata().revision;
+    for expected in [Some(sent.revision).filter(|r| *r != 0), query.revision].into_iter().flatten() {
+        if expected != at {
+            return Err(Problem::conflict(
+                CHANGED_MEANWHILE,
+                format!("{} '{}' is at revision {at}, not {expected}: it was changed meanwhile", T::KIND, current.name()),
+            )
+            .object(current.reference())
+            .remedy("read it again, make your change on that, and send it again"));
+        }
+    }
+    if !sent.uuid.is_nil() && sent.uuid != current.metadata().uuid {
+        return Err(Problem::conflict(
+            "different-object",
+            format!(
+                "{} '{}' has uuid {}, not {}: it is another object of the same name",
+                T::KIND,
+                current.name(),
+                current.metadata().uuid,
+                sent.uuid
+            ),
+        )
+        .object(current.reference())
+        .remedy("leave metadata.uuid out if you mean the one that is there now"));
+    }
+    Ok(())
+}
+
+pub(crate) fn check_labels(metadata: &Metadata) -> Result<(), Problem> {
+    metadata.labels.validate().map_err(|message| {
+        Problem::invalid("invalid-labels", "the labels are not valid").field("metadata.labels", message)
+    })
+}
+
+/// The name in a URL and the one in a body must be the same.
+pub(crate) fn check_name<T: Resource>(name: &str, object: &T) -> Result<(), Problem> {
+    if object.name() == name {
+        return Ok(());
+    }
+    Err(Problem::invalid("invalid-request", format!("the request is for {} '{name}'", T::KIND))
+        .field("metadata.name", format!("is '{}', expected '{name}'; names can't be changed", object.name())))
+}
+
+pub(crate) fn already_exists<T: Resource>(object: &T) -> Problem {
+    Problem::conflict("already-exists", format!("{} '{}' exists already", T::KIND, object.name()))
+        .object(object.reference())
+        .remedy("choose another name, or change it: gantry apply -f FILE")
+}

@@ -1,0 +1,73 @@
+//! Tokens: only their hashes are here. Secrets are made and checked by the front end with the trust crate.
+
+use std::sync::Arc;
+
+use gantry_api::rest::CreateToken;
+use gantry_types::{ApiToken, Problem, Role, Severity, TokenSpec, TokenStatus};
+
+use super::{App, Caller, already_exists};
+use crate::objects::Change;
+
+/// Stores a new token whose secret has this SHA-256 (hex).
+pub async fn create(app: &App, caller: &Caller, request: &CreateToken, hash: String) -> Result<ApiToken, Problem> {
+    caller.may_change()?;
+    if request.expires_at.is_some_and(|at| at <= app.clock.now()) {
+        return Err(Problem::invalid("invalid-token", "the token would never be valid")
+            .field("expires_at", "lies in the past"));
+    }
+    let mut token = ApiToken::new(
+        request.name.clone(),
+        TokenSpec { role: request.role, expires_at: request.expires_at },
+    );
+    token.status = TokenStatus { hash };
+    app.stamp(&mut token.metadata);
+    if app.objects.find::<ApiToken>(request.name.as_str()).await?.is_some() {
+        return Err(already_exists(&token));
+    }
+    let mut change = Change::new();
+    change.create(&token)?.event(&app.event(
+        gantry_types::Resource::reference(&token),
+        Severity::Normal,
+        "TokenCreated",
+        format!("{} made token '{}'", caller.name, request.name),
+    ))?;
+    token.metadata.revision = app.commit(change).await?;
+    token.status.hash.clear();
+    Ok(token)
+}
+
+/// The token with this hash, if it is still valid. The hash is of 256 random bits, so looking it up leaks nothing.
+pub fn by_hash(app: &App, hash: &str) -> Option<Arc<ApiToken>> {
+    let now = app.clock.now();
+    app.model.read(|tables| {
+        let mut tokens = tables.tokens.values();
+        tokens
+            .find(|token| token.status.hash == hash && token.spec.expires_at.is_none_or(|at| now < at))
+            .map(Arc::clone)
+    })
+}
+
+/// The last token that may change things can't be deleted: nobody could ever make another.
+pub async fn delete(app: &App, caller: &Caller, name: &str) -> Result<(), Problem> {
+    caller.may_change()?;
+    let token: ApiToken = app.objects.get(name).await?;
+    let other_admin = app.model.read(|tables| {
+        tables.tokens.values().any(|other| {
+            other.spec.role == Role::Admin && other.spec.expires_at.is_none() && other.metadata.name.as_str() != name
+        })
+    });
+    if token.spec.role == Role::Admin && !other_admin {
+        return Err(Problem::conflict("last-admin-token", format!("'{name}' is the last admin token that never expires"))
+            .object(gantry_types::Resource::reference(&token))
+            .remedy("make another first: gantry token create NAME --role admin"));
+    }
+    let mut change = Change::new();
+    change.delete(&token).event(&app.event(
+        gantry_types::Resource::reference(&token),
+        Severity::Normal,
+        "TokenDeleted",
+        format!("{} deleted token '{name}'", caller.name),
+    ))?;
+    app.commit(change).await?;
+    Ok(())
+}

@@ -1,0 +1,269 @@
+//! VMs: create, change, delete, and the verbs.
+//!
+//! A verb never acts by itself: it writes an operation that does. `vm.status.operation` names the one that is at work;
+//! it is set in the transaction that makes the operation and cleared in the one that finishes it.
+
+use gantry_api::rest::{Changed, MigrateRequest, RebootRequest, StopRequest, WriteQuery};
+use gantry_types::{Action, Host, Operation, PowerState, Problem, Resource, Severity, Vm, VmPhase, VmStatus};
+
+use super::{
+    App, Caller, already_exists, check_labels, check_name, check_precondition, vm_references::check_references,
+    vm_update,
+};
+use crate::{
+    objects::Change,
+    operations::{FormerState, new_operation},
+};
+
+/// Makes a VM, and starts it unless it is to be stopped.
+pub async fn create(app: &App, caller: &Caller, sent: Vm, query: &WriteQuery) -> Result<Changed<Vm>, Problem> {
+    caller.may_change()?;
+    check_labels(&sent.metadata)?;
+    sent.spec.validate()?;
+    let _referring = app.references.read().await;
+    check_references(app, &sent)?;
+    let mut vm = Vm::new(sent.metadata.name.clone(), sent.spec.clone());
+    vm.metadata.labels = sent.metadata.labels.clone();
+    app.stamp(&mut vm.metadata);
+    if app.objects.find::<Vm>(vm.name()).await?.is_some() {
+        return Err(already_exists(&vm));
+    }
+    let stopped = vm.spec.power == PowerState::Stopped;
+    let former = FormerState { phase: VmPhase::Pending, ..FormerState::of(&vm) };
+    vm.status =
+        VmStatus { phase: if stopped { VmPhase::Stopped } else { VmPhase::Starting }, ..VmStatus::default() };
+    let operation = if stopped { None } else { Some(new_operation(app, caller, Action::VmStart, &vm, Some(&former))?) };
+    let mut change = Change::new();
+    vm.status.operation = operation.as_ref().map(|operation| operation.metadata.name.clone());
+    change.create(&vm)?.event(&app.event(
+        vm.reference(),
+        Severity::Normal,
+        "VmCreated",
+        format!("{} created VM '{}'", caller.name, vm.name()),
+    ))?;
+    finish_change(app, change, vm, operation, query).await
+}
+
+/// Creates the VM or changes it to what is sent. Sending what is there already changes nothing.
+pub async fn put(app: &App, caller: &Caller, name: &str, sent: Vm, query: &WriteQuery) -> Result<Changed<Vm>, Problem> {
+    caller.may_change()?;
+    check_name(name, &sent)?;
+    check_labels(&sent.metadata)?;
+    sent.spec.validate()?;
+    app.objects
+        .racing(async || {
+            let Some(current) = app.objects.find::<Vm>(name).await? else {
+                if query.revision.is_some() || sent.metadata.revision != 0 {
+                    return Err(Problem::not_found(Vm::KIND, name));
+                }
+                return create(app, caller, sent.clone(), query).await;
+            };
+            check_precondition(&current, &sent.metadata, query)?;
+            let Some(update) = vm_update::plan(app, &current, &sent)? else {
+                return Ok(Changed { object: app.model.decorate(&current), operation: None });
+            };
+            let mut vm = update.vm;
+            let operation = match update.action {
+                Some(action) => Some(engage(app, caller, &mut vm, &current, action)?),
+                None => None,
+            };
+            let mut change = Change::new();
+            change.update(&vm)?;
+            finish_change(app, change, vm, operation, query).await
+        })
+        .await
+}
+
+/// Ends the VM and deletes its disk and its addresses.
+pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<Changed<Vm>, Problem> {
+    launch(app, caller, name, query, async |_| Ok(Action::VmDelete)).await
+}
+
+pub async fn start(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<Changed<Vm>, Problem> {
+    launch(app, caller, name, query, async |vm| {
+        expect_phase(vm, &[VmPhase::Pending, VmPhase::Stopped, VmPhase::Failed], "start", Some("gantry vm resume"))?;
+        Ok(Action::VmStart)
+    })
+    .await
+}
+
+/// Asks the guest to shut down and cuts it off after the grace time.
+pub async fn stop(
+    app: &App,
+    caller: &Caller,
+    name: &str,
+    request: StopRequest,
+    query: &WriteQuery,
+) -> Result<Changed<Vm>, Problem> {
+    if request.grace_s > 3600 {
+        return Err(Problem::invalid("invalid-request", "the stop request is not valid")
+            .field("grace_s", format!("{} is out of range, use 0 to 3600", request.grace_s)));
+    }
+    launch(app, caller, name, query, async |vm| {
+        let phases = [VmPhase::Running, VmPhase::Paused, VmPhase::Unknown, VmPhase::Failed];
+        expect_phase(vm, &phases, "stop", None)?;
+        Ok(Action::VmStop { grace_s: request.grace_s, force: request.force })
+    })
+    .await
+}
+
+pub async fn reboot(
+    app: &App,
+    caller: &Caller,
+    name: &str,
+    request: RebootRequest,
+    query: &WriteQuery,
+) -> Result<Changed<Vm>, Problem> {
+    launch(app, caller, name, query, async |vm| {
+        expect_phase(vm, &[VmPhase::Running], "reboot", Some("gantry vm start"))?;
+        Ok(Action::VmReboot { force: request.force })
+    })
+    .await
+}
+
+pub async fn pause(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<Changed<Vm>, Problem> {
+    launch(app, caller, name, query, async |vm| {
+        expect_phase(vm, &[VmPhase::Running], "pause", Some("gantry vm start"))?;
+        Ok(Action::VmPause)
+    })
+    .await
+}
+
+pub async fn resume(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<Changed<Vm>, Problem> {
+    launch(app, caller, name, query, async |vm| {
+        expect_phase(vm, &[VmPhase::Paused], "resume", Some("gantry vm start"))?;
+        Ok(Action::VmResume)
+    })
+    .await
+}
+
+/// Moves the running VM with its disk to another host.
+pub async fn migrate(
+    app: &App,
+    caller: &Caller,
+    name: &str,
+    request: &MigrateRequest,
+    query: &WriteQuery,
+) -> Result<Changed<Vm>, Problem> {
+    launch(app, caller, name, query, async |vm| {
+        expect_phase(vm, &[VmPhase::Running, VmPhase::Paused], "migrate", Some("gantry vm start"))?;
+        if let Some(to) = &request.to {
+            app.objects.get::<Host>(to.as_str()).await?;
+            if vm.status.host.as_ref() == Some(to) {
+                return Err(Problem::conflict("already-there", format!("VM '{name}' is on host '{to}' already"))
+                    .object(vm.reference())
+                    .remedy("name another host, or none to let placement choose"));
+            }
+            if vm.spec.host.as_ref().is_some_and(|pin| pin != to) {
+                return Err(pinned(vm));
+            }
+        } else if vm.spec.host == vm.status.host {
+            return Err(pinned(vm));
+        }
+        Ok(Action::VmMigrate { to: request.to.clone(), policy: request.policy.unwrap_or(vm.spec.migration) })
+    })
+    .await
+}
+
+fn pinned(vm: &Vm) -> Problem {
+    let pin = vm.spec.host.as_ref().map(ToString::to_string).unwrap_or_default();
+    Problem::conflict("vm-pinned", format!("VM '{}' may only run on host '{pin}' (spec.host)", vm.name()))
+        .object(vm.reference())
+        .remedy("remove spec.host first, or change it to the new host")
+}
+
+/// Writes an operation on an idle VM, in one transaction with the mark on the VM.
+async fn launch<F>(
+    app: &App,
+    caller: &Caller,
+    name: &str,
+    query: &WriteQuery,
+    decide: F,
+) -> Result<Changed<Vm>, Problem>
+where
+    F: AsyncFn(&Vm) -> Result<Action, Problem>,
+{
+    caller.may_change()?;
+    app.objects
+        .racing(async || {
+            let current: Vm = app.objects.get(name).await?;
+            check_precondition(&current, &current.metadata, query)?;
+            expect_idle(&current)?;
+            let action = decide(&current).await?;
+            let mut vm = current.clone();
+            let operation = engage(app, caller, &mut vm, &current, action)?;
+            let mut change = Change::new();
+            change.update(&vm)?;
+            finish_change(app, change, vm, Some(operation), query).await
+        })
+        .await
+}
+
+/// Marks the VM with a new operation, and its spec with what that operation will make true.
+fn engage(app: &App, caller: &Caller, vm: &mut Vm, former: &Vm, action: Action) -> Result<Operation, Problem> {
+    let (phase, power) = match &action {
+        Action::VmStart if vm.spec.power == PowerState::Stopped => (VmPhase::Starting, PowerState::Running),
+        Action::VmStart => (VmPhase::Starting, vm.spec.power),
+        Action::VmStop { .. } => (VmPhase::Stopping, PowerState::Stopped),
+        Action::VmPause => (vm.status.phase, PowerState::Paused),
+        Action::VmResume => (vm.status.phase, PowerState::Running),
+        Action::VmDelete => (VmPhase::Deleting, vm.spec.power),
+        Action::VmMigrate { .. } => (VmPhase::Migrating, vm.spec.power),
+        Action::VmReboot { .. } | Action::ImageImport | Action::ImageDelete => (vm.status.phase, vm.spec.power),
+    };
+    // A VM that failed may still have a QEMU: ending that is a stop as well.
+    let allowed = vm.status.phase.may_become(phase) || vm.status.phase == VmPhase::Failed;
+    if !allowed {
+        return Err(Problem::conflict("wrong-phase", format!("VM '{}' is {}", vm.name(), vm.status.phase)));
+    }
+    let operation = new_operation(app, caller, action, vm, Some(&FormerState::of(former)))?;
+    vm.status.phase = phase;
+    vm.status.operation = Some(operation.metadata.name.clone());
+    vm.spec.power = power;
+    Ok(operation)
+}
+
+async fn finish_change(
+    app: &App,
+    mut change: Change,
+    mut vm: Vm,
+    mut operation: Option<Operation>,
+    query: &WriteQuery,
+) -> Result<Changed<Vm>, Problem> {
+    if let Some(operation) = &operation {
+        change.create(operation)?;
+    }
+    if !query.dry_run {
+        let revision = app.commit(change).await?;
+        vm.metadata.revision = revision;
+        if let Some(operation) = &mut operation {
+            operation.metadata.revision = revision;
+        }
+    }
+    Ok(Changed { object: app.model.decorate(&vm), operation })
+}
+
+/// # Errors
+/// `vm-busy` if an operation is at work on it.
+pub(super) fn expect_idle(vm: &Vm) -> Result<(), Problem> {
+    let Some(operation) = &vm.status.operation else { return Ok(()) };
+    Err(Problem::conflict("vm-busy", format!("VM '{}' is busy: operation '{operation}' is at work on it", vm.name()))
+        .object(vm.reference())
+        .remedy(format!("wait for it, or stop it: gantry operation cancel {operation}")))
+}
+
+fn expect_phase(vm: &Vm, phases: &[VmPhase], verb: &str, instead: Option<&str>) -> Result<(), Problem> {
+    if phases.contains(&vm.status.phase) {
+        return Ok(());
+    }
+    let wanted: Vec<_> = phases.iter().map(ToString::to_string).collect();
+    let problem = Problem::conflict(
+        "wrong-phase",
+        format!("can't {verb} VM '{}': it is {}, not {}", vm.name(), vm.status.phase, wanted.join(" or ")),
+    )
+    .object(vm.reference());
+    Err(match instead {
+        Some(command) => problem.remedy(format!("see its state: gantry describe vm {0}; perhaps: {command} {0}", vm.name())),
+        None => problem.remedy(format!("see its state: gantry describe vm {}", vm.name())),
+    })
+}

@@ -1,0 +1,50 @@
+//! What one controller is told when it starts. Plain data; nothing here is read from the environment.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+/// Settings of a controller process.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Holds the store, the CA, uploads and images.
+    pub data_dir: PathBuf,
+    pub listen: SocketAddr,
+    /// The datacenter's name, for people.
+    pub datacenter: String,
+    /// How often agents should report.
+    pub heartbeat_interval: Duration,
+    /// Without a heartbeat for longer than this a host counts as lost.
+    pub host_lost_after: Duration,
+    /// A step that keeps failing transiently is given up after this, unless it waits without limit.
+    pub step_patience: Duration,
+    /// Events beyond this many are dropped, oldest first.
+    pub max_events: usize,
+    /// Finished operations beyond this many are dropped, oldest first.
+    pub max_finished_operations: usize,
+    /// Largest content an image import accepts, in bytes.
+    pub max_image_bytes: u64,
+}
+
+impl Config {
+    pub fn new(data_dir: impl Into<PathBuf>, listen: SocketAddr, datacenter: impl Into<String>) -> Self {
+        Self {
+            data_dir: data_dir.into(),
+            listen,
+            datacenter: datacenter.into(),
+            heartbeat_interval: Duration::from_secs(1),
+            host_lost_after: Duration::from_secs(4),
+            step_patience: Duration::from_secs(120),
+            max_events: 10_000,
+            max_finished_operations: 2_000,
+            max_image_bytes: 1 << 40,
+        }
+    }
+
+    /// Content as it was uploaded or fetched, one file per image uuid.
+    pub fn uploads_dir(&self) -> PathBuf {
+        self.data_dir.join("uploads")
+    }
+    /// Imported images, `<sha256>.qcow2`.
+    pub fn images_dir(&self) -> PathBuf {
+        self.data_dir.join("images")
+    }
+}

@@ -1,0 +1,122 @@
+//! Which table a kind lives in, and objects of whichever kind.
+
+use std::sync::Arc;
+
+use gantry_store::KeyValue;
+use gantry_types::{ApiToken, Event, Host, Image, Network, Operation, Problem, Resource, Vm};
+
+use super::{Overlay, Table, Tables};
+use crate::objects::{self, ROOT};
+
+/// A kind of object that the read model holds.
+pub trait Kind: Resource {
+    fn table(tables: &Tables) -> &Table<Self>;
+    fn table_mut(tables: &mut Tables) -> &mut Table<Self>;
+    fn wrap(object: Arc<Self>) -> AnyObject;
+    /// The object, if it is of this kind.
+    fn of(object: &AnyObject) -> Option<&Arc<Self>>;
+    /// Adds what is known but not stored.
+    fn lay_over(&mut self, _overlay: &Overlay) {}
+}
+
+macro_rules! kinds {
+    ($($kind:ident in $table:ident $(, lay_over $lay:expr)?;)*) => {
+        /// An object of any kind.
+        #[derive(Debug, Clone)]
+        pub enum AnyObject {
+            $($kind(Arc<$kind>),)*
+        }
+
+        impl AnyObject {
+            pub(super) fn insert_into(&self, tables: &mut Tables) {
+                match self {
+                    $(Self::$kind(object) => {
+                        tables.$table.insert(object.name().to_owned(), Arc::clone(object));
+                    })*
+                }
+            }
+            pub(super) fn remove_from(&self, tables: &mut Tables) {
+                match self {
+                    $(Self::$kind(object) => {
+                        tables.$table.remove(object.name());
+                    })*
+                }
+            }
+            pub fn revision(&self) -> u64 {
+                match self {
+                    $(Self::$kind(object) => object.metadata.revision,)*
+                }
+            }
+
+            /// From the store; `None` for a key of no known kind.
+            pub(super) fn decode(kv: &KeyValue) -> Option<Result<Self, Problem>> {
+                let (kind, _) = kv.key.strip_prefix(ROOT)?.split_once('/')?;
+                $(if kind == $kind::KIND {
+                    return Some(objects::decode::<$kind>(kv).map(|object| Self::$kind(Arc::new(object))));
+                })*
+                None
+            }
+
+            /// What the tables hold under a key of the store.
+            pub(super) fn lookup(tables: &Tables, key: &str) -> Option<Self> {
+                let (kind, name) = key.strip_prefix(ROOT)?.split_once('/')?;
+                $(if kind == $kind::KIND {
+                    return tables.$table.get(name).cloned().map(Self::$kind);
+                })*
+                None
+            }
+
+            pub(super) fn all(tables: &Tables) -> impl Iterator<Item = (String, Self)> {
+                let objects = std::iter::empty();
+                $(let objects = objects.chain(tables.$table.iter().map(|(name, object)| {
+                    (objects::key::<$kind>(name), Self::$kind(Arc::clone(object)))
+                }));)*
+                objects
+            }
+        }
+
+        $(impl Kind for $kind {
+            fn table(tables: &Tables) -> &Table<Self> {
+                &tables.$table
+            }
+            fn table_mut(tables: &mut Tables) -> &mut Table<Self> {
+                &mut tables.$table
+            }
+            fn wrap(object: Arc<Self>) -> AnyObject {
+                AnyObject::$kind(object)
+            }
+            fn of(object: &AnyObject) -> Option<&Arc<Self>> {
+                match object {
+                    AnyObject::$kind(object) => Some(object),
+                    _ => None,
+                }
+            }
+            $(fn lay_over(&mut self, overlay: &Overlay) {
+                let lay: fn(&mut Self, &Overlay) = $lay;
+                lay(self, overlay);
+            })?
+        })*
+    };
+}
+
+kinds! {
+    Vm in vms, lay_over |vm, overlay| {
+        vm.status.metrics = overlay.vm_metrics.get(&vm.metadata.uuid).copied();
+        vm.status.migration = overlay.migrations.get(&vm.metadata.uuid).cloned();
+    };
+    Host in hosts, lay_over |host, overlay| {
+        if let Some(report) = overlay.hosts.get(host.name()) {
+            host.status.last_seen = Some(report.last_seen);
+            host.status.metrics = Some(report.metrics);
+        }
+    };
+    Image in images;
+    Network in networks;
+    Operation in operations, lay_over |operation, overlay| {
+        if let Some(progress) = overlay.operations.get(operation.name()) {
+            operation.status.progress = Some(progress.clone());
+        }
+    };
+    Event in events;
+    ApiToken in tokens, lay_over |token, _| token.status.hash.clear();
+}

@@ -1,0 +1,95 @@
+//! Operations: durable pieces of work made of steps that can be repeated and undone.
+//!
+//! ```text
+//!  plan(action) -> steps            executor: for each step  persist `running` -> run -> persist `done`
+//!                                   error: transient -> again, with patience; permanent -> undo backwards
+//! ```
+//! An operation is an object in the store. Its steps are found again from its action, so a controller that starts
+//! goes on where the last one stopped. One file per operation says what its steps do; [`executor`] alone decides when
+//! they run.
+
+mod assignment;
+pub mod executor;
+mod image_delete;
+mod image_import;
+mod migration_outcome;
+mod placing;
+pub mod step;
+mod vm_delete;
+mod vm_migrate;
+mod vm_power;
+mod vm_start;
+mod vm_stop;
+
+use gantry_types::{
+    Action, Operation, OperationSpec, PowerState, Problem, Resource, StepState, StepStatus, Vm, VmPhase,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::app::{App, Caller, fresh_name};
+use step::Procedure;
+
+/// The memo under which an operation keeps how its VM was before.
+const FORMER: &str = "former";
+
+/// What a VM goes back to if its operation is undone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormerState {
+    pub phase: VmPhase,
+    pub power: PowerState,
+    pub reason: Option<String>,
+}
+
+impl FormerState {
+    pub fn of(vm: &Vm) -> Self {
+        Self { phase: vm.status.phase, power: vm.spec.power, reason: vm.status.reason.clone() }
+    }
+}
+
+/// The steps that carry an action out.
+pub fn procedure(action: &Action) -> Box<dyn Procedure> {
+    match action {
+        Action::VmStart => Box::new(vm_start::VmStart),
+        Action::VmStop { .. } => Box::new(vm_stop::VmStop),
+        Action::VmReboot { .. } | Action::VmPause | Action::VmResume => Box::new(vm_power::VmPower),
+        Action::VmDelete => Box::new(vm_delete::VmDelete),
+        Action::VmMigrate { .. } => Box::new(vm_migrate::VmMigrate),
+        Action::ImageImport => Box::new(image_import::ImageImport),
+        Action::ImageDelete => Box::new(image_delete::ImageDelete),
+    }
+}
+
+/// A new operation object, to be written in the transaction of the change that asks for it.
+pub fn new_operation<T: Resource>(
+    app: &App,
+    caller: &Caller,
+    action: Action,
+    target: &T,
+    former: Option<&FormerState>,
+) -> Result<Operation, Problem> {
+    let steps = procedure(&action)
+        .steps()
+        .iter()
+        .map(|step| StepStatus {
+            name: step.name().into(),
+            state: StepState::Pending,
+            attempts: 0,
+            started_at: None,
+            finished_at: None,
+            error: None,
+        })
+        .collect();
+    // The last digits of a version 7 uuid are random.
+    let id = app.clock.new_uuid().simple().to_string();
+    let name = fresh_name(format!("{}-{}", action.verb(), &id[20..]));
+    let spec = OperationSpec { action, target: target.reference(), requested_by: caller.name.clone() };
+    let mut operation = Operation::new(name, spec);
+    app.stamp(&mut operation.metadata);
+    operation.status.steps = steps;
+    if let Some(former) = former {
+        let value = serde_json::to_value(former)
+            .map_err(|e| Problem::permanent("unwritable-object", format!("the VM's former state: {e}")))?;
+        operation.status.memo.insert(FORMER.into(), value);
+    }
+    Ok(operation)
+}
