@@ -25,7 +25,7 @@ impl ReadAt for File {
     }
 }
 
-impl ReadAt for [u8] {
+impl ReadAt for &[u8] {
     fn size_bytes(&self) -> io::Result<u64> {
         Ok(self.len() as u64)
     }
