@@ -260,8 +260,9 @@ mod tests {
     use super::*;
     use crate::{ErrorClass, Op, RangeRequest};
 
+    /// Two keys, of which the first has room when the second has not.
     fn put(key: &str, bytes: usize) -> Txn {
-        Txn::new().then(Op::put(key, vec![7; bytes]))
+        Txn::new().then(Op::put(format!("small/{key}"), "")).then(Op::put(key, vec![7; bytes]))
     }
 
     /// Stands in for a full disk: SQLite reports the same error when the file may not grow.
@@ -294,7 +295,7 @@ mod tests {
         assert!(refused > 0, "400 pages do not hold 4 MB");
         // The store goes on: what needs no room still works, and frees some.
         for (key, _) in &stored {
-            let txn = Txn::new().then(Op::delete(key.clone()));
+            let txn = Txn::new().then(Op::delete(format!("small/{key}"))).then(Op::delete(key.clone()));
             store.txn(txn).await.expect("delete");
         }
         let last = store.txn(put("last", 100_000)).await.expect("room again");
@@ -302,8 +303,43 @@ mod tests {
         let store = SqliteStore::open(&path).await.expect("open again");
         assert_eq!(store.revision().await.expect("revision"), last.revision);
         let all = store.range(RangeRequest::default()).await.expect("range");
-        assert_eq!(all.kvs.len(), 1);
+        let keys: Vec<_> = all.kvs.iter().map(|kv| kv.key.as_str()).collect();
+        assert_eq!(keys, ["last", "small/last"], "what was refused left traces");
         let changes = 2 * stored.len() as u64 + 1;
         assert_eq!(last.revision.0, Revision::INITIAL.0 + changes);
+    }
+
+    /// A trigger stands for whatever may go wrong in the middle of one request.
+    #[tokio::test]
+    async fn a_request_that_fails_half_way_is_undone_and_leaves_its_batch_alone() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("store");
+        let opened = open::open(&path, 2).expect("open");
+        opened
+            .writer
+            .execute_batch(
+                "CREATE TEMP TRIGGER poison BEFORE INSERT ON versions
+                 WHEN NEW.key = CAST('poison' AS BLOB)
+                 BEGIN SELECT RAISE(ABORT, 'poisoned'); END",
+            )
+            .expect("create the trigger");
+        let store = SqliteStore::start(opened, &path, SqliteOptions::default()).expect("start");
+        let first = store.txn(put("k", 1)).await.expect("put").revision;
+        let names = ["a", "poison", "b", "poison", "c"];
+        let answers = futures::future::join_all(names.map(|name| store.txn(put(name, 1)))).await;
+        let mut revisions = Vec::new();
+        for (name, answer) in names.iter().zip(answers) {
+            match answer {
+                Ok(response) => revisions.push((*name, response.revision.0 - first.0)),
+                Err(error) => {
+                    assert_eq!(*name, "poison", "{error}");
+                    assert_eq!(error.class(), ErrorClass::Permanent, "{error}");
+                }
+            }
+        }
+        assert_eq!(revisions, [("a", 1), ("b", 2), ("c", 3)]);
+        let all = store.range(RangeRequest::default()).await.expect("range");
+        let keys: Vec<_> = all.kvs.iter().map(|kv| kv.key.as_str()).collect();
+        assert_eq!(keys, ["a", "b", "c", "k", "small/a", "small/b", "small/c", "small/k"]);
     }
 }

@@ -5,9 +5,10 @@
 //! by everybody who waited for the one before.
 //!
 //! A request that is refused or fails is rolled back to its savepoint and does not touch the
-//! others. A failed commit fails all of its requests; if it could have reached the disk in spite
-//! of that (anything but a lack of space or memory), the thread stops for good, because a later
-//! commit might build on what readers never saw.
+//! others, unless SQLite had to give up the whole transaction, as on a full disk: then all of the
+//! batch fail and may be repeated. A failed commit fails all of its requests too; if it could have
+//! reached the disk in spite of that (anything but a lack of space or memory), the thread stops
+//! for good, because a later commit might build on what readers never saw.
 
 use std::fs::File;
 use std::sync::Arc;
