@@ -65,7 +65,9 @@ pub struct RemotePort {
     pub vtep: IpAddr,
 }
 
-/// The smallest MTU IPv6 works with is 1280, IPv4's is 68; the largest an Ethernet device takes here.
+/// Below this the kernel has no IPv6 on a device (RFC 8200).
+const IPV6_MINIMUM_MTU_BYTES: u32 = 1280;
+/// From what every IPv4 host must take (RFC 791) to what fits a UDP datagram with the VXLAN overhead.
 const MTU_RANGE_BYTES: std::ops::RangeInclusive<u32> = 576..=65_000;
 
 impl HostNetworks {
@@ -151,6 +153,10 @@ impl HostNetwork {
                 if let Some(other) = owners.insert(*address, mac).filter(|other| *other != mac) {
                     return Err(self.invalid(format!("address {address} belongs to both {other} and {mac}")));
                 }
+                if address.is_ipv6() && self.mtu < IPV6_MINIMUM_MTU_BYTES {
+                    let least = IPV6_MINIMUM_MTU_BYTES;
+                    return Err(self.invalid(format!("{address} needs an MTU of at least {least}, not {}", self.mtu)));
+                }
                 if address.is_unspecified() || address.is_multicast() {
                     return Err(self.invalid(format!("{address} is not a unicast address")));
                 }
@@ -161,5 +167,72 @@ impl HostNetwork {
 
     fn invalid(&self, problem: String) -> NetworkError {
         NetworkError::Invalid { network: self.name.clone(), problem }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network() -> HostNetwork {
+        let mac = |last| MacAddress([2, 0, 0, 0, 0, last]);
+        HostNetwork {
+            uuid: Uuid::nil(),
+            name: "default".to_owned(),
+            vni: 100,
+            mtu: 1400,
+            underlay_address: "10.77.0.1".parse().unwrap(),
+            ports: (1..3)
+                .map(|n| LocalPort {
+                    id: Uuid::from_u128(n.into()),
+                    owner_uid: 64_000,
+                    mac: mac(n),
+                    addresses: vec![IpAddr::from([10, 9, 0, n])],
+                    active: true,
+                })
+                .collect(),
+            remote: vec![RemotePort { mac: mac(9), addresses: vec![], vtep: "10.77.0.2".parse().unwrap() }],
+            external_vteps: vec![],
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_would_misread_is_refused_by_name() {
+        let wrong: [(&str, fn(&mut HostNetwork)); 12] = [
+            ("VNI 0", |n| n.vni = 0),
+            ("VNI 16777216", |n| n.vni = 1 << 24),
+            ("MTU 575", |n| n.mtu = 575),
+            ("differ in address family", |n| n.external_vteps.push("fd00::1".parse().unwrap())),
+            ("not a unicast VTEP", |n| n.remote[0].vtep = "239.0.0.1".parse().unwrap()),
+            ("both have MAC", |n| n.ports[1].mac = n.ports[0].mac),
+            ("to both VTEPs", |n| n.remote.push(RemotePort { vtep: n.external_vteps[0], ..n.remote[0].clone() })),
+            ("not a unicast MAC", |n| n.remote[0].mac = MacAddress([0xff; 6])),
+            ("not a unicast MAC", |n| n.ports[0].mac = MacAddress::ZERO),
+            ("belongs to both", |n| n.remote[0].addresses = n.ports[0].addresses.clone()),
+            ("not a unicast address", |n| n.ports[0].addresses.push(IpAddr::from([0, 0, 0, 0]))),
+            ("at least 1280", |n| (n.mtu, n.ports[0].addresses) = (1279, vec!["fd00::1".parse().unwrap()])),
+        ];
+        for (part, break_it) in wrong {
+            let mut network = network();
+            network.external_vteps.push("10.77.0.9".parse().unwrap());
+            network.validate().unwrap();
+            break_it(&mut network);
+            let error = network.validate().unwrap_err().to_string();
+            assert!(error.starts_with("network 'default': ") && error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_migrating_port_may_be_both_here_and_there() {
+        let mut network = network();
+        network.ports[0].active = false;
+        let port = &network.ports[0];
+        let addresses = port.addresses.clone();
+        network.remote.push(RemotePort { mac: port.mac, addresses, vtep: "10.77.0.2".parse().unwrap() });
+        network.validate().unwrap();
+        let mut twice = HostNetworks { networks: vec![network.clone(), network] };
+        assert!(twice.validate().unwrap_err().to_string().contains("VNI 100 is also used"));
+        twice.networks[1].vni = 101;
+        assert!(twice.validate().unwrap_err().to_string().contains("both derive the tap"));
     }
 }
