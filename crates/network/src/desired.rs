@@ -198,7 +198,8 @@ mod tests {
 
     #[test]
     fn what_the_kernel_would_misread_is_refused_by_name() {
-        let wrong: [(&str, fn(&mut HostNetwork)); 12] = [
+        type Break = fn(&mut HostNetwork);
+        let wrong: [(&str, Break); 12] = [
             ("VNI 0", |n| n.vni = 0),
             ("VNI 16777216", |n| n.vni = 1 << 24),
             ("MTU 575", |n| n.mtu = 575),
