@@ -14,12 +14,13 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use crate::blocking::blocking;
 use crate::digest::Sha256Digest;
 use crate::error::StorageError;
 use crate::image_store::{ImageStore, StoredImage};
 use crate::probe;
 use crate::qemu_img::{Run, RunLimits, WORKER_UID};
-use crate::staging::{create_passable_dir, sync_dir};
+use crate::staging::{StagingDir, create_passable_dir, sync_dir};
 
 const NEW: &str = "new.qcow2";
 const DISK_FILE_MODE: u32 = 0o600;
@@ -60,6 +61,13 @@ pub(crate) struct DiskDirectory {
     directory: PathBuf,
 }
 
+enum Prepared {
+    /// It is there as wanted.
+    Present(DiskInfo),
+    /// An empty file is ready to become it.
+    Absent { base: Option<StoredImage>, staging: StagingDir, file: File },
+}
+
 impl DiskDirectory {
     pub(crate) fn open(directory: PathBuf) -> Result<Self, StorageError> {
         create_passable_dir(&directory).map_err(StorageError::io("opening the pool", &directory))?;
@@ -72,21 +80,12 @@ impl DiskDirectory {
 
     /// Makes the disk, or finds that it is there as wanted. The caller keeps the image in place.
     pub(crate) async fn create(&self, images: &ImageStore, spec: &DiskSpec) -> Result<DiskInfo, StorageError> {
-        let base = match spec.image {
-            Some(image) => Some(images.find(image)?.ok_or(StorageError::ImageMissing { image })?),
-            None => None,
-        };
-        check_size(spec, base.as_ref())?;
-        if let Some(found) = self.find(images, spec.disk)? {
-            return self.adopt(spec, found);
-        }
         let path = self.disk_path(spec.disk);
-        let failed = || StorageError::io("creating disk", &path);
-        let staging = images.staging().create().map_err(failed())?;
-        let file = staging.create_file(NEW).map_err(failed())?;
-        if rustix::process::geteuid().is_root() {
-            fchown(&file, Some(WORKER_UID), Some(WORKER_UID)).map_err(failed())?;
-        }
+        let (disks, store, wanted) = (self.clone(), images.clone(), spec.clone());
+        let (base, staging, file) = match blocking(move || disks.prepare(&store, &wanted)).await? {
+            Prepared::Present(disk) => return Ok(disk),
+            Prepared::Absent { base, staging, file } => (base, staging, file),
+        };
         let size = spec.size_bytes.to_string();
         let mut arguments = vec!["create", "-q", "-f", "qcow2", "-o", "compat=1.1"];
         let base_path = base.as_ref().map(|image| image.path.as_path());
@@ -99,10 +98,42 @@ impl DiskDirectory {
         let run = Run { staging: &staging, limits: CREATE_LIMITS, doing: "creating disk", object: &path };
         run.expect_success(&arguments, |_| {}).await?;
 
+        let (disks, store, wanted) = (self.clone(), images.clone(), spec.clone());
+        blocking(move || disks.finish(&store, &wanted, &staging, &file)).await
+    }
+
+    fn prepare(&self, images: &ImageStore, spec: &DiskSpec) -> Result<Prepared, StorageError> {
+        let base = match spec.image {
+            Some(image) => Some(images.find(image)?.ok_or(StorageError::ImageMissing { image })?),
+            None => None,
+        };
+        check_size(spec, base.as_ref())?;
+        if let Some(found) = self.find(images, spec.disk)? {
+            return self.adopt(spec, found).map(Prepared::Present);
+        }
+        let path = self.disk_path(spec.disk);
+        let failed = || StorageError::io("creating disk", &path);
+        let staging = images.staging().create().map_err(failed())?;
+        let file = staging.create_file(NEW).map_err(failed())?;
+        if rustix::process::geteuid().is_root() {
+            fchown(&file, Some(WORKER_UID), Some(WORKER_UID)).map_err(failed())?;
+        }
+        Ok(Prepared::Absent { base, staging, file })
+    }
+
+    fn finish(
+        &self,
+        images: &ImageStore,
+        spec: &DiskSpec,
+        staging: &StagingDir,
+        file: &File,
+    ) -> Result<DiskInfo, StorageError> {
+        let path = self.disk_path(spec.disk);
+        let failed = || StorageError::io("creating disk", &path);
         let owner = spec.owner_uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
-        fchown(&file, Some(owner), Some(owner)).map_err(failed())?;
+        fchown(file, Some(owner), Some(owner)).map_err(failed())?;
         file.set_permissions(Permissions::from_mode(DISK_FILE_MODE)).map_err(failed())?;
-        staging.publish(&file, NEW, &path).map_err(failed())?;
+        staging.publish(file, NEW, &path).map_err(failed())?;
         self.find(images, spec.disk)?.ok_or(StorageError::DiskMissing { disk: spec.disk })
     }
 

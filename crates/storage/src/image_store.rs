@@ -18,9 +18,9 @@ use gantry_types::ImageFormat;
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
+use crate::blocking::blocking;
 use crate::digest::Sha256Digest;
 use crate::error::StorageError;
-use crate::import::joined;
 use crate::probe;
 use crate::staging::{StagingArea, create_passable_dir, sync_dir};
 
@@ -92,13 +92,13 @@ impl ImageStore {
     /// The image, if it is present.
     pub async fn get(&self, image: Sha256Digest) -> Result<Option<StoredImage>, StorageError> {
         let store = self.clone();
-        joined(tokio::task::spawn_blocking(move || store.find(image)).await)
+        blocking(move || store.find(image)).await
     }
 
     /// All images present, by digest.
     pub async fn list(&self) -> Result<Vec<StoredImage>, StorageError> {
         let store = self.clone();
-        joined(tokio::task::spawn_blocking(move || store.find_all()).await)
+        blocking(move || store.find_all()).await
     }
 
     /// Makes an image present: `open` is called, and its bytes are read and verified, only if it
@@ -121,13 +121,12 @@ impl ImageStore {
         if let Some(present) = self.get(image).await? {
             return Ok(present);
         }
-        let staging = self.staging.create().map_err(StorageError::io("staging in", &self.directory))?;
-        let file = staging.create_file(ARRIVING).map_err(StorageError::io("staging in", &self.directory))?;
-        let mut writer = file.try_clone().map(tokio::fs::File::from_std);
-        let writer =
-            writer.as_mut().map_err(|error| StorageError::Receive { image, source: io::Error::from(error.kind()) })?;
+        let staging_failed = || StorageError::io("staging in", &self.directory);
+        let staging = self.staging.create().map_err(staging_failed())?;
+        let file = staging.create_file(ARRIVING).map_err(staging_failed())?;
+        let mut writer = tokio::fs::File::from_std(file.try_clone().map_err(staging_failed())?);
         let reader = open().await.map_err(|source| StorageError::Receive { image, source })?;
-        self.receive(image, max_file_bytes, reader, writer).await?;
+        self.receive(image, max_file_bytes, reader, &mut writer).await?;
 
         let store = self.clone();
         let publish = move || {
@@ -139,7 +138,7 @@ impl ImageStore {
             staging.publish(&file, ARRIVING, &path).map_err(failed())?;
             store.find(image)
         };
-        let published = joined(tokio::task::spawn_blocking(publish).await)?;
+        let published = blocking(publish).await?;
         published.ok_or(StorageError::ImageMissing { image })
     }
 
@@ -185,14 +184,14 @@ impl ImageStore {
                 _ => Ok(()),
             }
         };
-        joined(tokio::task::spawn_blocking(remove).await)
+        blocking(remove).await
     }
 
     /// Removes what crashed imports and transfers left; returns how many there were.
     pub async fn sweep(&self) -> Result<usize, StorageError> {
         let store = self.clone();
         let sweep = move || store.staging.sweep().map_err(StorageError::io("sweeping", &store.directory));
-        joined(tokio::task::spawn_blocking(sweep).await)
+        blocking(sweep).await
     }
 
     pub(crate) fn find(&self, image: Sha256Digest) -> Result<Option<StoredImage>, StorageError> {

@@ -18,6 +18,7 @@ use gantry_types::ImageFormat;
 use rustix::fs::OFlags;
 use tokio_util::sync::CancellationToken;
 
+use crate::blocking::blocking;
 use crate::decompress::{StageJob, Staged};
 use crate::digest::Sha256Digest;
 use crate::error::StorageError;
@@ -139,8 +140,8 @@ impl Import<'_> {
         self.report(ImportPhase::Publishing, 0.0);
         let (store, staging) = (self.store.clone(), self.staging.clone());
         let (source, limits) = (self.source.to_owned(), self.options.limits.clone());
-        let published = tokio::task::spawn_blocking(move || publish(&store, &staging, &output, &source, &limits)).await;
-        let (sha256, virtual_size_bytes, file_size_bytes) = joined(published)?;
+        let published = blocking(move || publish(&store, &staging, &output, &source, &limits)).await;
+        let (sha256, virtual_size_bytes, file_size_bytes) = published?;
         self.report(ImportPhase::Publishing, 100.0);
         tracing::info!(source = %self.source.display(), format = %inspection.format, %sha256, virtual_size_bytes, file_size_bytes, "image imported");
         Ok(ImageInfo {
@@ -182,7 +183,7 @@ impl Import<'_> {
             give_to_worker(&input).map_err(StorageError::io("staging", &source))?;
             Ok((staged, inspection))
         };
-        joined(tokio::task::spawn_blocking(work).await)
+        blocking(work).await
     }
 
     /// Exit codes of `qemu-img check`: 0 fine, 2 damaged, 3 only space is leaked, others: it failed.
@@ -282,12 +283,4 @@ fn publish(
         staging.publish(output, OUTPUT, &destination).map_err(failed())?;
     }
     Ok((sha256, made.virtual_size_bytes, file_size_bytes))
-}
-
-/// The result of a blocking task; a panic in it goes on here.
-pub(crate) fn joined<T>(result: Result<T, tokio::task::JoinError>) -> T {
-    match result {
-        Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }

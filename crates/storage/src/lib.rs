@@ -13,6 +13,7 @@
 //! all: work happens in a locked staging directory which a crash leaves behind and
 //! [`ImageStore::sweep`] or [`DirPool::sweep`] removes.
 
+mod blocking;
 mod decompress;
 mod digest;
 mod disk;

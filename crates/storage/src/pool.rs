@@ -15,11 +15,11 @@ use std::sync::Arc;
 use tokio::io::AsyncRead;
 use uuid::Uuid;
 
+use crate::blocking::blocking;
 use crate::digest::Sha256Digest;
 use crate::disk::{DiskDirectory, DiskInfo, DiskSpec};
 use crate::error::StorageError;
 use crate::image_store::{ImageStore, StoredImage};
-use crate::import::joined;
 use crate::staging::create_passable_dir;
 
 /// Space of the filesystem a pool is on.
@@ -107,7 +107,7 @@ impl DirPool {
 
     pub async fn disk(&self, disk: Uuid) -> Result<Option<DiskInfo>, StorageError> {
         let pool = self.clone();
-        joined(tokio::task::spawn_blocking(move || pool.disks.find(&pool.images, disk)).await)
+        blocking(move || pool.disks.find(&pool.images, disk)).await
     }
 
     /// All disks whose header can be read; a damaged one is logged and left out.
@@ -124,13 +124,13 @@ impl DirPool {
             }
             Ok(disks)
         };
-        joined(tokio::task::spawn_blocking(list).await)
+        blocking(list).await
     }
 
     /// Deletes a disk; one that is not there is fine.
     pub async fn delete_disk(&self, disk: Uuid) -> Result<(), StorageError> {
         let pool = self.clone();
-        joined(tokio::task::spawn_blocking(move || pool.disks.remove(disk)).await)
+        blocking(move || pool.disks.remove(disk)).await
     }
 
     /// Removes what crashed work left behind; returns how many pieces there were.

@@ -199,7 +199,64 @@ pub(crate) fn closed_source(qemu_format: &str, name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::staging::StagingArea;
+
+    const LIMITS: RunLimits = RunLimits {
+        address_space_bytes: 4 << 30,
+        cpu_seconds: 60,
+        file_bytes: 64 << 20,
+        wall_clock: Duration::from_secs(60),
+    };
+
+    async fn run(staging: &StagingDir, arguments: &[&str]) -> Result<(), StorageError> {
+        let run = Run { staging, limits: LIMITS, doing: "testing", object: Path::new("test") };
+        let arguments: Vec<_> = arguments.iter().map(AsRef::as_ref).collect();
+        run.expect_success(&arguments, |_| {}).await
+    }
+
+    /// As root: the staging directory and everything in it are ours, so an unprivileged worker
+    /// can neither make a file there nor open one that was not given to it.
+    #[tokio::test]
+    async fn runs_without_our_rights() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let staging = StagingArea::open(root.path().join("staging")).unwrap().create().unwrap();
+        staging.create_file("ours").unwrap().set_len(1 << 20).unwrap();
+        for arguments in [&["create", "-f", "qcow2", "new", "1M"][..], &["info", "-f", "raw", "ours"]] {
+            let error = run(&staging, arguments).await.unwrap_err();
+            assert!(
+                matches!(&error, StorageError::Tool { message, .. } if message.contains("Permission denied")),
+                "{error}"
+            );
+        }
+    }
+
+    /// The second line of defence, behind the inspection.
+    #[tokio::test]
+    async fn a_closed_source_never_opens_a_backing_file() {
+        let root = tempfile::tempdir().unwrap();
+        let staging = StagingArea::open(root.path().join("staging")).unwrap().create().unwrap();
+        let secret = root.path().join("secret");
+        fs::write(&secret, [0x5a; 65536]).unwrap();
+        let path = |name| staging.file_path(name).to_str().unwrap().to_owned();
+        let made = std::process::Command::new("qemu-img")
+            .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b", secret.to_str().unwrap(), &path("input")])
+            .status();
+        assert!(made.unwrap().success());
+        for name in ["input", "output"] {
+            fs::write(staging.file_path("output"), "").unwrap();
+            let everyone = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+            fs::set_permissions(staging.file_path(name), everyone).unwrap();
+        }
+        let source = closed_source("qcow2", "input");
+        run(&staging, &["convert", "-f", "qcow2", "-O", "raw", &source, "output"]).await.unwrap();
+        assert!(fs::read(staging.file_path("output")).unwrap() == [0; 65536]);
+    }
 
     #[tokio::test]
     async fn reads_the_last_of_several_percents_across_reads() {

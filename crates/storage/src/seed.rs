@@ -9,6 +9,7 @@ use std::os::unix::fs::{PermissionsExt, fchown};
 use std::path::Path;
 
 use fatfs::{Date, DateTime, FatType, FileSystem, FormatVolumeOptions, FsOptions, Time, TimeProvider};
+use gantry_types::ErrorClass;
 use serde::Serialize;
 
 use crate::error::StorageError;
@@ -55,6 +56,17 @@ pub enum SeedError {
     Yaml(#[source] serde_norway::Error),
     #[error("the seed's file system can't be made")]
     FileSystem(#[source] io::Error),
+}
+
+impl SeedError {
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Hostname(_) | Self::InstanceId(_) | Self::UserDataTooLarge { .. } | Self::TooManyNics(_) => {
+                ErrorClass::Invalid
+            }
+            Self::Yaml(_) | Self::FileSystem(_) => ErrorClass::Permanent,
+        }
+    }
 }
 
 #[derive(Serialize)]

@@ -5,10 +5,10 @@
 //! time, in any process. Directories belong to us and are only passable (0711): a job's
 //! unprivileged worker can write the files made for it and can't add, rename or replace any.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -30,10 +30,15 @@ pub(crate) struct StagingDir {
     lock: File,
 }
 
-/// Creates a directory (and its missing parents) that other uids may pass through.
+/// Makes sure of a directory (and its parents) that other uids may pass through.
 pub(crate) fn create_passable_dir(path: &Path) -> io::Result<()> {
-    fs::create_dir_all(path)?;
-    fs::set_permissions(path, Permissions::from_mode(PASSABLE_DIR_MODE))
+    DirBuilder::new().recursive(true).mode(PASSABLE_DIR_MODE).create(path)?;
+    // One that was there keeps its mode otherwise, and the umask may have taken bits away.
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o111 != 0o111 {
+        fs::set_permissions(path, Permissions::from_mode(mode | 0o111))?;
+    }
+    Ok(())
 }
 
 /// Makes a rename or unlink inside `path` survive a power loss.

@@ -197,6 +197,40 @@ async fn vmdk_with_a_parent() {
 }
 
 #[tokio::test]
+async fn vmdk_with_a_parent_where_the_header_points_elsewhere() {
+    let bench = Bench::new();
+    let file = bench.disk_as("vmdk", &[]);
+    patch(&file, 512, b"# Disk DescriptorFile\nparentCID=12345678\nparentFileNameHint=\"/etc/passwd\"\n\0");
+    patch(&file, 28, &[0; 16]);
+    assert!(is_external(&refusal(&bench, &file).await, ImageFormat::Vmdk));
+}
+
+/// Stream-optimized files of other programs end with the header that counts.
+#[tokio::test]
+async fn vmdk_with_a_footer() {
+    let bench = Bench::new();
+    let file = bench.disk_as("vmdk", &["subformat=streamOptimized"]);
+    let mut content = fs::read(&file).unwrap();
+    let mut footer = content[..512].to_vec();
+    content[56..64].fill(0xff);
+    content.resize(content.len().next_multiple_of(512), 0);
+    let mut marker = [0; 512];
+    marker[0] = 1;
+    marker[12] = 3;
+    let with_footer = |footer: &[u8]| [&content, &marker[..], footer, &[0; 512]].concat();
+
+    fs::write(&file, with_footer(&footer)).unwrap();
+    let info = bench.import(&file).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let stored = bench.store.image_path(info.sha256);
+    assert!(disks::guest_bytes(&stored) == fs::read(bench.file("disk.raw")).unwrap());
+    bench.store.remove(info.sha256).await.unwrap();
+
+    footer[12..20].fill(0);
+    fs::write(&file, with_footer(&footer)).unwrap();
+    assert!(is_external(&refusal(&bench, &file).await, ImageFormat::Vmdk));
+}
+
+#[tokio::test]
 async fn vhd_vhdx_and_vdi_differencing() {
     let bench = Bench::new();
     // A fixed VHD has its only header at the end.
@@ -301,7 +335,7 @@ async fn decompression_bombs() {
     let bomb = bench.file("bomb");
     let mut file = File::create(&bomb).unwrap();
     let line = [b'A'; 1 << 16];
-    for _ in 0..(80 * MIB >> 16) {
+    for _ in 0..((80 * MIB) >> 16) {
         file.write_all(&line).unwrap();
     }
     let packed = disks::compress("zstd", &bomb);

@@ -60,13 +60,13 @@ pub(super) fn inspect(reader: &Reader<'_>, max_virtual_bytes: u64) -> Result<u64
     if kind == TYPE_FIXED {
         reader.require("the disk's data", size_bytes, FOOTER_BYTES)?;
     } else {
-        walk_block_table(reader, &footer, size_bytes)?;
+        walk_block_table(reader, headers[0], size_bytes)?;
     }
     Ok(size_bytes)
 }
 
-fn walk_block_table(reader: &Reader<'_>, footer: &[u8], size_bytes: u64) -> Result<(), Refusal> {
-    let header = reader.bytes("the dynamic header", be64(footer, 16), 1024)?;
+fn walk_block_table(reader: &Reader<'_>, disk: &[u8], size_bytes: u64) -> Result<(), Refusal> {
+    let header = reader.bytes("the dynamic header", be64(disk, 16), 1024)?;
     if !header.starts_with(b"cxsparse") {
         return Err(reader.corrupt("no dynamic header"));
     }

@@ -83,10 +83,12 @@ fn read_header(reader: &Reader<'_>, offset: u64, max_virtual_bytes: u64) -> Resu
     if descriptor_bytes > MAX_DESCRIPTOR_BYTES {
         return Err(reader.corrupt("a descriptor of over 1 MiB"));
     }
-    if descriptor_offset != 0 {
-        let read_bytes = descriptor_bytes.max(DESCRIPTOR_READ_BYTES);
-        let text = reader.bytes_up_to(descriptor_offset, read_bytes)?;
-        refuse_descriptor(reader, &text)?;
+    // Some readers take the descriptor from where it always is, whatever the header says.
+    for (start, count) in [(SECTOR_BYTES, DESCRIPTOR_READ_BYTES), (descriptor_offset, descriptor_bytes)] {
+        if start != 0 {
+            let text = reader.bytes_up_to(start, count.max(DESCRIPTOR_READ_BYTES))?;
+            refuse_descriptor(reader, &text)?;
+        }
     }
     let grain_bytes = in_bytes("a grain size", le64(&bytes, 20))?;
     let table_entries = u64::from(le32(&bytes, 44));
