@@ -4,10 +4,15 @@
 //! depends on it. A failure prints its whole chain of causes and exits with 1.
 
 mod guest;
+mod lab;
 mod process;
+mod setup;
+mod test;
+mod tidy;
 mod workspace;
 
-use anyhow::Result;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -21,10 +26,36 @@ struct Arguments {
 enum Command {
     /// Build the test guest (kernel, initramfs, disk image) and print where it is
     Guest,
+    /// Install what building and testing need and this machine lacks
+    Setup,
+    /// Check crate arrows, file sizes, words and ARCHITECTURE.md
+    Tidy,
+    /// Set up, build, check and test everything
+    Test,
+    /// Start a datacenter of three hosts on this machine, with a sample VM
+    Lab {
+        /// Passed on to `gantry lab up`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
-fn main() -> Result<()> {
-    match Arguments::parse().command {
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
         Command::Guest => guest::run(),
+        Command::Setup => setup::run(),
+        Command::Tidy => tidy::run(),
+        Command::Test => test::run(),
+        Command::Lab { arguments } => lab::run(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  because: {cause}");
+            }
+            ExitCode::FAILURE
+        }
     }
 }

@@ -30,8 +30,7 @@ const BOOT_CODE_BYTES: usize = 446;
 /// * `quiet`: the emulated serial port is slow.
 /// * `tsc=nowatchdog`: a starved emulator makes the clock watchdog condemn a good clock.
 /// * `cryptomgr.notests`, `no_timer_check`, `random.trust_cpu=on`: boot-time self-checks cost most under emulation.
-const COMMAND_LINE: &str =
-    "console=ttyS0 quiet tsc=nowatchdog no_timer_check cryptomgr.notests random.trust_cpu=on";
+const COMMAND_LINE: &str = "console=ttyS0 quiet tsc=nowatchdog no_timer_check cryptomgr.notests random.trust_cpu=on";
 
 pub fn write(unpacked: &Path, kernel: &Path, initramfs: &Path, build: &Path, disk: &Path) -> Result<()> {
     let kernel = Run::read(kernel, KERNEL_START_BYTES)?;
@@ -53,8 +52,7 @@ pub fn write(unpacked: &Path, kernel: &Path, initramfs: &Path, build: &Path, dis
 
     let raw = build.join("guest.raw");
     let failed = || format!("cannot write {}", raw.display());
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).open(&raw).with_context(failed)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&raw).with_context(failed)?;
     for run in [boot, core, kernel, initramfs, partition] {
         file.seek(SeekFrom::Start(run.start_bytes)).with_context(failed)?;
         file.write_all(&run.content).with_context(failed)?;
@@ -110,8 +108,7 @@ fn filesystem(build: &Path) -> Result<Vec<u8>> {
 fn core_image(unpacked: &Path, build: &Path, kernel: &Run, initramfs: &Run) -> Result<Vec<u8>> {
     let configuration = build.join("grub.cfg");
     let core = build.join("core.img");
-    let text =
-        format!("linux {} {COMMAND_LINE}\ninitrd {}\nboot\n", kernel.block_list(), initramfs.block_list());
+    let text = format!("linux {} {COMMAND_LINE}\ninitrd {}\nboot\n", kernel.block_list(), initramfs.block_list());
     fs::write(&configuration, text).with_context(|| format!("cannot write {}", configuration.display()))?;
     process::output(
         tree::loader(unpacked)

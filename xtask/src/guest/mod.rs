@@ -17,6 +17,7 @@ use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
 use crate::process;
+use crate::setup;
 use crate::workspace;
 use packages::Recipe;
 
@@ -52,17 +53,29 @@ pub fn build() -> Result<Guest> {
         disk: output.join("guest.qcow2"),
     };
     let recipe = Recipe::read(&source.join("packages.toml"))?;
-    let archives = packages::resolve(&recipe)?;
+    let mut archives = packages::resolve(&recipe).or_else(|_| {
+        // A machine that never asked for the package lists.
+        setup::refresh_package_lists()?;
+        packages::resolve(&recipe)
+    })?;
     let inputs = inputs(&source, &archives)?;
     let stamp = output.join("inputs");
     let complete = [&guest.kernel, &guest.initramfs, &guest.disk].iter().all(|path| path.is_file());
-    if complete && fs::read_to_string(&stamp).is_ok_and(|built_from| built_from == inputs) {
+    if complete && fs::read_to_string(&stamp).is_ok_and(|previous| previous == inputs) {
         return Ok(guest);
     }
 
     let build = workspace::target().join("guest-build");
     let unpacked = build.join("unpacked");
-    packages::fetch_and_unpack(&archives, &build.join("debs"), &unpacked)?;
+    let debs = build.join("debs");
+    let mut built_from = inputs;
+    if packages::fetch_and_unpack(&archives, &debs, &unpacked).is_err() {
+        // Old lists name versions that the archive no longer has.
+        setup::refresh_package_lists()?;
+        archives = packages::resolve(&recipe)?;
+        built_from = self::inputs(&source, &archives)?;
+        packages::fetch_and_unpack(&archives, &debs, &unpacked)?;
+    }
     let kernel = packages::kernel_image(&unpacked)?;
     let system = tree::system(&recipe, &source, &unpacked, &build)?;
     let initramfs = build.join("initramfs.zst");
@@ -80,7 +93,7 @@ pub fn build() -> Result<Guest> {
     for (from, to) in [(&staged_kernel, &guest.kernel), (&initramfs, &guest.initramfs), (&disk, &guest.disk)] {
         fs::rename(from, to).with_context(|| format!("cannot move {} to {}", from.display(), to.display()))?;
     }
-    fs::write(&stamp, inputs).with_context(|| format!("cannot write {}", stamp.display()))?;
+    fs::write(&stamp, built_from).with_context(|| format!("cannot write {}", stamp.display()))?;
     Ok(guest)
 }
 

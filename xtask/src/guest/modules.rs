@@ -108,8 +108,11 @@ mod tests {
     use super::*;
 
     fn module(directory: &Path, name: &str, depends: &str) {
-        fs::write(directory.join(format!("{name}.ko")), format!("\u{7f}ELF\0license=GPL\0depends={depends}\0name={name}\0"))
-            .unwrap();
+        fs::write(
+            directory.join(format!("{name}.ko")),
+            format!("\u{7f}ELF\0license=GPL\0depends={depends}\0name={name}\0"),
+        )
+        .unwrap();
     }
 
     #[test]

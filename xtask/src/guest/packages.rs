@@ -63,9 +63,8 @@ pub fn resolve(recipe: &Recipe) -> Result<Vec<Archive>> {
                 .iter()
                 .find(|stanza| stanza.get("Package").is_some_and(|package| package == name))
                 .with_context(|| format!("apt has no archive of package {name}: run `apt-get update`"))?;
-            let field = |key: &str| {
-                stanza.get(key).cloned().with_context(|| format!("apt names no {key} of package {name}"))
-            };
+            let field =
+                |key: &str| stanza.get(key).cloned().with_context(|| format!("apt names no {key} of package {name}"));
             Ok(Archive { package: (*name).to_owned(), version: field("Version")?, sha256: field("SHA256")? })
         })
         .collect()

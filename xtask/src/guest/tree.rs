@@ -100,10 +100,7 @@ pub fn libraries(unpacked: &Path, program: &Path) -> Result<Vec<PathBuf>> {
         let Some((name, rest)) = line.split_once(" => ") else { continue };
         let path = PathBuf::from(rest.split(" (").next().unwrap_or(rest));
         if !path.starts_with(unpacked) {
-            bail!(
-                "{} needs {name}, which none of the packages in guest/packages.toml carries",
-                program.display()
-            );
+            bail!("{} needs {name}, which none of the packages in guest/packages.toml carries", program.display());
         }
         found.push(path);
     }

@@ -1,0 +1,177 @@
+//! `cargo xtask setup`: what the build and the tests need and this machine lacks.
+//!
+//! Owns the list of programs and packages. Debian packages are installed with apt, as root or through sudo; the two
+//! cargo tools are compiled into `target/tools`. Finding that nothing is missing takes milliseconds and touches
+//! neither network nor privileges.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process;
+use crate::workspace;
+
+/// A program or file that tells whether a package is there, and the package.
+const NEEDS: [(&str, &str); 11] = [
+    ("qemu-system-x86_64", QEMU_SYSTEM),
+    ("qemu-img", QEMU_UTILS),
+    ("nft", "nftables"),
+    ("ip", "iproute2"),
+    ("gcc", "gcc"),
+    // The guest's workload tool is linked statically.
+    ("/usr/include/stdio.h", "libc6-dev"),
+    ("zstd", "zstd"),
+    ("mke2fs", "e2fsprogs"),
+    ("dpkg-deb", "dpkg"),
+    ("apt-cache", "apt"),
+    ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
+];
+const QEMU_SYSTEM: &str = "qemu-system-x86";
+const QEMU_UTILS: &str = "qemu-utils";
+
+/// `cargo xtask setup`
+pub fn run() -> Result<()> {
+    install_packages()?;
+    for tool in [CargoTool::NEXTEST, CargoTool::DENY] {
+        tool.install()?;
+    }
+    Ok(())
+}
+
+/// Only what building the guest and running the lab need.
+pub fn install_packages() -> Result<()> {
+    let missing: Vec<&str> =
+        NEEDS.iter().filter(|(probe, _)| !is_present(probe)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    eprintln!("installing Debian packages: {}", missing.join(" "));
+    refresh_package_lists()?;
+    let candidate = missing.contains(&QEMU_SYSTEM).then(|| candidate_of(QEMU_SYSTEM)).transpose()?;
+    let requests = requests(&missing, candidate.as_deref());
+    let line = format!("apt-get install {}", requests.join(" "));
+    let mut install = privileged("apt-get").with_context(|| format!("please run `{line}` yourself"))?;
+    install.args(["install", "-y", "-qq", "--no-install-recommends", "--allow-downgrades"]).args(&requests);
+    process::run(install.env("DEBIAN_FRONTEND", "noninteractive"))
+        .with_context(|| format!("cannot install what is missing; please run `{line}` yourself"))?;
+    match NEEDS.iter().find(|(probe, _)| !is_present(probe)) {
+        Some((probe, package)) => bail!("package {package} is installed, yet {probe} is not there"),
+        None => Ok(()),
+    }
+}
+
+/// What to ask apt for. A `qemu-utils` newer than the system emulator's suite offers conflicts with it, and apt
+/// would solve that by removing it; so both are asked for together, in one version.
+fn requests(missing: &[&str], qemu_version: Option<&str>) -> Vec<String> {
+    let mut requests: Vec<String> = missing
+        .iter()
+        .filter(|package| qemu_version.is_none() || ![QEMU_SYSTEM, QEMU_UTILS].contains(package))
+        .map(|package| (*package).to_owned())
+        .collect();
+    if let Some(version) = qemu_version {
+        requests.extend([QEMU_SYSTEM, QEMU_UTILS].map(|package| format!("{package}={version}")));
+    }
+    requests
+}
+
+/// `apt-get update`.
+pub fn refresh_package_lists() -> Result<()> {
+    let mut update = privileged("apt-get").context("please run `apt-get update` yourself")?;
+    process::run(update.args(["update", "-qq"]))
+}
+
+fn candidate_of(package: &str) -> Result<String> {
+    let policy = process::output(process::command("apt-cache").args(["policy", package]))?;
+    candidate_in(&policy).with_context(|| format!("apt offers no package {package}"))
+}
+
+fn candidate_in(policy: &str) -> Option<String> {
+    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    (version != "(none)").then(|| version.to_owned())
+}
+
+fn is_present(probe: &str) -> bool {
+    if probe.starts_with('/') { Path::new(probe).exists() } else { process::is_installed(probe) }
+}
+
+/// The program itself for root, through sudo for others.
+fn privileged(program: &str) -> Result<Command> {
+    let user = process::output(process::command("id").arg("-u"))?;
+    if user.trim() == "0" {
+        return Ok(process::command(program));
+    }
+    if !process::is_installed("sudo") {
+        bail!("`{program}` needs root, and there is no sudo");
+    }
+    let mut command = process::command("sudo");
+    command.arg(program);
+    Ok(command)
+}
+
+/// A cargo subcommand that the checks use.
+pub struct CargoTool {
+    /// The binary, `cargo-<name>`.
+    binary: &'static str,
+    package: &'static str,
+}
+
+impl CargoTool {
+    pub const NEXTEST: Self = Self { binary: "cargo-nextest", package: "cargo-nextest" };
+    pub const DENY: Self = Self { binary: "cargo-deny", package: "cargo-deny" };
+
+    /// The tool on this machine's path, or our own build of it.
+    pub fn command(&self) -> Command {
+        let own = self.own();
+        if own.is_file() { process::command(own) } else { process::command(self.binary) }
+    }
+
+    fn own(&self) -> PathBuf {
+        workspace::target().join("tools/bin").join(self.binary)
+    }
+
+    /// Compiled without optimisation: these run for seconds, but optimising them takes many minutes on two cores.
+    fn install(&self) -> Result<()> {
+        let in_cargo_home = std::env::var_os("CARGO_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
+        let installed = in_cargo_home.is_some_and(|home| home.join("bin").join(self.binary).is_file());
+        if installed || self.own().is_file() || process::is_installed(self.binary) {
+            return Ok(());
+        }
+        eprintln!("compiling {} into target/tools (once)", self.package);
+        let tools = workspace::target().join("tools");
+        let build = tools.join("build");
+        process::run(
+            process::command("cargo")
+                .args(["install", "--quiet", "--locked", "--profile", "dev", "--config", "profile.dev.debug=false"])
+                .arg("--root")
+                .arg(&tools)
+                .arg(self.package)
+                .env("CARGO_TARGET_DIR", &build),
+        )
+        .with_context(|| format!("cannot install {}", self.package))?;
+        std::fs::remove_dir_all(&build).with_context(|| format!("cannot clear {}", build.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn qemus_two_packages_are_asked_for_together_in_one_version() {
+        assert_eq!(
+            requests(&["nftables", QEMU_SYSTEM], Some("1:7.2")),
+            ["nftables", "qemu-system-x86=1:7.2", "qemu-utils=1:7.2"]
+        );
+        assert_eq!(requests(&[QEMU_UTILS, "zstd"], None), ["qemu-utils", "zstd"]);
+    }
+
+    #[test]
+    fn a_package_without_candidate_is_no_candidate() {
+        assert_eq!(candidate_in("qemu:\n  Installed: (none)\n  Candidate: 1:7.2+b3\n").as_deref(), Some("1:7.2+b3"));
+        assert_eq!(candidate_in("qemu:\n  Candidate: (none)\n"), None);
+        assert_eq!(candidate_in(""), None);
+    }
+}

@@ -1,0 +1,84 @@
+//! `cargo xtask test`: everything that decides whether a change is good, in the order that fails soonest.
+//!
+//! The first failing stage ends the run; its name is the last line. Otherwise the test runner's own summary comes
+//! last, so that a reader (or CI) sees how many tests ran.
+
+use std::fs;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::guest;
+use crate::process;
+use crate::setup::{self, CargoTool};
+use crate::tidy;
+use crate::workspace;
+
+type Stage = (&'static str, fn() -> Result<()>);
+
+const STAGES: [Stage; 9] = [
+    ("setup", setup::run),
+    ("format", format),
+    ("tidy", tidy::run),
+    ("guest", || guest::build().map(drop)),
+    ("build", || cargo(&["build", "--workspace", "--locked"])),
+    ("clippy", || cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])),
+    ("deny", deny),
+    ("openapi", openapi),
+    ("tests", tests),
+];
+
+/// `cargo xtask test`
+pub fn run() -> Result<()> {
+    for (name, stage) in STAGES {
+        println!("==> {name}");
+        let started = Instant::now();
+        let result = stage();
+        println!(
+            "==> {name}: {} in {:.1} s",
+            if result.is_ok() { "ok" } else { "FAILED" },
+            started.elapsed().as_secs_f32()
+        );
+        result.with_context(|| format!("stage '{name}' failed"))?;
+    }
+    Ok(())
+}
+
+fn format() -> Result<()> {
+    cargo(&["fmt", "--all", "--", "--check"]).context("run `cargo fmt --all`")
+}
+
+fn deny() -> Result<()> {
+    process::run(
+        CargoTool::DENY
+            .command()
+            .args(["--locked", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"])
+            .current_dir(workspace::root()),
+    )
+}
+
+/// The checked-in API document is what the program generates.
+fn openapi() -> Result<()> {
+    let path = workspace::root().join("docs/openapi.json");
+    let checked_in = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let generated = process::output(process::command(workspace::target().join("debug/gantry")).arg("openapi"))?;
+    if generated.trim_end() != checked_in.trim_end() {
+        bail!("docs/openapi.json is not what the code says: run `target/debug/gantry openapi > docs/openapi.json`");
+    }
+    Ok(())
+}
+
+/// Examples in documentation first, so that the runner of all other tests has the last word.
+fn tests() -> Result<()> {
+    cargo(&["test", "--quiet", "--workspace", "--doc", "--locked"])?;
+    process::run(
+        CargoTool::NEXTEST
+            .command()
+            .args(["nextest", "run", "--workspace", "--locked", "--profile", "ci"])
+            .current_dir(workspace::root()),
+    )
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    process::run(process::command("cargo").args(arguments).current_dir(workspace::root()))
+}
