@@ -1,6 +1,8 @@
 //! VM disks in a directory pool: thin overlays of cached images, or blank ones.
 //!
-//!     <pool>/disks/<uuid>.qcow2   owned by the VM's uid, 0600
+//! ```text
+//! <pool>/disks/<uuid>.qcow2   owned by the VM's uid, 0600
+//! ```
 //!
 //! The header of a disk is written by QEMU under the VM's uid, so it is not trusted: sizes and
 //! backing names are read with the probe's parser, and only a backing name that is exactly an
@@ -133,8 +135,14 @@ impl DiskDirectory {
         let owner = spec.owner_uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
         fchown(file, Some(owner), Some(owner)).map_err(failed())?;
         file.set_permissions(Permissions::from_mode(DISK_FILE_MODE)).map_err(failed())?;
-        staging.publish(file, NEW, &path).map_err(failed())?;
-        self.find(images, spec.disk)?.ok_or(StorageError::DiskMissing { disk: spec.disk })
+        let published = staging.publish(file, NEW, &path);
+        let raced = matches!(&published, Err(error) if error.kind() == io::ErrorKind::AlreadyExists);
+        if !raced {
+            published.map_err(failed())?;
+        }
+        let found = self.find(images, spec.disk)?.ok_or(StorageError::DiskMissing { disk: spec.disk })?;
+        // Another process was faster: its disk counts, if it is the one that is wanted.
+        if raced { self.adopt(spec, found) } else { Ok(found) }
     }
 
     fn adopt(&self, spec: &DiskSpec, found: DiskInfo) -> Result<DiskInfo, StorageError> {

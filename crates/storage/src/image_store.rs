@@ -1,7 +1,9 @@
 //! A directory of standalone qcow2 images, each named by the SHA-256 of its file.
 //!
-//!     <directory>/<sha256>.qcow2   read-only, readable by every VM's uid
-//!     <directory>/.staging/        work in progress
+//! ```text
+//! <directory>/<sha256>.qcow2   read-only, readable by every VM's uid
+//! <directory>/.staging/        work in progress
+//! ```
 //!
 //! A file under its final name was verified when it got there and never changes. The controller
 //! keeps one store; each host's pool keeps another as its cache.
@@ -135,7 +137,11 @@ impl ImageStore {
             probe::inspect(&file, Some(ImageFormat::Qcow2), u64::MAX)
                 .map_err(|reason| StorageError::Refused { path: path.clone(), reason })?;
             file.set_permissions(Permissions::from_mode(IMAGE_FILE_MODE)).map_err(failed())?;
-            staging.publish(&file, ARRIVING, &path).map_err(failed())?;
+            match staging.publish(&file, ARRIVING, &path) {
+                // Another process was faster with the same content.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                published => published.map_err(failed())?,
+            }
             store.find(image)
         };
         let published = blocking(publish).await?;

@@ -1,7 +1,9 @@
 //! Turns a hostile image file into a standalone qcow2 in the image store.
 //!
-//!     file --stage--> private copy --inspect--> known and safe --check--> consistent --convert-->
-//!          qcow2 --inspect, hash, publish--> <sha256>.qcow2
+//! ```text
+//! file --stage--> private copy --inspect--> known and safe --check--> consistent --convert-->
+//!      qcow2 --inspect, hash, publish--> <sha256>.qcow2
+//! ```
 //!
 //! Nothing but this process reads the file before it was inspected, and `qemu-img` is always told
 //! the format. A failure or a dropped future at any step leaves nothing behind; a crash leaves a
@@ -278,9 +280,10 @@ fn publish(
     let sha256 = hash_file(output).map_err(failed())?;
     let file_size_bytes = output.metadata().map_err(failed())?.len();
     let destination: PathBuf = store.image_path(sha256);
-    // The same content under its name already: the new copy only has to go.
-    if !destination.exists() {
-        staging.publish(output, OUTPUT, &destination).map_err(failed())?;
+    match staging.publish(output, OUTPUT, &destination) {
+        // The same content under its name already: the new copy only has to go.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        published => published.map_err(failed())?,
     }
     Ok((sha256, made.virtual_size_bytes, file_size_bytes))
 }

@@ -1,7 +1,9 @@
 //! A pool in a directory of a host: cached images and the disks laid over them.
 //!
-//!     <pool>/images/   an [`ImageStore`]
-//!     <pool>/disks/    see the disk module
+//! ```text
+//! <pool>/images/   an [`ImageStore`]
+//! <pool>/disks/    see the disk module
+//! ```
 //!
 //! Every call can be repeated: what is there as wanted is fine, what is there otherwise is a
 //! conflict. The pool keeps no state in memory but locks, so a restarted agent finds all it left.

@@ -110,10 +110,14 @@ impl StagingDir {
         OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(self.file_path(name))
     }
 
-    /// Syncs `file`, which this directory holds as `name`, and moves it to `destination` for good.
+    /// Syncs `file`, which this directory holds as `name`, and gives it its final name for good.
+    ///
+    /// A link, not a rename: what has that name already is never replaced, whichever process made
+    /// it, and the call fails with [`io::ErrorKind::AlreadyExists`].
     pub(crate) fn publish(&self, file: &File, name: &str, destination: &Path) -> io::Result<()> {
         file.sync_all()?;
-        fs::rename(self.file_path(name), destination)?;
+        fs::hard_link(self.file_path(name), destination)?;
+        fs::remove_file(self.file_path(name))?;
         match destination.parent() {
             Some(parent) => sync_dir(parent),
             None => Ok(()),
@@ -139,5 +143,21 @@ mod tests {
         assert!(running.file_path("work").exists());
         drop(running);
         assert_eq!(fs::read_dir(root.path().join("staging")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn publishing_never_replaces() {
+        let root = tempfile::tempdir().unwrap();
+        let area = StagingArea::open(root.path().join("staging")).unwrap();
+        let destination = root.path().join("disk");
+        for (content, expected) in [("first", Ok(())), ("second", Err(io::ErrorKind::AlreadyExists))] {
+            let job = area.create().unwrap();
+            let file = job.create_file("new").unwrap();
+            fs::write(job.file_path("new"), content).unwrap();
+            let published = job.publish(&file, "new", &destination);
+            assert_eq!(published.map_err(|error| error.kind()), expected);
+        }
+        assert_eq!(fs::read(&destination).unwrap(), b"first");
+        assert_eq!(fs::metadata(&destination).unwrap().nlink(), 1);
     }
 }
