@@ -100,6 +100,19 @@ pub struct GuestAddress {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct HostName {
+    host_name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct OsInfo {
+    pretty_name: Option<String>,
+    name: Option<String>,
+}
+
+#[derive(Deserialize)]
 struct ExecStarted {
     pid: i64,
 }
@@ -145,6 +158,22 @@ impl GuestAgent {
     pub async fn ping(&mut self, deadline: Instant) -> Result<(), GuestAgentError> {
         self.call::<Value>("guest-ping", json!({}), deadline).await?;
         Ok(())
+    }
+
+    /// What the guest calls itself.
+    pub async fn host_name(&mut self, deadline: Instant) -> Result<String, GuestAgentError> {
+        let answer: HostName = self.call("guest-get-host-name", json!({}), deadline).await?;
+        Ok(answer.host_name)
+    }
+
+    /// The operating system's name and version, for people.
+    pub async fn os_name(&mut self, deadline: Instant) -> Result<String, GuestAgentError> {
+        let command = "guest-get-osinfo";
+        let answer: OsInfo = self.call(command, json!({}), deadline).await?;
+        answer
+            .pretty_name
+            .or(answer.name)
+            .ok_or_else(|| GuestAgentError::Answer { command, reason: "it names no system".to_owned() })
     }
 
     /// Runs a program in the guest, without a shell, and waits for its end. At the deadline the program
