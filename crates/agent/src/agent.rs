@@ -1,0 +1,237 @@
+//! The host's side of [`AgentApi`]: finds the VM's task for each call and passes it on.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use gantry_api::AgentApi;
+use gantry_api::agent::{
+    Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ReceiveMigration, SendMigration,
+    Verdict, VmObservation, VmRunState,
+};
+use gantry_hostlink::{Console, Consoles};
+use gantry_types::{HostNetworks, Name, Problem};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use crate::host::Host;
+use crate::images::Images;
+use crate::migration::{decide_unknown, settled_report};
+use crate::networks::Place;
+use crate::problem::problem;
+use crate::records::Loaded;
+use crate::vm::{self, Command, VmHandle};
+
+/// One host.
+pub(crate) struct Agent {
+    host: Arc<Host>,
+    images: Images,
+    vms: Mutex<HashMap<Uuid, VmHandle>>,
+    /// VMs whose record can't be read, and why.
+    damaged: Mutex<BTreeMap<Uuid, String>>,
+}
+
+impl Agent {
+    pub fn new(host: Arc<Host>, images: Images) -> Self {
+        Self { host, images, vms: Mutex::default(), damaged: Mutex::default() }
+    }
+
+    /// Takes up the VMs of the last run. Ports and guards come first, guests after them.
+    pub async fn take_up(&self, loaded: Vec<Loaded>) {
+        for (vm, record) in &loaded {
+            if let Ok(record) = record {
+                let place = if record.is_receiving() { Place::Coming } else { Place::Here };
+                self.host.networks.remember(*vm, &record.assignment.nics, record.owner_uid, place).await;
+            }
+        }
+        if let Err(error) = self.host.networks.reapply().await {
+            tracing::error!(%error, "the networks are not as they were");
+        }
+        let mut vms = self.vms.lock().await;
+        for (vm, record) in loaded {
+            match record {
+                Ok(record) => {
+                    vms.insert(vm, VmHandle::start(self.host.clone(), vm, Some(record)));
+                }
+                Err(error) => {
+                    let reason = error.problem().detail;
+                    tracing::error!(%vm, reason, "this VM can't be managed");
+                    self.damaged.lock().await.insert(vm, reason);
+                }
+            }
+        }
+    }
+
+    pub async fn networks_generation(&self) -> u64 {
+        self.host.networks.generation().await
+    }
+
+    pub async fn observations(&self) -> Vec<VmObservation> {
+        let mut vms = self.vms.lock().await;
+        vms.retain(|_, handle| !handle.is_over());
+        let mut all: Vec<_> = vms.values().filter_map(|handle| handle.shared.observation()).collect();
+        drop(vms);
+        let damaged = self.damaged.lock().await;
+        all.extend(damaged.iter().filter_map(|(vm, reason)| damaged_observation(*vm, reason)));
+        all
+    }
+
+    async fn find(&self, vm: Uuid) -> Option<VmHandle> {
+        self.vms.lock().await.get(&vm).filter(|handle| !handle.is_over()).cloned()
+    }
+
+    async fn existing(&self, vm: Uuid) -> Result<VmHandle, Problem> {
+        if let Some(reason) = self.damaged.lock().await.get(&vm) {
+            return Err(damaged_problem(vm, reason));
+        }
+        self.find(vm).await.ok_or_else(|| Problem::not_found("vm", &vm.to_string()))
+    }
+
+    /// The VM's task; a new one, without a record, for a VM that is not known.
+    async fn obtain(&self, vm: Uuid) -> Result<VmHandle, Problem> {
+        if let Some(reason) = self.damaged.lock().await.get(&vm) {
+            return Err(damaged_problem(vm, reason));
+        }
+        let mut vms = self.vms.lock().await;
+        match vms.get(&vm).filter(|handle| !handle.is_over()) {
+            Some(handle) => Ok(handle.clone()),
+            None => {
+                let handle = VmHandle::start(self.host.clone(), vm, None);
+                vms.insert(vm, handle.clone());
+                Ok(handle)
+            }
+        }
+    }
+
+    async fn ensure_base(&self, assignment: &Assignment) -> Result<(), Problem> {
+        match &assignment.disk.image {
+            Some(image) => self.images.ensure(image).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Removes what can be found of a VM without its record.
+    async fn remove_damaged(&self, vm: Uuid) -> Result<(), Problem> {
+        let what = format!("VM {vm}");
+        let orphan = vm::find_orphan(&self.host.records.run_dir(vm));
+        if let Some(process) = orphan.map_err(|error| problem("qemu-not-ended", &what, &error))? {
+            vm::end(&process).await?;
+        }
+        self.host.pool.delete_disk(vm).await.map_err(|error| problem("disk-not-deleted", &what, &error))?;
+        self.host.records.remove(vm).await.map_err(|error| error.problem())?;
+        self.damaged.lock().await.remove(&vm);
+        // Its ports are not known; applying what is known removes them.
+        self.host.networks.reapply().await
+    }
+}
+
+fn damaged_problem(vm: Uuid, reason: &str) -> Problem {
+    Problem::permanent("record-damaged", format!("VM {vm} can't be managed: {reason}"))
+        .remedy("remove the VM from this host, or restore its record and restart the agent")
+}
+
+fn damaged_observation(vm: Uuid, reason: &str) -> Option<VmObservation> {
+    // The name is in the record that can't be read.
+    let name: Name = format!("vm-{vm}").parse().ok()?;
+    Some(VmObservation {
+        uuid: vm,
+        name,
+        epoch: 0,
+        state: VmRunState::Failed,
+        reason: Some(reason.to_owned()),
+        guest_agent: false,
+        guest: None,
+        accelerator: None,
+        metrics: None,
+        migration: None,
+        owner_uid: 0,
+    })
+}
+
+#[async_trait]
+impl AgentApi for Agent {
+    async fn observe(&self) -> Result<Vec<VmObservation>, Problem> {
+        Ok(self.observations().await)
+    }
+
+    async fn ensure_image(&self, image: &ImageRef) -> Result<(), Problem> {
+        self.images.ensure(image).await
+    }
+    async fn remove_image(&self, digest: &str) -> Result<(), Problem> {
+        self.images.remove(digest).await
+    }
+    async fn apply_networks(&self, networks: &HostNetworks) -> Result<(), Problem> {
+        self.host.networks.apply(networks).await
+    }
+
+    async fn define_vm(&self, assignment: &Assignment) -> Result<VmObservation, Problem> {
+        // Before the VM's task gets to it: fetching may take long.
+        self.ensure_base(assignment).await?;
+        let handle = self.obtain(assignment.uuid).await?;
+        handle.ask(assignment.uuid, |reply| Command::Define(Box::new(assignment.clone()), reply)).await
+    }
+    async fn power(&self, vm: Uuid, request: &PowerRequest) -> Result<VmObservation, Problem> {
+        self.existing(vm).await?.ask(vm, |reply| Command::Power(request.clone(), reply)).await
+    }
+    async fn remove_vm(&self, vm: Uuid, epoch: u64) -> Result<(), Problem> {
+        if self.damaged.lock().await.contains_key(&vm) {
+            return self.remove_damaged(vm).await;
+        }
+        match self.find(vm).await {
+            Some(handle) => handle.ask(vm, |reply| Command::Remove { epoch, reply }).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn receive_migration(&self, vm: Uuid, request: &ReceiveMigration) -> Result<MigrationEndpoint, Problem> {
+        self.ensure_base(&request.assignment).await?;
+        let handle = self.obtain(vm).await?;
+        handle.ask(vm, |reply| Command::Receive(Box::new(request.clone()), reply)).await
+    }
+    async fn send_migration(&self, vm: Uuid, request: &SendMigration) -> Result<(), Problem> {
+        self.existing(vm).await?.ask(vm, |reply| Command::Send(Box::new(request.clone()), reply)).await
+    }
+    async fn migration_report(&self, vm: Uuid, migration: Uuid) -> Result<MigrationReport, Problem> {
+        match self.find(vm).await {
+            Some(handle) => handle.ask(vm, |reply| Command::Report(migration, reply)).await,
+            None => settled_report(&self.host, migration).await,
+        }
+    }
+    async fn cancel_migration(&self, vm: Uuid, migration: Uuid) -> Result<(), Problem> {
+        self.existing(vm).await?.ask(vm, |reply| Command::Cancel(migration, reply)).await
+    }
+    async fn commit_migration(&self, vm: Uuid, migration: Uuid) -> Result<Verdict, Problem> {
+        match self.find(vm).await {
+            Some(handle) => handle.ask(vm, |reply| Command::Commit(migration, reply)).await,
+            None => decide_unknown(&self.host, vm, migration).await,
+        }
+    }
+    async fn abort_migration(&self, vm: Uuid, migration: Uuid) -> Result<Verdict, Problem> {
+        match self.find(vm).await {
+            Some(handle) => handle.ask(vm, |reply| Command::Abort(migration, reply)).await,
+            None => decide_unknown(&self.host, vm, migration).await,
+        }
+    }
+    async fn release_migration(&self, vm: Uuid, migration: Uuid) -> Result<(), Problem> {
+        match self.find(vm).await {
+            Some(handle) => handle.ask(vm, |reply| Command::Release(migration, reply)).await,
+            None => Ok(()),
+        }
+    }
+    async fn check_liveness(&self, vm: Uuid, expect_guest_agent: bool) -> Result<Liveness, Problem> {
+        let handle = self.existing(vm).await?;
+        vm::check_liveness(vm, &handle, expect_guest_agent).await
+    }
+}
+
+#[async_trait]
+impl Consoles for Agent {
+    async fn open(&self, vm: Uuid) -> Result<Console, Problem> {
+        let line = self.existing(vm).await?.shared.console();
+        let line = line.ok_or_else(|| {
+            Problem::conflict("vm-not-running", format!("VM {vm} does not run on this host, so it has no console"))
+                .remedy("start it first")
+        })?;
+        Ok(line.open())
+    }
+}

@@ -1,0 +1,70 @@
+//! What all VM tasks of a host share.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, PoisonError};
+
+use gantry_storage::DirPool;
+use gantry_trust::LiveIdentity;
+use gantry_types::Problem;
+
+use crate::config::AgentConfig;
+use crate::inventory::QemuHost;
+use crate::migration::Verdicts;
+use crate::networks::Networks;
+use crate::records::Records;
+
+/// More VMs than a host can hold.
+const UID_RANGE: u32 = 60_000;
+
+pub(crate) struct Host {
+    pub config: AgentConfig,
+    pub identity: LiveIdentity,
+    pub qemu_identity: LiveIdentity,
+    pub records: Records,
+    pub verdicts: Verdicts,
+    pub pool: DirPool,
+    pub networks: Networks,
+    pub qemu: QemuHost,
+    pub uids: Uids,
+}
+
+/// The unprivileged users of this host's VMs.
+pub(crate) struct Uids {
+    first: u32,
+    taken: Mutex<BTreeSet<u32>>,
+}
+
+impl Uids {
+    pub fn new(first: u32, taken: BTreeSet<u32>) -> Self {
+        Self { first, taken: Mutex::new(taken) }
+    }
+
+    /// The lowest free one. It is given back by [`Self::release`].
+    pub fn take(&self) -> Result<u32, Problem> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = (self.first..self.first.saturating_add(UID_RANGE)).find(|uid| !taken.contains(uid));
+        let uid = free.ok_or_else(|| {
+            Problem::conflict("host-full", format!("all {UID_RANGE} user ids for VMs of this host are taken"))
+        })?;
+        taken.insert(uid);
+        Ok(uid)
+    }
+
+    pub fn release(&self, uid: u32) {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_vms_get_one_user() {
+        let uids = Uids::new(200_000, [200_000, 200_002].into());
+        assert_eq!(uids.take().unwrap(), 200_001);
+        assert_eq!(uids.take().unwrap(), 200_003);
+        uids.release(200_002);
+        assert_eq!(uids.take().unwrap(), 200_002);
+    }
+}

@@ -1,0 +1,326 @@
+//! The task that sends a VM. It drives QEMU and asks the destination; every fact that must survive goes through the
+//! VM's task, which writes it down before it answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_api::AgentApi;
+use gantry_api::agent::{MigrationState, SendMigration, Verdict};
+use gantry_hostlink::AgentClient;
+use gantry_qemu::migration::{HandedOver, MigrationError, MigrationPhase, MigrationSource, RamTuning};
+use gantry_qemu::qmp::Qmp;
+use gantry_trust::LiveIdentity;
+use gantry_types::{ErrorClass, MigrationFigures, MigrationMode, Problem, Timestamp};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::convergence::Convergence;
+use crate::problem::problem;
+use crate::vm::{Command, Shared, SourceStep};
+
+/// A disk of terabytes over a slow link; progress is shown, and it can be cancelled at any time.
+const COPY_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The guest stands still during these.
+const SWITCHOVER_LIMIT: Duration = Duration::from_secs(30);
+const PEER_CHECK_LIMIT: Duration = Duration::from_secs(2);
+const CANCEL_LIMIT: Duration = Duration::from_secs(30);
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+const ABORT_TRIES: u32 = 5;
+
+pub(super) struct Sending {
+    pub vm: Uuid,
+    pub host_name: String,
+    pub request: SendMigration,
+    /// Absent if QEMU is gone; then only the destination's verdict is still to be had.
+    pub source: Option<MigrationSource>,
+    pub qmp: Option<Qmp>,
+    pub peer: AgentClient,
+    /// The guest runs, and goes on running if the migration fails.
+    pub resume: bool,
+    pub shared: Arc<Shared>,
+    pub commands: mpsc::WeakSender<Command>,
+    pub cancel: CancellationToken,
+}
+
+/// Where the task takes the migration up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    Fresh,
+    /// The agent was restarted before the hand-over was on record.
+    Interrupted,
+    /// The hand-over is on record.
+    Committing,
+}
+
+/// What is measured on the way.
+struct Measured {
+    started: std::time::Instant,
+    disk_bytes: u64,
+}
+
+impl Sending {
+    pub async fn run(self, begin: Begin) {
+        let mut measured = Measured { started: std::time::Instant::now(), disk_bytes: 0 };
+        if begin != Begin::Committing && !self.reach_hand_over(begin, &mut measured).await {
+            return;
+        }
+        let verdict = self.settle(begin).await;
+        match verdict {
+            Some(Verdict::Committed) => self.moved(measured).await,
+            Some(Verdict::Aborted) => {
+                let detail = format!("the destination '{}' gave the migration up", self.request.destination);
+                self.insist(|| SourceStep::Returned(Problem::transient("migration-aborted", detail.clone()))).await;
+            }
+            None => {}
+        }
+    }
+
+    /// True if the guest is handed over; otherwise it is still here, and that is on record.
+    async fn reach_hand_over(&self, begin: Begin, measured: &mut Measured) -> bool {
+        let Some(source) = &self.source else { return false };
+        let sent = match begin {
+            Begin::Fresh => tokio::select! {
+                sent = self.send(source, measured) => sent,
+                () = self.cancel.cancelled() => Err(cancelled()),
+            },
+            _ => Err(Problem::transient("agent-restarted", "the source's agent was restarted during the migration")),
+        };
+        let Err(error) = sent else { return true };
+        let mut pause = RETRY_FIRST;
+        loop {
+            match source.cancel(self.resume, Instant::now() + CANCEL_LIMIT).await {
+                Ok(()) => break,
+                // Too late to give up: everything is on the other side, and its agent decides.
+                Err(MigrationError::HandedOver) => return true,
+                Err(failure) => {
+                    // QEMU's end is noticed by the VM's task, which then ends this one.
+                    tracing::warn!(vm = %self.vm, error = crate::problem::chain(&failure), "cancelling failed, trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+            }
+        }
+        let was_cancelled = error.code() == "migration-cancelled";
+        self.insist(|| SourceStep::GivenUp { cancelled: was_cancelled, error: error.clone() }).await;
+        abort(&self.peer, self.vm, self.request.migration).await;
+        false
+    }
+
+    async fn send(&self, source: &MigrationSource, measured: &mut Measured) -> Result<(), Problem> {
+        let failed = |error: MigrationError| problem("migration-failed", &format!("moving VM {}", self.vm), &error);
+        let copy_deadline = Instant::now() + COPY_LIMIT;
+        self.phase("disk");
+        source.start_mirror().await.map_err(failed)?;
+        let mut disk_bytes = 0;
+        let on_disk = |progress: gantry_qemu::migration::MirrorProgress| {
+            disk_bytes = progress.copied_bytes;
+            self.shared.update_progress(|shown| {
+                shown.disk_bytes_done = progress.copied_bytes;
+                shown.disk_bytes_total = progress.total_bytes;
+            });
+        };
+        source.wait_mirror_ready(on_disk, copy_deadline).await.map_err(failed)?;
+        measured.disk_bytes = disk_bytes;
+
+        let policy = &self.request.policy;
+        let downtime_limit_ms = u64::from(policy.max_downtime_ms);
+        let mut convergence = Convergence::new(policy.post_copy, self.request.post_copy, downtime_limit_ms);
+        let limit = u64::from(policy.bandwidth_mib_per_s) << 20;
+        let tuning = RamTuning {
+            max_bandwidth_bytes_per_s: (limit > 0).then_some(limit),
+            downtime_limit_ms,
+            // Both ends must have the same capabilities.
+            postcopy: self.request.post_copy,
+        };
+        self.phase("memory");
+        source.configure(&tuning).await.map_err(failed)?;
+        source.start_ram().await.map_err(failed)?;
+        let on_memory = |progress: &gantry_qemu::migration::MigrationProgress| {
+            self.show(progress);
+            convergence.judge(progress)
+        };
+        source.wait_pre_switchover(on_memory, copy_deadline).await.map_err(failed)?;
+
+        self.phase("switchover");
+        let deadline = Instant::now() + SWITCHOVER_LIMIT;
+        self.check_peer().await?;
+        source.finish_mirror(deadline).await.map_err(failed)?;
+        source.continue_switchover().await.map_err(failed)?;
+        match source.wait_handed_over(deadline).await.map_err(failed)? {
+            HandedOver::Completed => {}
+            HandedOver::PostcopyActive => self.phase("post_copy"),
+        }
+        Ok(())
+    }
+
+    /// A destination whose agent doesn't answer could not commit: better to stay here.
+    async fn check_peer(&self) -> Result<(), Problem> {
+        let asked = timeout(PEER_CHECK_LIMIT, self.peer.migration_report(self.vm, self.request.migration)).await;
+        let silent = || {
+            let detail =
+                format!("the agent of '{}' does not answer just before the switchover", self.request.destination);
+            Problem::transient("destination-silent", detail)
+        };
+        let report = asked.map_err(|_| silent())??;
+        if report.state == MigrationState::Receiving {
+            return Ok(());
+        }
+        let why = report.error.map(|error| format!(": {}", error.detail)).unwrap_or_default();
+        let detail = format!("the destination '{}' is no longer receiving{why}", self.request.destination);
+        Err(Problem::transient("migration-aborted", detail))
+    }
+
+    /// Asks the destination until it has decided. `None` if the agent ends.
+    async fn settle(&self, begin: Begin) -> Option<Verdict> {
+        // If the hand-over can't be written down, the destination must not commit on our word: ask it to give up.
+        let recorded = begin == Begin::Committing || self.report(SourceStep::HandedOver).await.is_ok();
+        let (vm, migration) = (self.vm, self.request.migration);
+        let mut pause = RETRY_FIRST;
+        let mut complained = false;
+        loop {
+            let answer = match recorded {
+                true => self.peer.commit_migration(vm, migration).await,
+                false => self.peer.abort_migration(vm, migration).await,
+            };
+            match answer {
+                Ok(verdict) => return Some(verdict),
+                Err(error) if !complained => {
+                    complained = true;
+                    tracing::warn!(%vm, %migration, %error, "the destination has not decided yet, asking on");
+                }
+                Err(_) => {}
+            }
+            self.commands.upgrade()?;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    async fn moved(&self, measured: Measured) {
+        let answered = Timestamp::from(std::time::SystemTime::now());
+        let stopped_at = self.shared.stopped_at();
+        let mut figures = MigrationFigures {
+            from: self.host_name.clone(),
+            to: self.request.destination.to_string(),
+            mode: Some(MigrationMode::PreCopy),
+            blackout_ms: stopped_at.map_or(0, |stopped| answered.since(stopped).as_millis() as u64),
+            disk_bytes: measured.disk_bytes,
+            ..MigrationFigures::default()
+        };
+        if let Some(source) = &self.source {
+            self.await_rest(source, &mut figures).await;
+        }
+        figures.total_ms = measured.started.elapsed().as_millis() as u64;
+        self.phase("done");
+        self.insist(|| SourceStep::Moved(Box::new(figures.clone()))).await;
+    }
+
+    /// After post-copy the destination still fetches memory from here: this QEMU must stay until it has everything.
+    async fn await_rest(&self, source: &MigrationSource, figures: &mut MigrationFigures) {
+        let mut pause = RETRY_FIRST;
+        loop {
+            let on_progress = |progress: &gantry_qemu::migration::MigrationProgress| {
+                if matches!(progress.phase, MigrationPhase::PostcopyActive) {
+                    self.show(progress);
+                }
+            };
+            let deadline = Instant::now() + COPY_LIMIT;
+            match source.wait_completed(on_progress, deadline).await {
+                Ok(progress) => {
+                    let post_copy = self.shown_phase() == "post_copy";
+                    figures.mode = Some(if post_copy { MigrationMode::PostCopy } else { MigrationMode::PreCopy });
+                    figures.downtime_ms = progress.downtime_ms.unwrap_or(0);
+                    figures.memory_bytes = progress.ram_transferred_bytes;
+                    figures.passes = progress.passes;
+                    return;
+                }
+                Err(error) if self.qmp.as_ref().is_none_or(Qmp::is_closed) => {
+                    tracing::error!(vm = %self.vm, error = crate::problem::chain(&error), "QEMU ended after the hand-over");
+                    return;
+                }
+                Err(error) => {
+                    tracing::error!(vm = %self.vm, error = crate::problem::chain(&error), "post-copy is interrupted");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+
+    fn phase(&self, phase: &str) {
+        self.shared.update_progress(|shown| shown.phase = phase.to_owned());
+    }
+
+    fn shown_phase(&self) -> String {
+        let mut phase = String::new();
+        self.shared.update_progress(|shown| phase.clone_from(&shown.phase));
+        phase
+    }
+
+    fn show(&self, progress: &gantry_qemu::migration::MigrationProgress) {
+        let rate_bytes_per_s = (progress.rate_mbps * 125_000.0) as u64;
+        let gain_bytes_per_s = rate_bytes_per_s.saturating_sub(progress.dirty_bytes_per_s);
+        self.shared.update_progress(|shown| {
+            shown.memory_bytes_done = progress.ram_transferred_bytes;
+            shown.memory_bytes_remaining = progress.ram_remaining_bytes;
+            shown.memory_bytes_total = progress.ram_total_bytes;
+            shown.rate_bytes_per_s = rate_bytes_per_s;
+            shown.dirty_bytes_per_s = progress.dirty_bytes_per_s;
+            shown.remaining_ms = (progress.ram_remaining_bytes * 1000).checked_div(gain_bytes_per_s);
+        });
+    }
+
+    async fn report(&self, step: SourceStep) -> Result<(), Problem> {
+        let over = || Problem::transient("vm-going", "the VM's task has ended");
+        let commands = self.commands.upgrade().ok_or_else(over)?;
+        let (reply, answer) = oneshot::channel();
+        commands.send(Command::Step(step, reply)).await.map_err(|_| over())?;
+        answer.await.map_err(|_| over())?
+    }
+
+    /// Reports until it is on record, or the VM's task is gone.
+    async fn insist(&self, step: impl Fn() -> SourceStep) {
+        let mut pause = RETRY_FIRST;
+        while let Err(error) = self.report(step()).await {
+            let task_is_over = self.commands.upgrade().is_none_or(|commands| commands.is_closed());
+            if task_is_over || error.class == ErrorClass::Conflict {
+                return;
+            }
+            tracing::error!(vm = %self.vm, %error, "the migration's outcome is not on disk, trying again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+}
+
+fn cancelled() -> Problem {
+    Problem::conflict("migration-cancelled", "the migration was cancelled")
+}
+
+/// Lets the destination clean up early. Only a courtesy: it gives up by itself when the streams end, or when the
+/// controller asks it to.
+async fn abort(peer: &AgentClient, vm: Uuid, migration: Uuid) {
+    let mut pause = RETRY_FIRST;
+    for _ in 0..ABORT_TRIES {
+        if peer.abort_migration(vm, migration).await.is_ok() {
+            return;
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+    tracing::warn!(%vm, %migration, "the destination could not be told that the migration ended");
+}
+
+/// Like the courtesy at the end of a sending task, when there is none any more.
+pub(super) fn tell_aborted(identity: &LiveIdentity, vm: Uuid, request: &SendMigration) {
+    match AgentClient::new(identity, &request.destination, &request.destination_agent) {
+        Ok(peer) => {
+            let migration = request.migration;
+            tokio::spawn(async move { abort(&peer, vm, migration).await });
+        }
+        Err(error) => tracing::warn!(%vm, %error, "the destination can't be told that the migration ended"),
+    }
+}

@@ -1,0 +1,278 @@
+//! The source's side, as the VM's task holds it: what is on record, and which of the sending task's steps it accepts.
+
+use gantry_api::agent::{MigrationReport, MigrationState, SendMigration};
+use gantry_hostlink::AgentClient;
+use gantry_qemu::migration::{MigrationSource, MirrorDisk, Peer, PeerTls};
+use gantry_qemu::qmp::command::{Cont, MirrorSync};
+use gantry_trust::{CredentialReader, write_qemu_credentials};
+use gantry_types::{MigrationProgress, PowerState, Problem};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use super::sending::{self, Sending};
+use crate::networks::Place;
+use crate::records::{MigrationRecord, MigrationRole, blocking};
+use crate::vm::{Machine, Run, SourceStep, VmTask, files};
+
+/// The task that sends; dropping it stops it where it is.
+pub(crate) struct SendingTask {
+    migration: Uuid,
+    cancel: CancellationToken,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl VmTask {
+    pub(crate) async fn send(&mut self, request: SendMigration) -> Result<(), Problem> {
+        let known = self.known()?.migration.as_ref().filter(|migration| migration.id == request.migration);
+        if let Some(migration) = known {
+            return match migration.state {
+                MigrationState::Failed | MigrationState::Cancelled => {
+                    Err(migration.error.clone().unwrap_or_else(|| {
+                        Problem::conflict("migration-over", format!("migration {} has ended", request.migration))
+                    }))
+                }
+                _ => Ok(()),
+            };
+        }
+        self.check_epoch(request.epoch)?;
+        self.check_not_moving()?;
+        self.machine()?;
+        self.write_credentials().await?;
+        self.shared.update_progress(|progress| {
+            *progress = MigrationProgress { phase: "prepare".to_owned(), ..MigrationProgress::default() };
+        });
+        if let Some(record) = &mut self.record {
+            record.migration = Some(MigrationRecord {
+                id: request.migration,
+                state: MigrationState::Sending,
+                role: MigrationRole::Source(Box::new(request.clone())),
+                figures: None,
+                error: None,
+            });
+        }
+        self.save().await?;
+        self.start_sending(request, sending::Begin::Fresh)
+    }
+
+    fn start_sending(&mut self, request: SendMigration, begin: sending::Begin) -> Result<(), Problem> {
+        let cancel = CancellationToken::new();
+        let peer = AgentClient::new(&self.host.identity, &request.destination, &request.destination_agent)
+            .map_err(|error| Problem::new(error.class(), "no-agent-client", crate::problem::chain(&error)))?;
+        let source = match &self.run {
+            Run::On(machine) => Some(self.source(machine, &request)?),
+            _ => None,
+        };
+        let qmp = match &self.run {
+            Run::On(machine) => Some(machine.qmp.clone()),
+            _ => None,
+        };
+        let resume = self.known()?.wanted == PowerState::Running;
+        let migration = request.migration;
+        let sending = Sending {
+            vm: self.vm,
+            host_name: self.host.config.name.to_string(),
+            request,
+            source,
+            qmp,
+            peer,
+            resume,
+            shared: self.shared.clone(),
+            commands: self.self_commands.clone(),
+            cancel: cancel.clone(),
+        };
+        let task = AbortOnDropHandle::new(tokio::spawn(sending.run(begin)));
+        self.sending = Some(SendingTask { migration, cancel, _task: task });
+        Ok(())
+    }
+
+    fn source(&self, machine: &Machine, request: &SendMigration) -> Result<MigrationSource, Problem> {
+        // The destination's disk lies over the same image, which it has already.
+        let has_image = self.known()?.assignment.disk.image.is_some();
+        let sync = if has_image { MirrorSync::Top } else { MirrorSync::Full };
+        let disks = vec![MirrorDisk { node_name: request.endpoint.disk_export.clone(), sync }];
+        let peer = Peer {
+            host: request.endpoint.address.to_string(),
+            nbd_port: Some(request.endpoint.disk_port),
+            ram_port: request.endpoint.ram_port,
+            tls: Some(PeerTls {
+                creds_dir: files(&self.host, self.vm).tls,
+                peer_name: request.endpoint.tls_name.clone(),
+            }),
+        };
+        Ok(MigrationSource::new(machine.qmp.clone(), disks, peer))
+    }
+
+    /// Today's certificate of this host's QEMU processes, for this VM's QEMU.
+    pub(crate) async fn write_credentials(&self) -> Result<(), Problem> {
+        let uid = self.known()?.owner_uid;
+        let directory = files(&self.host, self.vm).tls;
+        let identity = self.host.qemu_identity.current();
+        let written = blocking(move || write_qemu_credentials(&directory, &identity, CredentialReader::Uid(uid))).await;
+        written.map_err(|error| Problem::new(error.class(), "no-credentials", crate::problem::chain(&error)))
+    }
+
+    pub(crate) async fn report(&self, migration: Uuid) -> Result<MigrationReport, Problem> {
+        let record = self.record.as_ref().and_then(|record| record.migration.as_ref());
+        if record.is_some_and(|record| record.id == migration)
+            && let Some(report) = self.observation()?.migration
+        {
+            return Ok(report);
+        }
+        super::destination::settled_report(&self.host, migration).await
+    }
+
+    pub(crate) fn cancel(&self, migration: Uuid) -> Result<(), Problem> {
+        let record = self.known()?.migration.as_ref().filter(|record| record.id == migration);
+        let state = record.map(|record| record.state);
+        match (state, &self.sending) {
+            (Some(MigrationState::Sending), Some(sending)) if sending.migration == migration => {
+                sending.cancel.cancel();
+                Ok(())
+            }
+            (Some(MigrationState::Failed | MigrationState::Cancelled), _) => Ok(()),
+            (Some(_), _) => {
+                let detail = format!("migration {migration} was handed over and can't be cancelled");
+                Err(Problem::conflict("migration-handed-over", detail))
+            }
+            (None, _) => Err(Problem::not_found("migration", &migration.to_string())),
+        }
+    }
+
+    /// What the sending task has found out; on disk when it is answered.
+    pub(crate) async fn step(&mut self, step: SourceStep) -> Result<(), Problem> {
+        let Some(migration) = self.record.as_mut().and_then(|record| record.migration.as_mut()) else {
+            return Ok(());
+        };
+        let fits = match step {
+            SourceStep::HandedOver | SourceStep::GivenUp { .. } => migration.state == MigrationState::Sending,
+            SourceStep::Moved(_) | SourceStep::Returned(_) => migration.state == MigrationState::Committing,
+        };
+        if !fits {
+            // From a task whose migration was ended meanwhile.
+            let detail = format!("migration {} is '{:?}' by now", migration.id, migration.state);
+            return Err(Problem::conflict("migration-over", detail.to_lowercase()));
+        }
+        let before = migration.clone();
+        let mut moved_to = None;
+        match step {
+            SourceStep::HandedOver => migration.state = MigrationState::Committing,
+            SourceStep::Moved(figures) => {
+                migration.state = MigrationState::Moved;
+                migration.figures = Some(*figures);
+                if let MigrationRole::Source(request) = &migration.role {
+                    moved_to = Some(request.endpoint.address);
+                }
+            }
+            SourceStep::Returned(error) => {
+                migration.state = MigrationState::Failed;
+                migration.error = Some(error);
+            }
+            SourceStep::GivenUp { cancelled, error } => {
+                migration.state = if cancelled { MigrationState::Cancelled } else { MigrationState::Failed };
+                migration.error = Some(error);
+            }
+        }
+        let state = migration.state;
+        if let Err(error) = self.save().await {
+            // What is not on disk has not happened; the sending task tries again.
+            if let Some(record) = &mut self.record {
+                record.migration = Some(before);
+            }
+            return Err(error);
+        }
+        if let Some(vtep) = moved_to
+            && let Err(error) = self.host.networks.move_away(self.vm, vtep).await
+        {
+            tracing::warn!(vm = %self.vm, %error, "frames of guests here may miss the moved VM until the next update");
+        }
+        if matches!(state, MigrationState::Failed | MigrationState::Cancelled) {
+            self.go_on_here().await;
+        }
+        Ok(())
+    }
+
+    /// The guest stays: let it run if it should and something stopped it.
+    async fn go_on_here(&mut self) {
+        self.look_at_status().await;
+        let wanted_running = self.record.as_ref().is_some_and(|record| record.wanted == PowerState::Running);
+        match &self.run {
+            Run::On(machine) if self.paused && wanted_running => match machine.qmp.execute(Cont {}).await {
+                Ok(_) => self.paused = false,
+                Err(error) => {
+                    tracing::error!(vm = %self.vm, %error, "the guest can't go on after the failed migration")
+                }
+            },
+            Run::Off => self.keep_up().await,
+            _ => {}
+        }
+    }
+
+    /// The agent was restarted while this VM was being sent.
+    pub(crate) async fn recover_sending(&mut self) {
+        let Some(MigrationRecord { state, role: MigrationRole::Source(request), .. }) =
+            self.record.as_ref().and_then(|record| record.migration.clone())
+        else {
+            return;
+        };
+        let begin = match (state, &self.run) {
+            (MigrationState::Committing, _) => {
+                let vtep = Place::Left(request.endpoint.address);
+                if let Some(record) = &self.record {
+                    let (nics, uid) = (&record.assignment.nics, record.owner_uid);
+                    self.host.networks.remember(self.vm, nics, uid, vtep).await;
+                }
+                sending::Begin::Committing
+            }
+            // Not on record as handed over: commit was never asked, so the guest is ours.
+            (_, Run::Off) => {
+                self.sending_ended("QEMU ended while the agent was away").await;
+                return;
+            }
+            _ => sending::Begin::Interrupted,
+        };
+        if let Err(error) = self.start_sending(*request, begin) {
+            tracing::error!(vm = %self.vm, %error, "the interrupted migration can't be taken up");
+        }
+    }
+
+    /// QEMU ended. Before the hand-over that ends the migration; after it, the destination's verdict still counts.
+    pub(crate) async fn sending_ended(&mut self, reason: &str) {
+        if self.migration_state() != Some(MigrationState::Sending) {
+            return;
+        }
+        self.sending = None;
+        let Some(migration) = self.record.as_mut().and_then(|record| record.migration.as_mut()) else { return };
+        migration.state = MigrationState::Failed;
+        let detail = format!("the VM's QEMU on the source ended during the migration: {reason}");
+        migration.error = Some(Problem::permanent("source-ended", detail));
+        if let MigrationRole::Source(request) = &migration.role {
+            sending::tell_aborted(&self.host.identity, self.vm, request);
+        }
+        if let Err(error) = self.save().await {
+            tracing::error!(vm = %self.vm, %error, "the migration's end is not on disk");
+        }
+    }
+
+    /// The VM is going to be ended on purpose.
+    pub(crate) async fn stop_sending(&mut self, reason: &str) {
+        self.sending_ended(reason).await;
+    }
+
+    pub(crate) async fn release(&mut self, migration: Uuid) -> Result<(), Problem> {
+        let Some(record) = &self.record else { return Ok(()) };
+        let known = record.migration.as_ref().filter(|known| known.id == migration);
+        match known.map(|known| known.state) {
+            Some(MigrationState::Moved) => {
+                self.sending = None;
+                self.tear_down().await
+            }
+            // Nothing of that migration is left, and what is here belongs to another.
+            None => Ok(()),
+            Some(state) => {
+                let detail = format!("migration {migration} is '{state:?}' here; only a moved VM is released");
+                Err(Problem::conflict("migration-not-moved", detail.to_lowercase()))
+            }
+        }
+    }
+}

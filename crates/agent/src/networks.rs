@@ -1,0 +1,304 @@
+//! This host's data plane: what the controller wants of it, joined with the ports of the VMs that are really here.
+//!
+//! The controller knows where every other host's ports are; the agent knows which VMs it has, under which users they
+//! run and whether their guests are here yet. So remote ports come from the controller, local ones from the VMs'
+//! records, and a call of the controller that is computed from an older view of this host never takes a VM's tap away.
+//!
+//! What was applied is on disk and is applied again when the agent starts, before any guest does.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use gantry_api::agent::NicAssignment;
+use gantry_network::{DataPlane, PortRef};
+use gantry_types::{HostNetwork, HostNetworks, LocalPort, Problem, RemotePort};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use crate::durable;
+use crate::problem::problem;
+use crate::records::blocking;
+
+/// Where the guest behind a VM's ports is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Here,
+    /// On its way here; its frames still go where the controller says.
+    Coming,
+    /// It left for the host with this VTEP.
+    Left(IpAddr),
+}
+
+#[derive(Debug, Clone)]
+struct VmPorts {
+    nics: Vec<NicAssignment>,
+    owner_uid: u32,
+    place: Place,
+}
+
+pub(crate) struct Networks {
+    plane: Arc<dyn DataPlane>,
+    underlay_address: IpAddr,
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    desired: HostNetworks,
+    vms: BTreeMap<Uuid, VmPorts>,
+}
+
+impl Networks {
+    pub fn open(plane: Arc<dyn DataPlane>, underlay_address: IpAddr, state_dir: &Path) -> Result<Self, Problem> {
+        let path = state_dir.join("networks.json");
+        let damaged = |reason: String| {
+            Problem::permanent("networks-damaged", format!("{} is damaged: {reason}", path.display()))
+                .remedy("delete it: the controller sends the networks again")
+        };
+        let desired = match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => HostNetworks::default(),
+            Err(error) => return Err(damaged(error.to_string())),
+        };
+        let state = Mutex::new(State { desired, vms: BTreeMap::new() });
+        Ok(Self { plane, underlay_address, path, state })
+    }
+
+    pub async fn generation(&self) -> u64 {
+        self.state.lock().await.desired.generation
+    }
+
+    /// Takes over what the controller wants and makes it so.
+    pub async fn apply(&self, desired: &HostNetworks) -> Result<(), Problem> {
+        let mut state = self.state.lock().await;
+        let current = state.desired.generation;
+        if desired.generation < current {
+            let detail =
+                format!("generation {} of the networks is older than {current}, which is here", desired.generation);
+            return Err(Problem::conflict("stale-generation", detail));
+        }
+        let plan = merged(desired, &state.vms, self.underlay_address);
+        self.plane
+            .apply(&for_plane(&plan))
+            .await
+            .map_err(|error| problem("networks-not-applied", "this host's networks", &error))?;
+        if state.desired != *desired {
+            let text = serde_json::to_vec_pretty(desired)
+                .map_err(|error| Problem::permanent("networks-not-written", error.to_string()))?;
+            let path = self.path.clone();
+            blocking(move || durable::replace(&path, &text)).await.map_err(|error| {
+                Problem::transient("networks-not-written", format!("cannot write {}: {error}", self.path.display()))
+            })?;
+            state.desired = desired.clone();
+        }
+        Ok(())
+    }
+
+    /// Makes the data plane as it was last wanted, with the VMs known by now.
+    pub async fn reapply(&self) -> Result<(), Problem> {
+        let state = self.state.lock().await;
+        let plan = merged(&state.desired, &state.vms, self.underlay_address);
+        self.plane
+            .apply(&for_plane(&plan))
+            .await
+            .map_err(|error| problem("networks-not-applied", "this host's networks", &error))?;
+        Ok(())
+    }
+
+    /// Remembers a VM's ports without touching the host; [`Self::reapply`] follows.
+    pub async fn remember(&self, vm: Uuid, nics: &[NicAssignment], owner_uid: u32, place: Place) {
+        self.state.lock().await.vms.insert(vm, VmPorts { nics: nics.to_vec(), owner_uid, place });
+    }
+
+    /// Makes the VM's taps, guarded, and removes those it no longer has.
+    pub async fn ensure(&self, vm: Uuid, nics: &[NicAssignment], owner_uid: u32, place: Place) -> Result<(), Problem> {
+        let mut state = self.state.lock().await;
+        let failed = |error| problem("port-not-made", &format!("a port of VM {vm}"), &error);
+        let before = state.vms.insert(vm, VmPorts { nics: nics.to_vec(), owner_uid, place });
+        let kept = |nic: &NicAssignment| nics.iter().any(|new| new.port == nic.port && new.vni == nic.vni);
+        for nic in before.iter().flat_map(|ports| &ports.nics).filter(|nic| !kept(nic)) {
+            self.plane.remove_port(&port_ref(nic)).await.map_err(failed)?;
+        }
+        let plan = merged(&state.desired, &state.vms, self.underlay_address);
+        let plan = for_plane(&plan);
+        for nic in nics {
+            let network = plan.networks.iter().find(|network| network.vni == nic.vni);
+            let port = network.and_then(|network| network.ports.iter().find(|port| port.id == nic.port));
+            if let (Some(network), Some(port)) = (network, port) {
+                self.plane.ensure_port(network, port).await.map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The guest is here now: its frames go through its taps.
+    pub async fn activate(&self, vm: Uuid) -> Result<(), Problem> {
+        let mut state = self.state.lock().await;
+        let Some(ports) = state.vms.get_mut(&vm) else { return Ok(()) };
+        ports.place = Place::Here;
+        for nic in &ports.nics {
+            let activated = self.plane.activate_port(&port_ref(nic)).await;
+            activated.map_err(|error| problem("port-not-activated", &format!("a port of VM {vm}"), &error))?;
+        }
+        Ok(())
+    }
+
+    /// The guest is behind `vtep` now.
+    pub async fn move_away(&self, vm: Uuid, vtep: IpAddr) -> Result<(), Problem> {
+        let mut state = self.state.lock().await;
+        let Some(ports) = state.vms.get_mut(&vm) else { return Ok(()) };
+        ports.place = Place::Left(vtep);
+        for nic in &ports.nics {
+            let moved = self.plane.deactivate_port(&port_ref(nic), vtep).await;
+            moved.map_err(|error| problem("port-not-moved", &format!("a port of VM {vm}"), &error))?;
+        }
+        Ok(())
+    }
+
+    pub async fn remove(&self, vm: Uuid) -> Result<(), Problem> {
+        let mut state = self.state.lock().await;
+        let Some(ports) = state.vms.get(&vm) else { return Ok(()) };
+        for nic in &ports.nics {
+            let removed = self.plane.remove_port(&port_ref(nic)).await;
+            removed.map_err(|error| problem("port-not-removed", &format!("a port of VM {vm}"), &error))?;
+        }
+        state.vms.remove(&vm);
+        Ok(())
+    }
+}
+
+fn port_ref(nic: &NicAssignment) -> PortRef {
+    PortRef { vni: nic.vni, id: nic.port, mac: gantry_network::MacAddress(nic.mac.0) }
+}
+
+fn for_plane(networks: &HostNetworks) -> gantry_network::HostNetworks {
+    let mac = |mac: gantry_types::MacAddress| gantry_network::MacAddress(mac.0);
+    let local = |port: &LocalPort| gantry_network::LocalPort {
+        id: port.id,
+        owner_uid: port.owner_uid,
+        mac: mac(port.mac),
+        addresses: port.addresses.clone(),
+        active: port.active,
+    };
+    let remote = |port: &RemotePort| gantry_network::RemotePort {
+        mac: mac(port.mac),
+        addresses: port.addresses.clone(),
+        vtep: port.vtep,
+    };
+    let network = |network: &HostNetwork| gantry_network::HostNetwork {
+        uuid: network.uuid,
+        name: network.name.clone(),
+        vni: network.vni,
+        mtu: network.mtu,
+        underlay_address: network.underlay_address,
+        ports: network.local.iter().map(local).collect(),
+        remote: network.remote.iter().map(remote).collect(),
+        external_vteps: network.external_vteps.clone(),
+    };
+    gantry_network::HostNetworks { networks: networks.networks.iter().map(network).collect() }
+}
+
+fn merged(desired: &HostNetworks, vms: &BTreeMap<Uuid, VmPorts>, underlay_address: IpAddr) -> HostNetworks {
+    let mut plan = desired.clone();
+    plan.networks.iter_mut().for_each(|network| network.local.clear());
+    for (ports, nic) in vms.values().flat_map(|ports| ports.nics.iter().map(move |nic| (ports, nic))) {
+        let network = network_of(&mut plan, nic, underlay_address);
+        let known_remote = network.remote.iter().any(|port| port.mac == nic.mac);
+        match ports.place {
+            Place::Here => network.remote.retain(|port| port.mac != nic.mac),
+            Place::Left(vtep) if !known_remote => {
+                network.remote.push(RemotePort { mac: nic.mac, addresses: vec![nic.address], vtep });
+            }
+            Place::Left(_) | Place::Coming => {}
+        }
+        network.local.push(LocalPort {
+            id: nic.port,
+            mac: nic.mac,
+            addresses: vec![nic.address],
+            owner_uid: ports.owner_uid,
+            active: ports.place == Place::Here,
+        });
+    }
+    plan
+}
+
+/// The network of a port; made from what the VM's assignment says if the controller has not sent it yet.
+fn network_of<'a>(plan: &'a mut HostNetworks, nic: &NicAssignment, underlay_address: IpAddr) -> &'a mut HostNetwork {
+    let found = plan.networks.iter().position(|network| network.vni == nic.vni);
+    let at = found.unwrap_or_else(|| {
+        plan.networks.push(HostNetwork {
+            uuid: Uuid::nil(),
+            name: nic.network.to_string(),
+            vni: nic.vni,
+            mtu: nic.mtu,
+            underlay_address,
+            local: Vec::new(),
+            remote: Vec::new(),
+            external_vteps: Vec::new(),
+        });
+        plan.networks.len() - 1
+    });
+    &mut plan.networks[at]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_types::MacAddress;
+
+    const HERE: &str = "10.0.0.1";
+    const THERE: &str = "10.0.0.2";
+
+    fn nic() -> NicAssignment {
+        NicAssignment {
+            port: Uuid::from_u128(7),
+            network: "lan".parse().unwrap(),
+            vni: 100,
+            mtu: 1400,
+            mac: MacAddress::qemu([0, 0, 7]),
+            address: "192.168.1.7".parse().unwrap(),
+            prefix_length: 24,
+            gateway: None,
+            dns: Vec::new(),
+        }
+    }
+
+    fn plan(place: Place, remote: Vec<RemotePort>) -> HostNetwork {
+        let mut desired = HostNetworks::default();
+        if !remote.is_empty() {
+            network_of(&mut desired, &nic(), HERE.parse().unwrap()).remote = remote;
+        }
+        let vms = [(Uuid::from_u128(1), VmPorts { nics: vec![nic()], owner_uid: 200_001, place })].into();
+        let mut plan = merged(&desired, &vms, HERE.parse().unwrap());
+        assert_eq!(plan.networks.len(), 1);
+        plan.networks.remove(0)
+    }
+
+    fn remote() -> RemotePort {
+        RemotePort { mac: nic().mac, addresses: vec![nic().address], vtep: THERE.parse().unwrap() }
+    }
+
+    #[test]
+    fn a_guest_that_is_here_wins_over_a_stale_view_of_the_controller() {
+        for stale in [vec![], vec![remote()]] {
+            let network = plan(Place::Here, stale);
+            assert!(network.local[0].active && network.remote.is_empty());
+            assert_eq!(network.local[0].owner_uid, 200_001);
+        }
+    }
+
+    #[test]
+    fn frames_for_a_guest_that_is_coming_or_has_left_go_elsewhere() {
+        let coming = plan(Place::Coming, vec![remote()]);
+        assert!(!coming.local[0].active);
+        assert_eq!(coming.remote, vec![remote()]);
+        let left = plan(Place::Left(THERE.parse().unwrap()), Vec::new());
+        assert!(!left.local[0].active);
+        assert_eq!(left.remote, vec![remote()]);
+    }
+}

@@ -1,0 +1,285 @@
+//! What the agent must not forget about a VM: one `record.json` per VM.
+//!
+//! Only the VM's task writes its record; a change that others may rely on is on disk before it is answered. A record
+//! that can't be read is reported, never dropped: its VM's QEMU may still be running.
+//!
+//! A VM directory without a record is what a crash leaves of a VM that was being made or removed; nothing of value is
+//! in it, because the record is written first and removed last.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use gantry_api::agent::{Assignment, MigrationEndpoint, MigrationState, SendMigration};
+use gantry_types::{MigrationFigures, PowerState, Problem};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::config::create_passable;
+use crate::durable;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Record {
+    pub assignment: Assignment,
+    pub owner_uid: u32,
+    /// What it was last told to be; kept up without a controller.
+    pub wanted: PowerState,
+    /// The QEMU process, once it was started.
+    #[serde(default)]
+    pub process: Option<ProcessRecord>,
+    /// Why it is stopped or failed.
+    #[serde(default)]
+    pub end: Option<End>,
+    #[serde(default)]
+    pub migration: Option<MigrationRecord>,
+}
+
+/// Identifies a process across agent restarts and reboots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ProcessRecord {
+    pub pid: u32,
+    pub start_time_ticks: u64,
+    pub boot_id: String,
+    pub accelerator: String,
+}
+
+/// How a VM's last run ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct End {
+    /// It should have gone on running.
+    pub failed: bool,
+    pub reason: String,
+}
+
+/// The one migration a VM is, or last was, in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MigrationRecord {
+    pub id: Uuid,
+    pub state: MigrationState,
+    pub role: MigrationRole,
+    #[serde(default)]
+    pub figures: Option<MigrationFigures>,
+    #[serde(default)]
+    pub error: Option<Problem>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum MigrationRole {
+    Source(Box<SendMigration>),
+    Destination { endpoint: MigrationEndpoint, paused: bool },
+}
+
+impl Record {
+    pub fn is_receiving(&self) -> bool {
+        self.migration.as_ref().is_some_and(|migration| migration.state == MigrationState::Receiving)
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordError {
+    #[error("cannot {action} {}", path.display())]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is damaged: restore it from a backup, or remove the VM", path.display())]
+    Damaged {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl RecordError {
+    pub fn problem(&self) -> Problem {
+        let detail = crate::problem::chain(self);
+        match self {
+            Self::File { .. } => Problem::transient("record-not-written", detail)
+                .remedy("check that the state directory's filesystem is writable and has space"),
+            Self::Damaged { .. } => Problem::permanent("record-damaged", detail),
+        }
+    }
+}
+
+/// A VM found on disk, and what its record says.
+pub(crate) type Loaded = (Uuid, Result<Record, RecordError>);
+
+/// All records of a host.
+#[derive(Debug, Clone)]
+pub(crate) struct Records {
+    root: PathBuf,
+}
+
+impl Records {
+    pub fn open(state_dir: &Path) -> Result<Self, RecordError> {
+        let root = state_dir.join("vms");
+        create_passable(&root).map_err(failed("create", &root))?;
+        Ok(Self { root })
+    }
+
+    pub fn vm_dir(&self, vm: Uuid) -> PathBuf {
+        self.root.join(vm.to_string())
+    }
+    /// QEMU's sockets, console log and UEFI variables; belongs to the VM's user.
+    pub fn run_dir(&self, vm: Uuid) -> PathBuf {
+        self.vm_dir(vm).join("run")
+    }
+    fn path(&self, vm: Uuid) -> PathBuf {
+        self.vm_dir(vm).join("record.json")
+    }
+
+    /// Every VM of this host with its record, or why that can't be read. Leftovers of crashes are removed.
+    pub fn load_all(&self) -> Result<Vec<Loaded>, RecordError> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.root).map_err(failed("list", &self.root))? {
+            let entry = entry.map_err(failed("list", &self.root))?;
+            let Some(vm) = entry.file_name().to_str().and_then(|name| name.parse::<Uuid>().ok()) else {
+                tracing::warn!(path = %entry.path().display(), "not a VM's directory, left alone");
+                continue;
+            };
+            let path = self.path(vm);
+            match fs::read(&path) {
+                Ok(text) => {
+                    let record = serde_json::from_slice(&text).map_err(|source| RecordError::Damaged { path, source });
+                    found.push((vm, record));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs::remove_dir_all(entry.path()).map_err(failed("remove", &entry.path()))?;
+                }
+                Err(source) => found.push((vm, Err(RecordError::File { action: "read", path, source }))),
+            }
+        }
+        Ok(found)
+    }
+
+    /// On disk when it returns.
+    pub async fn save(&self, record: &Record) -> Result<(), RecordError> {
+        let vm = record.assignment.uuid;
+        let (directory, path) = (self.vm_dir(vm), self.path(vm));
+        let text =
+            serde_json::to_vec_pretty(record).map_err(|source| RecordError::Damaged { path: path.clone(), source })?;
+        let root = self.root.clone();
+        blocking(move || {
+            if !directory.is_dir() {
+                create_passable(&directory).map_err(failed("create", &directory))?;
+                durable::sync_directory(&root).map_err(failed("sync", &root))?;
+            }
+            durable::replace(&path, &text).map_err(failed("write", &path))
+        })
+        .await
+    }
+
+    /// Forgets the VM; everything it had outside its directory must be gone already.
+    pub async fn remove(&self, vm: Uuid) -> Result<(), RecordError> {
+        let (directory, path) = (self.vm_dir(vm), self.path(vm));
+        blocking(move || {
+            durable::remove(&path).or_else(ignore_missing).map_err(failed("remove", &path))?;
+            fs::remove_dir_all(&directory).or_else(ignore_missing).map_err(failed("remove", &directory))
+        })
+        .await
+    }
+
+    /// User ids that are taken: by records, and, for those that can't be read, by what their directories belong to.
+    pub fn taken_uids(&self, loaded: &[Loaded]) -> BTreeSet<u32> {
+        let of_directory = |vm: Uuid| fs::metadata(self.run_dir(vm)).ok().map(|found| found.uid());
+        loaded
+            .iter()
+            .filter_map(|(vm, record)| match record {
+                Ok(record) => Some(record.owner_uid),
+                Err(_) => of_directory(*vm),
+            })
+            .collect()
+    }
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RecordError {
+    let path = path.to_owned();
+    move |source| RecordError::File { action, path, source }
+}
+
+fn ignore_missing(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) }
+}
+
+/// Runs disk work off the async threads; a panic in it goes on here.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use gantry_api::agent::DiskAssignment;
+    use gantry_types::{Arch, ByteSize, Firmware};
+
+    pub(crate) fn record(vm: Uuid) -> Record {
+        Record {
+            assignment: Assignment {
+                uuid: vm,
+                name: "web-1".parse().unwrap(),
+                epoch: 3,
+                arch: Arch::X86_64,
+                cpus: 1,
+                memory: ByteSize::mib(64),
+                cpu_model: None,
+                firmware: Firmware::Bios,
+                disk: DiskAssignment { image: None, size: ByteSize::mib(8) },
+                nics: Vec::new(),
+                user_data: None,
+                power: PowerState::Running,
+            },
+            owner_uid: 200_007,
+            wanted: PowerState::Running,
+            process: None,
+            end: None,
+            migration: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_comes_back_and_a_half_made_vm_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::open(directory.path()).unwrap();
+        let (kept, half_made) = (Uuid::new_v4(), Uuid::new_v4());
+        records.save(&record(kept)).await.unwrap();
+        // What a crash in the first write leaves.
+        fs::create_dir(records.vm_dir(half_made)).unwrap();
+        fs::write(records.vm_dir(half_made).join("record.json.new"), b"{").unwrap();
+
+        let loaded = records.load_all().unwrap();
+        assert_eq!(loaded.len(), 1);
+        assert_eq!(loaded[0].1.as_ref().unwrap(), &record(kept));
+        assert!(!records.vm_dir(half_made).exists());
+
+        records.remove(kept).await.unwrap();
+        records.remove(kept).await.unwrap();
+        assert!(records.load_all().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_record_is_reported_and_keeps_its_user() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::open(directory.path()).unwrap();
+        let vm = Uuid::new_v4();
+        records.save(&record(vm)).await.unwrap();
+        fs::create_dir(records.run_dir(vm)).unwrap();
+        for damage in [&b""[..], b"{\"assignment\": 1}", b"\xff\xfe"] {
+            fs::write(records.path(vm), damage).unwrap();
+            let loaded = records.load_all().unwrap();
+            let (found, result) = &loaded[0];
+            assert_eq!(*found, vm);
+            assert!(matches!(result, Err(RecordError::Damaged { .. })));
+            let own_uid = fs::metadata(records.run_dir(vm)).unwrap().uid();
+            assert!(records.taken_uids(&loaded).contains(&own_uid));
+        }
+    }
+}

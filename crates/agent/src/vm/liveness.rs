@@ -1,0 +1,65 @@
+//! Whether a guest really executes. QEMU's word alone is not enough: a machine that arrived broken also "runs".
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gantry_api::agent::Liveness;
+use gantry_qemu::process::QemuProcess;
+use gantry_qemu::qmp::{
+    Qmp,
+    command::{QueryBlockstats, QueryStatus},
+};
+use gantry_types::Problem;
+
+use super::machine::DISK_NODE;
+use super::{Command, VmHandle};
+use crate::problem::problem;
+use uuid::Uuid;
+
+/// An idle guest's clock ticks at least this often; its agent is asked every two seconds.
+const CPU_LIMIT: Duration = Duration::from_secs(3);
+const GUEST_AGENT_LIMIT: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// What the VM's task lends for a look at its QEMU.
+pub(crate) struct Probe {
+    pub process: Arc<QemuProcess>,
+    pub qmp: Qmp,
+}
+
+pub(crate) async fn check(vm: Uuid, handle: &VmHandle, expect_guest_agent: bool) -> Result<Liveness, Problem> {
+    let begun = Instant::now();
+    let probe = handle.ask(vm, Command::Probe).await?;
+    let what = format!("the liveness of VM {vm}");
+    let failed = |error| problem("liveness-unknown", &what, &error);
+    let status = probe.qmp.execute(QueryStatus {}).await.map_err(failed)?;
+    let disks = probe.qmp.execute(QueryBlockstats {}).await.map_err(failed)?;
+    let disk = disks.iter().find(|disk| disk.node_name.as_deref() == Some(DISK_NODE));
+    let disk_writes = disk.map_or(0, |disk| disk.stats.wr_operations);
+    if !status.running {
+        let evidence = format!("QEMU says the guest is '{}'", status.status);
+        return Ok(Liveness { alive: false, evidence, disk_writes });
+    }
+    let cpu_time = || {
+        let usage = probe.process.usage();
+        usage.map(|usage| usage.cpu_time_ms).map_err(|error| problem("liveness-unknown", &what, &error))
+    };
+    let first_ms = cpu_time()?;
+    loop {
+        let used_ms = cpu_time()?.saturating_sub(first_ms);
+        let answered = handle.shared.guest_agent_answered_since(begun);
+        let (alive, limit) = match expect_guest_agent {
+            true => (answered, GUEST_AGENT_LIMIT),
+            false => (answered || used_ms > 0, CPU_LIMIT),
+        };
+        if alive || begun.elapsed() > limit {
+            let agent = if answered { "answered" } else { "did not answer" };
+            let waited_ms = begun.elapsed().as_millis();
+            let evidence = format!(
+                "QEMU says running, used {used_ms} ms of processor time in {waited_ms} ms, the guest agent {agent}"
+            );
+            return Ok(Liveness { alive, evidence, disk_writes });
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}

@@ -1,0 +1,387 @@
+//! A VM's QEMU: started from the record, or taken over from an agent that is gone.
+//!
+//! Before QEMU starts: the disk and the seed belong to the VM's user, the taps exist with their guards. QEMU itself gets
+//! descriptors for the taps and needs no privilege.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gantry_qemu::machine::{
+    Accelerator, BackingImage, Disk, DiskFormat, Firmware as QemuFirmware, Launch, MachineConfig, Nic, SocketsDir,
+    find_uefi,
+};
+use gantry_qemu::process::{Identity, QemuProcess, SpawnSpec, log_tail, open_tap};
+use gantry_qemu::qmp::{EventStream, Qmp};
+use gantry_storage::{DiskSpec, Seed, SeedNic};
+use gantry_types::{Firmware, Problem};
+use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use super::console::ConsoleLine;
+use super::guest::GuestLine;
+use super::{Shared, console, guest, metrics};
+use crate::host::Host;
+use crate::images::digest;
+use crate::inventory::{accelerator_name, qemu_arch};
+use crate::problem::problem;
+use crate::records::{ProcessRecord, Record, blocking};
+
+pub(crate) const DISK_NODE: &str = "disk0";
+const MONITOR_LIMIT: Duration = Duration::from_secs(20);
+const EXIT_LIMIT: Duration = Duration::from_secs(10);
+
+/// A running QEMU and what hangs on it; dropping it leaves QEMU alone.
+pub(crate) struct Machine {
+    pub process: Arc<QemuProcess>,
+    pub qmp: Qmp,
+    pub events: EventStream,
+    /// False once the monitor connection has ended.
+    pub monitored: bool,
+    pub accelerator: String,
+    pub guest: GuestLine,
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+/// Files of one VM.
+pub(crate) struct Files {
+    pub run_dir: PathBuf,
+    pub log: PathBuf,
+    pub tls: PathBuf,
+    pub seed: PathBuf,
+}
+
+pub(crate) fn files(host: &Host, vm: Uuid) -> Files {
+    let (vm_dir, run_dir) = (host.records.vm_dir(vm), host.records.run_dir(vm));
+    Files { seed: run_dir.join("seed.img"), run_dir, log: vm_dir.join("qemu.log"), tls: vm_dir.join("tls") }
+}
+
+fn named(record: &Record) -> String {
+    format!("VM '{}'", record.assignment.name)
+}
+
+/// Makes the VM's directory, disk and seed; with everything there already nothing changes.
+pub(crate) async fn prepare_files(host: &Host, record: &Record) -> Result<(), Problem> {
+    let assignment = &record.assignment;
+    let files = files(host, assignment.uuid);
+    let uid = record.owner_uid;
+    let image = assignment.disk.image.as_ref().map(|image| digest(&image.digest)).transpose()?;
+    let spec =
+        DiskSpec { disk: assignment.uuid, size_bytes: assignment.disk.size.bytes(), image, owner_uid: Some(uid) };
+    host.pool.create_disk(&spec).await.map_err(|error| problem("disk-not-made", &named(record), &error))?;
+
+    let nics = assignment.nics.iter().map(|nic| SeedNic {
+        mac: nic.mac,
+        addresses: ipnet::IpNet::new(nic.address, nic.prefix_length).into_iter().collect(),
+        gateway: nic.gateway,
+        dns: nic.dns.clone(),
+        mtu: Some(nic.mtu),
+    });
+    let seed = Seed {
+        instance_id: assignment.uuid.to_string(),
+        hostname: assignment.name.to_string(),
+        nics: nics.collect(),
+        user_data: assignment.user_data.clone().map(String::into_bytes),
+    };
+    let content = seed.build().map_err(|error| {
+        Problem::invalid("invalid-seed", format!("{}: {}", named(record), crate::problem::chain(&error)))
+    })?;
+    let vars = match assignment.firmware {
+        Firmware::Bios => None,
+        Firmware::Uefi => Some(uefi(record)?.1),
+    };
+    let what = named(record);
+    blocking(move || {
+        private_dir(&files.run_dir, uid).map_err(|error| file_problem(&what, &files.run_dir, &error))?;
+        Seed::write(&content, &files.seed, Some(uid)).map_err(|error| problem("seed-not-written", &what, &error))?;
+        if let Some(template) = vars {
+            let path = files.run_dir.join("uefi-vars.fd");
+            copy_vars(&template, &path, uid).map_err(|error| file_problem(&what, &path, &error))?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+fn private_dir(path: &Path, uid: u32) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    fs::set_permissions(path, Permissions::from_mode(0o700))?;
+    chown(path, Some(uid), Some(uid))
+}
+
+fn copy_vars(template: &Path, path: &Path, uid: u32) -> io::Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let fresh = path.with_added_extension("new");
+    fs::copy(template, &fresh)?;
+    fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
+    chown(&fresh, Some(uid), Some(uid))?;
+    fs::rename(fresh, path)
+}
+
+fn file_problem(what: &str, path: &Path, error: &io::Error) -> Problem {
+    Problem::transient("files-not-made", format!("{what}: cannot prepare {}: {error}", path.display()))
+        .remedy("check the state directory's filesystem")
+}
+
+fn uefi(record: &Record) -> Result<(PathBuf, PathBuf), Problem> {
+    find_uefi(qemu_arch(record.assignment.arch)).map_err(|error| problem("no-uefi", &named(record), &error))
+}
+
+/// Starts QEMU; with `incoming` it waits for a migration. On an error no process is left.
+pub(crate) async fn launch(
+    host: &Host,
+    record: &Record,
+    shared: &Arc<Shared>,
+    incoming: bool,
+) -> Result<Machine, Problem> {
+    let what = named(record);
+    let config = describe(host, record, incoming).await?;
+    let files = files(host, record.assignment.uuid);
+    let taps: Result<Vec<_>, _> =
+        record.assignment.nics.iter().map(|nic| open_tap(&gantry_network::tap_name(nic.port))).collect();
+    let taps = taps.map_err(|error| problem("tap-not-opened", &what, &error))?;
+    let binary = host.qemu.binary(record.assignment.arch)?;
+    let launch = Launch { sandbox: binary.sandbox, tap_fds: taps.iter().map(AsRawFd::as_raw_fd).collect() };
+    let argv = config.argv(&launch).map_err(|error| problem("machine-not-possible", &what, &error))?;
+    // The tail of the log must be about this run.
+    fs::remove_file(&files.log).or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => Ok(()),
+        _ => Err(file_problem(&what, &files.log, &error)),
+    })?;
+    let process = QemuProcess::spawn(SpawnSpec {
+        binary: binary.path.clone(),
+        argv,
+        identity: Some(Identity {
+            uid: record.owner_uid,
+            gid: record.owner_uid,
+            supplementary_gids: kvm_group(config.accelerator),
+        }),
+        stderr_log: files.log.clone(),
+        inherited: taps,
+    })
+    .map_err(|error| problem("qemu-not-started", &what, &error))?;
+
+    let connected = connect(&process, &files.run_dir).await;
+    let qmp = match connected {
+        Ok(qmp) => qmp,
+        Err(reason) => {
+            end(&process).await?;
+            let said = log_tail(&files.log);
+            let detail = if said.is_empty() { reason } else { said };
+            return Err(Problem::permanent("qemu-not-started", format!("{what}: QEMU did not start: {detail}"))
+                .remedy(format!("see {}", files.log.display())));
+        }
+    };
+    let accelerator = accelerator_name(config.accelerator).to_owned();
+    Ok(assemble(record, shared, &files, process, qmp, accelerator))
+}
+
+/// The monitor, or why there is none; an early end of the process ends the wait.
+async fn connect(process: &QemuProcess, run_dir: &Path) -> Result<Qmp, String> {
+    let path = SocketsDir(run_dir.to_owned()).qmp();
+    let deadline = Instant::now() + MONITOR_LIMIT;
+    tokio::select! {
+        connected = Qmp::connect(&path, deadline) => connected.map_err(|error| crate::problem::chain(&error)),
+        _ = process.wait_exit() => Err("it ended at once".to_owned()),
+    }
+}
+
+fn assemble(
+    record: &Record,
+    shared: &Arc<Shared>,
+    files: &Files,
+    process: QemuProcess,
+    qmp: Qmp,
+    accelerator: String,
+) -> Machine {
+    shared.forget_run();
+    let process = Arc::new(process);
+    let sockets = SocketsDir(files.run_dir.clone());
+    let (guest, guest_task) = guest::start(sockets.guest_agent(), shared.clone());
+    let (line, console_task): (ConsoleLine, _) = console::start(&sockets);
+    shared.set_console(Some(line));
+    let taps = record.assignment.nics.iter().map(|nic| gantry_network::tap_name(nic.port)).collect();
+    let metrics_task = metrics::start(process.clone(), qmp.clone(), taps, shared.clone());
+    Machine {
+        process,
+        events: qmp.events(),
+        qmp,
+        monitored: true,
+        accelerator,
+        guest,
+        _tasks: vec![guest_task, console_task, metrics_task],
+    }
+}
+
+/// What is left of a recorded process.
+pub(crate) enum Adopted {
+    Machine(Box<Machine>),
+    /// It runs, but its monitor does not answer.
+    Deaf(QemuProcess),
+    Gone,
+}
+
+/// Takes over the recorded process, or one that was started just before the last agent could write it down.
+pub(crate) async fn adopt(host: &Host, record: &Record, shared: &Arc<Shared>) -> Result<Adopted, Problem> {
+    let what = named(record);
+    let recorded = record.process.as_ref().filter(|process| process.boot_id == host.qemu.boot_id);
+    let (process, accelerator) = match recorded {
+        Some(recorded) => (
+            QemuProcess::adopt(recorded.pid, recorded.start_time_ticks).ok().map(|process| (process, recorded)),
+            recorded.accelerator.clone(),
+        ),
+        None => (None, String::new()),
+    };
+    let (process, accelerator) = match process {
+        Some((process, _)) => (process, accelerator),
+        None => match find_orphan(&host.records.run_dir(record.assignment.uuid))
+            .map_err(|error| problem("process-not-adopted", &what, &error))?
+        {
+            Some(process) => (process, accelerator_name(accelerator_for(host, record)).to_owned()),
+            None => return Ok(Adopted::Gone),
+        },
+    };
+    let files = files(host, record.assignment.uuid);
+    match connect(&process, &files.run_dir).await {
+        Ok(qmp) => Ok(Adopted::Machine(Box::new(assemble(record, shared, &files, process, qmp, accelerator)))),
+        Err(_) if process.has_exited().unwrap_or(false) => Ok(Adopted::Gone),
+        Err(reason) => {
+            tracing::warn!(vm = what, pid = process.pid(), reason, "QEMU runs but its monitor does not answer");
+            Ok(Adopted::Deaf(process))
+        }
+    }
+}
+
+/// A QEMU that has its sockets in `run_dir`: no other VM of any host on this kernel has the same directory.
+pub(crate) fn find_orphan(run_dir: &Path) -> Result<Option<QemuProcess>, gantry_qemu::process::ProcessError> {
+    let Some(needle) = run_dir.to_str() else { return Ok(None) };
+    let needle = format!("path={needle}/qmp.sock");
+    let Ok(entries) = fs::read_dir("/proc") else { return Ok(None) };
+    for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+        let Ok(command_line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
+        let mut arguments = command_line.split(|byte| *byte == 0);
+        let is_qemu = arguments.next().is_some_and(|program| String::from_utf8_lossy(program).contains("qemu-system-"));
+        if !is_qemu || !arguments.any(|argument| String::from_utf8_lossy(argument).ends_with(&needle)) {
+            continue;
+        }
+        let Some(start_time_ticks) = start_time_ticks(pid) else { continue };
+        match QemuProcess::adopt(pid, start_time_ticks) {
+            Ok(process) => return Ok(Some(process)),
+            Err(gantry_qemu::process::ProcessError::Gone { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// Field 22 of `/proc/PID/stat` (proc_pid_stat(5)); the second field, the name, may contain anything.
+fn start_time_ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Kills QEMU and waits until it is gone.
+pub(crate) async fn end(process: &QemuProcess) -> Result<(), Problem> {
+    let failed = |error: &gantry_qemu::process::ProcessError| problem("qemu-not-ended", "ending QEMU", error);
+    process.kill().map_err(|error| failed(&error))?;
+    match timeout(EXIT_LIMIT, process.wait_exit()).await {
+        Ok(ended) => ended.map(drop).map_err(|error| failed(&error)),
+        Err(_) => {
+            let detail = format!("QEMU process {} does not end; it waits for the kernel", process.pid());
+            Err(Problem::transient("qemu-not-ended", detail).remedy("look for a hanging disk or filesystem"))
+        }
+    }
+}
+
+impl Machine {
+    pub fn record(&self, host: &Host) -> ProcessRecord {
+        ProcessRecord {
+            pid: self.process.pid(),
+            start_time_ticks: self.process.start_time_ticks(),
+            boot_id: host.qemu.boot_id.clone(),
+            accelerator: self.accelerator.clone(),
+        }
+    }
+}
+
+fn accelerator_for(host: &Host, record: &Record) -> Accelerator {
+    host.qemu.accelerator(record.assignment.arch)
+}
+
+fn kvm_group(accelerator: Accelerator) -> Vec<u32> {
+    match accelerator {
+        Accelerator::Kvm => fs::metadata("/dev/kvm").map(|device| device.gid()).into_iter().collect(),
+        Accelerator::Tcg => Vec::new(),
+    }
+}
+
+async fn describe(host: &Host, record: &Record, incoming: bool) -> Result<MachineConfig, Problem> {
+    let assignment = &record.assignment;
+    let files = files(host, assignment.uuid);
+    let accelerator = accelerator_for(host, record);
+    let default_cpu = match accelerator {
+        Accelerator::Kvm => "host",
+        Accelerator::Tcg => "max",
+    };
+    let backing = match &assignment.disk.image {
+        Some(image) => {
+            let stored = host.pool.image(digest(&image.digest)?).await;
+            let stored = stored.map_err(|error| problem("image-not-found", &named(record), &error))?;
+            let stored = stored.ok_or_else(|| {
+                Problem::conflict("image-not-here", format!("{}: its image is not in this host's pool", named(record)))
+                    .remedy("fetch the image to this host first")
+            })?;
+            Some(BackingImage { path: stored.path, format: DiskFormat::Qcow2 })
+        }
+        None => None,
+    };
+    let disk = Disk {
+        node_name: DISK_NODE.to_owned(),
+        path: host.pool.disk_path(assignment.uuid),
+        format: DiskFormat::Qcow2,
+        read_only: false,
+        backing,
+        direct_io: host.qemu.direct_io,
+        boot_index: Some(0),
+    };
+    let seed = Disk {
+        node_name: "seed0".to_owned(),
+        path: files.seed,
+        format: DiskFormat::Raw,
+        read_only: true,
+        backing: None,
+        direct_io: false,
+        boot_index: None,
+    };
+    let firmware = match assignment.firmware {
+        Firmware::Bios => QemuFirmware::Bios,
+        Firmware::Uefi => QemuFirmware::Uefi { code: uefi(record)?.0, vars: files.run_dir.join("uefi-vars.fd") },
+    };
+    let nics = assignment.nics.iter().map(|nic| Nic { mac: nic.mac.to_string(), mtu: u16::try_from(nic.mtu).ok() });
+    Ok(MachineConfig {
+        name: assignment.name.to_string(),
+        uuid: assignment.uuid.to_string(),
+        arch: qemu_arch(assignment.arch),
+        machine_type: Some(host.qemu.binary(assignment.arch)?.machine_type.clone()),
+        accelerator,
+        cpu_model: assignment.cpu_model.clone().unwrap_or_else(|| default_cpu.to_owned()),
+        cpus: assignment.cpus,
+        memory_mib: assignment.memory.as_mib(),
+        firmware,
+        disks: vec![disk, seed],
+        nics: nics.collect(),
+        kernel: None,
+        sockets: SocketsDir(files.run_dir),
+        incoming,
+        start_paused: false,
+        pvpanic: true,
+    })
+}

@@ -1,0 +1,198 @@
+//! One task per VM. It alone starts, commands and ends the VM's QEMU, and writes the VM's record.
+//!
+//! ```text
+//!           define             start
+//!  (none) ----------> stopped ----------> running <---pause, resume---> paused
+//!                      ^  |                 |  |                          |
+//!                      |  +<--guest shut down, kill-----------------------+
+//!                      |                    |  |
+//!                      +--start--> failed <-+  +--send: handed over--> handed over --release--> (none)
+//!                               QEMU died,              ^                   |
+//!                               guest panicked          +---- running <-----+ the destination aborted
+//!
+//!           receive              commit
+//!  (none) ----------> receiving --------> running or paused
+//!                         +--abort, QEMU died, stream lost--> (none)
+//! ```
+//! Commands come one after the other; nothing in the task waits for the guest. What takes long has a task of its own:
+//! metrics, guest agent, console and the sending of a migration, which reports back as commands.
+//!
+//! If the agent ends, QEMU goes on; a new agent's task takes it over from the record ([`recover`]).
+
+mod actor;
+mod console;
+mod guest;
+mod liveness;
+mod machine;
+mod metrics;
+mod power;
+mod recover;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use gantry_api::agent::{
+    Assignment, MigrationEndpoint, MigrationReport, PowerRequest, ReceiveMigration, SendMigration, Verdict,
+    VmObservation, VmRunState,
+};
+use gantry_types::{GuestInfo, MigrationFigures, MigrationProgress, Problem, Timestamp, VmMetrics};
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use crate::host::Host;
+use crate::records::Record;
+pub(crate) use actor::{Next, Run, VmTask};
+pub(crate) use console::ConsoleLine;
+pub(crate) use liveness::check as check_liveness;
+pub(crate) use machine::{DISK_NODE, Machine, end, files, find_orphan, prepare_files};
+
+/// A guest agent that was silent for longer is not reported as there.
+const GUEST_AGENT_MEMORY: Duration = Duration::from_secs(10);
+const COMMAND_BACKLOG: usize = 32;
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Problem>>;
+
+pub(crate) enum Command {
+    Define(Box<Assignment>, Reply<VmObservation>),
+    Power(PowerRequest, Reply<VmObservation>),
+    Remove {
+        epoch: u64,
+        reply: Reply<()>,
+    },
+    Receive(Box<ReceiveMigration>, Reply<MigrationEndpoint>),
+    Send(Box<SendMigration>, Reply<()>),
+    Report(Uuid, Reply<MigrationReport>),
+    Cancel(Uuid, Reply<()>),
+    Commit(Uuid, Reply<Verdict>),
+    Abort(Uuid, Reply<Verdict>),
+    Release(Uuid, Reply<()>),
+    Probe(Reply<liveness::Probe>),
+    /// From the task that sends a migration.
+    Step(SourceStep, Reply<()>),
+}
+
+/// What has become of a migration, as the sending task finds out. Durable when it is answered.
+#[derive(Debug)]
+pub(crate) enum SourceStep {
+    /// QEMU has given everything away. From here on only the destination's verdict counts.
+    HandedOver,
+    /// The destination has the guest.
+    Moved(Box<MigrationFigures>),
+    /// The destination gave up after the hand-over: the guest goes on here.
+    Returned(Problem),
+    /// Ended before the hand-over; the guest is still here.
+    GivenUp { cancelled: bool, error: Problem },
+}
+
+/// What others may read of a VM at any time, without waiting for its task.
+#[derive(Default)]
+pub(crate) struct Shared(Mutex<SharedState>);
+
+#[derive(Default)]
+struct SharedState {
+    base: Option<VmObservation>,
+    metrics: Option<VmMetrics>,
+    guest: GuestView,
+    progress: MigrationProgress,
+    console: Option<ConsoleLine>,
+    /// When the guest last stopped executing.
+    stopped_at: Option<Timestamp>,
+}
+
+#[derive(Default)]
+struct GuestView {
+    last_answer: Option<Instant>,
+    info: Option<GuestInfo>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, SharedState> {
+        // Each holder makes plain assignments; a panic can't leave half of one.
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// `None` only before the task has looked at its record.
+    pub fn observation(&self) -> Option<VmObservation> {
+        let state = self.lock();
+        let mut observation = state.base.clone()?;
+        let executes = matches!(observation.state, VmRunState::Running | VmRunState::Paused);
+        if executes {
+            observation.metrics = state.metrics;
+            observation.guest_agent =
+                state.guest.last_answer.is_some_and(|answered| answered.elapsed() < GUEST_AGENT_MEMORY);
+            observation.guest = state.guest.info.clone();
+        }
+        if let Some(migration) = &mut observation.migration {
+            migration.progress = state.progress.clone();
+        }
+        Some(observation)
+    }
+
+    pub fn guest_agent_answered_since(&self, moment: Instant) -> bool {
+        self.lock().guest.last_answer.is_some_and(|answered| answered > moment)
+    }
+    pub fn console(&self) -> Option<ConsoleLine> {
+        self.lock().console.clone()
+    }
+    pub fn stopped_at(&self) -> Option<Timestamp> {
+        self.lock().stopped_at
+    }
+    pub fn update_progress(&self, update: impl FnOnce(&mut MigrationProgress)) {
+        update(&mut self.lock().progress);
+    }
+    fn publish(&self, base: VmObservation) {
+        self.lock().base = Some(base);
+    }
+    fn set_metrics(&self, metrics: VmMetrics) {
+        self.lock().metrics = Some(metrics);
+    }
+    fn guest_answered(&self) {
+        self.lock().guest.last_answer = Some(Instant::now());
+    }
+    fn set_guest_info(&self, info: GuestInfo) {
+        self.lock().guest.info = Some(info);
+    }
+    fn set_console(&self, console: Option<ConsoleLine>) {
+        self.lock().console = console;
+    }
+    fn set_stopped_at(&self, moment: Timestamp) {
+        self.lock().stopped_at = Some(moment);
+    }
+    /// Nothing measured of one QEMU may be shown for the next.
+    fn forget_run(&self) {
+        let mut state = self.lock();
+        state.metrics = None;
+        state.guest = GuestView::default();
+        state.console = None;
+    }
+}
+
+/// The way to a VM's task.
+#[derive(Clone)]
+pub(crate) struct VmHandle {
+    commands: mpsc::Sender<Command>,
+    pub shared: Arc<Shared>,
+}
+
+impl VmHandle {
+    /// Starts the task of a VM: one with a record goes on where it was, one without waits for `define` or `receive`.
+    pub fn start(host: Arc<Host>, vm: Uuid, record: Option<Record>) -> Self {
+        let (commands, receiver) = mpsc::channel(COMMAND_BACKLOG);
+        let shared = Arc::new(Shared::default());
+        let task = VmTask::new(host, vm, record, receiver, commands.downgrade(), shared.clone());
+        tokio::spawn(task.run());
+        Self { commands, shared }
+    }
+
+    /// The VM was removed, or never came to be.
+    pub fn is_over(&self) -> bool {
+        self.commands.is_closed()
+    }
+
+    pub async fn ask<T>(&self, vm: Uuid, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Problem> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Problem::transient("vm-going", format!("VM {vm} is just being removed from this host"));
+        self.commands.send(command(reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+}

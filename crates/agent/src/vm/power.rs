@@ -1,0 +1,163 @@
+//! Starting, stopping and holding a VM. Every action looks first whether its effect is already there.
+
+use gantry_api::agent::{MigrationState, PowerAction, PowerRequest, VmObservation};
+use gantry_qemu::qmp::command::{Command as QmpCommand, Cont, Stop, SystemPowerdown, SystemReset};
+use gantry_types::{PowerState, Problem};
+
+use super::actor::{Run, VmTask};
+use super::{Reply, machine};
+use crate::problem::problem;
+use crate::records::End;
+
+impl VmTask {
+    pub(super) async fn power(&mut self, request: PowerRequest, reply: Reply<VmObservation>) {
+        if let Err(error) = self.check_power(&request) {
+            drop(reply.send(Err(error)));
+            return;
+        }
+        if request.action == PowerAction::Reboot {
+            return self.reboot(reply);
+        }
+        let done = self.carry_out(request.action).await;
+        let answer = match done {
+            Ok(()) => self.observation(),
+            Err(error) => Err(error),
+        };
+        drop(reply.send(answer));
+    }
+
+    fn check_power(&self, request: &PowerRequest) -> Result<(), Problem> {
+        self.check_epoch(request.epoch)?;
+        match request.action {
+            // A guest that is being sent may still be shut down or killed; the migration then fails.
+            PowerAction::ShutDown | PowerAction::Kill if !self.is_receiving() => self.check_not_handed_over("stopped"),
+            _ => self.check_not_moving(),
+        }
+    }
+
+    async fn carry_out(&mut self, action: PowerAction) -> Result<(), Problem> {
+        match action {
+            PowerAction::Start => self.start().await,
+            PowerAction::ShutDown => self.shut_down().await,
+            PowerAction::Kill => self.kill().await,
+            PowerAction::Reset => self.tell(SystemReset {}).await,
+            PowerAction::Pause => {
+                self.machine()?;
+                self.want(PowerState::Paused).await?;
+                self.tell(Stop {}).await?;
+                self.paused = true;
+                Ok(())
+            }
+            PowerAction::Resume => self.resume().await,
+            // Answered by a task of its own.
+            PowerAction::Reboot => Ok(()),
+        }
+    }
+
+    pub(super) async fn start(&mut self) -> Result<(), Problem> {
+        match &self.run {
+            Run::On(_) if self.paused => return self.resume().await,
+            Run::On(_) => return self.want(PowerState::Running).await,
+            Run::Deaf(_) => return self.machine().map(drop),
+            Run::Off => {}
+        }
+        self.want(PowerState::Running).await?;
+        match self.launch(false).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                if let Some(record) = &mut self.record {
+                    record.end = Some(End { failed: true, reason: error.detail.clone() });
+                }
+                self.save().await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Starts QEMU and writes down which process it is.
+    pub(crate) async fn launch(&mut self, incoming: bool) -> Result<(), Problem> {
+        let record = self.known()?;
+        let machine = machine::launch(&self.host, record, &self.shared, incoming).await?;
+        let process = machine.record(&self.host);
+        self.run = Run::On(Box::new(machine));
+        self.paused = incoming;
+        self.expected_end = None;
+        self.hold_reason = None;
+        if let Some(record) = &mut self.record {
+            record.process = Some(process);
+            record.end = None;
+        }
+        self.save().await?;
+        self.look_at_status().await;
+        Ok(())
+    }
+
+    async fn shut_down(&mut self) -> Result<(), Problem> {
+        self.want(PowerState::Stopped).await?;
+        match self.run {
+            Run::Off => Ok(()),
+            _ => self.tell(SystemPowerdown {}).await,
+        }
+    }
+
+    async fn kill(&mut self) -> Result<(), Problem> {
+        self.want(PowerState::Stopped).await?;
+        if !matches!(self.run, Run::Off) {
+            self.stop_sending("the VM was stopped").await;
+            self.end_qemu().await?;
+            if let Some(record) = &mut self.record {
+                record.end = Some(End { failed: false, reason: "stopped".to_owned() });
+            }
+        }
+        if let Some(record) = &mut self.record {
+            record.process = None;
+            // A VM that had failed is stopped now, as was asked.
+            record.end = record.end.take().map(|end| End { failed: false, ..end });
+        }
+        self.save().await
+    }
+
+    async fn resume(&mut self) -> Result<(), Problem> {
+        self.machine()?;
+        self.want(PowerState::Running).await?;
+        self.tell(Cont {}).await?;
+        self.paused = false;
+        Ok(())
+    }
+
+    async fn want(&mut self, wanted: PowerState) -> Result<(), Problem> {
+        match &mut self.record {
+            Some(record) if record.wanted != wanted => record.wanted = wanted,
+            _ => return Ok(()),
+        }
+        self.save().await
+    }
+
+    async fn tell<C: QmpCommand>(&self, command: C) -> Result<(), Problem> {
+        let told = self.machine()?.qmp.execute(command).await;
+        told.map(drop).map_err(|error| problem("qemu-refused", &format!("VM {}", self.vm), &error))
+    }
+
+    /// The guest is asked outside this task, which never waits for a guest.
+    fn reboot(&self, reply: Reply<VmObservation>) {
+        let guest = match self.machine() {
+            Ok(machine) => machine.guest.clone(),
+            Err(error) => {
+                drop(reply.send(Err(error)));
+                return;
+            }
+        };
+        let observation = self.observation();
+        tokio::spawn(async move {
+            let answer = match guest.reboot().await {
+                Ok(()) => observation,
+                Err(error) => Err(error),
+            };
+            drop(reply.send(answer));
+        });
+    }
+
+    pub(crate) fn migration_state(&self) -> Option<MigrationState> {
+        self.record.as_ref()?.migration.as_ref().map(|migration| migration.state)
+    }
+}
