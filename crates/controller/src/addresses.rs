@@ -56,7 +56,13 @@ fn derived_mac(port: Uuid, attempt: u8) -> MacAddress {
 ///
 /// # Errors
 /// For people: the address is taken, or all are.
-pub fn lease(network: &mut Network, vm: &Name, vm_uuid: Uuid, index: usize, nic: &NicSpec) -> Result<NicStatus, String> {
+pub fn lease(
+    network: &mut Network,
+    vm: &Name,
+    vm_uuid: Uuid,
+    index: usize,
+    nic: &NicSpec,
+) -> Result<NicStatus, String> {
     let port = port_id(vm_uuid, index);
     let name = network.metadata.name.clone();
     if let Some((address, held)) = network.status.leases.iter().find(|(_, lease)| lease.port == port) {
@@ -125,7 +131,8 @@ pub fn network_mistakes(spec: &NetworkSpec) -> Vec<(String, String)> {
         wrong("spec.subnet.cidr", format!("{cidr} is not a range of ordinary addresses"));
     }
     if let Some(gateway) = spec.subnet.gateway
-        && let Err(message) = is_assignable(&Subnet { gateway: None, reserved: Vec::new(), ..spec.subnet.clone() }, gateway)
+        && let Err(message) =
+            is_assignable(&Subnet { gateway: None, reserved: Vec::new(), ..spec.subnet.clone() }, gateway)
     {
         wrong("spec.subnet.gateway", message);
     }

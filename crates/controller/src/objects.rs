@@ -67,9 +67,10 @@ impl Objects {
     }
 
     /// Repeats `attempt` (read, decide, commit) for as long as it loses races.
-    pub async fn racing<R, F>(&self, mut attempt: F) -> Result<R, Problem>
+    pub async fn racing<R, F, A>(&self, attempt: F) -> Result<R, Problem>
     where
-        F: AsyncFnMut() -> Result<R, Problem>,
+        F: Fn() -> A,
+        A: Future<Output = Result<R, Problem>>,
     {
         for _ in 1..MAX_RACES {
             match attempt().await {
@@ -156,8 +157,9 @@ fn encode<T: Resource>(object: &T) -> Result<Vec<u8>, Problem> {
 
 /// The object in a key-value of the store.
 pub fn decode<T: Resource>(kv: &KeyValue) -> Result<T, Problem> {
-    let mut object: T = serde_json::from_slice(&kv.value)
-        .map_err(|e| Problem::permanent("unreadable-object", format!("the stored object {} is damaged: {e}", kv.key)))?;
+    let mut object: T = serde_json::from_slice(&kv.value).map_err(|e| {
+        Problem::permanent("unreadable-object", format!("the stored object {} is damaged: {e}", kv.key))
+    })?;
     object.metadata_mut().revision = kv.mod_revision.0;
     Ok(object)
 }

@@ -65,12 +65,18 @@ fn check_addresses(joining: &Joining) -> Result<(), Problem> {
 }
 
 /// Changes labels and spec of a host that exists.
-pub async fn put(app: &App, caller: &Caller, name: &str, sent: Host, query: &WriteQuery) -> Result<Changed<Host>, Problem> {
+pub async fn put(
+    app: &App,
+    caller: &Caller,
+    name: &str,
+    sent: Host,
+    query: &WriteQuery,
+) -> Result<Changed<Host>, Problem> {
     caller.may_change()?;
     check_name(name, &sent)?;
     check_labels(&sent.metadata)?;
     app.objects
-        .racing(async || {
+        .racing(|| async {
             let current: Host = app.objects.find(name).await?.ok_or_else(|| {
                 Problem::not_found(Host::KIND, name).remedy("hosts come by themselves: gantry host join URL TOKEN")
             })?;
@@ -82,8 +88,11 @@ pub async fn put(app: &App, caller: &Caller, name: &str, sent: Host, query: &Wri
                 let mut change = Change::new();
                 change.update(&host)?;
                 if host.spec.cordoned != current.spec.cordoned {
-                    let (reason, what) =
-                        if host.spec.cordoned { ("HostCordoned", "cordoned") } else { ("HostUncordoned", "uncordoned") };
+                    let (reason, what) = if host.spec.cordoned {
+                        ("HostCordoned", "cordoned")
+                    } else {
+                        ("HostUncordoned", "uncordoned")
+                    };
                     change.event(&app.event(
                         host.reference(),
                         Severity::Normal,

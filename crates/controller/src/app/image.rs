@@ -78,12 +78,18 @@ fn check_spec(image: &Image) -> Result<(), Problem> {
 }
 
 /// Creates the image or changes its labels; what it is made from is fixed.
-pub async fn put(app: &App, caller: &Caller, name: &str, sent: Image, query: &WriteQuery) -> Result<Changed<Image>, Problem> {
+pub async fn put(
+    app: &App,
+    caller: &Caller,
+    name: &str,
+    sent: Image,
+    query: &WriteQuery,
+) -> Result<Changed<Image>, Problem> {
     caller.may_change()?;
     check_name(name, &sent)?;
     check_labels(&sent.metadata)?;
     app.objects
-        .racing(async || {
+        .racing(|| async {
             let Some(current) = app.objects.find::<Image>(name).await? else {
                 if query.revision.is_some() || sent.metadata.revision != 0 {
                     return Err(Problem::not_found(Image::KIND, name));
@@ -92,10 +98,13 @@ pub async fn put(app: &App, caller: &Caller, name: &str, sent: Image, query: &Wr
             };
             check_precondition(&current, &sent.metadata, query)?;
             if sent.spec != current.spec {
-                return Err(Problem::invalid("unchangeable", format!("image '{name}' can't be changed after its creation"))
-                    .object(current.reference())
-                    .field("spec", "is fixed when the image is created")
-                    .remedy("import it under another name"));
+                return Err(Problem::invalid(
+                    "unchangeable",
+                    format!("image '{name}' can't be changed after its creation"),
+                )
+                .object(current.reference())
+                .field("spec", "is fixed when the image is created")
+                .remedy("import it under another name"));
             }
             let mut image = current.clone();
             image.metadata.labels = sent.metadata.labels.clone();
@@ -124,7 +133,8 @@ fn expects_content(image: &Image) -> Result<(), Problem> {
             .remedy("create an image without spec.source to upload it"));
     }
     if !matches!(image.status.phase, ImagePhase::Pending | ImagePhase::Failed) {
-        let state = if image.status.phase == ImagePhase::Ready { "has its content already" } else { "is being imported" };
+        let state =
+            if image.status.phase == ImagePhase::Ready { "has its content already" } else { "is being imported" };
         return Err(Problem::conflict("image-has-content", format!("image '{}' {state}", image.name()))
             .object(image.reference())
             .remedy("import it under another name"));
@@ -136,7 +146,7 @@ fn expects_content(image: &Image) -> Result<(), Problem> {
 pub async fn content_uploaded(app: &App, caller: &Caller, name: &str) -> Result<Changed<Image>, Problem> {
     caller.may_change()?;
     app.objects
-        .racing(async || {
+        .racing(|| async {
             let mut image: Image = app.objects.get(name).await?;
             expects_content(&image)?;
             image.status = ImageStatus { phase: ImagePhase::Importing, ..ImageStatus::default() };
@@ -152,7 +162,7 @@ pub async fn content_uploaded(app: &App, caller: &Caller, name: &str) -> Result<
 pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<Changed<Image>, Problem> {
     caller.may_change()?;
     app.objects
-        .racing(async || {
+        .racing(|| async {
             let image: Image = app.objects.get(name).await?;
             check_precondition(&image, &image.metadata, query)?;
             expect_unused(app, &image)?;

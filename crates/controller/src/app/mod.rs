@@ -18,9 +18,7 @@ use std::sync::Arc;
 
 use gantry_api::rest::{ListQuery, Page, WriteQuery};
 use gantry_store::SharedStore;
-use gantry_types::{
-    Event, EventSpec, Metadata, Name, ObjectRef, Problem, Resource, Role, Selector, Severity,
-};
+use gantry_types::{Event, EventSpec, Metadata, Name, ObjectRef, Problem, Resource, Role, Selector, Severity, Vm};
 use tokio::sync::{Mutex, Notify, RwLock};
 
 use crate::{
@@ -88,10 +86,27 @@ impl App {
         let name = fresh_name(self.clock.new_uuid().simple().to_string());
         let mut event = Event::new(
             name,
-            EventSpec { regarding, severity, reason: reason.into(), message: message.into(), host: None, operation: None },
+            EventSpec {
+                regarding,
+                severity,
+                reason: reason.into(),
+                message: message.into(),
+                host: None,
+                operation: None,
+            },
         );
         self.stamp(&mut event.metadata);
         event
+    }
+
+    /// An operation on this object has ended: reports made before that can't contradict its result.
+    pub(crate) fn settled(&self, target: &ObjectRef) {
+        let vm = self.model.get::<Vm>(target.name.as_str());
+        if let Some(vm) = vm.filter(|vm| vm.metadata.uuid == target.uuid)
+            && let Some(host) = &vm.status.host
+        {
+            self.model.overlay_mut(|overlay| overlay.settled(vm.metadata.uuid, host.as_str()));
+        }
     }
 
     /// Gives a new object its uuid and time.
@@ -136,8 +151,10 @@ impl Caller {
     pub fn may_change(&self) -> Result<(), Problem> {
         match self.role {
             Role::Admin => Ok(()),
-            Role::Viewer | Role::Join => Err(Problem::denied("denied", format!("{} may not change anything", self.name))
-                .remedy("use a token with the role admin: gantry token create NAME --role admin")),
+            Role::Viewer | Role::Join => {
+                Err(Problem::denied("denied", format!("{} may not change anything", self.name))
+                    .remedy("use a token with the role admin: gantry token create NAME --role admin"))
+            }
         }
     }
 
@@ -199,7 +216,11 @@ pub(crate) fn check_precondition<T: Resource>(current: &T, sent: &Metadata, quer
         if expected != at {
             return Err(Problem::conflict(
                 CHANGED_MEANWHILE,
-                format!("{} '{}' is at revision {at}, not {expected}: it was changed meanwhile", T::KIND, current.name()),
+                format!(
+                    "{} '{}' is at revision {at}, not {expected}: it was changed meanwhile",
+                    T::KIND,
+                    current.name()
+                ),
             )
             .object(current.reference())
             .remedy("read it again, make your change on that, and send it again"));

@@ -10,7 +10,12 @@ use crate::{addresses::network_mistakes, objects::Change};
 const FIRST_CHOSEN_VNI: u32 = 1000;
 
 /// Makes a network; without `spec.vni` it gets a free one.
-pub async fn create(app: &App, caller: &Caller, sent: Network, query: &WriteQuery) -> Result<Changed<Network>, Problem> {
+pub async fn create(
+    app: &App,
+    caller: &Caller,
+    sent: Network,
+    query: &WriteQuery,
+) -> Result<Changed<Network>, Problem> {
     caller.may_change()?;
     check_labels(&sent.metadata)?;
     check_spec(&sent)?;
@@ -76,7 +81,7 @@ pub async fn put(
     check_labels(&sent.metadata)?;
     check_spec(&sent)?;
     app.objects
-        .racing(async || {
+        .racing(|| async {
             let Some(current) = app.objects.find::<Network>(name).await? else {
                 if query.revision.is_some() || sent.metadata.revision != 0 {
                     return Err(Problem::not_found(Network::KIND, name));
@@ -137,22 +142,25 @@ pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) 
     caller.may_change()?;
     let _alone = app.references.write().await;
     app.objects
-        .racing(async || {
+        .racing(|| async {
             let network: Network = app.objects.get(name).await?;
             check_precondition(&network, &network.metadata, query)?;
             let mut vms = holders(&network);
             vms.extend(app.model.read(|tables| {
-                let names_it = |vm: &gantry_types::Vm| vm.spec.nics.iter().any(|nic: &gantry_types::NicSpec| {
-                    nic.network.as_str() == name
-                });
+                let names_it = |vm: &gantry_types::Vm| {
+                    vm.spec.nics.iter().any(|nic: &gantry_types::NicSpec| nic.network.as_str() == name)
+                };
                 tables.vms.values().filter(|vm| names_it(vm)).map(|vm| vm.name().to_owned()).collect::<Vec<_>>()
             }));
             vms.sort();
             vms.dedup();
             if !vms.is_empty() {
-                return Err(Problem::conflict("network-in-use", format!("network '{name}' is used by VMs: {}", vms.join(", ")))
-                    .object(network.reference())
-                    .remedy("delete these VMs first"));
+                return Err(Problem::conflict(
+                    "network-in-use",
+                    format!("network '{name}' is used by VMs: {}", vms.join(", ")),
+                )
+                .object(network.reference())
+                .remedy("delete these VMs first"));
             }
             if query.dry_run {
                 return Ok(());

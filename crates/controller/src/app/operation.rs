@@ -9,7 +9,7 @@ use crate::objects::Change;
 pub async fn cancel(app: &App, caller: &Caller, name: &str) -> Result<Operation, Problem> {
     caller.may_change()?;
     app.objects
-        .racing(async || {
+        .racing(|| async {
             let mut operation: Operation = app.objects.get(name).await?;
             if operation.status.phase.is_finished() {
                 return Err(Problem::conflict(

@@ -12,13 +12,12 @@ use crate::objects::Change;
 pub async fn create(app: &App, caller: &Caller, request: &CreateToken, hash: String) -> Result<ApiToken, Problem> {
     caller.may_change()?;
     if request.expires_at.is_some_and(|at| at <= app.clock.now()) {
-        return Err(Problem::invalid("invalid-token", "the token would never be valid")
-            .field("expires_at", "lies in the past"));
+        return Err(
+            Problem::invalid("invalid-token", "the token would never be valid").field("expires_at", "lies in the past")
+        );
     }
-    let mut token = ApiToken::new(
-        request.name.clone(),
-        TokenSpec { role: request.role, expires_at: request.expires_at },
-    );
+    let mut token =
+        ApiToken::new(request.name.clone(), TokenSpec { role: request.role, expires_at: request.expires_at });
     token.status = TokenStatus { hash };
     app.stamp(&mut token.metadata);
     if app.objects.find::<ApiToken>(request.name.as_str()).await?.is_some() {
@@ -57,9 +56,12 @@ pub async fn delete(app: &App, caller: &Caller, name: &str) -> Result<(), Proble
         })
     });
     if token.spec.role == Role::Admin && !other_admin {
-        return Err(Problem::conflict("last-admin-token", format!("'{name}' is the last admin token that never expires"))
-            .object(gantry_types::Resource::reference(&token))
-            .remedy("make another first: gantry token create NAME --role admin"));
+        return Err(Problem::conflict(
+            "last-admin-token",
+            format!("'{name}' is the last admin token that never expires"),
+        )
+        .object(gantry_types::Resource::reference(&token))
+        .remedy("make another first: gantry token create NAME --role admin"));
     }
     let mut change = Change::new();
     change.delete(&token).event(&app.event(

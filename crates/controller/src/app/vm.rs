@@ -30,8 +30,7 @@ pub async fn create(app: &App, caller: &Caller, sent: Vm, query: &WriteQuery) ->
     }
     let stopped = vm.spec.power == PowerState::Stopped;
     let former = FormerState { phase: VmPhase::Pending, ..FormerState::of(&vm) };
-    vm.status =
-        VmStatus { phase: if stopped { VmPhase::Stopped } else { VmPhase::Starting }, ..VmStatus::default() };
+    vm.status = VmStatus { phase: if stopped { VmPhase::Stopped } else { VmPhase::Starting }, ..VmStatus::default() };
     let operation = if stopped { None } else { Some(new_operation(app, caller, Action::VmStart, &vm, Some(&former))?) };
     let mut change = Change::new();
     vm.status.operation = operation.as_ref().map(|operation| operation.metadata.name.clone());
@@ -51,7 +50,7 @@ pub async fn put(app: &App, caller: &Caller, name: &str, sent: Vm, query: &Write
     check_labels(&sent.metadata)?;
     sent.spec.validate()?;
     app.objects
-        .racing(async || {
+        .racing(|| async {
             let Some(current) = app.objects.find::<Vm>(name).await? else {
                 if query.revision.is_some() || sent.metadata.revision != 0 {
                     return Err(Problem::not_found(Vm::KIND, name));
@@ -76,11 +75,11 @@ pub async fn put(app: &App, caller: &Caller, name: &str, sent: Vm, query: &Write
 
 /// Ends the VM and deletes its disk and its addresses.
 pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<Changed<Vm>, Problem> {
-    launch(app, caller, name, query, async |_| Ok(Action::VmDelete)).await
+    launch(app, caller, name, query, |_| Ok(Action::VmDelete)).await
 }
 
 pub async fn start(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<Changed<Vm>, Problem> {
-    launch(app, caller, name, query, async |vm| {
+    launch(app, caller, name, query, |vm| {
         expect_phase(vm, &[VmPhase::Pending, VmPhase::Stopped, VmPhase::Failed], "start", Some("gantry vm resume"))?;
         Ok(Action::VmStart)
     })
@@ -99,8 +98,8 @@ pub async fn stop(
         return Err(Problem::invalid("invalid-request", "the stop request is not valid")
             .field("grace_s", format!("{} is out of range, use 0 to 3600", request.grace_s)));
     }
-    launch(app, caller, name, query, async |vm| {
-        let phases = [VmPhase::Running, VmPhase::Paused, VmPhase::Unknown, VmPhase::Failed];
+    launch(app, caller, name, query, |vm| {
+        let phases = [VmPhase::Running, VmPhase::Paused, VmPhase::Unknown];
         expect_phase(vm, &phases, "stop", None)?;
         Ok(Action::VmStop { grace_s: request.grace_s, force: request.force })
     })
@@ -114,7 +113,7 @@ pub async fn reboot(
     request: RebootRequest,
     query: &WriteQuery,
 ) -> Result<Changed<Vm>, Problem> {
-    launch(app, caller, name, query, async |vm| {
+    launch(app, caller, name, query, |vm| {
         expect_phase(vm, &[VmPhase::Running], "reboot", Some("gantry vm start"))?;
         Ok(Action::VmReboot { force: request.force })
     })
@@ -122,7 +121,7 @@ pub async fn reboot(
 }
 
 pub async fn pause(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<Changed<Vm>, Problem> {
-    launch(app, caller, name, query, async |vm| {
+    launch(app, caller, name, query, |vm| {
         expect_phase(vm, &[VmPhase::Running], "pause", Some("gantry vm start"))?;
         Ok(Action::VmPause)
     })
@@ -130,7 +129,7 @@ pub async fn pause(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -
 }
 
 pub async fn resume(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<Changed<Vm>, Problem> {
-    launch(app, caller, name, query, async |vm| {
+    launch(app, caller, name, query, |vm| {
         expect_phase(vm, &[VmPhase::Paused], "resume", Some("gantry vm start"))?;
         Ok(Action::VmResume)
     })
@@ -145,10 +144,10 @@ pub async fn migrate(
     request: &MigrateRequest,
     query: &WriteQuery,
 ) -> Result<Changed<Vm>, Problem> {
-    launch(app, caller, name, query, async |vm| {
+    launch(app, caller, name, query, |vm| {
         expect_phase(vm, &[VmPhase::Running, VmPhase::Paused], "migrate", Some("gantry vm start"))?;
         if let Some(to) = &request.to {
-            app.objects.get::<Host>(to.as_str()).await?;
+            app.model.get::<Host>(to.as_str()).ok_or_else(|| Problem::not_found(Host::KIND, to.as_str()))?;
             if vm.status.host.as_ref() == Some(to) {
                 return Err(Problem::conflict("already-there", format!("VM '{name}' is on host '{to}' already"))
                     .object(vm.reference())
@@ -181,15 +180,15 @@ async fn launch<F>(
     decide: F,
 ) -> Result<Changed<Vm>, Problem>
 where
-    F: AsyncFn(&Vm) -> Result<Action, Problem>,
+    F: Fn(&Vm) -> Result<Action, Problem>,
 {
     caller.may_change()?;
     app.objects
-        .racing(async || {
+        .racing(|| async {
             let current: Vm = app.objects.get(name).await?;
             check_precondition(&current, &current.metadata, query)?;
             expect_idle(&current)?;
-            let action = decide(&current).await?;
+            let action = decide(&current)?;
             let mut vm = current.clone();
             let operation = engage(app, caller, &mut vm, &current, action)?;
             let mut change = Change::new();
@@ -211,10 +210,12 @@ fn engage(app: &App, caller: &Caller, vm: &mut Vm, former: &Vm, action: Action) 
         Action::VmMigrate { .. } => (VmPhase::Migrating, vm.spec.power),
         Action::VmReboot { .. } | Action::ImageImport | Action::ImageDelete => (vm.status.phase, vm.spec.power),
     };
-    // A VM that failed may still have a QEMU: ending that is a stop as well.
-    let allowed = vm.status.phase.may_become(phase) || vm.status.phase == VmPhase::Failed;
-    if !allowed {
-        return Err(Problem::conflict("wrong-phase", format!("VM '{}' is {}", vm.name(), vm.status.phase)));
+    if !vm.status.phase.may_become(phase) {
+        return Err(Problem::conflict(
+            "wrong-phase",
+            format!("VM '{}' is {}, it can't become {phase} from there", vm.name(), vm.status.phase),
+        )
+        .object(vm.reference()));
     }
     let operation = new_operation(app, caller, action, vm, Some(&FormerState::of(former)))?;
     vm.status.phase = phase;
@@ -263,7 +264,9 @@ fn expect_phase(vm: &Vm, phases: &[VmPhase], verb: &str, instead: Option<&str>) 
     )
     .object(vm.reference());
     Err(match instead {
-        Some(command) => problem.remedy(format!("see its state: gantry describe vm {0}; perhaps: {command} {0}", vm.name())),
+        Some(command) => {
+            problem.remedy(format!("see its state: gantry describe vm {0}; perhaps: {command} {0}", vm.name()))
+        }
         None => problem.remedy(format!("see its state: gantry describe vm {}", vm.name())),
     })
 }

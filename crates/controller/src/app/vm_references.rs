@@ -13,8 +13,10 @@ pub fn check_references(app: &App, vm: &Vm) -> Result<(), Problem> {
     if let Some(name) = &vm.spec.image {
         match app.model.get::<Image>(name.as_str()) {
             None => {
-                problem = problem
-                    .field("spec.image", format!("image '{name}' does not exist; import it: gantry image import {name} FILE"));
+                problem = problem.field(
+                    "spec.image",
+                    format!("image '{name}' does not exist; import it: gantry image import {name} FILE"),
+                );
             }
             Some(image) if image.status.phase == ImagePhase::Failed => {
                 let reason = image.status.reason.as_deref().unwrap_or("its import failed");

@@ -52,10 +52,12 @@ fn check_unchangeable(current: &Vm, sent: &Vm) -> Result<(), Problem> {
         ("spec.nics", old.nics != new.nics),
         ("spec.arch", old.arch != new.arch),
     ];
-    let mut problem =
-        Problem::invalid("unchangeable", format!("VM '{}' can't be changed like this after its creation", current.name()))
-            .object(current.reference())
-            .remedy("delete the VM and create it anew, or leave these fields as they are");
+    let mut problem = Problem::invalid(
+        "unchangeable",
+        format!("VM '{}' can't be changed like this after its creation", current.name()),
+    )
+    .object(current.reference())
+    .remedy("delete the VM and create it anew, or leave these fields as they are");
     for (field, changed) in fixed {
         if changed {
             problem = problem.field(field, "is fixed when the VM is created");
@@ -85,7 +87,12 @@ fn expect_stopped(vm: &Vm, fields: &[&str]) -> Result<(), Problem> {
     }
     let mut problem = Problem::conflict(
         "vm-not-stopped",
-        format!("VM '{}' is {}; {} can only be changed while it is stopped", vm.name(), vm.status.phase, fields.join(", ")),
+        format!(
+            "VM '{}' is {}; {} can only be changed while it is stopped",
+            vm.name(),
+            vm.status.phase,
+            fields.join(", ")
+        ),
     )
     .object(vm.reference())
     .remedy(format!("stop it first: gantry vm stop {}", vm.name()));

@@ -39,80 +39,77 @@ impl ModelFeed {
     pub async fn run(mut self) {
         loop {
             match self.watch.next().await {
-                Some(Ok(batch)) => self.take(&batch),
+                Some(Ok(batch)) => take(&self.model, &batch),
                 Some(Err(StoreError::Closed)) => return,
                 ended => {
                     if let Some(Err(error)) = ended {
                         tracing::warn!(%error, "the watch of the store broke; listing again");
                     }
-                    self.restart().await;
+                    self.watch = restart(&self.store, &self.model).await;
                 }
             }
         }
     }
+}
 
-    fn take(&self, batch: &WatchBatch) {
-        let changes = batch.events.iter().filter_map(|event| self.change(event)).collect();
-        self.model.apply(changes, batch.revision.0);
-    }
+fn take(model: &ReadModel, batch: &WatchBatch) {
+    let changes = batch.events.iter().filter_map(|event| change(model, event)).collect();
+    model.apply(changes, batch.revision.0);
+}
 
-    fn change(&self, event: &StoreEvent) -> Option<ModelChange> {
-        let before = AnyObject::lookup(&self.model.state().tables, event.key());
-        match event {
-            StoreEvent::Put(kv) => match AnyObject::decode(kv)? {
-                Ok(object) => {
-                    let change = if before.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
-                    Some(ModelChange { change, revision: kv.mod_revision.0, object })
-                }
-                Err(problem) => {
-                    tracing::error!(key = kv.key, %problem, "skipping an object");
-                    None
-                }
-            },
-            StoreEvent::Delete { revision, .. } => {
-                before.map(|object| ModelChange { change: ChangeKind::Deleted, revision: revision.0, object })
+fn change(model: &ReadModel, event: &StoreEvent) -> Option<ModelChange> {
+    let before = AnyObject::lookup(&model.state().tables, event.key());
+    match event {
+        StoreEvent::Put(kv) => match AnyObject::decode(kv)? {
+            Ok(object) => {
+                let change = if before.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
+                Some(ModelChange { change, revision: kv.mod_revision.0, object })
             }
+            Err(problem) => {
+                tracing::error!(key = kv.key, %problem, "skipping an object");
+                None
+            }
+        },
+        StoreEvent::Delete { revision, .. } => {
+            before.map(|object| ModelChange { change: ChangeKind::Deleted, revision: revision.0, object })
         }
     }
+}
 
-    /// Lists again and watches from there, for as long as it takes.
-    async fn restart(&mut self) {
-        loop {
-            match self.relist().await {
-                Ok(watch) => {
-                    self.watch = watch;
-                    return;
-                }
-                Err(problem) => tracing::warn!(%problem, "can't list the store; trying again"),
-            }
-            tokio::time::sleep(RETRY).await;
+/// Lists again and watches from there, for as long as it takes.
+async fn restart(store: &SharedStore, model: &ReadModel) -> WatchStream {
+    loop {
+        match relist(store, model).await {
+            Ok(watch) => return watch,
+            Err(problem) => tracing::warn!(%problem, "can't list the store; trying again"),
         }
+        tokio::time::sleep(RETRY).await;
     }
+}
 
-    async fn relist(&self) -> Result<WatchStream, Problem> {
-        let (objects, revision) = list(&self.store).await?;
-        let mut changes = Vec::new();
-        {
-            let state = self.model.state();
-            let known: HashMap<String, AnyObject> = AnyObject::all(&state.tables).collect();
-            for (key, object) in &known {
-                if !objects.contains_key(key) {
-                    changes.push(ModelChange { change: ChangeKind::Deleted, revision, object: object.clone() });
-                }
-            }
-            for (key, object) in objects {
-                let change = match known.get(&key) {
-                    Some(old) if old.revision() == object.revision() => continue,
-                    Some(_) => ChangeKind::Modified,
-                    None => ChangeKind::Added,
-                };
-                changes.push(ModelChange { change, revision: object.revision(), object });
+async fn relist(store: &SharedStore, model: &ReadModel) -> Result<WatchStream, Problem> {
+    let (objects, revision) = list(store).await?;
+    let mut changes = Vec::new();
+    {
+        let state = model.state();
+        let known: HashMap<String, AnyObject> = AnyObject::all(&state.tables).collect();
+        for (key, object) in &known {
+            if !objects.contains_key(key) {
+                changes.push(ModelChange { change: ChangeKind::Deleted, revision, object: object.clone() });
             }
         }
-        changes.sort_by_key(|change| change.revision);
-        self.model.apply(changes, revision);
-        self.store.watch(ROOT, Revision(revision).next()).await.map_err(store_problem)
+        for (key, object) in objects {
+            let change = match known.get(&key) {
+                Some(old) if old.revision() == object.revision() => continue,
+                Some(_) => ChangeKind::Modified,
+                None => ChangeKind::Added,
+            };
+            changes.push(ModelChange { change, revision: object.revision(), object });
+        }
     }
+    changes.sort_by_key(|change| change.revision);
+    model.apply(changes, revision);
+    store.watch(ROOT, Revision(revision).next()).await.map_err(store_problem)
 }
 
 async fn list(store: &SharedStore) -> Result<(HashMap<String, AnyObject>, u64), Problem> {

@@ -135,7 +135,7 @@ impl ReadModel {
 
     /// The object with what is known besides: metrics, progress, last heartbeat.
     pub fn view<T: Kind>(&self, name: &str) -> Option<T> {
-        self.get::<T>(name).map(|object| self.decorate(&object))
+        self.get::<T>(name).map(|object| self.decorate(&*object))
     }
 
     /// Lays the overlay over an object.

@@ -6,7 +6,7 @@ use std::{
 };
 
 use gantry_api::agent::VmObservation;
-use gantry_types::{HostMetrics, MigrationProgress, Progress, Timestamp, VmMetrics};
+use gantry_types::{HostMetrics, MigrationProgress, ObjectRef, Progress, Timestamp, VmMetrics};
 use uuid::Uuid;
 
 /// The newest heartbeat of a host.
@@ -34,6 +34,9 @@ pub struct Overlay {
     /// The user a VM's QEMU runs as, by host: needed for the VM's port there. Only ever added to by reports, because a
     /// late one must not take a port away.
     pub owner_uids: HashMap<(String, Uuid), u32>,
+    /// From which heartbeat of its host on a VM's observation may contradict its object: earlier ones may have been
+    /// made before the operation that has just ended.
+    pub trusted_from: HashMap<Uuid, (Uuid, u64)>,
 }
 
 impl Overlay {
@@ -47,9 +50,33 @@ impl Overlay {
         self.owner_uids.remove(&(host.to_owned(), vm));
     }
 
+    /// Forgets what was only of interest while an operation ran.
+    pub fn operation_ended(&mut self, target: &ObjectRef, operation: &str) {
+        self.operations.remove(operation);
+        self.migrations.remove(&target.uuid);
+    }
+
+    /// An operation on this VM, now on `host`, has ended. The next heartbeat may have been made before that; the one
+    /// after it is made when the next was answered.
+    pub fn settled(&mut self, vm: Uuid, host: &str) {
+        let newest = self.hosts.get(host).map_or((Uuid::nil(), 0), |report| (report.agent_instance, report.sequence));
+        self.trusted_from.insert(vm, (newest.0, newest.1 + 2));
+    }
+
+    /// Whether this heartbeat was surely made after the last operation on the VM. An agent that has restarted since
+    /// made its heartbeats after that, too, but the first may be late.
+    pub fn is_trusted(&self, vm: Uuid, instance: Uuid, sequence: u64) -> bool {
+        match self.trusted_from.get(&vm) {
+            Some((fenced, from)) if *fenced == instance => sequence >= *from,
+            Some(_) => sequence >= 3,
+            None => true,
+        }
+    }
+
     /// Forgets a VM that no longer exists.
     pub fn vm_gone(&mut self, vm: Uuid) {
         self.vm_metrics.remove(&vm);
+        self.trusted_from.remove(&vm);
         self.migrations.remove(&vm);
         self.owner_uids.retain(|(_, owner), _| *owner != vm);
     }

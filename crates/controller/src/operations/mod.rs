@@ -22,7 +22,7 @@ mod vm_start;
 mod vm_stop;
 
 use gantry_types::{
-    Action, Operation, OperationSpec, PowerState, Problem, Resource, StepState, StepStatus, Vm, VmPhase,
+    Action, Name, Operation, OperationSpec, PowerState, Problem, Resource, StepState, StepStatus, Vm, VmPhase,
 };
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,8 @@ const FORMER: &str = "former";
 /// What a VM goes back to if its operation is undone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FormerState {
+    /// None if it never had a host, so nothing of it is anywhere.
+    pub host: Option<Name>,
     pub phase: VmPhase,
     pub power: PowerState,
     pub reason: Option<String>,
@@ -42,7 +44,12 @@ pub struct FormerState {
 
 impl FormerState {
     pub fn of(vm: &Vm) -> Self {
-        Self { phase: vm.status.phase, power: vm.spec.power, reason: vm.status.reason.clone() }
+        Self {
+            host: vm.status.host.clone(),
+            phase: vm.status.phase,
+            power: vm.spec.power,
+            reason: vm.status.reason.clone(),
+        }
     }
 }
 

@@ -10,6 +10,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{FORMER, FormerState};
 use crate::{app::App, objects::Change};
 
+/// How often progress is written down at most.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How long a step may keep failing transiently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Patience {
@@ -36,8 +39,8 @@ pub trait Step: Send + Sync {
         Patience::Default
     }
 
-    /// False for steps behind the point of no return: their failure does not undo what was done, the rest is still
-    /// run, and a cancel is ignored.
+    /// False for the point of no return and the steps behind it: their failure ends the operation without undoing
+    /// what was done, and a cancel is ignored.
     fn reversible(&self) -> bool {
         true
     }
@@ -73,27 +76,41 @@ pub trait Procedure: Send + Sync {
 pub struct StepContext {
     pub app: Arc<App>,
     pub operation: Operation,
+    progress_written: Option<Duration>,
 }
 
 impl StepContext {
+    pub fn new(app: Arc<App>, operation: Operation) -> Self {
+        Self { app, operation, progress_written: None }
+    }
+
     /// What an earlier step or run noted.
     pub fn memo<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, Problem> {
         let Some(value) = self.operation.status.memo.get(key) else { return Ok(None) };
         serde_json::from_value(value.clone()).map(Some).map_err(|error| {
-            Problem::permanent("unreadable-object", format!("memo '{key}' of operation '{}': {error}", self.operation.name()))
+            Problem::permanent(
+                "unreadable-object",
+                format!("memo '{key}' of operation '{}': {error}", self.operation.name()),
+            )
         })
     }
 
     /// The same, where it must be there.
     pub fn need<T: DeserializeOwned>(&self, key: &str) -> Result<T, Problem> {
         self.memo(key)?.ok_or_else(|| {
-            Problem::permanent("unreadable-object", format!("memo '{key}' of operation '{}' is missing", self.operation.name()))
+            Problem::permanent(
+                "unreadable-object",
+                format!("memo '{key}' of operation '{}' is missing", self.operation.name()),
+            )
         })
     }
 
     pub fn note<T: Serialize>(&mut self, key: &str, value: &T) -> Result<(), Problem> {
         let value = serde_json::to_value(value).map_err(|error| {
-            Problem::permanent("unwritable-object", format!("memo '{key}' of operation '{}': {error}", self.operation.name()))
+            Problem::permanent(
+                "unwritable-object",
+                format!("memo '{key}' of operation '{}': {error}", self.operation.name()),
+            )
         })?;
         self.operation.status.memo.insert(key.into(), value);
         Ok(())
@@ -102,31 +119,35 @@ impl StepContext {
     /// Writes the operation now: for memos that must be durable before an effect.
     ///
     /// # Errors
-    /// Transient ones of the store; repeating is safe.
+    /// `changed-meanwhile` and transient ones of the store; repeating is safe.
     pub async fn save(&mut self) -> Result<(), Problem> {
-        let app = Arc::clone(&self.app);
-        let operation = &mut self.operation;
-        app.objects
-            .racing(async || {
-                let stored: Operation = app.objects.get(operation.name()).await?;
-                // Only this flag is ever written by others.
-                operation.status.cancel_requested |= stored.status.cancel_requested;
-                operation.metadata.revision = stored.metadata.revision;
-                if *operation == stored {
-                    return Ok(());
-                }
-                let mut change = Change::new();
-                change.update(operation)?;
-                operation.metadata.revision = app.objects.commit(change).await?;
-                Ok(())
-            })
-            .await
+        let stored: Operation = self.app.objects.get(self.operation.name()).await?;
+        // Only this flag is ever written by others.
+        self.operation.status.cancel_requested |= stored.status.cancel_requested;
+        self.operation.metadata.revision = stored.metadata.revision;
+        if self.operation == stored {
+            return Ok(());
+        }
+        let mut change = Change::new();
+        change.update(&self.operation)?;
+        self.operation.metadata.revision = self.app.objects.commit(change).await?;
+        Ok(())
     }
 
-    /// Shows progress; not written down.
-    pub fn progress(&self, progress: Progress) {
+    /// Shows progress: at once to readers, and every now and then in the object, for those who watch it.
+    ///
+    /// # Errors
+    /// Transient ones of the store.
+    pub async fn progress(&mut self, progress: Progress) -> Result<(), Problem> {
         let name = self.operation.name().to_owned();
-        self.app.model.overlay_mut(|overlay| overlay.operations.insert(name, progress));
+        self.app.model.overlay_mut(|overlay| overlay.operations.insert(name, progress.clone()));
+        let now = self.app.clock.elapsed();
+        if self.progress_written.is_none_or(|at| now.saturating_sub(at) >= PROGRESS_INTERVAL) {
+            self.progress_written = Some(now);
+            self.operation.status.progress = Some(progress);
+            self.save().await?;
+        }
+        Ok(())
     }
 
     /// Whether somebody asked this operation to stop.
@@ -153,13 +174,13 @@ impl StepContext {
     }
 
     /// Reads the VM, changes it, writes it; repeated if it loses a race. Writes nothing if nothing changed.
-    pub async fn update_vm(&self, mut edit: impl FnMut(&mut Vm) -> Result<(), Problem>) -> Result<Vm, Problem> {
+    pub async fn update_vm(&self, edit: impl Fn(&mut Vm) + Send + Sync) -> Result<Vm, Problem> {
         self.app
             .objects
-            .racing(async || {
+            .racing(|| async {
                 let before = self.vm().await?;
                 let mut vm = before.clone();
-                edit(&mut vm)?;
+                edit(&mut vm);
                 if vm == before {
                     return Ok(vm);
                 }

@@ -1,0 +1,165 @@
+//! Heartbeats: what hosts tell becomes status.
+//!
+//! Everything goes to the overlay; the store is written only when something durable changed. A heartbeat that comes
+//! out of order is ignored, and a failing store only means that the next heartbeat does it.
+
+use std::sync::Arc;
+
+use gantry_api::{
+    agent::VmObservation,
+    heartbeat::{Heartbeat, HeartbeatReply},
+};
+use gantry_types::{ByteSize, Host, HostState, Inventory, Name, Problem, Resource, Severity, Vm};
+
+use super::observed_vm::settle;
+use crate::{app::App, model::HostReport, objects::Change};
+
+/// Changes of a pool's free space smaller than this are not worth a write each second.
+const POOL_GRAIN: ByteSize = ByteSize::mib(256);
+
+/// Takes in a heartbeat from the host that the peer's certificate names.
+///
+/// # Errors
+/// `host-unknown` (denied) if there is no such host: it was deleted.
+pub async fn heartbeat(app: &App, host: &Name, beat: Heartbeat) -> Result<HeartbeatReply, Problem> {
+    if app.model.get::<Host>(host.as_str()).is_none() {
+        return Err(Problem::denied("host-unknown", format!("host '{host}' is not part of this datacenter"))
+            .remedy("join it again: gantry host join URL TOKEN"));
+    }
+    let reply = HeartbeatReply { interval_ms: app.config.heartbeat_interval.as_millis() as u64 };
+    if !remember(app, host, &beat) {
+        return Ok(reply);
+    }
+    note_host(app, host, &beat).await?;
+    for vm in vms_of(app, host) {
+        let observation = beat.vms.iter().find(|observation| observation.uuid == vm.metadata.uuid);
+        let trusted =
+            app.model.overlay(|overlay| overlay.is_trusted(vm.metadata.uuid, beat.agent_instance, beat.sequence));
+        if let Err(problem) = note_vm(app, host, &vm, observation, trusted).await {
+            tracing::debug!(vm = vm.name(), %problem, "the next heartbeat settles this VM");
+        }
+    }
+    if strays(app, host, &beat) {
+        app.wakeups.stray_vms.notify_one();
+    }
+    Ok(reply)
+}
+
+/// False if it is an old one.
+fn remember(app: &App, host: &Name, beat: &Heartbeat) -> bool {
+    let (now, elapsed) = (app.clock.now(), app.clock.elapsed());
+    app.model.overlay_mut(|overlay| {
+        if let Some(last) = overlay.hosts.get(host.as_str())
+            && last.agent_instance == beat.agent_instance
+            && last.sequence >= beat.sequence
+        {
+            return false;
+        }
+        for observation in &beat.vms {
+            overlay.observed(host.as_str(), observation);
+            match observation.metrics {
+                Some(metrics) => overlay.vm_metrics.insert(observation.uuid, metrics),
+                None => overlay.vm_metrics.remove(&observation.uuid),
+            };
+        }
+        let report = HostReport {
+            agent_instance: beat.agent_instance,
+            sequence: beat.sequence,
+            last_seen: now,
+            last_seen_elapsed: elapsed,
+            metrics: beat.metrics,
+            networks_generation: beat.networks_generation,
+            vms: beat.vms.iter().map(|observation| (observation.uuid, observation.clone())).collect(),
+        };
+        overlay.hosts.insert(host.to_string(), report);
+        true
+    })
+}
+
+async fn note_host(app: &App, name: &Name, beat: &Heartbeat) -> Result<(), Problem> {
+    let shown = app.model.get::<Host>(name.as_str());
+    if shown.is_some_and(|host| !is_news(&host, beat)) {
+        return Ok(());
+    }
+    app.objects
+        .racing(|| async {
+            let mut host: Host = app.objects.get(name.as_str()).await?;
+            if !is_news(&host, beat) {
+                return Ok(());
+            }
+            let mut change = Change::new();
+            if host.status.state != HostState::Ready {
+                let message = format!("host '{name}' is ready");
+                change.event(&app.event(host.reference(), Severity::Normal, "HostReady", message))?;
+            }
+            host.status.state = HostState::Ready;
+            host.status.inventory = Some(beat.inventory.clone());
+            host.status.agent_address.clone_from(&beat.agent_address);
+            host.status.underlay_address.clone_from(&beat.underlay_address);
+            change.update(&host)?;
+            app.commit(change).await?;
+            app.wakeups.networks.notify_one();
+            Ok(())
+        })
+        .await
+}
+
+fn is_news(host: &Host, beat: &Heartbeat) -> bool {
+    let status = &host.status;
+    status.state != HostState::Ready
+        || status.agent_address != beat.agent_address
+        || status.underlay_address != beat.underlay_address
+        || status.inventory.as_ref().is_none_or(|known| differs(known, &beat.inventory))
+}
+
+fn differs(known: &Inventory, told: &Inventory) -> bool {
+    if known.pools.len() != told.pools.len() {
+        return true;
+    }
+    let mut same_space = told.clone();
+    for (pool, old) in same_space.pools.iter_mut().zip(&known.pools) {
+        if pool.free.bytes().abs_diff(old.free.bytes()) < POOL_GRAIN.bytes() {
+            pool.free = old.free;
+        }
+    }
+    same_space != *known
+}
+
+fn vms_of(app: &App, host: &Name) -> Vec<Arc<Vm>> {
+    app.model.read(|tables| {
+        let on_host = |vm: &Vm| vm.status.host.as_ref() == Some(host) && vm.status.operation.is_none();
+        tables.vms.values().filter(|vm| on_host(vm)).map(Arc::clone).collect()
+    })
+}
+
+async fn note_vm(
+    app: &App,
+    host: &Name,
+    shown: &Vm,
+    observation: Option<&VmObservation>,
+    trusted: bool,
+) -> Result<(), Problem> {
+    if settle(shown, host, observation, trusted).is_none() {
+        return Ok(());
+    }
+    // Once: if somebody was faster, the next heartbeat looks again.
+    let vm: Vm = app.objects.get(shown.name()).await?;
+    if vm.status.operation.is_some() || vm.status.host.as_ref() != Some(host) || vm.metadata.uuid != shown.metadata.uuid
+    {
+        return Ok(());
+    }
+    let Some(settled) = settle(&vm, host, observation, trusted) else { return Ok(()) };
+    let mut change = Change::new();
+    change.update(&settled.vm)?;
+    if let Some((severity, reason, message)) = settled.event {
+        let mut event = app.event(vm.reference(), severity, reason, message);
+        event.spec.host = Some(host.clone());
+        change.event(&event)?;
+    }
+    app.commit(change).await?;
+    Ok(())
+}
+
+fn strays(app: &App, host: &Name, beat: &Heartbeat) -> bool {
+    app.model.read(|tables| super::stray_vms::find(tables, host, &beat.vms).next().is_some())
+}

@@ -1,0 +1,40 @@
+//! Loops: each wakes by a timer or a notice, reads everything anew, does what is missing, and forgets.
+//!
+//! None has state that matters, none retries inside a pass: what failed is still missing in the next.
+
+pub mod event_trimmer;
+pub mod host_failure_detector;
+pub mod intake;
+pub mod network_distributor;
+pub mod observed_vm;
+pub mod stray_vms;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::task::JoinSet;
+
+use crate::{app::App, model::ModelFeed, operations::executor};
+
+/// Runs the feed, all loops and all operations until it is dropped, or until the store is closed.
+pub async fn run(app: Arc<App>, feed: ModelFeed) {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(feed.run());
+    tasks.spawn(executor::run(Arc::clone(&app)));
+    tasks.spawn(host_failure_detector::run(Arc::clone(&app)));
+    tasks.spawn(network_distributor::run(Arc::clone(&app)));
+    tasks.spawn(stray_vms::run(Arc::clone(&app)));
+    tasks.spawn(event_trimmer::run(app));
+    // Each of them runs for ever, so the first to end says that nothing can go on.
+    match tasks.join_next().await {
+        Some(Err(error)) => tracing::error!(%error, "a part of the controller ended unexpectedly"),
+        _ => tracing::info!("the controller's loops end"),
+    }
+}
+
+/// Waits for the notice, but not longer than the limit.
+async fn woken(app: &App, notice: &tokio::sync::Notify, limit: Duration) {
+    tokio::select! {
+        () = notice.notified() => {}
+        () = app.clock.sleep(limit) => {}
+    }
+}

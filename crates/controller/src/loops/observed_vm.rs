@@ -1,0 +1,183 @@
+//! What a host's report about a VM means for the VM's object. Pure.
+//!
+//! Only for VMs that no operation is at work on: an operation owns its VM's phase.
+
+use gantry_api::agent::{VmObservation, VmRunState};
+use gantry_types::{Name, PowerState, Severity, Vm, VmPhase};
+
+/// What changes, and what is told about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settled {
+    pub vm: Vm,
+    /// Severity, reason and message.
+    pub event: Option<(Severity, &'static str, String)>,
+}
+
+/// The VM as its host's report makes it; `None` if nothing changes. `trusted`: the report was surely made after the
+/// last operation on the VM, so it may contradict the object.
+pub fn settle(vm: &Vm, host: &Name, observation: Option<&VmObservation>, trusted: bool) -> Option<Settled> {
+    let observed = match observation {
+        // An older assignment: what is there is not this.
+        Some(observation) if observation.epoch != vm.status.epoch => return None,
+        Some(observation) => phase_of(observation.state)?,
+        // Stopped VMs are in a host's report as well.
+        None => VmPhase::Failed,
+    };
+    let mut settled = vm.clone();
+    let mut event = None;
+    let differs = observed != vm.status.phase;
+    if differs {
+        if !trusted || !vm.status.phase.may_execute() || !vm.status.phase.may_become(observed) {
+            return None;
+        }
+        let reason = observation.and_then(|observation| observation.reason.clone());
+        event = enter(&mut settled, host, observed, reason, observation.is_none());
+    }
+    match observation.filter(|observation| observation.state == VmRunState::Running) {
+        Some(observation) => {
+            settled.status.ready = observation.guest_agent;
+            if observation.guest.is_some() {
+                settled.status.guest.clone_from(&observation.guest);
+            }
+            settled.status.accelerator.clone_from(&observation.accelerator);
+        }
+        None => settled.status.ready = false,
+    }
+    (settled != *vm).then_some(Settled { vm: settled, event })
+}
+
+fn phase_of(state: VmRunState) -> Option<VmPhase> {
+    match state {
+        VmRunState::Running => Some(VmPhase::Running),
+        VmRunState::Paused => Some(VmPhase::Paused),
+        VmRunState::Stopped => Some(VmPhase::Stopped),
+        VmRunState::Failed => Some(VmPhase::Failed),
+        // On their way; an operation or the host itself settles them.
+        VmRunState::Starting | VmRunState::Receiving | VmRunState::HandedOver => None,
+    }
+}
+
+fn enter(
+    vm: &mut Vm,
+    host: &Name,
+    phase: VmPhase,
+    reason: Option<String>,
+    missing: bool,
+) -> Option<(Severity, &'static str, String)> {
+    let name = vm.metadata.name.clone();
+    let former = vm.status.phase;
+    vm.status.phase = phase;
+    vm.status.reason = None;
+    match phase {
+        VmPhase::Stopped => {
+            // The guest's owner turned it off from the inside: that is what is wanted now.
+            vm.spec.power = PowerState::Stopped;
+            vm.status.started_at = None;
+            vm.status.guest = None;
+            let why = reason.unwrap_or_else(|| "it stopped".into());
+            vm.status.reason = Some(why.clone());
+            Some((Severity::Normal, "VmStopped", format!("VM '{name}' stopped on host '{host}': {why}")))
+        }
+        VmPhase::Failed => {
+            let why = match (missing, reason) {
+                (true, _) => format!("host '{host}' no longer has it"),
+                (false, Some(reason)) => reason,
+                (false, None) => "its QEMU ended unexpectedly".into(),
+            };
+            vm.status.reason = Some(why.clone());
+            vm.status.started_at = None;
+            vm.status.guest = None;
+            Some((
+                Severity::Warning,
+                "VmFailed",
+                format!("VM '{name}' failed on host '{host}': {why}; start it again with: gantry vm start {name}"),
+            ))
+        }
+        VmPhase::Paused if former != VmPhase::Unknown => {
+            let why = reason.unwrap_or_else(|| "QEMU stopped the guest".into());
+            vm.status.reason = Some(why.clone());
+            Some((Severity::Warning, "VmPaused", format!("VM '{name}' was paused on host '{host}': {why}")))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_types::VmSpec;
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn vm(phase: VmPhase) -> Vm {
+        let spec: VmSpec =
+            serde_json::from_value(json!({"cpus": 1, "memory": "64MiB", "disk": "1GiB"})).expect("a spec");
+        let mut vm = Vm::new("web".parse().expect("a name"), spec);
+        vm.status.phase = phase;
+        vm.status.epoch = 3;
+        vm
+    }
+    fn observation(state: VmRunState, epoch: u64) -> VmObservation {
+        VmObservation {
+            uuid: Uuid::nil(),
+            name: "web".parse().expect("a name"),
+            epoch,
+            state,
+            reason: None,
+            guest_agent: true,
+            guest: None,
+            accelerator: None,
+            metrics: None,
+            migration: None,
+            owner_uid: 0,
+        }
+    }
+    fn settled(phase: VmPhase, observation: Option<VmObservation>, trusted: bool) -> Option<Settled> {
+        settle(&vm(phase), &"host-1".parse().expect("a name"), observation.as_ref(), trusted)
+    }
+    fn phase(phase: VmPhase, observation: Option<VmObservation>, trusted: bool) -> Option<VmPhase> {
+        settled(phase, observation, trusted).map(|settled| settled.vm.status.phase)
+    }
+
+    #[test]
+    fn a_guest_that_powers_off_is_stopped_and_stays_so() {
+        let settled = settled(VmPhase::Running, Some(observation(VmRunState::Stopped, 3)), true).expect("changes");
+        assert_eq!((settled.vm.status.phase, settled.vm.spec.power), (VmPhase::Stopped, PowerState::Stopped));
+        assert_eq!(settled.event.map(|(_, reason, _)| reason), Some("VmStopped"));
+    }
+
+    #[test]
+    fn reports_that_may_be_late_or_of_an_older_epoch_contradict_nothing() {
+        assert_eq!(phase(VmPhase::Running, Some(observation(VmRunState::Stopped, 3)), false), None);
+        assert_eq!(phase(VmPhase::Running, Some(observation(VmRunState::Stopped, 2)), true), None);
+        assert_eq!(phase(VmPhase::Running, None, false), None);
+    }
+
+    #[test]
+    fn readiness_needs_no_second_report() {
+        let settled = settled(VmPhase::Running, Some(observation(VmRunState::Running, 3)), false).expect("changes");
+        assert!(settled.vm.status.ready && settled.event.is_none());
+    }
+
+    #[test]
+    fn what_a_lost_host_did_meanwhile_shows_when_it_is_back() {
+        for (state, expected) in [
+            (VmRunState::Running, VmPhase::Running),
+            (VmRunState::Paused, VmPhase::Paused),
+            (VmRunState::Stopped, VmPhase::Stopped),
+            (VmRunState::Failed, VmPhase::Failed),
+        ] {
+            assert_eq!(phase(VmPhase::Unknown, Some(observation(state, 3)), true), Some(expected));
+        }
+        assert_eq!(phase(VmPhase::Unknown, None, true), Some(VmPhase::Failed));
+    }
+
+    #[test]
+    fn a_vm_that_should_not_run_is_not_made_failed_by_being_absent() {
+        for resting in [VmPhase::Pending, VmPhase::Stopped] {
+            assert_eq!(phase(resting, None, true), None);
+        }
+        assert_eq!(phase(VmPhase::Deleting, None, true), None);
+    }
+}

@@ -1,0 +1,67 @@
+//! A VM as its host gets it: every reference of the spec looked up.
+
+use gantry_api::agent::{Assignment, DiskAssignment, ImageRef, NicAssignment};
+use gantry_types::{Image, ImagePhase, Problem, Resource, Vm};
+
+use crate::app::{App, network};
+
+/// The image that the VM's disk starts from, if it has one.
+///
+/// # Errors
+/// `image-not-ready` (transient) while it is being imported; permanent ones if it can never be used.
+pub fn image_of(app: &App, vm: &Vm) -> Result<Option<ImageRef>, Problem> {
+    let Some(name) = &vm.spec.image else { return Ok(None) };
+    let image = app.model.get::<Image>(name.as_str()).ok_or_else(|| Problem::not_found(Image::KIND, name.as_str()))?;
+    match (image.status.phase, &image.status.digest) {
+        (ImagePhase::Ready, Some(digest)) => Ok(Some(ImageRef {
+            digest: digest.clone(),
+            file_size: image.status.file_size.bytes(),
+            virtual_size: image.status.virtual_size.bytes(),
+        })),
+        (ImagePhase::Failed, _) => Err(Problem::conflict(
+            "image-failed",
+            format!("image '{name}' is not usable: {}", image.status.reason.as_deref().unwrap_or("its import failed")),
+        )
+        .object(image.reference())
+        .remedy(format!("import it again: gantry image import {name} FILE"))),
+        _ => Err(Problem::transient("image-not-ready", format!("image '{name}' has not been imported yet"))
+            .object(image.reference())),
+    }
+}
+
+/// With the given epoch. The VM must have its addresses and its disk's size.
+pub fn assignment(app: &App, vm: &Vm, epoch: u64) -> Result<Assignment, Problem> {
+    let mut nics = Vec::with_capacity(vm.status.nics.len());
+    for nic in &vm.status.nics {
+        let network = network::find(app, &nic.network)?;
+        let subnet = &network.spec.subnet;
+        nics.push(NicAssignment {
+            port: nic.port,
+            network: nic.network.clone(),
+            vni: network.status.vni,
+            mtu: network.spec.mtu,
+            mac: nic.mac,
+            address: nic.address,
+            prefix_length: subnet.cidr.prefix_len(),
+            gateway: subnet.gateway,
+            dns: subnet.dns.clone(),
+        });
+    }
+    let size = vm.status.disk.ok_or_else(|| {
+        Problem::permanent("unreadable-object", format!("VM '{}' has no disk size", vm.name())).object(vm.reference())
+    })?;
+    Ok(Assignment {
+        uuid: vm.metadata.uuid,
+        name: vm.metadata.name.clone(),
+        epoch,
+        arch: vm.spec.arch,
+        cpus: vm.spec.cpus,
+        memory: vm.spec.memory,
+        cpu_model: vm.spec.cpu_model.clone(),
+        firmware: vm.spec.firmware,
+        disk: DiskAssignment { image: image_of(app, vm)?, size },
+        nics,
+        user_data: vm.spec.user_data.clone(),
+        power: vm.spec.power,
+    })
+}

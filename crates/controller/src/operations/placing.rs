@@ -1,0 +1,19 @@
+//! Asking placement with the read model as its snapshot.
+
+use gantry_placement::{Placement, Request, place};
+use gantry_types::{Problem, Resource, Vm};
+
+use crate::app::App;
+
+/// Chooses a host for the VM. The caller holds `App::placement` until the model shows what it did with the answer.
+pub fn choose(app: &App, vm: &Vm, request: &Request) -> Result<Placement, Problem> {
+    let answer = app.model.read(|tables| {
+        let hosts = tables.hosts.values().map(AsRef::as_ref);
+        place(hosts, tables.vms.values().map(AsRef::as_ref), request)
+    });
+    answer.map_err(|refusal| {
+        Problem::conflict("no-host-fits", format!("no host can take VM '{}': {refusal}", vm.name()))
+            .object(vm.reference())
+            .remedy("add a host, free memory, or ask for less; see: gantry host list")
+    })
+}

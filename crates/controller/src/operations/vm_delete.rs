@@ -1,0 +1,107 @@
+//! `vm_delete`: take it off its host, give its addresses back, forget it.
+//!
+//! A host that does not answer may still run the VM, so this waits for it. Cancelled, the VM stays `deleting`: nobody
+//! can say what its host has done already, and deleting it again goes on.
+
+use async_trait::async_trait;
+use gantry_types::{ErrorClass, Network, Problem, Resource, Severity, Vm};
+
+use super::{
+    step::{Ending, Patience, Procedure, Step, StepContext},
+    vm_start::or_absent,
+};
+use crate::{addresses, objects::Change};
+
+pub struct VmDelete;
+
+#[async_trait]
+impl Procedure for VmDelete {
+    fn steps(&self) -> Vec<Box<dyn Step>> {
+        vec![Box::new(Remove), Box::new(Forget)]
+    }
+
+    async fn conclude(&self, context: &StepContext, ending: Ending<'_>, change: &mut Change) -> Result<(), Problem> {
+        let Some(mut vm) = or_gone(context).await? else {
+            context.app.model.overlay_mut(|overlay| overlay.vm_gone(context.operation.spec.target.uuid));
+            return Ok(());
+        };
+        vm.status.operation = None;
+        vm.status.reason = Some(match ending {
+            Ending::Failed(problem) | Ending::Incomplete(problem) => format!("deleting it failed: {problem}"),
+            Ending::Cancelled | Ending::Succeeded => format!(
+                "deleting it was cancelled; its host may have removed it already. To go on: gantry vm delete {}",
+                vm.name()
+            ),
+        });
+        change.update(&vm)?;
+        Ok(())
+    }
+}
+
+async fn or_gone(context: &StepContext) -> Result<Option<Vm>, Problem> {
+    match context.vm().await {
+        Ok(vm) => Ok(Some(vm)),
+        Err(problem) if problem.class == ErrorClass::NotFound => Ok(None),
+        Err(problem) => Err(problem),
+    }
+}
+
+struct Remove;
+
+#[async_trait]
+impl Step for Remove {
+    fn name(&self) -> &'static str {
+        "remove"
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::Unlimited
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let Some(vm) = or_gone(context).await? else { return Ok(()) };
+        for host in [&vm.status.host, &vm.status.moving_to].into_iter().flatten() {
+            // Hosts are deleted only when no VM is on them.
+            let agent = context.agent(host).await?;
+            or_absent(agent.remove_vm(vm.metadata.uuid, vm.status.epoch).await)?;
+        }
+        Ok(())
+    }
+}
+
+struct Forget;
+
+#[async_trait]
+impl Step for Forget {
+    fn name(&self) -> &'static str {
+        "forget"
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::Unlimited
+    }
+
+    fn reversible(&self) -> bool {
+        false
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let app = &context.app;
+        app.objects
+            .racing(|| async {
+                let Some(vm) = or_gone(context).await? else { return Ok(()) };
+                let mut change = Change::new();
+                change.delete(&vm);
+                for mut network in app.objects.list::<Network>().await? {
+                    if addresses::release(&mut network, &vm.metadata.name) {
+                        change.update(&network)?;
+                    }
+                }
+                let message = format!("VM '{}' was deleted by {}", vm.name(), context.operation.spec.requested_by);
+                change.event(&context.event(Severity::Normal, "VmDeleted", message, vm.status.host.as_ref()))?;
+                app.commit(change).await?;
+                Ok(())
+            })
+            .await
+    }
+}

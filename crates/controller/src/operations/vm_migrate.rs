@@ -1,0 +1,424 @@
+//! `vm_migrate`: move a running VM with its disk; nothing is shared between the hosts.
+//!
+//! ```text
+//!  check -> image -> receive -> transfer -> record | network -> liveness -> release
+//!                                  |               ^ point of no return
+//!                    outcome decided by the hosts; see migration_outcome.rs
+//! ```
+//! Before `record`, undoing stops the move and takes the destination's part away, unless the hosts have finished it
+//! already: then the operation goes forward. From `record` on the VM is the destination's.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use gantry_api::agent::{MigrationEndpoint, MigrationReport, ReceiveMigration, SendMigration};
+use gantry_placement::{Likeness, Request};
+use gantry_types::{
+    Action, ByteSize, Host, HostState, MigrationFigures, MigrationPolicy, Name, PowerState, Problem, Resource,
+    Severity, VmPhase,
+};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{
+    assignment::{assignment, image_of},
+    migration_outcome::{Outcome, abandon, follow, take_away},
+    placing::choose,
+    step::{Ending, Patience, Procedure, Step, StepContext, Undone},
+    vm_power::back_to_former,
+    vm_start::observe,
+};
+use crate::objects::Change;
+
+const PLAN: &str = "plan";
+const ENDPOINT: &str = "endpoint";
+const REPORT: &str = "report";
+const NOT_ALIVE: &str = "not_alive";
+/// How long the destination may take to show that the guest executes.
+const LIVENESS_LIMIT: Duration = Duration::from_secs(15);
+const LIVENESS_POLL: Duration = Duration::from_millis(200);
+
+/// Decided once, at the beginning.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Plan {
+    pub migration: Uuid,
+    pub source: Name,
+    pub destination: Name,
+    /// The VM's epoch at the source; at the destination it has the next one.
+    pub source_epoch: u64,
+    pub paused: bool,
+    pub post_copy: bool,
+    pub guest_agent: bool,
+}
+
+impl Plan {
+    pub(super) fn epoch(&self) -> u64 {
+        self.source_epoch + 1
+    }
+    pub(super) fn of(context: &StepContext) -> Result<Option<Self>, Problem> {
+        context.memo(PLAN)
+    }
+    fn need(context: &StepContext) -> Result<Self, Problem> {
+        context.need(PLAN)
+    }
+}
+
+pub struct VmMigrate;
+
+#[async_trait]
+impl Procedure for VmMigrate {
+    fn steps(&self) -> Vec<Box<dyn Step>> {
+        vec![
+            Box::new(Check),
+            Box::new(FetchImage),
+            Box::new(Receive),
+            Box::new(Transfer),
+            Box::new(Record),
+            Box::new(MoveNetwork),
+            Box::new(CheckLiveness),
+            Box::new(Release),
+        ]
+    }
+
+    async fn conclude(&self, context: &StepContext, ending: Ending<'_>, change: &mut Change) -> Result<(), Problem> {
+        let mut vm = context.vm().await?;
+        vm.status.operation = None;
+        let plan = Plan::of(context)?;
+        let moved = plan.as_ref().is_some_and(|plan| vm.status.epoch == plan.epoch());
+        match (ending, &plan) {
+            (Ending::Succeeded | Ending::Incomplete(_), Some(plan)) if moved => {
+                vm.status.phase = if plan.paused { VmPhase::Paused } else { VmPhase::Running };
+                vm.status.reason = None;
+                if let Some(evidence) = context.memo::<String>(NOT_ALIVE)? {
+                    vm.status.phase = VmPhase::Failed;
+                    vm.status.reason = Some(format!("its guest does not execute after the move: {evidence}"));
+                }
+                let message = format!("VM '{}' moved from '{}' to '{}'", vm.name(), plan.source, plan.destination);
+                change.event(&context.event(Severity::Normal, "VmMigrated", message, Some(&plan.destination)))?;
+            }
+            _ => back_to_former(context, &mut vm)?,
+        }
+        change.update(&vm)?;
+        Ok(())
+    }
+}
+
+struct Check;
+
+#[async_trait]
+impl Step for Check {
+    fn name(&self) -> &'static str {
+        "check"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let app = std::sync::Arc::clone(&context.app);
+        let vm = context.vm().await?;
+        if vm.status.moving_to.is_some() {
+            return Ok(());
+        }
+        let source = vm.status.host.clone().ok_or_else(|| {
+            Problem::conflict("vm-without-host", format!("VM '{}' is on no host", vm.name())).object(vm.reference())
+        })?;
+        let here = ready(context.host(&source).await?)?;
+        let inventory = here.status.inventory.as_ref().ok_or_else(|| not_ready(&here))?;
+        let (to, policy) = wanted(context)?;
+        let observation = observe(&*app.links.agent(&here), vm.metadata.uuid).await?;
+        let image = image_of(&app, &vm)?;
+        let _placing = app.placement.lock().await;
+        let mut request = Request::new(&vm);
+        request.only = to.or(request.only);
+        request.except = Some(source.clone());
+        request.disk_space = ByteSize(image.map_or(0, |image| image.file_size));
+        request.like = Some(Likeness::of(inventory, vm.spec.cpu_model.as_deref().is_none_or(|model| model == "host")));
+        let destination = choose(&app, &vm, &request)?.host;
+        let there = context.host(&destination).await?;
+        let capable = |host: &Host| host.status.inventory.as_ref().is_some_and(|inventory| inventory.post_copy);
+        let plan = Plan {
+            migration: app.clock.new_uuid(),
+            source,
+            destination: destination.clone(),
+            source_epoch: vm.status.epoch,
+            paused: context.former()?.phase == VmPhase::Paused || vm.spec.power == PowerState::Paused,
+            post_copy: policy.post_copy != gantry_types::PostCopy::Never && capable(&here) && capable(&there),
+            guest_agent: observation.is_some_and(|observation| observation.guest_agent),
+        };
+        context.note(PLAN, &plan)?;
+        context.save().await?;
+        context
+            .update_vm(|vm| {
+                vm.status.moving_to = Some(destination.clone());
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
+        context
+            .update_vm(|vm| {
+                vm.status.moving_to = None;
+            })
+            .await?;
+        Ok(Undone::Yes)
+    }
+}
+
+fn wanted(context: &StepContext) -> Result<(Option<Name>, MigrationPolicy), Problem> {
+    match &context.operation.spec.action {
+        Action::VmMigrate { to, policy } => Ok((to.clone(), *policy)),
+        other => Err(Problem::permanent("unreadable-object", format!("{} is no migration", other.verb()))),
+    }
+}
+
+fn not_ready(host: &Host) -> Problem {
+    Problem::conflict("host-not-ready", format!("host '{}' is not ready", host.name()))
+        .object(host.reference())
+        .remedy("see what is wrong with it: gantry host list")
+}
+
+fn ready(host: Host) -> Result<Host, Problem> {
+    if host.status.state == HostState::Ready { Ok(host) } else { Err(not_ready(&host)) }
+}
+
+struct FetchImage;
+
+#[async_trait]
+impl Step for FetchImage {
+    fn name(&self) -> &'static str {
+        "image"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let plan = Plan::need(context)?;
+        let vm = context.vm().await?;
+        match image_of(&context.app, &vm)? {
+            Some(image) => context.agent(&plan.destination).await?.ensure_image(&image).await,
+            None => Ok(()),
+        }
+    }
+}
+
+struct Receive;
+
+#[async_trait]
+impl Step for Receive {
+    fn name(&self) -> &'static str {
+        "receive"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let plan = Plan::need(context)?;
+        let vm = context.vm().await?;
+        let request = ReceiveMigration {
+            migration: plan.migration,
+            assignment: assignment(&context.app, &vm, plan.epoch())?,
+            paused: plan.paused,
+            post_copy: plan.post_copy,
+        };
+        let agent = context.agent(&plan.destination).await?;
+        let endpoint = agent.receive_migration(vm.metadata.uuid, &request).await?;
+        context.note(ENDPOINT, &endpoint)?;
+        if !vm.status.nics.is_empty() {
+            // The port must be there, inactive, before the destination can decide to let the guest run.
+            if let Some(observation) = observe(&*agent, vm.metadata.uuid).await? {
+                let host = plan.destination.as_str();
+                context.app.model.overlay_mut(|overlay| overlay.observed(host, &observation));
+            }
+            context.app.distribute_now(&plan.destination).await?;
+        }
+        Ok(())
+    }
+
+    async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
+        let Some(plan) = Plan::of(context)? else { return Ok(Undone::Yes) };
+        take_away(context, &plan).await
+    }
+}
+
+struct Transfer;
+
+#[async_trait]
+impl Step for Transfer {
+    fn name(&self) -> &'static str {
+        "transfer"
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::Unlimited
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let plan = Plan::need(context)?;
+        let vm = context.vm().await?.metadata.uuid;
+        let (_, policy) = wanted(context)?;
+        let request = SendMigration {
+            migration: plan.migration,
+            epoch: plan.source_epoch,
+            endpoint: context.need::<MigrationEndpoint>(ENDPOINT)?,
+            destination: plan.destination.clone(),
+            destination_agent: context.host(&plan.destination).await?.status.agent_address,
+            policy,
+            post_copy: plan.post_copy,
+        };
+        match follow(context, &plan, vm, &request).await? {
+            Outcome::Moved(report) => match report {
+                Some(report) => context.note(REPORT, &report),
+                None => Ok(()),
+            },
+            Outcome::Stayed(problem) => Err(problem),
+        }
+    }
+
+    async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
+        let Some(plan) = Plan::of(context)? else { return Ok(Undone::Yes) };
+        abandon(context, &plan).await
+    }
+}
+
+struct Record;
+
+#[async_trait]
+impl Step for Record {
+    fn name(&self) -> &'static str {
+        "record"
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::Unlimited
+    }
+
+    fn reversible(&self) -> bool {
+        false
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let plan = Plan::need(context)?;
+        let report: Option<MigrationReport> = context.memo(REPORT)?;
+        let figures = MigrationFigures {
+            from: plan.source.to_string(),
+            to: plan.destination.to_string(),
+            ..report.and_then(|report| report.figures).unwrap_or_default()
+        };
+        context
+            .update_vm(|vm| {
+                vm.status.host = Some(plan.destination.clone());
+                vm.status.epoch = plan.epoch();
+                vm.status.moving_to = None;
+                vm.status.last_migration = Some(figures.clone());
+            })
+            .await?;
+        context.operation.status.figures = Some(figures);
+        Ok(())
+    }
+}
+
+struct MoveNetwork;
+
+#[async_trait]
+impl Step for MoveNetwork {
+    fn name(&self) -> &'static str {
+        "network"
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::Unlimited
+    }
+
+    fn reversible(&self) -> bool {
+        false
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let plan = Plan::need(context)?;
+        if context.vm().await?.status.nics.is_empty() {
+            return Ok(());
+        }
+        context.app.distribute_everywhere(&plan.destination).await
+    }
+}
+
+struct CheckLiveness;
+
+#[async_trait]
+impl Step for CheckLiveness {
+    fn name(&self) -> &'static str {
+        "liveness"
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::Unlimited
+    }
+
+    fn reversible(&self) -> bool {
+        false
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let plan = Plan::need(context)?;
+        if plan.paused {
+            return Ok(());
+        }
+        let vm = context.vm().await?.metadata.uuid;
+        let agent = context.agent(&plan.destination).await?;
+        let clock = std::sync::Arc::clone(&context.app.clock);
+        let until = clock.elapsed() + LIVENESS_LIMIT;
+        loop {
+            let liveness = agent.check_liveness(vm, plan.guest_agent).await?;
+            if liveness.alive {
+                return Ok(());
+            }
+            if clock.elapsed() >= until {
+                // The move itself is done; the last step reports this.
+                return context.note(NOT_ALIVE, &liveness.evidence);
+            }
+            context.sleep(LIVENESS_POLL).await;
+        }
+    }
+}
+
+struct Release;
+
+#[async_trait]
+impl Step for Release {
+    fn name(&self) -> &'static str {
+        "release"
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::Unlimited
+    }
+
+    fn reversible(&self) -> bool {
+        false
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let plan = Plan::need(context)?;
+        let vm = context.vm().await?;
+        let uuid = vm.metadata.uuid;
+        let source = context.app.model.get::<Host>(plan.source.as_str());
+        match source {
+            // What it still has is removed when it comes back: the stray VM loop knows the VM is elsewhere.
+            None => {}
+            Some(host) if host.status.state == HostState::Lost => {}
+            Some(host) => {
+                let agent = context.app.links.agent(&host);
+                super::vm_start::or_absent(agent.release_migration(uuid, plan.migration).await)?;
+            }
+        }
+        context.app.model.overlay_mut(|overlay| overlay.left(plan.source.as_str(), uuid));
+        match context.memo::<String>(NOT_ALIVE)? {
+            None => Ok(()),
+            Some(evidence) => Err(Problem::permanent(
+                "guest-not-alive",
+                format!(
+                    "VM '{}' was moved to host '{}', but its guest does not execute: {evidence}",
+                    vm.name(),
+                    plan.destination
+                ),
+            )
+            .object(vm.reference())
+            .remedy(format!("look at its console, then: gantry vm reboot {} --force", vm.name()))),
+        }
+    }
+}

@@ -1,0 +1,311 @@
+//! `vm_start`: place, addresses, image, define, network, start, running.
+//!
+//! A VM that has a host and a disk starts where they are. Undone, a VM that never had a host has none again and no
+//! disk is left; its addresses stay its own until it is deleted.
+
+use async_trait::async_trait;
+use gantry_api::agent::{PowerAction, PowerRequest, VmObservation, VmRunState};
+use gantry_placement::Request;
+use gantry_types::{ByteSize, ErrorClass, Network, PowerState, Problem, Resource, Severity, Vm, VmPhase};
+use std::time::Duration;
+
+use super::{
+    assignment::{assignment, image_of},
+    placing::choose,
+    step::{Ending, Procedure, Step, StepContext, Undone},
+};
+use crate::{addresses, objects::Change};
+
+const POLL: Duration = Duration::from_millis(100);
+
+pub struct VmStart;
+
+#[async_trait]
+impl Procedure for VmStart {
+    fn steps(&self) -> Vec<Box<dyn Step>> {
+        vec![
+            Box::new(Place),
+            Box::new(Addresses),
+            Box::new(FetchImage),
+            Box::new(Define),
+            Box::new(JoinNetwork),
+            Box::new(Start),
+            Box::new(Running),
+        ]
+    }
+
+    async fn conclude(&self, context: &StepContext, ending: Ending<'_>, change: &mut Change) -> Result<(), Problem> {
+        let mut vm = context.vm().await?;
+        let former = context.former()?;
+        vm.status.operation = None;
+        match ending {
+            Ending::Succeeded => {
+                vm.status.phase = if vm.spec.power == PowerState::Paused { VmPhase::Paused } else { VmPhase::Running };
+                vm.status.reason = None;
+                vm.status.accelerator = context.memo("accelerator")?.flatten();
+                vm.status.started_at = Some(context.app.clock.now());
+                let host = vm.status.host.clone();
+                let at = host.as_ref().map(|host| format!(" on host '{host}'")).unwrap_or_default();
+                let message = format!("VM '{}' started{at}", vm.name());
+                change.event(&context.event(Severity::Normal, "VmStarted", message, host.as_ref()))?;
+            }
+            Ending::Cancelled => {
+                vm.status.phase = former.phase;
+                vm.status.reason = former.reason;
+                vm.spec.power = former.power;
+            }
+            Ending::Failed(problem) | Ending::Incomplete(problem) => {
+                vm.status.phase = VmPhase::Failed;
+                vm.status.reason = Some(problem.detail.clone());
+            }
+        }
+        change.update(&vm)?;
+        Ok(())
+    }
+}
+
+/// The VM's host and what to say to it.
+pub(super) async fn at_host(
+    context: &StepContext,
+) -> Result<(Vm, gantry_types::Name, std::sync::Arc<dyn gantry_api::AgentApi>), Problem> {
+    let vm = context.vm().await?;
+    let host = vm.status.host.clone().ok_or_else(|| {
+        Problem::conflict("vm-without-host", format!("VM '{}' is on no host", vm.name())).object(vm.reference())
+    })?;
+    let agent = context.agent(&host).await?;
+    Ok((vm, host, agent))
+}
+
+/// Success as well if there was nothing.
+pub(super) fn or_absent<T: Default>(result: Result<T, Problem>) -> Result<T, Problem> {
+    match result {
+        Err(problem) if problem.class == ErrorClass::NotFound => Ok(T::default()),
+        other => other,
+    }
+}
+
+/// What a host has of one VM.
+pub(super) async fn observe(
+    agent: &dyn gantry_api::AgentApi,
+    vm: uuid::Uuid,
+) -> Result<Option<VmObservation>, Problem> {
+    Ok(agent.observe().await?.into_iter().find(|observation| observation.uuid == vm))
+}
+
+struct Place;
+
+#[async_trait]
+impl Step for Place {
+    fn name(&self) -> &'static str {
+        "place"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let app = &context.app;
+        let vm = context.vm().await?;
+        let image = image_of(app, &vm)?;
+        let _placing = app.placement.lock().await;
+        let mut request = Request::new(&vm);
+        request.disk_space = ByteSize(image.as_ref().map_or(0, |image| image.file_size));
+        if let Some(host) = &vm.status.host {
+            request.only = Some(host.clone());
+            request.despite_cordon = true;
+        }
+        let host = choose(app, &vm, &request)?.host;
+        let disk = vm.spec.disk.or(image.as_ref().map(|image| ByteSize(image.virtual_size)));
+        context
+            .update_vm(|vm| {
+                if vm.status.host.is_none() {
+                    vm.status.host = Some(host.clone());
+                    vm.status.epoch += 1;
+                }
+                if vm.status.disk.is_none() {
+                    vm.status.disk = disk;
+                    vm.status.image_digest = image.as_ref().map(|image| image.digest.clone());
+                }
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
+        if context.former()?.host.is_none() {
+            context
+                .update_vm(|vm| {
+                    vm.status.host = None;
+                    vm.status.disk = None;
+                    vm.status.image_digest = None;
+                })
+                .await?;
+        }
+        Ok(Undone::Yes)
+    }
+}
+
+struct Addresses;
+
+#[async_trait]
+impl Step for Addresses {
+    fn name(&self) -> &'static str {
+        "addresses"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let app = &context.app;
+        app.objects
+            .racing(|| async {
+                let mut vm = context.vm().await?;
+                if vm.status.nics.len() == vm.spec.nics.len() {
+                    return Ok(());
+                }
+                let mut networks: Vec<Network> = Vec::new();
+                vm.status.nics.clear();
+                for (index, nic) in vm.spec.nics.iter().enumerate() {
+                    let at = match networks.iter().position(|network| network.metadata.name == nic.network) {
+                        Some(at) => at,
+                        None => {
+                            networks.push(app.objects.get(nic.network.as_str()).await?);
+                            networks.len() - 1
+                        }
+                    };
+                    let leased = addresses::lease(&mut networks[at], &vm.metadata.name, vm.metadata.uuid, index, nic);
+                    vm.status.nics.push(leased.map_err(|message| {
+                        Problem::conflict("no-address", format!("VM '{}' gets no address: {message}", vm.name()))
+                            .object(vm.reference())
+                            .remedy("delete VMs that hold addresses, or use another network")
+                    })?);
+                }
+                let mut change = Change::new();
+                change.update(&vm)?;
+                for network in &networks {
+                    change.update(network)?;
+                }
+                app.commit(change).await?;
+                Ok(())
+            })
+            .await
+    }
+}
+
+struct FetchImage;
+
+#[async_trait]
+impl Step for FetchImage {
+    fn name(&self) -> &'static str {
+        "image"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let (vm, _, agent) = at_host(context).await?;
+        match image_of(&context.app, &vm)? {
+            Some(image) => agent.ensure_image(&image).await,
+            None => Ok(()),
+        }
+    }
+}
+
+struct Define;
+
+#[async_trait]
+impl Step for Define {
+    fn name(&self) -> &'static str {
+        "define"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let (vm, host, agent) = at_host(context).await?;
+        let assignment = assignment(&context.app, &vm, vm.status.epoch)?;
+        let observation = agent.define_vm(&assignment).await?;
+        context.app.model.overlay_mut(|overlay| overlay.observed(host.as_str(), &observation));
+        Ok(())
+    }
+
+    async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
+        if context.former()?.host.is_none() {
+            let (vm, host, agent) = at_host(context).await?;
+            or_absent(agent.remove_vm(vm.metadata.uuid, vm.status.epoch).await)?;
+            context.app.model.overlay_mut(|overlay| overlay.left(host.as_str(), vm.metadata.uuid));
+        }
+        Ok(Undone::Yes)
+    }
+}
+
+struct JoinNetwork;
+
+#[async_trait]
+impl Step for JoinNetwork {
+    fn name(&self) -> &'static str {
+        "network"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let vm = context.vm().await?;
+        match &vm.status.host {
+            Some(host) if !vm.status.nics.is_empty() => context.app.distribute_now(host).await,
+            _ => Ok(()),
+        }
+    }
+}
+
+struct Start;
+
+#[async_trait]
+impl Step for Start {
+    fn name(&self) -> &'static str {
+        "start"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let (vm, _, agent) = at_host(context).await?;
+        let request = PowerRequest { epoch: vm.status.epoch, action: PowerAction::Start };
+        agent.power(vm.metadata.uuid, &request).await?;
+        // Others learn where the VM is by the loop; nobody could have talked to it before.
+        context.app.wakeups.networks.notify_one();
+        Ok(())
+    }
+
+    async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
+        let (vm, _, agent) = at_host(context).await?;
+        let request = PowerRequest { epoch: vm.status.epoch, action: PowerAction::Kill };
+        or_absent(agent.power(vm.metadata.uuid, &request).await.map(drop))?;
+        Ok(Undone::Yes)
+    }
+}
+
+struct Running;
+
+#[async_trait]
+impl Step for Running {
+    fn name(&self) -> &'static str {
+        "running"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let (vm, host, agent) = at_host(context).await?;
+        let not_started = |why: &str| {
+            Problem::permanent("vm-not-started", format!("VM '{}' did not start on host '{host}': {why}", vm.name()))
+                .object(vm.reference())
+        };
+        let clock = std::sync::Arc::clone(&context.app.clock);
+        let until = clock.elapsed() + context.app.config.step_patience;
+        let observation = loop {
+            let observation =
+                observe(&*agent, vm.metadata.uuid).await?.ok_or_else(|| not_started("the host does not have it"))?;
+            match observation.state {
+                VmRunState::Running | VmRunState::Paused => break observation,
+                VmRunState::Starting if context.cancel_requested() || clock.elapsed() >= until => {
+                    return Err(not_started("it takes too long"));
+                }
+                VmRunState::Starting => context.sleep(POLL).await,
+                VmRunState::Stopped | VmRunState::Failed | VmRunState::Receiving | VmRunState::HandedOver => {
+                    return Err(not_started(observation.reason.as_deref().unwrap_or("it stopped at once")));
+                }
+            }
+        };
+        if vm.spec.power == PowerState::Paused && observation.state == VmRunState::Running {
+            let request = PowerRequest { epoch: vm.status.epoch, action: PowerAction::Pause };
+            agent.power(vm.metadata.uuid, &request).await?;
+        }
+        context.note("accelerator", &observation.accelerator)
+    }
+}
