@@ -104,11 +104,12 @@ fn filesystem(build: &Path) -> Result<Vec<u8>> {
     Ok(content)
 }
 
-/// GRUB with just what reads the boot disk's sectors and starts Linux.
+/// GRUB with just what reads the boot disk's sectors and starts Linux. By the 16-bit protocol, because with the
+/// 32-bit one GRUB moves the loaded kernel byte by byte before it starts: a second under emulation.
 fn core_image(unpacked: &Path, build: &Path, kernel: &Run, initramfs: &Run) -> Result<Vec<u8>> {
     let configuration = build.join("grub.cfg");
     let core = build.join("core.img");
-    let text = format!("linux {} {COMMAND_LINE}\ninitrd {}\nboot\n", kernel.block_list(), initramfs.block_list());
+    let text = format!("linux16 {} {COMMAND_LINE}\ninitrd16 {}\nboot\n", kernel.block_list(), initramfs.block_list());
     fs::write(&configuration, text).with_context(|| format!("cannot write {}", configuration.display()))?;
     process::output(
         tree::loader(unpacked)
@@ -119,7 +120,7 @@ fn core_image(unpacked: &Path, build: &Path, kernel: &Run, initramfs: &Run) -> R
             .arg(&configuration)
             .arg("-o")
             .arg(&core)
-            .args(["biosdisk", "linux", "boot"]),
+            .args(["biosdisk", "linux16", "boot"]),
     )?;
     fs::read(&core).with_context(|| format!("cannot read {}", core.display()))
 }

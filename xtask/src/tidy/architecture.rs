@@ -13,8 +13,8 @@ use super::Findings;
 
 const DOCUMENT: &str = "ARCHITECTURE.md";
 
-/// What a name must end with to be a path although it has no slash.
-const FILE_ENDINGS: [&str; 4] = [".rs", ".toml", ".md", ".json"];
+/// What a name without slash must end with to be a path; a bare `lib.rs` is a kind of file.
+const FILE_ENDINGS: [&str; 3] = [".toml", ".md", ".json"];
 
 pub fn check(root: &Path, findings: &mut Findings) -> Result<()> {
     let document = root.join(DOCUMENT);
@@ -69,9 +69,7 @@ fn is_path(name: &str) -> bool {
         .iter()
         .any(|start| name.starts_with(start));
     let is_root_file = !name.contains('/') && FILE_ENDINGS.iter().any(|ending| name.ends_with(ending));
-    // `lib.rs` or `Cargo.toml` of any crate is a kind of file, not one at the root.
-    let is_kind = ["lib.rs", "main.rs", "mod.rs", "tests.rs"].contains(&name);
-    is_plain && (starts_here || (is_root_file && !is_kind))
+    is_plain && (starts_here || is_root_file)
 }
 
 #[derive(Deserialize)]
