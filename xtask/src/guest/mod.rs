@@ -21,9 +21,6 @@ use crate::setup;
 use crate::workspace;
 use packages::Recipe;
 
-/// Raised when the builder itself changes what it makes of the same inputs.
-const BUILDER_VERSION: u32 = 1;
-
 /// The built guest.
 pub struct Guest {
     /// Bootable with `-kernel`.
@@ -97,20 +94,20 @@ pub fn build() -> Result<Guest> {
     Ok(guest)
 }
 
-/// One line per input, with its checksum: packages, the files in `guest/`, the builder.
+/// One line per input, with its checksum: packages, the files in `guest/`, this builder, the compiler.
 fn inputs(source: &Path, archives: &[packages::Archive]) -> Result<String> {
-    let mut lines = vec![format!("builder {BUILDER_VERSION}")];
-    for archive in archives {
-        lines.push(format!("{} {} {}", archive.package, archive.version, archive.sha256));
+    let mut lines: Vec<String> =
+        archives.iter().map(|archive| format!("{} {} {}", archive.package, archive.version, archive.sha256)).collect();
+    for directory in [source, &workspace::root().join("xtask/src/guest")] {
+        for entry in fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))? {
+            let path = entry?.path();
+            let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let name = path.strip_prefix(workspace::root()).unwrap_or(&path).display();
+            let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            lines.push(format!("{name} {digest}"));
+        }
     }
-    for entry in fs::read_dir(source).with_context(|| format!("cannot list {}", source.display()))? {
-        let path = entry?.path();
-        let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-        lines.push(format!("guest/{name} {digest}"));
-    }
-    lines[1..].sort();
+    lines.sort();
     lines.push(process::output(process::command("gcc").arg("-dumpfullversion")).context("the guest needs gcc")?);
     Ok(lines.join("\n"))
 }
