@@ -12,15 +12,21 @@
 //! knows hosts through [`links`] only.
 
 pub mod addresses;
+pub mod agent_links;
 pub mod app;
 pub mod clock;
 pub mod config;
+mod fetch;
+pub mod http;
 pub mod image_library;
+pub mod init;
 pub mod links;
 pub mod loops;
 pub mod model;
 pub mod objects;
 pub mod operations;
+pub mod run;
+pub mod settings;
 
 pub use app::{App, Caller};
 pub use config::Config;

@@ -96,12 +96,15 @@ async fn watched<T, W: Future<Output = Result<T, Problem>> + Send>(
 
 async fn remove_upload(context: &StepContext) -> Result<(), Problem> {
     let path = upload_path(&context.app, context.operation.spec.target.uuid);
-    match tokio::fs::remove_file(&path).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Problem::transient("disk-error", format!("removing {} failed: {error}", path.display())))
+    for path in [path.with_extension("part"), path] {
+        match tokio::fs::remove_file(&path).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Problem::transient("disk-error", format!("removing {} failed: {error}", path.display())));
+            }
+            _ => {}
         }
-        _ => Ok(()),
     }
+    Ok(())
 }
 
 struct Fetch;
