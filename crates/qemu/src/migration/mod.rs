@@ -16,9 +16,12 @@
 //! two hosts belongs to the agents.
 //!
 //! Failure behaviour: until the hand-over a failure of the destination or of the network leaves the guest
-//! on the source; `cancel` then removes the leftovers (mirror jobs, NBD nodes) and makes it run again. A
-//! guest write waits for the mirror while the network is silent: whoever watches the other side must
-//! `cancel` when it stops answering (the mirror's sockets are shut down out of band). A machine that was
+//! on the source; `cancel` then removes the leftovers (mirror jobs, NBD nodes) and makes it run again. The
+//! guest's writes are mirrored in the background: `copy-mode=write-blocking` would hold them up while the
+//! network is silent, and QEMU 7.2 damages its own heap when such a job ends while the guest writes. What
+//! was written since is copied by `finish_mirror`, with the guest stopped. A silent network is not noticed
+//! by QEMU for long: whoever watches the other side must `cancel` when it stops answering (the mirror's
+//! sockets are then shut down out of band). A machine that was
 //! paused arrives paused; if such a move is cancelled after the switchover began, QEMU wants a `cont`
 //! before it can be moved again.
 

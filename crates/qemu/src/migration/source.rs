@@ -82,8 +82,8 @@ impl MigrationSource {
         Self { qmp, disks, peer }
     }
 
-    /// Loads the TLS credentials, opens the exports and starts copying the disks. From here on guest
-    /// writes reach both sides before they complete. After an error, `cancel`.
+    /// Loads the TLS credentials, opens the exports and starts copying the disks, new writes
+    /// included. After an error, `cancel`.
     pub async fn start_mirror(&self) -> Result<(), MigrationError> {
         let tls_creds = self.load_tls().await?;
         let Some(port) = self.peer.nbd_port else {
@@ -107,7 +107,7 @@ impl MigrationSource {
                     device: disk.node_name.clone(),
                     target: mirror_id(index),
                     sync: disk.sync,
-                    copy_mode: MirrorCopyMode::WriteBlocking,
+                    copy_mode: MirrorCopyMode::Background,
                     speed: 0,
                     auto_dismiss: false,
                 })
@@ -136,7 +136,7 @@ impl MigrationSource {
         Ok(Some(id))
     }
 
-    /// Waits until every disk's copy is complete and only new writes travel.
+    /// Waits until every disk's copy is complete but for the latest writes.
     pub async fn wait_mirror_ready(
         &self,
         mut on_progress: impl FnMut(MirrorProgress),

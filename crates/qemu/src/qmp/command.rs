@@ -250,7 +250,7 @@ pub enum MirrorSync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MirrorCopyMode {
-    WriteBlocking,
+    Background,
 }
 
 #[derive(Debug, Clone, Serialize)]

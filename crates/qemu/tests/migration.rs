@@ -1,0 +1,334 @@
+//! Moves of a guest that watches its own memory and disk, between real QEMUs on this machine: the whole
+//! sequence, and its being given up, or losing the destination, at each step.
+
+mod support;
+
+use std::path::{Path, PathBuf};
+
+use gantry_qemu::migration::*;
+use gantry_qemu::probe::{PostcopySupport, enable_unprivileged_userfaultfd, postcopy_support};
+use gantry_qemu::qmp::command::{Cont, MirrorSync, Stop};
+use support::pki::{PEER_NAME, credentials};
+use support::{DISK_NODE, TestVm, check_history, eventually, soon};
+use tempfile::TempDir;
+
+/// So slow that the copy of the memory lasts until something else ends it.
+const CRAWL_BYTES_PER_S: u64 = 64 << 10;
+
+fn scratch() -> TempDir {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), open).expect("chmod");
+    dir
+}
+
+async fn listen(to: &TestVm, tls: Option<PathBuf>, postcopy: bool) -> (MigrationDestination, Peer) {
+    let destination = MigrationDestination::new(to.qmp.clone());
+    let listening = destination
+        .listen(&ListenOptions {
+            host: "127.0.0.1".to_owned(),
+            ports: 42_100..=42_199,
+            disks: vec![DISK_NODE.to_owned()],
+            tls_creds_dir: tls.clone(),
+            postcopy,
+        })
+        .await
+        .expect("listen");
+    let peer = Peer {
+        host: "127.0.0.1".to_owned(),
+        nbd_port: listening.nbd_port,
+        ram_port: listening.ram_port,
+        tls: tls.map(|creds_dir| PeerTls { creds_dir, peer_name: PEER_NAME.to_owned() }),
+    };
+    (destination, peer)
+}
+
+fn source_of(from: &TestVm, peer: Peer) -> MigrationSource {
+    let disk = MirrorDisk { node_name: DISK_NODE.to_owned(), sync: MirrorSync::Full };
+    MigrationSource::new(from.qmp.clone(), vec![disk], peer)
+}
+
+/// The whole sequence. `run`: the guest was running before.
+async fn move_guest(from: &TestVm, to: &TestVm, tls: Option<PathBuf>, postcopy: bool, run: bool) {
+    let (destination, peer) = listen(to, tls, postcopy).await;
+    let source = source_of(from, peer);
+    source.start_mirror().await.expect("start mirror");
+    let mut copied = None;
+    let note = |progress: MirrorProgress| copied = Some(progress);
+    source.wait_mirror_ready(note, soon()).await.expect("mirror");
+    assert!(copied.is_some_and(|progress| progress.copied_bytes > 0));
+    let tuning = RamTuning {
+        max_bandwidth_bytes_per_s: postcopy.then_some(CRAWL_BYTES_PER_S),
+        postcopy,
+        ..RamTuning::default()
+    };
+    source.configure(&tuning).await.expect("configure");
+    source.start_ram().await.expect("start");
+    let directive = |progress: &MigrationProgress| match progress.phase {
+        MigrationPhase::Active if postcopy => Directive::SwitchToPostcopy,
+        _ => Directive::Wait,
+    };
+    let reached = source.wait_pre_switchover(directive, soon()).await;
+    reached.expect("pre-switchover");
+    source.continue_switchover().await.expect_err("the mirror still runs");
+    source.finish_mirror(soon()).await.expect("finish mirror");
+    source.continue_switchover().await.expect("continue");
+    let handed_over = source.wait_handed_over(soon()).await.expect("hand-over");
+    let expected = if postcopy { HandedOver::PostcopyActive } else { HandedOver::Completed };
+    assert_eq!(handed_over, expected);
+    assert_eq!(to.last_ack(), None, "the destination ran without having been told to");
+    let refused = source.cancel(true, soon()).await.expect_err("too late");
+    assert!(matches!(refused, MigrationError::HandedOver), "{refused}");
+    destination.commit(run, soon()).await.expect("commit");
+    destination.commit(run, soon()).await.expect("commit again");
+    let end = source.wait_completed(|_| {}, soon()).await.expect("completed");
+    assert!(end.downtime_ms.is_some() && end.ram_transferred_bytes > 0, "{end:?}");
+    from.assert_no_leftovers().await;
+    assert_ne!(from.status().await, "running");
+}
+
+async fn there_and_on(tls: bool, postcopy: bool) {
+    let scratch = scratch();
+    let root = scratch.path();
+    let tls = tls.then(|| credentials(root, "pki"));
+    let a = TestVm::counting(root, "a").await;
+    a.counts_on().await;
+    let b = TestVm::incoming(root, "b").await;
+    move_guest(&a, &b, tls.clone(), postcopy, true).await;
+    b.counts_on().await;
+    a.quit().await;
+    // On, from a machine that itself arrived by migration.
+    let c = TestVm::incoming(root, "c").await;
+    move_guest(&b, &c, tls, postcopy, true).await;
+    c.counts_on().await;
+    b.quit().await;
+    c.quit().await;
+    check_history(&[&a, &b, &c]);
+}
+
+#[tokio::test]
+async fn precopy_with_tls() {
+    there_and_on(true, false).await;
+}
+
+#[tokio::test]
+async fn precopy_without_tls() {
+    there_and_on(false, false).await;
+}
+
+#[tokio::test]
+async fn postcopy_with_tls_and_without() {
+    let scratch = scratch();
+    let probe = TestVm::incoming(scratch.path(), "probe").await;
+    if postcopy_support(probe.qmp.version()) == PostcopySupport::NeedsSysctl {
+        enable_unprivileged_userfaultfd().expect("run the tests as root, or set vm.unprivileged_userfaultfd=1");
+    }
+    there_and_on(true, true).await;
+    there_and_on(false, true).await;
+}
+
+#[tokio::test]
+async fn a_paused_guest_arrives_paused() {
+    let scratch = scratch();
+    let a = TestVm::counting(scratch.path(), "a").await;
+    a.counts_on().await;
+    a.qmp.execute(Stop {}).await.expect("stop");
+    let b = TestVm::incoming(scratch.path(), "b").await;
+    move_guest(&a, &b, None, false, false).await;
+    assert_eq!(b.status().await, "paused");
+    assert_eq!(b.last_ack(), None);
+    b.qmp.execute(Cont {}).await.expect("cont");
+    b.counts_on().await;
+    b.quit().await;
+    check_history(&[&a, &b]);
+}
+
+#[tokio::test]
+async fn a_stranger_is_refused() {
+    let scratch = scratch();
+    let root = scratch.path();
+    let a = TestVm::counting(root, "a").await;
+    a.counts_on().await;
+    let b = TestVm::incoming(root, "b").await;
+    let (_destination, mut peer) = listen(&b, Some(credentials(root, "theirs")), false).await;
+    peer.tls = Some(PeerTls { creds_dir: credentials(root, "ours"), peer_name: PEER_NAME.to_owned() });
+    let source = source_of(&a, peer.clone());
+    let error = source.start_mirror().await.expect_err("not our authority");
+    assert!(matches!(error, MigrationError::Qmp(_)), "{error}");
+    source.cancel(true, soon()).await.expect("cancel");
+    // And without any certificate.
+    peer.tls = None;
+    let source = source_of(&a, peer.clone());
+    source.start_mirror().await.expect_err("no certificate");
+    source.cancel(true, soon()).await.expect("cancel");
+    // The other stream.
+    peer.nbd_port = None;
+    let source = source_of(&a, peer);
+    source.configure(&RamTuning::default()).await.expect("configure");
+    source.start_ram().await.expect("start");
+    let failed = source.wait_pre_switchover(|_| Directive::Wait, soon()).await;
+    assert!(matches!(failed, Err(MigrationError::Ram { .. })), "{failed:?}");
+    source.cancel(true, soon()).await.expect("cancel");
+    a.counts_on().await;
+    a.assert_no_leftovers().await;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+enum Step {
+    MirrorStarted,
+    MirrorReady,
+    CopyingMemory,
+    PreSwitchover,
+    MirrorFinished,
+}
+
+const STEPS: [Step; 5] =
+    [Step::MirrorStarted, Step::MirrorReady, Step::CopyingMemory, Step::PreSwitchover, Step::MirrorFinished];
+
+async fn advance(source: &MigrationSource, to: Step, postcopy: bool) {
+    source.start_mirror().await.expect("start mirror");
+    if to >= Step::MirrorReady {
+        source.wait_mirror_ready(|_| {}, soon()).await.expect("mirror");
+    }
+    if to >= Step::CopyingMemory {
+        let crawl = to == Step::CopyingMemory || postcopy;
+        let tuning = RamTuning {
+            max_bandwidth_bytes_per_s: crawl.then_some(CRAWL_BYTES_PER_S),
+            postcopy,
+            ..RamTuning::default()
+        };
+        source.configure(&tuning).await.expect("configure");
+        source.start_ram().await.expect("start");
+        eventually("copying of memory", async || {
+            let progress = source.progress().await.expect("progress");
+            (progress.phase != MigrationPhase::Setup).then_some(())
+        })
+        .await;
+    }
+    if to >= Step::PreSwitchover {
+        let directive = if postcopy { Directive::SwitchToPostcopy } else { Directive::Wait };
+        let reached = source.wait_pre_switchover(|_| directive, soon()).await;
+        reached.expect("pre-switchover");
+    }
+    if to >= Step::MirrorFinished {
+        source.finish_mirror(soon()).await.expect("finish mirror");
+    }
+}
+
+/// At each step `harm` is done to the destination; the move is cancelled; the guest goes on; at the end it
+/// moves, undamaged.
+async fn every_step(root: &Path, postcopy: bool, harm: impl Fn(&TestVm)) {
+    let a = TestVm::counting(root, "a").await;
+    for step in STEPS {
+        a.counts_on().await;
+        let b = TestVm::incoming(root, &format!("{step:?}")).await;
+        let (_destination, peer) = listen(&b, None, postcopy).await;
+        let source = source_of(&a, peer);
+        advance(&source, step, postcopy).await;
+        harm(&b);
+        if let Err(error) = source.cancel(true, soon()).await {
+            panic!("{step:?}: {error:?}: {}", a.qemu_log());
+        }
+        source.cancel(true, soon()).await.expect("cancel again");
+        assert_eq!(a.status().await, "running", "{step:?}");
+        a.assert_no_leftovers().await;
+        assert_eq!(b.last_ack(), None, "{step:?}: the destination ran");
+    }
+    a.counts_on().await;
+    let b = TestVm::incoming(root, "b").await;
+    move_guest(&a, &b, None, false, true).await;
+    b.counts_on().await;
+    b.quit().await;
+    check_history(&[&a, &b]);
+}
+
+#[tokio::test]
+async fn cancel_at_every_step() {
+    every_step(scratch().path(), false, |_| {}).await;
+}
+
+#[tokio::test]
+async fn cancel_at_every_step_of_postcopy() {
+    let scratch = scratch();
+    let probe = TestVm::incoming(scratch.path(), "probe").await;
+    if postcopy_support(probe.qmp.version()) == PostcopySupport::NeedsSysctl {
+        enable_unprivileged_userfaultfd().expect("run the tests as root, or set vm.unprivileged_userfaultfd=1");
+    }
+    every_step(scratch.path(), true, |_| {}).await;
+}
+
+#[tokio::test]
+async fn the_destination_dies_at_every_step() {
+    every_step(scratch().path(), false, |destination| {
+        destination.process.kill().expect("kill");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_destination_falls_silent_at_every_step() {
+    every_step(scratch().path(), false, |destination| {
+        // As a network that swallows everything: the sockets stay open, nobody answers.
+        let pid = i32::try_from(destination.process.pid()).expect("pid");
+        let pid = nix::unistd::Pid::from_raw(pid);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).expect("stop");
+    })
+    .await;
+}
+
+/// Between `continue_switchover` and the hand-over.
+#[tokio::test]
+async fn the_destination_dies_within_the_switchover() {
+    let scratch = scratch();
+    let a = TestVm::counting(scratch.path(), "a").await;
+    a.counts_on().await;
+    let b = TestVm::incoming(scratch.path(), "b").await;
+    let (_destination, peer) = listen(&b, None, false).await;
+    let source = source_of(&a, peer);
+    advance(&source, Step::MirrorFinished, false).await;
+    b.process.kill().expect("kill");
+    b.process.wait_exit().await.expect("wait");
+    source.continue_switchover().await.expect("continue");
+    let error = source.wait_handed_over(soon()).await.expect_err("nobody there");
+    assert!(matches!(error, MigrationError::Ram { .. }), "{error}");
+    source.cancel(true, soon()).await.expect("cancel");
+    a.counts_on().await;
+    a.assert_no_leftovers().await;
+    a.quit().await;
+    check_history(&[&a]);
+}
+
+#[tokio::test]
+async fn a_dead_destination_is_noticed_while_waiting() {
+    let scratch = scratch();
+    let a = TestVm::counting(scratch.path(), "a").await;
+    a.counts_on().await;
+    let b = TestVm::incoming(scratch.path(), "b").await;
+    let (_destination, peer) = listen(&b, None, false).await;
+    let source = source_of(&a, peer.clone());
+    advance(&source, Step::CopyingMemory, false).await;
+    b.process.kill().expect("kill");
+    let error = source.wait_pre_switchover(|_| Directive::Wait, soon()).await;
+    assert!(matches!(error, Err(MigrationError::Ram { .. } | MigrationError::Mirror { .. })), "{error:?}");
+    source.cancel(true, soon()).await.expect("cancel");
+    let error = source.start_mirror().await.expect_err("nobody listens");
+    assert!(matches!(error, MigrationError::Unreachable { .. }), "{error}");
+    a.counts_on().await;
+}
+
+#[tokio::test]
+async fn a_blocker_is_named() {
+    let scratch = scratch();
+    let a = TestVm::counting(scratch.path(), "a").await;
+    let b = TestVm::incoming(scratch.path(), "b").await;
+    let (_destination, peer) = listen(&b, None, false).await;
+    let source = source_of(&a, peer);
+    a.counts_on().await;
+    advance(&source, Step::CopyingMemory, false).await;
+    // A second one while the first is under way.
+    let error = source.start_ram().await.expect_err("already under way");
+    let MigrationError::Qmp(error) = error else { panic!("{error}") };
+    assert!(error.refusal().is_some_and(|desc| !desc.is_empty()), "{error}");
+    assert_eq!(error.class(), gantry_qemu::ErrorClass::Conflict);
+    source.cancel(true, soon()).await.expect("cancel");
+}
