@@ -157,6 +157,14 @@ pub struct JoinResponse {
     pub controller: String,
 }
 
+/// `POST /v1/agent/renew`: new keys of a host that has valid certificates.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RenewRequest {
+    pub agent_csr: String,
+    pub qemu_csr: String,
+}
+
 /// `GET /v1/version`
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Version {

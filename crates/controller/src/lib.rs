@@ -30,3 +30,6 @@ pub mod settings;
 
 pub use app::{App, Caller};
 pub use config::Config;
+pub use http::openapi;
+pub use init::{InitOptions, Initialized, init};
+pub use run::run;

@@ -30,7 +30,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 pub(super) enum Outcome {
     /// With the source's last report, if it could be had.
-    Moved(Option<MigrationReport>),
+    Moved(Option<Box<MigrationReport>>),
     Stayed(Problem),
 }
 
@@ -72,7 +72,7 @@ pub(super) async fn follow(
 
 fn outcome_of(report: MigrationReport) -> Option<Outcome> {
     match report.state {
-        MigrationState::Moved => Some(Outcome::Moved(Some(report))),
+        MigrationState::Moved => Some(Outcome::Moved(Some(Box::new(report)))),
         MigrationState::Cancelled => {
             Some(Outcome::Stayed(Problem::conflict("cancelled", "the migration was cancelled; the VM is where it was")))
         }

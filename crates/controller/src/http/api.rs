@@ -1,0 +1,181 @@
+//! The public API, declared: every route with its documentation.
+
+use axum::{
+    Json, Router,
+    extract::{DefaultBodyLimit, State},
+    routing::{MethodRouter, delete, get, post, put},
+};
+use gantry_api::{
+    paths,
+    rest::{
+        Changed, CreateToken, CreatedToken, JoinRequest, JoinResponse, ListQuery, MigrateRequest, Page, RebootRequest,
+        StopRequest, Version, WatchEvent, WriteQuery,
+    },
+};
+use gantry_types::{ApiToken, Event, Host, Image, Network, Operation, Problem, Resource, Vm};
+use utoipa::{
+    ToSchema,
+    openapi::{HttpMethod, InfoBuilder, License, OpenApi},
+};
+
+use super::{
+    Front, Shared,
+    caller::User,
+    console,
+    endpoint::{Endpoint, Routes},
+    hosts, images, objects,
+    request::{Answer, MAX_BODY_BYTES, no_such_method, no_such_path},
+    vms, writes,
+};
+use crate::model::Kind;
+
+const OPENAPI: &str = "/v1/openapi.json";
+const VERSION: &str = "/v1/version";
+
+/// The router of a controller.
+pub fn router(front: Shared) -> Router {
+    routes()
+        .add_internal(paths::HEARTBEAT, post(hosts::heartbeat))
+        .add_internal(paths::RENEW, post(hosts::renew))
+        .add_internal(paths::AGENT_IMAGE, get(images::content))
+        .router
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(front)
+}
+
+/// The OpenAPI 3.1 document of the public API.
+pub fn openapi() -> OpenApi {
+    let info = InfoBuilder::new()
+        .title("Gantry")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(
+            "Objects are {kind, metadata, spec, status}. Lists take label selectors and page by `continue`; with \
+             `watch=true` they answer with server-sent events. Changes take `dry_run`, and `revision` for optimistic \
+             concurrency. Long work is an operation. Errors are problem details (RFC 9457).",
+        ))
+        .license(Some(License::new("Apache-2.0 OR MIT")))
+        .build();
+    routes().schema::<Problem>().schema::<WatchEvent<Vm>>().document(info)
+}
+
+fn routes() -> Routes {
+    let mut routes = Routes::new();
+    routes = readable::<Vm>(routes);
+    routes = readable::<Host>(routes);
+    routes = readable::<Image>(routes);
+    routes = readable::<Network>(routes);
+    routes = readable::<Operation>(routes);
+    routes = readable::<Event>(routes);
+    routes = readable::<ApiToken>(routes);
+    routes = of_vms(routes);
+    routes = of_the_rest(routes);
+    of_the_controller(routes)
+}
+
+fn of_vms(routes: Routes) -> Routes {
+    let verb = |verb: &str, summary: &str| {
+        let path = format!("/v1/vms/{{name}}/{verb}");
+        Endpoint::new(HttpMethod::Post, path, Vm::KIND, summary).query::<WriteQuery>().answers::<Changed<Vm>>(202)
+    };
+    let console = Endpoint::new(
+        HttpMethod::Get,
+        "/v1/vms/{name}/console",
+        Vm::KIND,
+        "Its serial console: a websocket (RFC 6455) with bytes both ways in binary messages",
+    );
+    written::<Vm>(routes, post(vms::create), put(vms::put), delete(vms::delete))
+        .add(verb("start", "Start it"), post(vms::start))
+        .add(verb("stop", "Shut it down (ACPI), by force after the grace time").body::<StopRequest>(), post(vms::stop))
+        .add(verb("reboot", "Reboot it").body::<RebootRequest>(), post(vms::reboot))
+        .add(verb("pause", "Stop its virtual processors"), post(vms::pause))
+        .add(verb("resume", "Let its virtual processors go on"), post(vms::resume))
+        .add(verb("migrate", "Move it to another host while it runs").body::<MigrateRequest>(), post(vms::migrate))
+        .add(console.status(101), get(console::open))
+}
+
+fn of_the_rest(routes: Routes) -> Routes {
+    let upload = Endpoint::new(
+        HttpMethod::Put,
+        "/v1/images/{name}/content",
+        Image::KIND,
+        "Send its content (qcow2, raw, VMDK, VHD, VHDX or VDI, also gz, xz or zst) and import it",
+    );
+    let forget = Endpoint::new(HttpMethod::Delete, "/v1/hosts/{name}", Host::KIND, "Forget a host that has no VMs");
+    let change = Endpoint::new(HttpMethod::Put, "/v1/hosts/{name}", Host::KIND, "Change its labels, or cordon it");
+    let cancel = Endpoint::new(
+        HttpMethod::Post,
+        "/v1/operations/{name}/cancel",
+        Operation::KIND,
+        "Unwind it where that is safe",
+    );
+    let mint = Endpoint::new(HttpMethod::Post, "/v1/tokens", ApiToken::KIND, "Make one; the secret is shown only now");
+    let revoke = Endpoint::new(HttpMethod::Delete, "/v1/tokens/{name}", ApiToken::KIND, "Refuse it from now on");
+    let routes = written::<Image>(routes, post(images::create), put(images::put), delete(images::delete));
+    written::<Network>(routes, post(writes::create_network), put(writes::put_network), delete(writes::delete_network))
+        // Content is as large as a disk; its own limit is the controller's configuration.
+        .add(upload.bytes().answers::<Changed<Image>>(202), put(images::upload).layer(DefaultBodyLimit::disable()))
+        .add(change.query::<WriteQuery>().body::<Host>().answers::<Changed<Host>>(200), put(writes::put_host))
+        .add(forget.query::<WriteQuery>().answers::<Changed<Host>>(200), delete(writes::delete_host))
+        .add(cancel.answers::<Operation>(200), post(writes::cancel_operation))
+        .add(mint.body::<CreateToken>().answers::<CreatedToken>(201), post(writes::create_token))
+        .add(revoke.answers::<Changed<ApiToken>>(200), delete(writes::delete_token))
+}
+
+fn of_the_controller(routes: Routes) -> Routes {
+    let tag = "controller";
+    let health = Endpoint::new(HttpMethod::Get, paths::HEALTH, tag, "200 if the controller serves").public();
+    let ca = Endpoint::new(HttpMethod::Get, paths::CA, tag, "The CA's certificate, PEM").public();
+    let join = Endpoint::new(HttpMethod::Post, paths::JOIN, tag, "Join a host; the join token is the proof").public();
+    let version = Endpoint::new(HttpMethod::Get, VERSION, tag, "What runs here");
+    let document = Endpoint::new(HttpMethod::Get, OPENAPI, tag, "This document");
+    routes
+        .add(health, get(async || "ok\n"))
+        .add(ca, get(hosts::ca))
+        .add(join.body::<JoinRequest>().answers::<JoinResponse>(200), post(hosts::join))
+        .add(version.answers::<Version>(200), get(show_version))
+        .add(document, get(show_openapi))
+}
+
+async fn show_version(State(front): State<Shared>, _user: User) -> Answer<Version> {
+    Ok(Json(front.version()))
+}
+async fn show_openapi(_user: User) -> Answer<OpenApi> {
+    Ok(Json(openapi()))
+}
+
+/// What every kind can be asked.
+fn readable<T: Kind + ToSchema>(routes: Routes) -> Routes {
+    let all = format!("/v1/{}", T::PLURAL);
+    let one = format!("{all}/{{name}}");
+    routes
+        .add(
+            Endpoint::new(HttpMethod::Get, all, T::KIND, format!("List or watch {}", T::PLURAL))
+                .query::<ListQuery>()
+                .answers::<Page<T>>(200),
+            get(objects::list::<T>),
+        )
+        .add(
+            Endpoint::new(HttpMethod::Get, one, T::KIND, format!("One {}", T::KIND)).answers::<T>(200),
+            get(objects::get::<T>),
+        )
+}
+
+/// What every kind that users make can be asked besides.
+fn written<T: Kind + ToSchema>(
+    routes: Routes,
+    create: MethodRouter<std::sync::Arc<Front>>,
+    replace: MethodRouter<std::sync::Arc<Front>>,
+    remove: MethodRouter<std::sync::Arc<Front>>,
+) -> Routes {
+    let all = format!("/v1/{}", T::PLURAL);
+    let one = format!("{all}/{{name}}");
+    let endpoint = |method, path: &str, summary: String| {
+        Endpoint::new(method, path, T::KIND, summary).query::<WriteQuery>().answers::<Changed<T>>(200)
+    };
+    routes
+        .add(endpoint(HttpMethod::Post, &all, format!("Create a {}", T::KIND)).status(201).body::<T>(), create)
+        .add(endpoint(HttpMethod::Put, &one, format!("Create or change a {}", T::KIND)).body::<T>(), replace)
+        .add(endpoint(HttpMethod::Delete, &one, format!("Delete a {}", T::KIND)), remove)
+}

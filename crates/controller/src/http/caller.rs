@@ -1,0 +1,59 @@
+//! Who is asking: a user by token, or a host by certificate.
+
+use axum::{
+    extract::FromRequestParts,
+    http::{header, request::Parts},
+};
+use gantry_hostlink::Refusal;
+use gantry_trust::{PeerIdentity, Role};
+use gantry_types::{Host, Name, Problem};
+
+use super::{Front, Shared};
+use crate::app::{Caller, token};
+
+/// A user who showed a valid API token.
+pub struct User(pub Caller);
+
+/// A host that showed the certificate of a host that exists.
+pub struct HostPeer(pub Name);
+
+impl FromRequestParts<Shared> for User {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, front: &Shared) -> Result<Self, Refusal> {
+        let bearer = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        Ok(Self(user_of(front, bearer)?))
+    }
+}
+
+fn user_of(front: &Front, authorization: Option<&str>) -> Result<Caller, Problem> {
+    let refused = |detail: &str| {
+        Problem::unauthenticated(detail)
+            .remedy("send an API token: Authorization: Bearer gat1.…; see: gantry context show")
+    };
+    let text = authorization
+        .and_then(|value| value.strip_prefix("Bearer "))
+        .ok_or_else(|| refused("no API token was sent"))?;
+    let shown = gantry_trust::ApiToken::parse(text.trim()).map_err(|_| refused("the API token is malformed"))?;
+    let stored = token::by_hash(&front.app, &shown.hash().to_string())
+        .ok_or_else(|| refused("the API token is unknown, deleted or expired"))?;
+    Ok(Caller::token(stored.metadata.name.as_str(), stored.spec.role))
+}
+
+impl FromRequestParts<Shared> for HostPeer {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, front: &Shared) -> Result<Self, Refusal> {
+        let peer = parts.extensions.get::<Option<PeerIdentity>>().cloned().flatten();
+        let Some(peer) = peer.filter(|peer| peer.role() == Role::Host) else {
+            return Err(Problem::unauthenticated("this call is for hosts, by their certificates").into());
+        };
+        if front.app.model.get::<Host>(peer.name().as_str()).is_none() {
+            let detail = format!("host '{}' is not a part of this datacenter any more", peer.name());
+            return Err(Problem::denied("unknown-host", detail)
+                .remedy("join it again: gantry host join URL TOKEN")
+                .into());
+        }
+        Ok(Self(peer.name().clone()))
+    }
+}

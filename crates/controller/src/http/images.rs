@@ -1,0 +1,137 @@
+//! Images over HTTP: the objects, their upload, and their content for hosts.
+
+use std::path::Path as FilePath;
+
+use axum::{
+    Json,
+    body::Body as RawBody,
+    extract::{Path, Request, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures::StreamExt;
+use gantry_api::rest::{Changed, WriteQuery};
+use gantry_hostlink::Refusal;
+use gantry_types::{ByteSize, Image, Problem};
+use tokio::io::AsyncWriteExt;
+use tokio_util::io::ReaderStream;
+
+use super::{
+    Shared,
+    caller::{HostPeer, User},
+    request::{Answer, Body, QueryOf},
+};
+use crate::app::{App, image};
+
+pub async fn create(
+    State(front): State<Shared>,
+    User(caller): User,
+    QueryOf(query): QueryOf<WriteQuery>,
+    Body(sent): Body<Image>,
+) -> Result<Response, Refusal> {
+    let changed = image::create(&front.app, &caller, sent, &query).await?;
+    Ok((StatusCode::CREATED, Json(changed)).into_response())
+}
+
+pub async fn put(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<WriteQuery>,
+    Body(sent): Body<Image>,
+) -> Answer<Changed<Image>> {
+    Ok(Json(image::put(&front.app, &caller, &name, sent, &query).await?))
+}
+
+pub async fn delete(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<WriteQuery>,
+) -> Result<Response, Refusal> {
+    let changed = image::delete(&front.app, &caller, &name, &query).await?;
+    Ok((StatusCode::ACCEPTED, Json(changed)).into_response())
+}
+
+/// Takes the content in, to disk, then starts the import. A broken upload leaves nothing and can be repeated.
+pub async fn upload(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+    request: Request,
+) -> Result<Response, Refusal> {
+    let waiting = image::expect_upload(&front.app, &caller, &name)?;
+    let path = image::upload_path(&front.app, waiting.metadata.uuid);
+    // Two uploads at once each write their own file; the first to be complete is imported.
+    let partial = path.with_extension(format!("part-{}", front.app.clock.new_uuid().simple()));
+    let received = receive(&front.app, request.into_body(), &partial).await;
+    if let Err(problem) = received {
+        remove(&partial).await;
+        return Err(problem.into());
+    }
+    if let Err(error) = tokio::fs::rename(&partial, &path).await {
+        remove(&partial).await;
+        return Err(storing(&path, &error).into());
+    }
+    let changed = image::content_uploaded(&front.app, &caller, &name).await?;
+    Ok((StatusCode::ACCEPTED, Json(changed)).into_response())
+}
+
+async fn receive(app: &App, body: RawBody, partial: &FilePath) -> Result<(), Problem> {
+    if let Some(parent) = partial.parent() {
+        tokio::fs::create_dir_all(parent).await.map_err(|error| storing(parent, &error))?;
+    }
+    let mut file = tokio::fs::File::create(partial).await.map_err(|error| storing(partial, &error))?;
+    let mut chunks = body.into_data_stream();
+    let mut received_bytes = 0u64;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| {
+            Problem::transient("upload-broken", format!("the upload broke off after {received_bytes} bytes: {error}"))
+                .remedy("send it again")
+        })?;
+        received_bytes += chunk.len() as u64;
+        if received_bytes > app.config.max_image_bytes {
+            let limit = ByteSize(app.config.max_image_bytes);
+            let problem = Problem::invalid("image-too-large", format!("the content is larger than {limit}"));
+            return Err(Problem { status: 413, ..problem });
+        }
+        file.write_all(&chunk).await.map_err(|error| storing(partial, &error))?;
+    }
+    file.sync_all().await.map_err(|error| storing(partial, &error))
+}
+
+async fn remove(partial: &FilePath) {
+    if let Err(error) = tokio::fs::remove_file(partial).await
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %partial.display(), %error, "a broken upload could not be removed");
+    }
+}
+
+fn storing(path: &FilePath, error: &std::io::Error) -> Problem {
+    Problem::permanent("storage-failed", format!("the controller could not store {}: {error}", path.display()))
+        .remedy("check the free space and the permissions of the controller's data directory")
+}
+
+/// An image's content, for a host to put into its cache.
+pub async fn content(
+    State(front): State<Shared>,
+    _host: HostPeer,
+    Path(digest): Path<String>,
+) -> Result<Response, Refusal> {
+    // The digest becomes a file name.
+    if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(Problem::invalid("invalid-digest", "an image's digest has 64 hex digits").into());
+    }
+    let path = front.app.images.path(&digest);
+    let file = match tokio::fs::File::open(&path).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Problem::not_found("image content", &digest).into());
+        }
+        Err(error) => return Err(storing(&path, &error).into()),
+    };
+    let length = file.metadata().await.map_err(|error| storing(&path, &error))?.len();
+    let body = RawBody::from_stream(ReaderStream::with_capacity(file, 256 << 10));
+    Ok(([(header::CONTENT_LENGTH, length)], body).into_response())
+}

@@ -1,0 +1,113 @@
+//! VMs over HTTP.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use gantry_api::rest::{Changed, MigrateRequest, RebootRequest, StopRequest, WriteQuery};
+use gantry_hostlink::Refusal;
+use gantry_types::{Problem, Vm};
+
+use super::{
+    Shared,
+    caller::User,
+    request::{Body, OptionalBody, QueryOf},
+};
+use crate::app::vm;
+
+type Outcome = Result<Response, Refusal>;
+
+/// 202 if an operation carries it out, 200 if it is done.
+fn told(changed: Result<Changed<Vm>, Problem>) -> Outcome {
+    let changed = changed?;
+    let status = if changed.operation.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok((status, Json(changed)).into_response())
+}
+
+pub async fn create(
+    State(front): State<Shared>,
+    User(caller): User,
+    QueryOf(query): QueryOf<WriteQuery>,
+    Body(sent): Body<Vm>,
+) -> Outcome {
+    let changed = vm::create(&front.app, &caller, sent, &query).await?;
+    Ok((StatusCode::CREATED, Json(changed)).into_response())
+}
+
+pub async fn put(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<WriteQuery>,
+    Body(sent): Body<Vm>,
+) -> Outcome {
+    told(vm::put(&front.app, &caller, &name, sent, &query).await)
+}
+
+pub async fn delete(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<WriteQuery>,
+) -> Outcome {
+    told(vm::delete(&front.app, &caller, &name, &query).await)
+}
+
+pub async fn start(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<WriteQuery>,
+) -> Outcome {
+    told(vm::start(&front.app, &caller, &name, &query).await)
+}
+
+pub async fn stop(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<WriteQuery>,
+    OptionalBody(request): OptionalBody<StopRequest>,
+) -> Outcome {
+    told(vm::stop(&front.app, &caller, &name, request, &query).await)
+}
+
+pub async fn reboot(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<WriteQuery>,
+    OptionalBody(request): OptionalBody<RebootRequest>,
+) -> Outcome {
+    told(vm::reboot(&front.app, &caller, &name, request, &query).await)
+}
+
+pub async fn pause(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<WriteQuery>,
+) -> Outcome {
+    told(vm::pause(&front.app, &caller, &name, &query).await)
+}
+
+pub async fn resume(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<WriteQuery>,
+) -> Outcome {
+    told(vm::resume(&front.app, &caller, &name, &query).await)
+}
+
+pub async fn migrate(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<WriteQuery>,
+    OptionalBody(request): OptionalBody<MigrateRequest>,
+) -> Outcome {
+    told(vm::migrate(&front.app, &caller, &name, &request, &query).await)
+}

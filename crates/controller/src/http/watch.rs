@@ -1,0 +1,140 @@
+//! Watches as server-sent events.
+//!
+//! A watcher sees every change of the objects it selects, in order, from the state it began with. One that can't keep
+//! up is cut off and comes back with the last revision it saw; if that is too old it lists again.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    convert::Infallible,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    http::HeaderMap,
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+};
+use futures::stream;
+use gantry_api::rest::{Change, ListQuery, WatchEvent};
+use gantry_hostlink::Refusal;
+use gantry_types::{Problem, Selector};
+use tokio::sync::broadcast::{Receiver, error::RecvError};
+
+use super::Shared;
+use crate::{
+    app::{Caller, parse_selector},
+    model::{Kind, ModelChange},
+};
+
+/// How often a quiet watch tells its revision.
+const BOOKMARK_EVERY: Duration = Duration::from_secs(10);
+
+pub fn stream<T: Kind>(
+    front: Shared,
+    caller: &Caller,
+    headers: &HeaderMap,
+    query: ListQuery,
+) -> Result<Response, Refusal> {
+    caller.may_read()?;
+    let selector = parse_selector(&query)?;
+    let resumed = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).or(query.revision);
+    let watcher = match resumed {
+        Some(revision) => Watcher::<T>::resume(&front, selector, revision)?,
+        None => Watcher::<T>::begin(&front, selector),
+    };
+    let events = stream::unfold((watcher, front), async |(mut watcher, front)| {
+        let event = watcher.next(&front).await?;
+        Some((Ok::<_, Infallible>(encode(&event)), (watcher, front)))
+    });
+    // Comments keep proxies from closing a quiet connection.
+    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+}
+
+fn encode<T: Kind>(event: &WatchEvent<T>) -> Event {
+    let name = match event.change {
+        Change::Added => "added",
+        Change::Modified => "modified",
+        Change::Deleted => "deleted",
+        Change::Bookmark => "bookmark",
+    };
+    // Objects are made of maps with text keys, which always encode.
+    let data = serde_json::to_string(event).unwrap_or_default();
+    Event::default().event(name).id(event.revision.to_string()).data(data)
+}
+
+struct Watcher<T> {
+    selector: Selector,
+    /// Names the watcher has and that match; unknown after a resumption.
+    matching: Option<HashSet<String>>,
+    ready: VecDeque<WatchEvent<T>>,
+    changes: Receiver<Arc<ModelChange>>,
+    revision: u64,
+}
+
+impl<T: Kind> Watcher<T> {
+    fn begin(front: &Shared, selector: Selector) -> Self {
+        let subscription = front.app.model.subscribe::<T>();
+        let revision = subscription.revision;
+        let chosen = subscription.objects.iter().filter(|object| selector.matches(&object.metadata().labels));
+        let mut ready: VecDeque<_> = chosen
+            .map(|object| WatchEvent {
+                change: Change::Added,
+                revision: object.metadata().revision,
+                object: Some(front.app.model.decorate(&**object)),
+            })
+            .collect();
+        let matching = ready.iter().filter_map(|event| Some(event.object.as_ref()?.name().to_owned())).collect();
+        ready.push_back(WatchEvent { change: Change::Bookmark, revision, object: None });
+        Self { selector, matching: Some(matching), ready, changes: subscription.changes, revision }
+    }
+
+    fn resume(front: &Shared, selector: Selector, revision: u64) -> Result<Self, Problem> {
+        let resumption = front.app.model.resume(revision)?;
+        let mut watcher =
+            Self { selector, matching: None, ready: VecDeque::new(), changes: resumption.changes, revision };
+        for change in resumption.missed {
+            watcher.take(front, &change);
+        }
+        Ok(watcher)
+    }
+
+    /// `None` ends the stream.
+    async fn next(&mut self, front: &Shared) -> Option<WatchEvent<T>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            match tokio::time::timeout(BOOKMARK_EVERY, self.changes.recv()).await {
+                Ok(Ok(change)) => self.take(front, &change),
+                Ok(Err(RecvError::Lagged(_) | RecvError::Closed)) => return None,
+                Err(_) => return Some(WatchEvent { change: Change::Bookmark, revision: self.revision, object: None }),
+            }
+        }
+    }
+
+    /// Objects that begin or cease to match come and go for this watcher.
+    fn take(&mut self, front: &Shared, change: &ModelChange) {
+        self.revision = change.revision;
+        let Some(object) = T::of(&change.object) else { return };
+        let matches = self.selector.matches(&object.metadata().labels);
+        let known = self.matching.as_ref().map(|names| names.contains(object.name()));
+        let told = match (change.change, matches) {
+            (Change::Deleted, _) => known.unwrap_or(matches).then_some(Change::Deleted),
+            (_, false) => known.unwrap_or(true).then_some(Change::Deleted),
+            (_, true) if known == Some(false) => Some(Change::Added),
+            (change, true) => Some(change),
+        };
+        let Some(told) = told else { return };
+        if let Some(names) = &mut self.matching {
+            match told {
+                Change::Deleted => names.remove(object.name()),
+                _ => names.insert(object.name().to_owned()),
+            };
+        }
+        let object = Some(front.app.model.decorate(&**object));
+        self.ready.push_back(WatchEvent { change: told, revision: change.revision, object });
+    }
+}
