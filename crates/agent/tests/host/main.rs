@@ -1,0 +1,19 @@
+//! Agents as they are run: separate processes in network namespaces, real QEMU, real guests, a controller that only
+//! lets hosts join and hands out the image.
+//!
+//! Needs root, `ip`, `nft`, QEMU and the guest that `cargo xtask guest` makes.
+
+mod lifecycle;
+mod migration;
+mod restart;
+mod world;
+
+/// Not a test: the body of the agent processes that the others start and kill.
+#[test]
+fn agent_process() {
+    let Some(state_dir) = std::env::var_os(world::AGENT_STATE_DIR) else { return };
+    tracing_subscriber::fmt().with_env_filter("info").with_ansi(false).with_writer(std::io::stderr).init();
+    let config = gantry_agent::AgentConfig::load(state_dir.as_ref()).expect("configuration");
+    let runtime = tokio::runtime::Runtime::new().expect("runtime");
+    runtime.block_on(gantry_agent::run(config, Default::default())).expect("agent");
+}

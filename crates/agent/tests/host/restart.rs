@@ -1,0 +1,72 @@
+//! The agent is killed and comes back; its VMs go on.
+
+use gantry_api::AgentApi;
+use gantry_api::agent::{PowerAction, VmRunState};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::world::{code, in_world, request};
+
+#[test]
+fn a_killed_agent_finds_its_vms_again() {
+    in_world(1, async |mut world| {
+        let vm = world.assignment("web-1");
+        world.boot(0, &vm).await;
+        let before = world.qemus(0);
+
+        world.kill_agent(0);
+        assert_eq!(world.qemus(0), before, "QEMU outlives its agent");
+        world.start_agent(0).await;
+        let seen = world.until(0, vm.uuid, "it is taken over", |vm| vm.guest_agent).await;
+        assert_eq!(seen.state, VmRunState::Running);
+        assert_eq!(world.qemus(0), before);
+        assert!(world.agent(0).check_liveness(vm.uuid, true).await.unwrap().alive);
+
+        // Its record is lost to a crash before the process was written down: it is found by what it is.
+        world.kill_agent(0);
+        let path = world.hosts[0].state_dir.join(format!("vms/{}/record.json", vm.uuid));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut record: serde_json::Value = serde_json::from_str(&text).unwrap();
+        record["process"] = serde_json::Value::Null;
+        std::fs::write(&path, record.to_string()).unwrap();
+        world.start_agent(0).await;
+        world.until(0, vm.uuid, "it is taken over", |vm| vm.state == VmRunState::Running).await;
+        assert_eq!(world.qemus(0), before);
+
+        // The host loses power: no agent, no QEMU. What should run is started again.
+        world.kill_agent(0);
+        kill(Pid::from_raw(before[0] as i32), Signal::SIGKILL).unwrap();
+        world.start_agent(0).await;
+        world.until(0, vm.uuid, "it is started again", |vm| vm.state == VmRunState::Running).await;
+        assert_ne!(world.qemus(0), before);
+
+        // What its owner has stopped stays so.
+        let agent = world.agent(0);
+        agent.power(vm.uuid, &request(&vm, PowerAction::Kill)).await.unwrap();
+        world.kill_agent(0);
+        world.start_agent(0).await;
+        assert_eq!(world.look(0, vm.uuid).await.unwrap().state, VmRunState::Stopped);
+    });
+}
+
+#[test]
+fn a_vm_whose_record_is_damaged_is_shown_and_can_be_removed() {
+    in_world(1, async |mut world| {
+        let vm = world.assignment("web-1");
+        let agent = world.agent(0);
+        agent.define_vm(&vm).await.unwrap();
+        agent.power(vm.uuid, &request(&vm, PowerAction::Start)).await.unwrap();
+        world.kill_agent(0);
+        let path = world.hosts[0].state_dir.join(format!("vms/{}/record.json", vm.uuid));
+        std::fs::write(path, "{").unwrap();
+        world.start_agent(0).await;
+
+        let seen = world.look(0, vm.uuid).await.unwrap();
+        assert_eq!(seen.state, VmRunState::Failed);
+        assert!(seen.reason.unwrap().contains("damaged"));
+        assert_eq!(code(agent.define_vm(&vm).await), "record-damaged");
+        assert_eq!(world.qemus(0).len(), 1, "it is left alone");
+        agent.remove_vm(vm.uuid, vm.epoch).await.unwrap();
+        assert!(world.qemus(0).is_empty() && agent.observe().await.unwrap().is_empty());
+    });
+}
