@@ -231,7 +231,7 @@ impl GuestAgent {
         // Until the answer is here, whoever drops this future leaves the channel in disorder.
         self.synchronized = false;
         self.send(command, arguments, deadline).await?;
-        let line = self.line(command, b'\n', deadline).await?;
+        let line = self.line(command, deadline).await?;
         let answer = parse(command, &line)?;
         self.synchronized = true;
         if let Some(error) = answer.get("error") {
@@ -253,10 +253,13 @@ impl GuestAgent {
         self.write(command, &[DELIMITER], deadline).await?;
         self.send(command, json!({"id": id}), deadline).await?;
         loop {
-            self.line(command, DELIMITER, deadline).await?;
-            let line = self.line(command, b'\n', deadline).await?;
+            let line = self.line(command, deadline).await?;
+            // The rest of an earlier answer may stand before the delimiter, with a delimiter of its own.
+            let Some(start) = line.iter().rposition(|&byte| byte == DELIMITER) else {
+                continue;
+            };
             // Anything else is the answer to an earlier client's synchronization.
-            if parse(command, &line).is_ok_and(|answer| answer["return"] == json!(id)) {
+            if parse(command, &line[start + 1..]).is_ok_and(|answer| answer["return"] == json!(id)) {
                 self.synchronized = true;
                 return Ok(());
             }
@@ -284,16 +287,15 @@ impl GuestAgent {
             .map_err(|source| GuestAgentError::Broken { command, source })
     }
 
-    /// Reads up to and including `end`.
-    async fn line(&mut self, command: &'static str, end: u8, deadline: Instant) -> Result<Vec<u8>, GuestAgentError> {
+    async fn line(&mut self, command: &'static str, deadline: Instant) -> Result<Vec<u8>, GuestAgentError> {
         let mut line = Vec::new();
         let mut limited = (&mut self.reader).take(ANSWER_LIMIT_BYTES);
-        timeout_at(deadline, limited.read_until(end, &mut line))
+        timeout_at(deadline, limited.read_until(b'\n', &mut line))
             .await
             .map_err(|_| GuestAgentError::Silent { command })?
             .map_err(|source| GuestAgentError::Broken { command, source })?;
         match line.last() {
-            Some(&last) if last == end => Ok(line),
+            Some(b'\n') => Ok(line),
             Some(_) if line.len() as u64 >= ANSWER_LIMIT_BYTES => Err(GuestAgentError::Answer {
                 command,
                 reason: format!("it is longer than {ANSWER_LIMIT_BYTES} bytes"),
