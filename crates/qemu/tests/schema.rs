@@ -174,11 +174,9 @@ async fn every_command_is_in_the_schema() {
     schema.check_command(Quit {});
     schema.check_command(QueryBlockstats {});
     schema.check_command(QueryBlockJobs {});
-    schema.check_command(QueryBlockExports {});
     schema.check_command(QueryNamedBlockNodes { flat: true });
     schema.check_command(NbdServerStop {});
     schema.check_command(QueryMigrate {});
-    schema.check_command(QueryMigrateCapabilities {});
     schema.check_command(MigrateCancel {});
     schema.check_command(MigrateStartPostcopy {});
     let node = YankInstance::BlockNode { node_name: text() };

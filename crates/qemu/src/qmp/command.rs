@@ -69,10 +69,8 @@ plain_command!(SystemReset, "system_reset", Nothing);
 plain_command!(Quit, "quit", Nothing);
 plain_command!(QueryBlockstats, "query-blockstats", Vec<BlockStats>);
 plain_command!(QueryBlockJobs, "query-block-jobs", Vec<BlockJobInfo>);
-plain_command!(QueryBlockExports, "query-block-exports", Vec<BlockExportInfo>);
 plain_command!(NbdServerStop, "nbd-server-stop", Nothing);
 plain_command!(QueryMigrate, "query-migrate", MigrationInfo);
-plain_command!(QueryMigrateCapabilities, "query-migrate-capabilities", Vec<MigrationCapability>);
 plain_command!(MigrateCancel, "migrate_cancel", Nothing);
 plain_command!(MigrateStartPostcopy, "migrate-start-postcopy", Nothing);
 
@@ -120,13 +118,6 @@ pub struct BlockJobInfo {
     pub status: String,
     #[serde(default)]
     pub error: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct BlockExportInfo {
-    pub id: String,
-    #[serde(rename = "node-name")]
-    pub node_name: String,
 }
 
 /// All block nodes, without their children.
