@@ -5,6 +5,8 @@
 //! means is the agent's business, when to make it is the controller's.
 
 mod client;
+pub mod conformance;
+pub mod fake;
 mod reply;
 mod router;
 

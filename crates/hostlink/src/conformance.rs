@@ -1,0 +1,161 @@
+//! What every implementation of [`AgentApi`] must do, as a suite: the host in memory passes it in this crate's tests,
+//! the real agent end to end. Each check leaves the host as it was.
+//!
+//! A check that fails says what it expected; nothing here panics.
+
+use gantry_api::{
+    AgentApi,
+    agent::{Assignment, PowerAction, PowerRequest, ReceiveMigration, Verdict, VmObservation, VmRunState},
+};
+use gantry_types::{ErrorClass, Problem};
+use uuid::Uuid;
+
+/// The checks, in the order in which [`run`] makes them.
+pub const CHECKS: [&str; 6] = [
+    "define can be repeated",
+    "power can be repeated",
+    "a lower epoch is refused",
+    "remove can be repeated",
+    "an abort is final",
+    "a migration nobody knows is aborted for ever",
+];
+
+/// Runs all checks with a VM like this one; it must need no image and no network.
+///
+/// # Errors
+/// The first check that failed, and why.
+pub async fn run(agent: &dyn AgentApi, template: &Assignment) -> Result<(), String> {
+    let fresh = |epoch: u64| Assignment { uuid: Uuid::new_v4(), epoch, ..template.clone() };
+    named(CHECKS[0], define_repeats(agent, &fresh(1)).await)?;
+    named(CHECKS[1], power_repeats(agent, &fresh(1)).await)?;
+    named(CHECKS[2], lower_epochs_are_refused(agent, &fresh(5)).await)?;
+    named(CHECKS[3], remove_repeats(agent, &fresh(1)).await)?;
+    named(CHECKS[4], aborts_are_final(agent, &fresh(2)).await)?;
+    named(CHECKS[5], unknown_migrations_are_over(agent, &fresh(2)).await)
+}
+
+fn named(check: &str, result: Result<(), String>) -> Result<(), String> {
+    result.map_err(|why| format!("{check}: {why}"))
+}
+
+fn worked<T>(what: &str, result: Result<T, Problem>) -> Result<T, String> {
+    result.map_err(|problem| format!("{what} failed: {problem}"))
+}
+
+fn expect(holds: bool, what: impl Into<String>) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(what.into()) }
+}
+
+fn refused<T: std::fmt::Debug>(what: &str, code: &str, result: Result<T, Problem>) -> Result<(), String> {
+    match result {
+        Err(problem) if problem.class == ErrorClass::Conflict && problem.code() == code => Ok(()),
+        other => Err(format!("{what} should be refused as '{code}', but: {other:?}")),
+    }
+}
+
+async fn find(agent: &dyn AgentApi, vm: Uuid) -> Result<Option<VmObservation>, String> {
+    Ok(worked("observe", agent.observe().await)?.into_iter().find(|observation| observation.uuid == vm))
+}
+
+async fn state(agent: &dyn AgentApi, vm: Uuid) -> Result<Option<VmRunState>, String> {
+    Ok(find(agent, vm).await?.map(|observation| observation.state))
+}
+
+async fn power(agent: &dyn AgentApi, vm: &Assignment, action: PowerAction) -> Result<(), String> {
+    let request = PowerRequest { epoch: vm.epoch, action };
+    worked(&format!("{action:?}"), agent.power(vm.uuid, &request).await).map(drop)
+}
+
+async fn define_repeats(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), String> {
+    let first = worked("define", agent.define_vm(vm).await)?;
+    let second = worked("define again", agent.define_vm(vm).await)?;
+    expect(first.owner_uid == second.owner_uid, "the VM's user changed")?;
+    expect(state(agent, vm.uuid).await? == Some(VmRunState::Stopped), "a defined VM is stopped")?;
+    let higher = Assignment { epoch: vm.epoch + 1, ..vm.clone() };
+    let observed = worked("define with a higher epoch", agent.define_vm(&higher).await)?;
+    expect(observed.epoch == higher.epoch, "the higher epoch was not taken over")?;
+    worked("remove", agent.remove_vm(vm.uuid, higher.epoch).await)
+}
+
+async fn power_repeats(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), String> {
+    worked("define", agent.define_vm(vm).await)?;
+    for (action, expected) in [
+        (PowerAction::Start, VmRunState::Running),
+        (PowerAction::Pause, VmRunState::Paused),
+        (PowerAction::Resume, VmRunState::Running),
+        (PowerAction::Kill, VmRunState::Stopped),
+    ] {
+        power(agent, vm, action).await?;
+        power(agent, vm, action).await?;
+        let now = state(agent, vm.uuid).await?;
+        expect(now == Some(expected), format!("after {action:?} it should be {expected:?}, but is {now:?}"))?;
+    }
+    worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)
+}
+
+async fn lower_epochs_are_refused(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), String> {
+    worked("define", agent.define_vm(vm).await)?;
+    let lower = vm.epoch - 1;
+    let request = PowerRequest { epoch: lower, action: PowerAction::Start };
+    refused("power", "stale-epoch", agent.power(vm.uuid, &request).await)?;
+    let older = Assignment { epoch: lower, ..vm.clone() };
+    refused("define", "stale-epoch", agent.define_vm(&older).await)?;
+    refused("remove", "stale-epoch", agent.remove_vm(vm.uuid, lower).await)?;
+    expect(state(agent, vm.uuid).await? == Some(VmRunState::Stopped), "a refused command had an effect")?;
+    worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)
+}
+
+async fn remove_repeats(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), String> {
+    worked("remove of what never was", agent.remove_vm(vm.uuid, vm.epoch).await)?;
+    worked("define", agent.define_vm(vm).await)?;
+    power(agent, vm, PowerAction::Start).await?;
+    worked("remove of a running VM", agent.remove_vm(vm.uuid, vm.epoch).await)?;
+    worked("remove again", agent.remove_vm(vm.uuid, vm.epoch).await)?;
+    expect(find(agent, vm.uuid).await?.is_none(), "a removed VM is still there")
+}
+
+async fn aborts_are_final(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), String> {
+    let migration = Uuid::new_v4();
+    let request = ReceiveMigration { migration, assignment: vm.clone(), paused: false, post_copy: false };
+    let first = worked("receive", agent.receive_migration(vm.uuid, &request).await)?;
+    let second = worked("receive again", agent.receive_migration(vm.uuid, &request).await)?;
+    expect(first == second, "the endpoint changed")?;
+    expect(state(agent, vm.uuid).await? == Some(VmRunState::Receiving), "it should be receiving")?;
+    for ask in 0..2 {
+        let verdict = worked("abort", agent.abort_migration(vm.uuid, migration).await)?;
+        expect(verdict == Verdict::Aborted, format!("abort {ask} answered {verdict:?}"))?;
+    }
+    let verdict = worked("commit after abort", agent.commit_migration(vm.uuid, migration).await)?;
+    expect(verdict == Verdict::Aborted, "a commit after an abort was obeyed")?;
+    refused("receive after abort", "migration-decided", agent.receive_migration(vm.uuid, &request).await)?;
+    worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)?;
+    expect(find(agent, vm.uuid).await?.is_none(), "an aborted VM is still there")
+}
+
+async fn unknown_migrations_are_over(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), String> {
+    let migration = Uuid::new_v4();
+    let verdict = worked("abort", agent.abort_migration(vm.uuid, migration).await)?;
+    expect(verdict == Verdict::Aborted, "an unknown migration was not aborted")?;
+    let request = ReceiveMigration { migration, assignment: vm.clone(), paused: false, post_copy: false };
+    refused("receive after abort", "migration-decided", agent.receive_migration(vm.uuid, &request).await)?;
+    worked("release of what never was", agent.release_migration(vm.uuid, migration).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::FakeWorld;
+
+    #[tokio::test]
+    async fn the_host_in_memory_conforms() {
+        let template: Assignment = serde_json::from_value(serde_json::json!({
+            "uuid": Uuid::nil(), "name": "conformance", "epoch": 1, "arch": "x86_64", "cpus": 1, "memory": "64MiB",
+            "firmware": "bios", "disk": {"size": "1MiB"}, "nics": [], "power": "running"
+        }))
+        .expect("an assignment");
+        let world = FakeWorld::new();
+        let host = world.host(&"host-1".parse().expect("a name"));
+        assert_eq!(run(&host, &template).await, Ok(()));
+        assert!(world.vms_on(host.name()).is_empty());
+    }
+}

@@ -1,0 +1,107 @@
+//! One VM on one fake host.
+
+use gantry_api::agent::{Assignment, MigrationReport, MigrationState, SendMigration, VmObservation, VmRunState};
+use gantry_types::{GuestInfo, MigrationFigures, MigrationProgress, Problem};
+use uuid::Uuid;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Guest {
+    Off {
+        failed: bool,
+        reason: Option<String>,
+    },
+    Running,
+    Paused,
+    /// Destination: QEMU waits for the guest.
+    Incoming,
+    /// Source: stopped for good, or until the destination says that it gave up.
+    HandedOver,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct FakeVm {
+    pub assignment: Assignment,
+    pub owner_uid: u32,
+    pub guest: Guest,
+    pub migration: Option<FakeMigration>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct FakeMigration {
+    pub id: Uuid,
+    pub state: MigrationState,
+    /// At the source only.
+    pub request: Option<SendMigration>,
+    /// The guest was paused before.
+    pub paused: bool,
+    /// How often the source is still asked before it hands over.
+    pub rounds_left: u32,
+    pub error: Option<Problem>,
+}
+
+impl FakeVm {
+    pub(super) fn new(assignment: Assignment, owner_uid: u32) -> Self {
+        Self { assignment, owner_uid, guest: Guest::Off { failed: false, reason: None }, migration: None }
+    }
+
+    pub(super) fn is_moving(&self) -> bool {
+        let state = self.migration.as_ref().map(|migration| migration.state);
+        matches!(state, Some(MigrationState::Sending | MigrationState::Committing | MigrationState::Receiving))
+    }
+
+    pub(super) fn lose_power(&mut self) {
+        if !matches!(self.guest, Guest::Off { .. }) {
+            self.guest = Guest::Off { failed: true, reason: Some("the host lost power".into()) };
+        }
+        if let Some(migration) = &mut self.migration
+            && migration.state == MigrationState::Sending
+        {
+            migration.state = MigrationState::Failed;
+        }
+    }
+
+    pub(super) fn observe(&self) -> VmObservation {
+        let (state, reason) = match &self.guest {
+            Guest::Off { failed: true, reason } => (VmRunState::Failed, reason.clone()),
+            Guest::Off { failed: false, reason } => (VmRunState::Stopped, reason.clone()),
+            Guest::Running => (VmRunState::Running, None),
+            Guest::Paused => (VmRunState::Paused, None),
+            Guest::Incoming => (VmRunState::Receiving, None),
+            Guest::HandedOver => (VmRunState::HandedOver, None),
+        };
+        let running = state == VmRunState::Running;
+        VmObservation {
+            uuid: self.assignment.uuid,
+            name: self.assignment.name.clone(),
+            epoch: self.assignment.epoch,
+            state,
+            reason,
+            guest_agent: running,
+            guest: running.then(GuestInfo::default),
+            accelerator: (!matches!(self.guest, Guest::Off { .. })).then(|| "tcg".to_owned()),
+            metrics: None,
+            migration: self.migration.as_ref().map(|migration| migration.report(&self.assignment)),
+            owner_uid: self.owner_uid,
+        }
+    }
+}
+
+impl FakeMigration {
+    pub(super) fn report(&self, assignment: &Assignment) -> MigrationReport {
+        let total = assignment.memory.bytes();
+        let done = if self.rounds_left == 0 { total } else { total / u64::from(self.rounds_left + 1) };
+        let moved = self.state == MigrationState::Moved;
+        MigrationReport {
+            migration: self.id,
+            state: self.state,
+            progress: MigrationProgress {
+                phase: if moved { "done" } else { "memory" }.into(),
+                memory_bytes_done: done,
+                memory_bytes_total: total,
+                ..MigrationProgress::default()
+            },
+            figures: moved.then(|| MigrationFigures { memory_bytes: total, ..MigrationFigures::default() }),
+            error: self.error.clone(),
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! The agent of a fake host.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use gantry_api::{
+    AgentApi,
+    agent::{
+        Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, MigrationState, PowerAction, PowerRequest,
+        ReceiveMigration, SendMigration, Verdict, VmObservation,
+    },
+};
+use gantry_types::{HostNetworks, Name, Problem};
+use uuid::Uuid;
+
+use super::{
+    FakeWorld, HostState, State,
+    faults::When,
+    guest::{FakeMigration, FakeVm, Guest},
+    migration::is_receiving,
+    unreachable,
+};
+
+/// How often a source says `sending` before it hands over.
+const ROUNDS: u32 = 2;
+const FIRST_UID: u32 = 100_000;
+
+/// One host of a [`FakeWorld`].
+#[derive(Clone)]
+pub struct FakeHost {
+    pub(super) world: Arc<FakeWorld>,
+    pub(super) name: Name,
+}
+
+impl FakeHost {
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// Lets a call arrive, with whatever fault was asked for.
+    fn call<R>(&self, name: &'static str, effect: impl FnOnce(&mut State) -> Result<R, Problem>) -> Result<R, Problem> {
+        let mut state = self.world.lock();
+        let fault = state.faults.arrive(&self.name, name);
+        if state.host(&self.name)?.cut {
+            return Err(unreachable(&self.name));
+        }
+        match fault {
+            Some((When::Before, problem)) => Err(problem),
+            Some((When::After, problem)) => {
+                // The effect's own error is what the caller would not have learned either.
+                let _unseen = effect(&mut state);
+                state.check();
+                Err(problem)
+            }
+            None => {
+                let result = effect(&mut state);
+                state.check();
+                result
+            }
+        }
+    }
+
+    fn on_host<R>(
+        &self,
+        name: &'static str,
+        effect: impl FnOnce(&mut HostState) -> Result<R, Problem>,
+    ) -> Result<R, Problem> {
+        self.call(name, |state| effect(state.host(&self.name)?))
+    }
+}
+
+fn stale(vm: &FakeVm, epoch: u64) -> Result<(), Problem> {
+    let known = vm.assignment.epoch;
+    if epoch >= known {
+        return Ok(());
+    }
+    let name = &vm.assignment.name;
+    Err(Problem::conflict("stale-epoch", format!("VM '{name}' is at epoch {known}, the command is from epoch {epoch}")))
+}
+
+fn handed_over(vm: &FakeVm) -> Result<(), Problem> {
+    if vm.guest != Guest::HandedOver {
+        return Ok(());
+    }
+    Err(Problem::conflict("vm-handed-over", format!("VM '{}' was handed over", vm.assignment.name)))
+}
+
+impl HostState {
+    fn vm(&mut self, vm: Uuid) -> Result<&mut FakeVm, Problem> {
+        self.vms.get_mut(&vm).ok_or_else(|| Problem::not_found("vm", &vm.to_string()))
+    }
+
+    fn next_uid(&mut self) -> u32 {
+        self.uids_given += 1;
+        FIRST_UID + self.uids_given
+    }
+
+    fn expect_image(&self, assignment: &Assignment) -> Result<(), Problem> {
+        match &assignment.disk.image {
+            Some(image) if !self.images.contains(&image.digest) => {
+                Err(Problem::conflict("image-not-here", format!("VM '{}': its image is not here", assignment.name)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn define(&mut self, assignment: &Assignment) -> Result<VmObservation, Problem> {
+        self.expect_image(assignment)?;
+        if let Some(known) = self.vms.get_mut(&assignment.uuid) {
+            stale(known, assignment.epoch)?;
+            handed_over(known)?;
+            if known.is_moving() {
+                return Err(Problem::conflict("vm-migrating", "the VM is being migrated"));
+            }
+            let same =
+                Assignment { epoch: known.assignment.epoch, power: known.assignment.power, ..assignment.clone() };
+            if same != known.assignment && !matches!(known.guest, Guest::Off { .. }) {
+                return Err(Problem::conflict("vm-running", "its machine is changed while it is stopped"));
+            }
+            known.assignment = assignment.clone();
+            return Ok(known.observe());
+        }
+        let vm = FakeVm::new(assignment.clone(), self.next_uid());
+        let observation = vm.observe();
+        self.vms.insert(assignment.uuid, vm);
+        Ok(observation)
+    }
+
+    fn receive(&mut self, name: &Name, uuid: Uuid, request: &ReceiveMigration) -> Result<MigrationEndpoint, Problem> {
+        if self.verdicts.contains_key(&request.migration) {
+            return Err(Problem::conflict("migration-decided", "this migration was decided here already"));
+        }
+        self.expect_image(&request.assignment)?;
+        if let Some(known) = self.vms.get(&uuid)
+            && !is_receiving(known, request.migration)
+        {
+            stale(known, request.assignment.epoch)?;
+            let earlier = known.migration.as_ref().filter(|m| m.state == MigrationState::Receiving).map(|m| m.id);
+            match earlier {
+                Some(earlier) => self.decide(uuid, earlier, Verdict::Aborted),
+                None => return Err(Problem::conflict("vm-exists", "the VM is on this host already")),
+            };
+        }
+        let owner_uid = self.next_uid();
+        self.vms.entry(uuid).or_insert_with(|| FakeVm {
+            guest: Guest::Incoming,
+            migration: Some(FakeMigration {
+                id: request.migration,
+                state: MigrationState::Receiving,
+                request: None,
+                paused: request.paused,
+                rounds_left: ROUNDS,
+                error: None,
+            }),
+            ..FakeVm::new(request.assignment.clone(), owner_uid)
+        });
+        Ok(MigrationEndpoint {
+            address: std::net::Ipv4Addr::LOCALHOST.into(),
+            ram_port: 1,
+            disk_port: 2,
+            disk_export: "disk".into(),
+            tls_name: name.to_string(),
+        })
+    }
+
+    fn send(&mut self, uuid: Uuid, request: &SendMigration) -> Result<(), Problem> {
+        let vm = self.vm(uuid)?;
+        if let Some(known) = vm.migration.as_ref().filter(|known| known.id == request.migration) {
+            return match known.state {
+                MigrationState::Failed | MigrationState::Cancelled => Err(known
+                    .error
+                    .clone()
+                    .unwrap_or_else(|| Problem::conflict("migration-over", "this migration has ended"))),
+                _ => Ok(()),
+            };
+        }
+        stale(vm, request.epoch)?;
+        if vm.is_moving() || !matches!(vm.guest, Guest::Running | Guest::Paused) {
+            return Err(Problem::conflict("vm-not-running", "only a running VM is migrated"));
+        }
+        vm.migration = Some(FakeMigration {
+            id: request.migration,
+            state: MigrationState::Sending,
+            request: Some(request.clone()),
+            paused: vm.guest == Guest::Paused,
+            rounds_left: ROUNDS,
+            error: None,
+        });
+        Ok(())
+    }
+
+    fn cancel(&mut self, uuid: Uuid, migration: Uuid) -> Result<(), Problem> {
+        let vm = self.vm(uuid)?;
+        let Some(known) = vm.migration.as_mut().filter(|known| known.id == migration) else {
+            return Err(Problem::not_found("migration", &migration.to_string()));
+        };
+        match known.state {
+            MigrationState::Sending => known.state = MigrationState::Cancelled,
+            MigrationState::Failed | MigrationState::Cancelled => {}
+            _ => return Err(Problem::conflict("migration-handed-over", "too late to cancel")),
+        }
+        Ok(())
+    }
+
+    fn report(&self, uuid: Uuid, migration: Uuid) -> Result<MigrationReport, Problem> {
+        if let Some(vm) = self.vms.get(&uuid)
+            && let Some(known) = vm.migration.as_ref().filter(|known| known.id == migration)
+        {
+            return Ok(known.report(&vm.assignment));
+        }
+        let verdict = self.verdicts.get(&migration);
+        let state = match verdict.ok_or_else(|| Problem::not_found("migration", &migration.to_string()))? {
+            Verdict::Committed => MigrationState::Committed,
+            Verdict::Aborted => MigrationState::Aborted,
+        };
+        Ok(MigrationReport { migration, state, progress: Default::default(), figures: None, error: None })
+    }
+}
+
+fn power(vm: &mut FakeVm, request: &PowerRequest) -> Result<VmObservation, Problem> {
+    stale(vm, request.epoch)?;
+    handed_over(vm)?;
+    let off = || Guest::Off { failed: false, reason: None };
+    let is_off = matches!(vm.guest, Guest::Off { .. });
+    vm.guest = match (request.action, &vm.guest) {
+        (_, Guest::Incoming) => return Err(Problem::conflict("vm-migrating", "the VM is being migrated")),
+        (PowerAction::Start, _) if is_off => Guest::Running,
+        (PowerAction::Start, now) => now.clone(),
+        (PowerAction::Kill, _) => {
+            vm.migration = None;
+            off()
+        }
+        (_, _) if is_off => return Err(Problem::conflict("vm-not-running", "the VM does not run")),
+        (PowerAction::ShutDown, Guest::Running) => off(),
+        (PowerAction::Pause, _) => Guest::Paused,
+        (PowerAction::Resume, _) => Guest::Running,
+        (PowerAction::ShutDown | PowerAction::Reboot | PowerAction::Reset, now) => now.clone(),
+    };
+    vm.assignment.epoch = vm.assignment.epoch.max(request.epoch);
+    Ok(vm.observe())
+}
+
+#[async_trait]
+impl AgentApi for FakeHost {
+    async fn observe(&self) -> Result<Vec<VmObservation>, Problem> {
+        self.on_host("observe", |host| Ok(host.vms.values().map(FakeVm::observe).collect()))
+    }
+
+    async fn ensure_image(&self, image: &ImageRef) -> Result<(), Problem> {
+        self.on_host("ensure_image", |host| {
+            host.images.insert(image.digest.clone());
+            Ok(())
+        })
+    }
+
+    async fn remove_image(&self, digest: &str) -> Result<(), Problem> {
+        self.on_host("remove_image", |host| {
+            let stands_on = |vm: &FakeVm| vm.assignment.disk.image.as_ref().is_some_and(|image| image.digest == digest);
+            if host.vms.values().any(stands_on) {
+                return Err(Problem::conflict("image-in-use", "a disk stands on it"));
+            }
+            host.images.remove(digest);
+            Ok(())
+        })
+    }
+
+    async fn apply_networks(&self, networks: &HostNetworks) -> Result<(), Problem> {
+        self.on_host("apply_networks", |host| {
+            if networks.generation < host.networks.generation {
+                return Err(Problem::conflict("stale-generation", "these networks are older than what is here"));
+            }
+            host.networks = networks.clone();
+            Ok(())
+        })
+    }
+
+    async fn define_vm(&self, assignment: &Assignment) -> Result<VmObservation, Problem> {
+        self.on_host("define_vm", |host| host.define(assignment))
+    }
+
+    async fn power(&self, vm: Uuid, request: &PowerRequest) -> Result<VmObservation, Problem> {
+        self.on_host("power", |host| power(host.vm(vm)?, request))
+    }
+
+    async fn remove_vm(&self, vm: Uuid, epoch: u64) -> Result<(), Problem> {
+        self.on_host("remove_vm", |host| {
+            let Some(known) = host.vms.get(&vm) else { return Ok(()) };
+            stale(known, epoch)?;
+            handed_over(known)?;
+            if let Some(migration) = known.migration.clone()
+                && migration.state == MigrationState::Receiving
+            {
+                host.decide(vm, migration.id, Verdict::Aborted);
+            }
+            host.vms.remove(&vm);
+            Ok(())
+        })
+    }
+
+    async fn receive_migration(&self, vm: Uuid, request: &ReceiveMigration) -> Result<MigrationEndpoint, Problem> {
+        self.on_host("receive_migration", |host| host.receive(&self.name, vm, request))
+    }
+
+    async fn send_migration(&self, vm: Uuid, request: &SendMigration) -> Result<(), Problem> {
+        self.on_host("send_migration", |host| host.send(vm, request))
+    }
+
+    async fn migration_report(&self, vm: Uuid, migration: Uuid) -> Result<MigrationReport, Problem> {
+        self.call("migration_report", |state| {
+            let report = state.host(&self.name)?.report(vm, migration)?;
+            state.advance(&self.name, vm);
+            Ok(report)
+        })
+    }
+
+    async fn cancel_migration(&self, vm: Uuid, migration: Uuid) -> Result<(), Problem> {
+        self.on_host("cancel_migration", |host| host.cancel(vm, migration))
+    }
+
+    async fn commit_migration(&self, vm: Uuid, migration: Uuid) -> Result<Verdict, Problem> {
+        self.on_host("commit_migration", |host| Ok(host.decide(vm, migration, Verdict::Committed)))
+    }
+
+    async fn abort_migration(&self, vm: Uuid, migration: Uuid) -> Result<Verdict, Problem> {
+        self.on_host("abort_migration", |host| Ok(host.decide(vm, migration, Verdict::Aborted)))
+    }
+
+    async fn release_migration(&self, vm: Uuid, migration: Uuid) -> Result<(), Problem> {
+        self.on_host("release_migration", |host| {
+            let known = host.vms.get(&vm).and_then(|vm| vm.migration.as_ref()).filter(|known| known.id == migration);
+            match known.map(|known| known.state) {
+                Some(MigrationState::Moved) => {
+                    host.vms.remove(&vm);
+                    Ok(())
+                }
+                None => Ok(()),
+                Some(_) => Err(Problem::conflict("migration-not-moved", "only a moved VM is released")),
+            }
+        })
+    }
+
+    async fn check_liveness(&self, vm: Uuid, _expect_guest_agent: bool) -> Result<Liveness, Problem> {
+        self.on_host("check_liveness", |host| {
+            let alive = host.vm(vm)?.guest == Guest::Running;
+            Ok(Liveness { alive, evidence: if alive { "it runs" } else { "it does not run" }.into(), disk_writes: 0 })
+        })
+    }
+}

@@ -1,0 +1,166 @@
+//! Hosts in memory: what the controller's tests drive instead of real agents.
+//!
+//! A [`FakeWorld`] holds all hosts, so that one can call another while a VM moves, and so that a test can ask at any
+//! moment which hosts execute a VM. It keeps the contract of [`AgentApi`](gantry_api::AgentApi): repeatable calls,
+//! epochs, one final verdict per migration. Nothing happens by itself: a migration goes one step further each time
+//! its source is asked about it, and as far as it can with [`FakeWorld::settle`]. Faults are injected by the name of
+//! a call: before its effect, or after it (then only the answer is lost).
+
+mod faults;
+mod guest;
+mod host;
+mod migration;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use gantry_api::agent::{Verdict, VmObservation};
+use gantry_types::{HostNetworks, Name, Problem};
+use uuid::Uuid;
+
+pub use faults::{Call, Fault, When};
+pub use host::FakeHost;
+
+use faults::Faults;
+use guest::{FakeVm, Guest};
+
+/// Every host there is.
+#[derive(Default)]
+pub struct FakeWorld {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    hosts: BTreeMap<Name, HostState>,
+    faults: Faults,
+    /// Every time a VM executed on two hosts.
+    violations: Vec<String>,
+}
+
+#[derive(Default)]
+struct HostState {
+    /// Nobody reaches it, and it reaches nobody.
+    cut: bool,
+    vms: BTreeMap<Uuid, FakeVm>,
+    images: BTreeSet<String>,
+    networks: HostNetworks,
+    /// By migration; never forgotten.
+    verdicts: BTreeMap<Uuid, Verdict>,
+    uids_given: u32,
+}
+
+impl FakeWorld {
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The agent of this host; a new host if there was none of that name.
+    pub fn host(self: &Arc<Self>, name: &Name) -> FakeHost {
+        self.lock().hosts.entry(name.clone()).or_default();
+        FakeHost { world: Arc::clone(self), name: name.clone() }
+    }
+
+    pub fn inject(&self, fault: Fault) {
+        self.lock().faults.add(fault);
+    }
+
+    /// Every call so far, also the failed ones.
+    pub fn calls(&self) -> Vec<Call> {
+        self.lock().faults.calls.clone()
+    }
+
+    /// Takes the host's cable out; its guests go on.
+    pub fn cut(&self, host: &Name) {
+        self.with(host, |state| state.cut = true);
+    }
+    pub fn mend(&self, host: &Name) {
+        self.with(host, |state| state.cut = false);
+    }
+
+    /// Takes the host's power: every guest there ends at once.
+    pub fn unplug(&self, host: &Name) {
+        let mut state = self.lock();
+        if let Some(host) = state.hosts.get_mut(host) {
+            host.cut = true;
+            host.vms.values_mut().for_each(FakeVm::lose_power);
+        }
+        state.streams_lost();
+    }
+
+    /// The guest shuts itself down.
+    pub fn guest_powers_off(&self, host: &Name, vm: Uuid) {
+        self.with(host, |state| {
+            if let Some(vm) = state.vms.get_mut(&vm) {
+                vm.guest = Guest::Off { failed: false, reason: Some("guest shut down".into()) };
+            }
+        });
+    }
+
+    fn with<R>(&self, host: &Name, change: impl FnOnce(&mut HostState) -> R) -> Option<R> {
+        self.lock().hosts.get_mut(host).map(change)
+    }
+
+    /// The hosts on which this VM's guest executes right now, reachable or not.
+    pub fn executing(&self, vm: Uuid) -> Vec<Name> {
+        self.lock().executing(vm)
+    }
+
+    /// Whether any VM ever executed on two hosts at once: each time, described.
+    pub fn violations(&self) -> Vec<String> {
+        self.lock().violations.clone()
+    }
+
+    /// What a host has, without asking its agent.
+    pub fn vms_on(&self, host: &Name) -> Vec<VmObservation> {
+        let state = self.lock();
+        state.hosts.get(host).into_iter().flat_map(|state| state.vms.values().map(FakeVm::observe)).collect()
+    }
+
+    pub fn networks_on(&self, host: &Name) -> HostNetworks {
+        self.lock().hosts.get(host).map(|state| state.networks.clone()).unwrap_or_default()
+    }
+
+    pub fn images_on(&self, host: &Name) -> BTreeSet<String> {
+        self.lock().hosts.get(host).map(|state| state.images.clone()).unwrap_or_default()
+    }
+
+    /// Lets every migration go as far as it can.
+    pub fn settle(&self) {
+        let mut state = self.lock();
+        while state.advance_all() {}
+        state.check();
+    }
+}
+
+impl State {
+    fn host(&mut self, name: &Name) -> Result<&mut HostState, Problem> {
+        self.hosts.get_mut(name).ok_or_else(|| unreachable(name))
+    }
+
+    fn executing(&self, vm: Uuid) -> Vec<Name> {
+        let runs = |host: &HostState| host.vms.get(&vm).is_some_and(|vm| vm.guest == Guest::Running);
+        self.hosts.iter().filter(|(_, host)| runs(host)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Writes down every VM that executes twice.
+    fn check(&mut self) {
+        let vms: BTreeSet<Uuid> = self.hosts.values().flat_map(|host| host.vms.keys().copied()).collect();
+        for vm in vms {
+            let hosts = self.executing(vm);
+            if hosts.len() > 1 {
+                self.violations.push(format!("VM {vm} executes on {hosts:?}"));
+            }
+        }
+    }
+}
+
+fn unreachable(host: &Name) -> Problem {
+    Problem::transient("host-unreachable", format!("host '{host}' does not answer"))
+}
