@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use gantry_api::agent::VmObservation;
+use gantry_api::agent::{VmObservation, VmRunState};
 use gantry_types::{Host, HostState, Name, ObjectRef, Problem, Resource, Severity, Vm};
 use uuid::Uuid;
 
@@ -29,6 +29,8 @@ pub struct Stray {
     pub uuid: Uuid,
     pub name: Name,
     pub epoch: u64,
+    /// It was handed over by this migration, so it is released, not removed.
+    pub handed_over: Option<Uuid>,
 }
 
 /// The strays among what a host reports.
@@ -39,7 +41,9 @@ pub fn find<'a>(
 ) -> impl Iterator<Item = Stray> + 'a {
     observations.into_iter().filter_map(move |observation| {
         let uuid = observation.uuid;
-        let stray = |epoch: u64| Stray { uuid, name: observation.name.clone(), epoch };
+        let migration = observation.migration.as_ref().map(|report| report.migration);
+        let handed_over = migration.filter(|_| observation.state == VmRunState::HandedOver);
+        let stray = |epoch: u64| Stray { uuid, name: observation.name.clone(), epoch, handed_over };
         // Names are not reused while the VM exists, so this is the quick way to find it.
         let same_name = tables.vms.get(observation.name.as_str()).filter(|vm| vm.metadata.uuid == uuid);
         let Some(vm) = same_name else {
@@ -77,7 +81,11 @@ pub async fn pass(app: &App) {
 }
 
 async fn remove(app: &App, host: &Host, stray: &Stray) -> Result<(), Problem> {
-    app.links.agent(host).remove_vm(stray.uuid, stray.epoch).await?;
+    let agent = app.links.agent(host);
+    match stray.handed_over {
+        Some(migration) => agent.release_migration(stray.uuid, migration).await?,
+        None => agent.remove_vm(stray.uuid, stray.epoch).await?,
+    }
     let name = host.name().to_owned();
     app.model.overlay_mut(|overlay| {
         overlay.left(&name, stray.uuid);

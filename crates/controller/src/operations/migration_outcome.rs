@@ -45,7 +45,13 @@ pub(super) async fn follow(
     request: &SendMigration,
 ) -> Result<Outcome, Problem> {
     let source = context.agent(&plan.source).await?;
-    match source.send_migration(vm, request).await {
+    // A migration that is over already must not be asked for again: the answer would be its error.
+    let begun = match source.migration_report(vm, plan.migration).await {
+        Err(problem) if problem.class == ErrorClass::NotFound => source.send_migration(vm, request).await,
+        Err(problem) => Err(problem),
+        Ok(_) => Ok(()),
+    };
+    match begun {
         Ok(()) => {}
         Err(problem) if problem.is_transient() => return lost_source(context, plan, vm, problem).await,
         Err(problem) => return Ok(Outcome::Stayed(problem)),
@@ -63,8 +69,10 @@ pub(super) async fn follow(
         }
         if !cancelling && context.cancel_requested() {
             // Whether it comes in time is told by the report.
-            source.cancel_migration(vm, plan.migration).await?;
-            cancelling = true;
+            match source.cancel_migration(vm, plan.migration).await {
+                Err(problem) if problem.class != ErrorClass::Conflict => return Err(problem),
+                _ => cancelling = true,
+            }
         }
         context.sleep(POLL).await;
     }
@@ -141,6 +149,8 @@ async fn stop(context: &StepContext, source: &Arc<dyn AgentApi>, plan: &Plan, vm
     match source.cancel_migration(vm, plan.migration).await {
         // It never began there.
         Err(problem) if problem.class == ErrorClass::NotFound => return Ok(Undone::Yes),
+        // Too late: handed over.
+        Err(problem) if problem.class == ErrorClass::Conflict => {}
         cancelled => cancelled?,
     }
     loop {

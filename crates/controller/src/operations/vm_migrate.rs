@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use gantry_api::agent::{MigrationEndpoint, MigrationReport, ReceiveMigration, SendMigration};
 use gantry_placement::{Likeness, Request};
 use gantry_types::{
-    Action, ByteSize, Host, HostState, MigrationFigures, MigrationPolicy, Name, PowerState, Problem, Resource,
-    Severity, VmPhase,
+    Action, ByteSize, ErrorClass, Host, HostState, MigrationFigures, MigrationPolicy, Name, PowerState, Problem,
+    Resource, Severity, VmPhase,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -402,8 +402,12 @@ impl Step for Release {
             None => {}
             Some(host) if host.status.state == HostState::Lost => {}
             Some(host) => {
-                let agent = context.app.links.agent(&host);
-                super::vm_start::or_absent(agent.release_migration(uuid, plan.migration).await)?;
+                let released = context.app.links.agent(&host).release_migration(uuid, plan.migration).await;
+                released.map_err(|problem| match problem.class {
+                    // It has yet to learn from the destination that the VM moved.
+                    ErrorClass::Conflict => Problem { class: ErrorClass::Transient, ..problem },
+                    _ => problem,
+                })?;
             }
         }
         context.app.model.overlay_mut(|overlay| overlay.left(plan.source.as_str(), uuid));
