@@ -171,6 +171,7 @@ async fn every_command_is_in_the_schema() {
     schema.check_command(Cont {});
     schema.check_command(SystemPowerdown {});
     schema.check_command(SystemReset {});
+    schema.check_command(AnnounceSelf { initial: 1, max: 1, rounds: 1, step: 1 });
     schema.check_command(Quit {});
     schema.check_command(QueryBlockstats {});
     schema.check_command(QueryBlockJobs {});

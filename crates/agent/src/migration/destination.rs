@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gantry_api::agent::{MigrationEndpoint, MigrationReport, MigrationState, ReceiveMigration, Verdict};
 use gantry_qemu::migration::{ListenOptions, MigrationDestination, MigrationPhase};
-use gantry_qemu::qmp::command::Cont;
+use gantry_qemu::qmp::command::{AnnounceSelf, Cont};
 use gantry_types::{PowerState, Problem};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -21,6 +21,8 @@ use crate::vm::{DISK_NODE, Next, Run, VmTask, files, prepare_files};
 const PORTS: RangeInclusive<u16> = 49_152..=49_663;
 /// The source says commit when all is sent; loading the last of it takes milliseconds.
 const LOAD_LIMIT: Duration = Duration::from_secs(8);
+/// Repeated, because a single frame may be lost.
+const ANNOUNCEMENT: AnnounceSelf = AnnounceSelf { initial: 10, max: 300, rounds: 8, step: 50 };
 
 impl VmTask {
     pub(crate) async fn receive(&mut self, request: ReceiveMigration) -> Result<MigrationEndpoint, Problem> {
@@ -195,6 +197,10 @@ impl VmTask {
         let paused = self.known()?.wanted == PowerState::Paused;
         if !paused {
             machine.qmp.execute(Cont {}).await.map_err(|error| problem("not-taken-over", &what, &error))?;
+            // QEMU's own announcement was made when the memory was loaded, before the port was active.
+            if let Err(error) = machine.qmp.execute(ANNOUNCEMENT).await {
+                tracing::warn!(vm = %self.vm, %error, "outside clients may look for the moved guest for a while");
+            }
         }
         self.paused = paused;
         if let Some(migration) = self.record.as_mut().and_then(|record| record.migration.as_mut()) {

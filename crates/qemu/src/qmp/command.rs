@@ -66,6 +66,16 @@ plain_command!(
     Nothing
 );
 plain_command!(SystemReset, "system_reset", Nothing);
+
+/// Lets every network card tell its switch where the guest is now (RARP); times in milliseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct AnnounceSelf {
+    pub initial: u64,
+    pub max: u64,
+    pub rounds: u64,
+    pub step: u64,
+}
+command!(AnnounceSelf, "announce-self", Nothing);
 plain_command!(Quit, "quit", Nothing);
 plain_command!(QueryBlockstats, "query-blockstats", Vec<BlockStats>);
 plain_command!(QueryBlockJobs, "query-block-jobs", Vec<BlockJobInfo>);
