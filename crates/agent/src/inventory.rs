@@ -8,9 +8,10 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use gantry_qemu::machine::{Accelerator, Arch as QemuArch};
-use gantry_qemu::probe::{self, BootProbe, KVM_BOOT_LIMIT, PostcopySupport};
+use gantry_qemu::probe::{self, BootProbe, PostcopySupport};
 use gantry_storage::DirPool;
 use gantry_types::{Arch, ByteSize, CpuInfo, Inventory, PoolInfo, Problem};
 use serde::{Deserialize, Serialize};
@@ -125,6 +126,10 @@ impl QemuHost {
     }
 }
 
+const KVM: &str = "/dev/kvm";
+/// Translation boots the probe in half a second: what takes longer is worse than translation.
+const KVM_BOOT_LIMIT: Duration = Duration::from_secs(2);
+
 const ARCHS: [Arch; 4] = [Arch::X86_64, Arch::Aarch64, Arch::Ppc64, Arch::Sparc64];
 
 fn stamps() -> Vec<String> {
@@ -167,8 +172,7 @@ async fn ask(boot_id: String, stamps: Vec<String>, state_dir: &Path) -> Found {
     };
     let native_qemu = qemus.iter().find(|qemu| qemu.arch == native_arch());
     let kvm_reason = match native_qemu {
-        Some(qemu) if Path::new("/dev/kvm").exists() => kvm_reason(&qemu.path, state_dir).await,
-        Some(_) => Some("/dev/kvm does not exist".to_owned()),
+        Some(qemu) => kvm_reason(&qemu.path, state_dir).await,
         None => Some("there is no QEMU for this host's own architecture".to_owned()),
     };
     let qemu_version = native.map(ToString::to_string).unwrap_or_default();
@@ -176,6 +180,14 @@ async fn ask(boot_id: String, stamps: Vec<String>, state_dir: &Path) -> Found {
 }
 
 async fn kvm_reason(binary: &Path, scratch_dir: &Path) -> Option<String> {
+    match fs::metadata(KVM) {
+        Ok(device) if kvm_group(device.mode(), device.gid()).is_none() => {
+            let remedy = "run: chgrp kvm /dev/kvm && chmod 660 /dev/kvm, then restart the host's agent";
+            return Some(format!("the unprivileged users of VMs can't open {KVM}; {remedy}"));
+        }
+        Ok(_) => {}
+        Err(error) => return Some(format!("{KVM}: {error}")),
+    }
     if native_arch() != Arch::X86_64 {
         return Some("KVM is probed on x86-64 hosts only".to_owned());
     }
@@ -184,6 +196,22 @@ async fn kvm_reason(binary: &Path, scratch_dir: &Path) -> Option<String> {
         Ok(BootProbe::DoesNot { reason }) => Some(reason),
         Err(error) => Some(chain(&error)),
     }
+}
+
+/// The groups with which a VM's user may open a device of this mode and group; `None` if none helps. Root's own group
+/// is never given away.
+fn kvm_group(mode: u32, gid: u32) -> Option<Vec<u32>> {
+    match mode {
+        mode if mode & 0o006 == 0o006 => Some(Vec::new()),
+        mode if mode & 0o060 == 0o060 && gid != 0 => Some(vec![gid]),
+        _ => None,
+    }
+}
+
+/// For a QEMU that is to use `accelerator`.
+pub(crate) fn supplementary_gids(accelerator: Accelerator) -> Vec<u32> {
+    let device = fs::metadata(KVM).ok().filter(|_| accelerator == Accelerator::Kvm);
+    device.and_then(|device| kvm_group(device.mode(), device.gid())).unwrap_or_default()
 }
 
 fn native_arch() -> Arch {
@@ -208,5 +236,18 @@ pub(crate) fn accelerator_name(accelerator: Accelerator) -> &'static str {
     match accelerator {
         Accelerator::Kvm => "kvm",
         Accelerator::Tcg => "tcg",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_gets_the_devices_group_and_never_roots() {
+        assert_eq!(kvm_group(0o20660, 106), Some(vec![106]));
+        assert_eq!(kvm_group(0o20666, 0), Some(Vec::new()));
+        assert_eq!(kvm_group(0o20660, 0), None);
+        assert_eq!(kvm_group(0o20600, 106), None);
     }
 }

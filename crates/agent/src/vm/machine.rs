@@ -6,7 +6,7 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ use super::guest::GuestLine;
 use super::{Shared, console, guest, metrics};
 use crate::host::Host;
 use crate::images::digest;
-use crate::inventory::{accelerator_name, qemu_arch};
+use crate::inventory::{accelerator_name, qemu_arch, supplementary_gids};
 use crate::problem::problem;
 use crate::records::{ProcessRecord, Record, blocking};
 
@@ -161,7 +161,7 @@ pub(crate) async fn launch(
         identity: Some(Identity {
             uid: record.owner_uid,
             gid: record.owner_uid,
-            supplementary_gids: kvm_group(config.accelerator),
+            supplementary_gids: supplementary_gids(config.accelerator),
         }),
         stderr_log: files.log.clone(),
         inherited: taps,
@@ -314,13 +314,6 @@ impl Machine {
 
 fn accelerator_for(host: &Host, record: &Record) -> Accelerator {
     host.qemu.accelerator(record.assignment.arch)
-}
-
-fn kvm_group(accelerator: Accelerator) -> Vec<u32> {
-    match accelerator {
-        Accelerator::Kvm => fs::metadata("/dev/kvm").map(|device| device.gid()).into_iter().collect(),
-        Accelerator::Tcg => Vec::new(),
-    }
 }
 
 async fn describe(host: &Host, record: &Record, incoming: bool) -> Result<MachineConfig, Problem> {
