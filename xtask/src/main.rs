@@ -3,6 +3,7 @@
 //! One file per subcommand; this one only parses and dispatches. Nothing here is shipped: the product never
 //! depends on it. A failure prints its whole chain of causes and exits with 1.
 
+mod bench;
 mod guest;
 mod lab;
 mod process;
@@ -38,6 +39,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measure the product against its peers: start, migrate, api or all
+    Bench {
+        /// Passed on to `gantry-bench`: `all --json FILE --runs N`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -47,6 +54,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Test => test::run(),
         Command::Lab { arguments } => lab::run(&arguments),
+        Command::Bench { arguments } => bench::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

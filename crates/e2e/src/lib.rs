@@ -1,1 +1,30 @@
-//! See ARCHITECTURE.md.
+//! What the end-to-end tests and the benchmarks share: real labs, real guests, and witnesses that stand outside both.
+//!
+//! - [`Lab`] is a running datacenter that is taken down whatever happens; [`Cli`] runs the real binary in it.
+//! - [`Workload`] is what a guest does; [`Observer`] and [`Prober`] see it from outside; [`qemus`] and [`Sentinel`] see who
+//!   executes it; [`disk`] reads what is on the disk once nobody does.
+//! - [`fault`] breaks one participant at one moment of a move, and repairs it.
+//! - [`peer`] does by hand what the product does, as the measure for [`bench`].
+//!
+//! Nothing here decides whether the product is right except [`disk::check`], [`Observer::report`] and [`Sentinel`]; tests
+//! say what they expect. Every wait is bounded and looks again at the state itself.
+
+pub mod bench;
+mod cli;
+pub mod disk;
+mod eventually;
+pub mod fault;
+mod guest;
+pub mod lab;
+mod observer;
+pub mod peer;
+mod probe;
+mod qemus;
+
+pub use cli::{Cli, Ran};
+pub use eventually::eventually;
+pub use guest::{GUEST_IMAGE, Workload, guest_image, http_get, workload_figure};
+pub use lab::Lab;
+pub use observer::{Observer, Sightings};
+pub use probe::{EchoClient, EchoReport, ProbeReport, Prober};
+pub use qemus::{QemuSight, Sentinel, executing, qemus};

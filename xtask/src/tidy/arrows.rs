@@ -54,7 +54,20 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("gantry-cli", &["gantry-api", "gantry-hostlink", "gantry-lab", "gantry-trust", "gantry-types"]),
     ("gantry", &["gantry-agent", "gantry-cli", "gantry-controller", "gantry-lab", "gantry-types"]),
     // checks
-    ("gantry-e2e", &["gantry-api", "gantry-cli", "gantry-lab", "gantry-qemu", "gantry-types"]),
+    (
+        "gantry-e2e",
+        &[
+            "gantry-api",
+            "gantry-cli",
+            "gantry-hostlink",
+            "gantry-lab",
+            "gantry-qemu",
+            "gantry-storage",
+            "gantry-store",
+            "gantry-trust",
+            "gantry-types",
+        ],
+    ),
     ("xtask", &[]),
 ];
 

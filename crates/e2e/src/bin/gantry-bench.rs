@@ -1,0 +1,66 @@
+//! Measures the product and its peers; prints a table on standard output and, if wanted, writes JSON. Run by
+//! `cargo xtask bench`, which builds everything for release first. Exits with 1 if a promise is broken.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, ValueEnum};
+use gantry_e2e::bench::{self, Report};
+
+#[derive(Parser)]
+#[command(name = "gantry-bench", about = "Measure Gantry against its peers")]
+struct Arguments {
+    bench: Bench,
+    /// Also write the figures here
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Runs of each side of `start` and `migrate`
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
+    runs: u8,
+    /// Objects in the store of `api`
+    #[arg(long, default_value_t = bench::OBJECTS, value_parser = clap::value_parser!(u32).range(1..))]
+    objects: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Bench {
+    /// From `vm create` to the first HTTP answer
+    Start,
+    /// Blackout and duration of a live migration
+    Migrate,
+    /// Creates and reads with many objects
+    Api,
+    All,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<bool> {
+    let wanted = |bench| arguments.bench == Bench::All || arguments.bench == bench;
+    let mut report = Report::default();
+    if wanted(Bench::Start) {
+        report.figures.extend(bench::start(arguments.runs.into()).await?);
+    }
+    if wanted(Bench::Migrate) {
+        report.figures.extend(bench::migrate(arguments.runs.into()).await?);
+    }
+    if wanted(Bench::Api) {
+        report.figures.extend(bench::api(arguments.objects).await?);
+    }
+    println!("{}", report.table());
+    if let Some(path) = arguments.json {
+        std::fs::write(&path, report.json()?).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(report.figures.iter().all(bench::Figure::holds))
+}
