@@ -25,6 +25,11 @@ impl Convergence {
         Self { policy, downtime_limit_ms, pass: 0, least_remaining_bytes: None, stalled_passes: 0 }
     }
 
+    /// What QEMU is told: pre-copy that is not meant to converge must not end by itself.
+    pub fn downtime_limit_ms(&self) -> u64 {
+        if self.policy == PostCopy::Always { 1 } else { self.downtime_limit_ms }
+    }
+
     pub fn judge(&mut self, progress: &MigrationProgress) -> Directive {
         if progress.phase != MigrationPhase::Active {
             return Directive::Wait;

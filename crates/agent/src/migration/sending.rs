@@ -8,7 +8,7 @@ use gantry_api::AgentApi;
 use gantry_api::agent::{MigrationState, SendMigration, Verdict};
 use gantry_hostlink::AgentClient;
 use gantry_qemu::migration::{HandedOver, MigrationError, MigrationPhase, MigrationSource, RamTuning};
-use gantry_qemu::qmp::Qmp;
+use gantry_qemu::qmp::{Event, EventStream, Qmp};
 use gantry_trust::LiveIdentity;
 use gantry_types::{ErrorClass, MigrationFigures, MigrationMode, Problem, Timestamp};
 use tokio::sync::{mpsc, oneshot};
@@ -59,11 +59,13 @@ pub(super) enum Begin {
 struct Measured {
     started: std::time::Instant,
     disk_bytes: u64,
+    /// Not known if the agent was restarted on the way.
+    mode: Option<MigrationMode>,
 }
 
 impl Sending {
     pub async fn run(self, begin: Begin) {
-        let mut measured = Measured { started: std::time::Instant::now(), disk_bytes: 0 };
+        let mut measured = Measured { started: std::time::Instant::now(), disk_bytes: 0, mode: None };
         if begin != Begin::Committing && !self.reach_hand_over(begin, &mut measured).await {
             return;
         }
@@ -131,12 +133,13 @@ impl Sending {
         let limit = u64::from(policy.bandwidth_mib_per_s) << 20;
         let tuning = RamTuning {
             max_bandwidth_bytes_per_s: (limit > 0).then_some(limit),
-            downtime_limit_ms,
+            downtime_limit_ms: convergence.downtime_limit_ms(),
             // Both ends must have the same capabilities.
             postcopy: self.request.post_copy,
         };
         self.phase("memory");
         source.configure(&tuning).await.map_err(failed)?;
+        let mut events = self.qmp.as_ref().map(Qmp::events);
         source.start_ram().await.map_err(failed)?;
         let on_memory = |progress: &gantry_qemu::migration::MigrationProgress| {
             self.show(progress);
@@ -149,10 +152,17 @@ impl Sending {
         self.check_peer().await?;
         source.finish_mirror(deadline).await.map_err(failed)?;
         source.continue_switchover().await.map_err(failed)?;
-        match source.wait_handed_over(deadline).await.map_err(failed)? {
-            HandedOver::Completed => {}
-            HandedOver::PostcopyActive => self.phase("post_copy"),
+        let handed_over = source.wait_handed_over(deadline).await.map_err(failed)?;
+        if handed_over == HandedOver::PostcopyActive {
+            self.phase("post_copy");
         }
+        // A short post-copy is over before anybody looks.
+        let seen = match &mut events {
+            Some(events) => saw_post_copy(events).await,
+            None => false,
+        };
+        let post_copy = seen || handed_over == HandedOver::PostcopyActive;
+        measured.mode = Some(if post_copy { MigrationMode::PostCopy } else { MigrationMode::PreCopy });
         Ok(())
     }
 
@@ -205,7 +215,7 @@ impl Sending {
         let mut figures = MigrationFigures {
             from: self.host_name.clone(),
             to: self.request.destination.to_string(),
-            mode: Some(MigrationMode::PreCopy),
+            mode: measured.mode,
             blackout_ms: stopped_at.map_or(0, |stopped| answered.since(stopped).as_millis() as u64),
             disk_bytes: measured.disk_bytes,
             ..MigrationFigures::default()
@@ -230,8 +240,6 @@ impl Sending {
             let deadline = Instant::now() + COPY_LIMIT;
             match source.wait_completed(on_progress, deadline).await {
                 Ok(progress) => {
-                    let post_copy = self.shown_phase() == "post_copy";
-                    figures.mode = Some(if post_copy { MigrationMode::PostCopy } else { MigrationMode::PreCopy });
                     figures.downtime_ms = progress.downtime_ms.unwrap_or(0);
                     figures.memory_bytes = progress.ram_transferred_bytes;
                     figures.passes = progress.passes;
@@ -252,12 +260,6 @@ impl Sending {
 
     fn phase(&self, phase: &str) {
         self.shared.update_progress(|shown| shown.phase = phase.to_owned());
-    }
-
-    fn shown_phase(&self) -> String {
-        let mut phase = String::new();
-        self.shared.update_progress(|shown| phase.clone_from(&shown.phase));
-        phase
     }
 
     fn show(&self, progress: &gantry_qemu::migration::MigrationProgress) {
@@ -294,6 +296,17 @@ impl Sending {
             pause = (pause * 2).min(RETRY_MAX);
         }
     }
+}
+
+/// Whether QEMU has reported post-copy so far.
+async fn saw_post_copy(events: &mut EventStream) -> bool {
+    let is_post_copy = |event: &Event| event.name == "MIGRATION" && event.data["status"] == "postcopy-active";
+    while let Ok(Ok(event)) = timeout(Duration::ZERO, events.next()).await {
+        if is_post_copy(&event) {
+            return true;
+        }
+    }
+    false
 }
 
 fn cancelled() -> Problem {

@@ -1,7 +1,7 @@
 //! A VM's life on one host.
 
 use gantry_api::AgentApi;
-use gantry_api::agent::{Assignment, PowerAction, VmRunState};
+use gantry_api::agent::{Assignment, DiskAssignment, PowerAction, VmRunState};
 use gantry_types::{ByteSize, HostNetworks};
 use uuid::Uuid;
 
@@ -118,5 +118,16 @@ fn what_cannot_be_made_leaves_nothing_and_says_why() {
         vm.cpu_model = None;
         agent.define_vm(&vm).await.unwrap();
         agent.power(vm.uuid, &request(&vm, PowerAction::Start)).await.unwrap();
+    });
+}
+
+#[test]
+fn the_agent_conforms() {
+    in_world(1, async |world| {
+        let mut template = world.assignment("conformance");
+        template.disk = DiskAssignment { image: None, size: ByteSize::mib(1) };
+        template.nics.clear();
+        assert_eq!(gantry_hostlink::conformance::run(&world.agent(0), &template).await, Ok(()));
+        assert!(world.qemus(0).is_empty());
     });
 }

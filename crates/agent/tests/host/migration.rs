@@ -124,7 +124,9 @@ fn a_vm_moves_and_the_decision_is_final() {
 #[test]
 fn post_copy_moves_a_vm() {
     in_world(2, async |world| {
-        let vm = world.assignment("web-1");
+        let mut vm = world.assignment("web-1");
+        // Something is left to be fetched after each pass.
+        vm.user_data = Some("#cloud-config\nruncmd:\n  - wl dirty 32 40 &\n".to_owned());
         world.boot(0, &vm).await;
         let mv = Move::of(&vm);
         mv.begin(&world, 20, PostCopy::Always).await;
