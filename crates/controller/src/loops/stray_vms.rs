@@ -54,8 +54,10 @@ pub fn find<'a>(
             return (!mentioned).then(|| stray(observation.epoch));
         };
         let placed_here = [&vm.status.host, &vm.status.moving_to].into_iter().flatten().any(|at| at == host);
-        let settled = vm.status.operation.is_none() && vm.status.epoch >= observation.epoch;
-        (!placed_here && settled).then(|| stray(vm.status.epoch))
+        // A destination that never committed has the epoch that the VM would have had there.
+        let outranked = vm.status.epoch >= observation.epoch || observation.state == VmRunState::Receiving;
+        let stray_here = !placed_here && vm.status.operation.is_none() && outranked;
+        stray_here.then(|| stray(vm.status.epoch.max(observation.epoch)))
     })
 }
 

@@ -166,14 +166,23 @@ async fn stop(context: &StepContext, source: &Arc<dyn AgentApi>, plan: &Plan, vm
     }
 }
 
-/// Takes the destination's part away; goes forward if the guest is committed there.
+/// Takes the destination's part away; goes forward if the guest is committed there. Called when the source, if it was
+/// asked to send at all, has given the migration up for good: so it can't be committed any more, and a destination that
+/// is lost keeps a remainder that the stray VM loop removes when it is back.
 pub(super) async fn take_away(context: &mut StepContext, plan: &Plan) -> Result<Undone, Problem> {
     let vm = context.operation.spec.target.uuid;
     let destination = context.agent(&plan.destination).await?;
-    if verdict(&*destination, vm, plan).await? == Verdict::Committed {
-        return Ok(Undone::NoGoForward);
+    let aborted = match verdict(&*destination, vm, plan).await {
+        Ok(Verdict::Committed) => return Ok(Undone::NoGoForward),
+        Ok(Verdict::Aborted) => or_absent(destination.remove_vm(vm, plan.epoch()).await),
+        Err(problem) => Err(problem),
+    };
+    if let Err(problem) = aborted {
+        let state = context.app.model.get::<Host>(plan.destination.as_str()).map(|host| host.status.state);
+        if !problem.is_transient() || state == Some(HostState::Ready) {
+            return Err(problem);
+        }
     }
-    or_absent(destination.remove_vm(vm, plan.epoch()).await)?;
     context.app.model.overlay_mut(|overlay| overlay.left(plan.destination.as_str(), vm));
     Ok(Undone::Yes)
 }

@@ -55,6 +55,10 @@ impl Faults {
         self.active.push(fault);
     }
 
+    pub(super) fn clear(&mut self) {
+        self.active.clear();
+    }
+
     /// Notes the call and says how it is to fail, if it is.
     pub(super) fn arrive(&mut self, host: &Name, name: &'static str) -> Option<(When, Problem)> {
         self.calls.push(Call { host: host.clone(), name });

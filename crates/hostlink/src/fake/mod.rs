@@ -71,6 +71,11 @@ impl FakeWorld {
         self.lock().faults.add(fault);
     }
 
+    /// Faults that were asked for and have not happened happen no more.
+    pub fn clear_faults(&self) {
+        self.lock().faults.clear();
+    }
+
     /// Every call so far, also the failed ones.
     pub fn calls(&self) -> Vec<Call> {
         self.lock().faults.calls.clone()

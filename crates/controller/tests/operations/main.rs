@@ -1,0 +1,220 @@
+//! Every operation under every fault: each step repeated, each call failed before and after its effect, the
+//! controller killed at each write, a cancel at each write. After all of it no VM runs twice, and what the objects say
+//! is what the hosts do.
+
+mod crashing_store;
+mod hosts_fail;
+mod scenarios;
+mod world;
+
+use std::{sync::Arc, time::Duration};
+
+use crashing_store::{CrashingStore, Plan};
+use gantry_controller::{
+    objects::{self, Change},
+    operations::{
+        executor, procedure,
+        step::{Ending, StepContext},
+    },
+};
+use gantry_hostlink::fake::{Fault, When};
+use gantry_store::SharedStore;
+use gantry_types::{Name, Operation, OperationPhase, Problem};
+use scenarios::Scenario;
+use world::{World, succeeded};
+
+async fn expect_success(world: &World, scenario: Scenario, operation: &Name) {
+    succeeded(&world.operation(operation.as_str()).await);
+    expect_result(world, scenario).await;
+}
+
+async fn expect_result(world: &World, scenario: Scenario) {
+    world.check().await;
+    let vm = world.vm("web").await;
+    let found = vm.as_ref().map(|vm| (vm.status.phase, vm.status.host.as_ref().map(|host| host.as_str().to_owned())));
+    let expected = scenario.expected().map(|(phase, host)| (phase, host.map(str::to_owned)));
+    assert_eq!(found, expected, "{scenario:?}");
+    if let (Some(vm), Some((_, Some(host)))) = (&vm, &expected) {
+        assert_eq!(world.on_hosts().len(), 1, "{scenario:?}: {:?}", world.on_hosts());
+        assert!(world.on_hosts()[0].starts_with(host.as_str()), "{scenario:?}: {:?}", world.on_hosts());
+        assert_eq!(vm.status.nics.len(), 1, "{scenario:?}");
+    }
+    if expected.is_none() {
+        assert!(world.on_hosts().is_empty(), "{scenario:?}: {:?}", world.on_hosts());
+    }
+}
+
+/// Runs the happy path; how many calls and writes it took.
+async fn happy(scenario: Scenario) -> (usize, usize) {
+    let (world, operation) = scenario.prepare().await;
+    let before = world.hosts.calls().len();
+    let store = CrashingStore::new(Arc::clone(&world.store), Plan::Nothing);
+    let controller = world.controller_on(store.clone()).await;
+    controller.execute(&operation).await;
+    expect_success(&world, scenario, &operation).await;
+    (world.hosts.calls().len() - before, store.writes())
+}
+
+#[tokio::test]
+async fn every_operation_succeeds() {
+    for scenario in Scenario::ALL {
+        happy(scenario).await;
+    }
+}
+
+#[tokio::test]
+async fn every_step_can_be_run_twice() {
+    for scenario in Scenario::ALL {
+        let (world, name) = scenario.prepare().await;
+        let controller = world.controller().await;
+        let app = &controller.app;
+        let operation: Operation = world.operation(name.as_str()).await;
+        let procedure = procedure(&operation.spec.action);
+        let mut context = StepContext::new(Arc::clone(app), operation);
+        for step in procedure.steps() {
+            for _ in 0..2 {
+                step.run(&mut context).await.unwrap_or_else(|e| panic!("{scenario:?} {}: {e}", step.name()));
+                context.save().await.expect("a store");
+            }
+        }
+        let mut change = Change::new();
+        procedure.conclude(&context, Ending::Succeeded, &mut change).await.expect("concludes");
+        if !change.is_empty() {
+            app.objects.commit(change).await.expect("a store");
+        }
+        expect_result(&world, scenario).await;
+    }
+}
+
+/// One failing call; how the operation ended.
+async fn with_fault(scenario: Scenario, fault: Fault) -> OperationPhase {
+    let (world, name) = scenario.prepare().await;
+    let before = world.on_hosts();
+    world.hosts.inject(fault.clone());
+    let controller = world.controller().await;
+    controller.execute(&name).await;
+    world.hosts.settle();
+    world.check().await;
+    let operation = world.operation(name.as_str()).await;
+    let phase = operation.status.phase;
+    assert!(phase.is_finished(), "{operation:#?}");
+    if phase == OperationPhase::Succeeded {
+        expect_result(&world, scenario).await;
+    } else {
+        assert!(operation.status.error.is_some());
+        // A stop that fails may have stopped the guest; a removal may have been done.
+        let undoable = !matches!(scenario, Scenario::Stop | Scenario::Kill | Scenario::Delete);
+        let final_step = operation.status.steps.iter().any(|step| step.name == "record" && step.attempts > 0);
+        if undoable && !final_step {
+            assert_eq!(world.on_hosts(), before, "{scenario:?} with {fault:?}: {operation:#?}");
+        }
+    }
+    phase
+}
+
+#[tokio::test]
+async fn a_call_that_fails_for_good_is_undone() {
+    let broken = Problem::permanent("broken", "it is broken");
+    for scenario in Scenario::ALL {
+        let (calls, _) = happy(scenario).await;
+        for call in 0..calls {
+            for when in [When::Before, When::After] {
+                with_fault(scenario, Fault::nth(call, when, broken.clone())).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_fails_for_a_while_is_repeated() {
+    let away = Problem::transient("away", "nobody answers");
+    for scenario in Scenario::ALL {
+        let (calls, _) = happy(scenario).await;
+        for call in 0..calls {
+            for when in [When::Before, When::After] {
+                for times in [1, 3] {
+                    let fault = Fault { times, ..Fault::nth(call, when, away.clone()) };
+                    assert_eq!(
+                        with_fault(scenario, fault).await,
+                        OperationPhase::Succeeded,
+                        "{scenario:?} {call} {when:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_controller_that_dies_at_any_write_goes_on_afterwards() {
+    for scenario in Scenario::ALL {
+        let (_, writes) = happy(scenario).await;
+        for write in 0..writes {
+            for plan in [Plan::DieBefore(write), Plan::DieAfter(write)] {
+                let (world, operation) = scenario.prepare().await;
+                let store = CrashingStore::new(Arc::clone(&world.store), plan.clone());
+                let controller = world.controller_on(store.clone()).await;
+                tokio::select! {
+                    () = store.died.notified() => {}
+                    ended = executor::execute(&controller.app, operation.as_str()) => {
+                        panic!("{scenario:?} {plan:?}: ended with {ended:?}");
+                    }
+                }
+                drop(controller);
+                let successor = world.controller().await;
+                successor.execute(&operation).await;
+                expect_success(&world, scenario, &operation).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cancel_at_any_write_unwinds_or_comes_too_late() {
+    for scenario in Scenario::ALL {
+        let (_, writes) = happy(scenario).await;
+        for write in 0..writes {
+            let (world, name) = scenario.prepare().await;
+            let before = world.on_hosts();
+            let key = objects::key::<Operation>(name.as_str());
+            let inner: SharedStore = Arc::clone(&world.store);
+            let store = CrashingStore::new(inner, Plan::CancelAfter(write, key));
+            let controller = world.controller_on(store).await;
+            controller.execute(&name).await;
+            world.check().await;
+            let operation = world.operation(name.as_str()).await;
+            match operation.status.phase {
+                OperationPhase::Succeeded => expect_result(&world, scenario).await,
+                OperationPhase::Cancelled => {
+                    if !matches!(
+                        scenario,
+                        Scenario::Stop | Scenario::Kill | Scenario::Delete | Scenario::DeleteUnplaced
+                    ) {
+                        assert_eq!(world.on_hosts(), before, "{scenario:?} cancelled after write {write}");
+                    }
+                }
+                _ => panic!("{scenario:?} cancelled after write {write}: {operation:#?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_executor_finds_operations_by_itself() {
+    let (world, operation) = Scenario::Start.prepare().await;
+    let controller = world.controller().await;
+    let running = tokio::spawn(executor::run(Arc::clone(&controller.app)));
+    let mut changes = controller.app.model.revisions();
+    let ended = async {
+        loop {
+            let shown = controller.app.model.get::<Operation>(operation.as_str()).expect("an operation");
+            if shown.status.phase.is_finished() {
+                return;
+            }
+            changes.changed().await.expect("a model");
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it ends");
+    running.abort();
+    expect_success(&world, Scenario::Start, &operation).await;
+}

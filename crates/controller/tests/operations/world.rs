@@ -1,0 +1,287 @@
+//! A datacenter in memory: fake hosts, a store that can crash the controller, virtual time.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::future::BoxFuture;
+use gantry_api::{AgentApi, heartbeat::Heartbeat, rest::WriteQuery};
+use gantry_controller::{
+    App, Caller, Config,
+    app::{image, network, vm},
+    clock::Clock,
+    image_library::{ImageLibrary, ImportProgress, ImportRequest, ImportedImage},
+    links::HostLinks,
+    loops::intake::heartbeat,
+    objects::{Change, Objects},
+    operations::executor,
+};
+use gantry_hostlink::fake::FakeWorld;
+use gantry_store::{MemoryStore, SharedStore};
+use gantry_types::{
+    Host, HostSpec, HostState, Image, ImageFormat, Name, Network, Operation, OperationPhase, Problem, Timestamp, Vm,
+    VmPhase,
+};
+use serde_json::json;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+pub const HOSTS: [&str; 3] = ["host-1", "host-2", "host-3"];
+
+pub fn name(text: &str) -> Name {
+    text.parse().expect("a name")
+}
+
+/// Time passes only by sleeping, and then at once.
+#[derive(Default)]
+pub struct TestClock {
+    elapsed_ms: Arc<AtomicU64>,
+}
+
+impl TestClock {
+    pub fn advance(&self, by: Duration) {
+        self.elapsed_ms.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_unix_ms(1_800_000_000_000 + self.elapsed_ms.load(Ordering::SeqCst) as i64)
+    }
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.elapsed_ms.load(Ordering::SeqCst))
+    }
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let elapsed_ms = Arc::clone(&self.elapsed_ms);
+        Box::pin(async move {
+            elapsed_ms.fetch_add(duration.as_millis().max(1) as u64, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+        })
+    }
+    fn new_uuid(&self) -> Uuid {
+        Uuid::now_v7()
+    }
+}
+
+struct FakeLinks(Arc<FakeWorld>);
+
+impl HostLinks for FakeLinks {
+    fn agent(&self, host: &Host) -> Arc<dyn AgentApi> {
+        Arc::new(self.0.host(&host.metadata.name))
+    }
+}
+
+/// Remembers which digests there are.
+#[derive(Default)]
+pub struct FakeImages {
+    pub kept: Mutex<Vec<String>>,
+    pub refuse: Mutex<Option<Problem>>,
+}
+
+#[async_trait]
+impl ImageLibrary for FakeImages {
+    async fn fetch(&self, _url: &str, _to: &Path, progress: ImportProgress) -> Result<(), Problem> {
+        progress("fetching", 1, 1);
+        Ok(())
+    }
+    async fn import(&self, _request: &ImportRequest, progress: ImportProgress) -> Result<ImportedImage, Problem> {
+        if let Some(problem) = self.refuse.lock().expect("unpoisoned").clone() {
+            return Err(problem);
+        }
+        progress("converting", 1, 1);
+        let digest = "ab".repeat(32);
+        let mut kept = self.kept.lock().expect("unpoisoned");
+        if !kept.contains(&digest) {
+            kept.push(digest.clone());
+        }
+        Ok(ImportedImage {
+            digest,
+            virtual_size_bytes: 1 << 30,
+            file_size_bytes: 1 << 20,
+            source_format: ImageFormat::Qcow2,
+        })
+    }
+    async fn remove(&self, digest: &str) -> Result<(), Problem> {
+        self.kept.lock().expect("unpoisoned").retain(|kept| kept != digest);
+        Ok(())
+    }
+    fn path(&self, digest: &str) -> PathBuf {
+        PathBuf::from(digest)
+    }
+}
+
+pub struct World {
+    pub store: SharedStore,
+    pub hosts: Arc<FakeWorld>,
+    pub clock: Arc<TestClock>,
+    pub images: Arc<FakeImages>,
+    pub directory: tempfile::TempDir,
+    beats: AtomicU64,
+    agents: Uuid,
+}
+
+/// A running controller; dropping it is `kill -9`.
+pub struct Controller {
+    pub app: Arc<App>,
+    _feed: AbortOnDropHandle<()>,
+}
+
+impl World {
+    /// Three hosts, one network, nothing else.
+    pub async fn new() -> Self {
+        let world = Self {
+            store: Arc::new(MemoryStore::default()),
+            hosts: FakeWorld::new(),
+            clock: Arc::default(),
+            images: Arc::default(),
+            directory: tempfile::tempdir().expect("a directory"),
+            beats: AtomicU64::new(0),
+            agents: Uuid::now_v7(),
+        };
+        let mut change = Change::new();
+        for (index, host) in HOSTS.iter().enumerate() {
+            world.hosts.host(&name(host));
+            let mut host = Host::new(name(host), HostSpec::default());
+            host.metadata.uuid = Uuid::now_v7();
+            host.status.state = HostState::Ready;
+            host.status.agent_address = format!("10.0.0.{}:7443", index + 1);
+            host.status.underlay_address = format!("10.0.0.{}", index + 1);
+            host.status.inventory = Some(inventory());
+            change.create(&host).expect("writable");
+        }
+        Objects::new(Arc::clone(&world.store)).commit(change).await.expect("a store");
+        let controller = world.controller().await;
+        let spec = serde_json::from_value(json!({"subnet": {"cidr": "10.9.0.0/24", "gateway": "10.9.0.1"}}));
+        let network = Network::new(name("default"), spec.expect("a spec"));
+        network::create(&controller.app, &Caller::controller(), network, &WriteQuery::default()).await.expect("made");
+        world
+    }
+
+    pub async fn controller(&self) -> Controller {
+        self.controller_on(Arc::clone(&self.store)).await
+    }
+
+    pub async fn controller_on(&self, store: SharedStore) -> Controller {
+        let config = Config::new(self.directory.path(), "127.0.0.1:0".parse().expect("an address"), "test");
+        let links = Arc::new(FakeLinks(Arc::clone(&self.hosts)));
+        let (app, feed) =
+            App::open(config, store, links, self.images.clone(), self.clock.clone()).await.expect("a controller");
+        Controller { app, _feed: AbortOnDropHandle::new(tokio::spawn(feed.run())) }
+    }
+
+    pub async fn vm(&self, vm: &str) -> Option<Vm> {
+        Objects::new(Arc::clone(&self.store)).find(vm).await.expect("a store")
+    }
+
+    pub async fn operation(&self, operation: &str) -> Operation {
+        Objects::new(Arc::clone(&self.store)).get(operation).await.expect("an operation")
+    }
+
+    /// Every reachable host reports what it has.
+    pub async fn heartbeats(&self, controller: &Controller) {
+        let sequence = self.beats.fetch_add(1, Ordering::SeqCst) + 1;
+        for host in HOSTS.map(name) {
+            let Ok(vms) = self.hosts.host(&host).observe().await else { continue };
+            let stored = controller.app.model.get::<Host>(host.as_str()).expect("a host");
+            let beat = Heartbeat {
+                agent_instance: self.agents,
+                sequence,
+                agent_address: stored.status.agent_address.clone(),
+                underlay_address: stored.status.underlay_address.clone(),
+                inventory: inventory(),
+                metrics: Default::default(),
+                vms,
+                networks_generation: self.hosts.networks_on(&host).generation,
+            };
+            heartbeat(&controller.app, &host, beat).await.expect("taken in");
+        }
+    }
+
+    /// What must hold whenever no operation is at work.
+    pub async fn check(&self) {
+        assert_eq!(self.hosts.violations(), Vec::<String>::new());
+        let objects = Objects::new(Arc::clone(&self.store));
+        let vms: Vec<Vm> = objects.list().await.expect("a store");
+        for vm in &vms {
+            let executing = self.hosts.executing(vm.metadata.uuid);
+            let status = &vm.status;
+            assert_eq!(status.operation, None, "{vm:?}");
+            assert_eq!(status.moving_to, None, "{vm:?}");
+            match status.phase {
+                VmPhase::Running => assert_eq!(executing, Vec::from_iter(status.host.clone()), "{vm:?}"),
+                VmPhase::Unknown | VmPhase::Deleting => {}
+                _ => assert_eq!(executing, Vec::<Name>::new(), "{vm:?}"),
+            }
+        }
+        for network in objects.list::<Network>().await.expect("a store") {
+            for lease in network.status.leases.values() {
+                assert!(vms.iter().any(|vm| vm.metadata.name == lease.vm), "a lease of nobody: {lease:?}");
+            }
+        }
+    }
+
+    /// Everything of VMs that is on any host, except for what a repeated attempt may change.
+    pub fn on_hosts(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for host in HOSTS.map(name) {
+            for vm in self.hosts.vms_on(&host) {
+                found.push(format!("{host}: {} {:?} at epoch {}", vm.name, vm.state, vm.epoch));
+            }
+        }
+        found
+    }
+}
+
+fn inventory() -> gantry_types::Inventory {
+    serde_json::from_value(json!({
+        "arch": "x86_64", "cpu": {"count": 4, "model": "m", "flags": []}, "memory": "4GiB",
+        "qemu_version": "7.2.17", "kvm": false, "guest_archs": ["x86_64"], "sandbox": true, "post_copy": true,
+        "kernel": "6.1", "agent_version": "0.1.0",
+        "pools": [{"name": "default", "capacity": "100GiB", "free": "50GiB"}]
+    }))
+    .expect("an inventory")
+}
+
+impl Controller {
+    /// Runs an operation to its end.
+    pub async fn execute(&self, operation: &Name) {
+        let limit = Duration::from_secs(20);
+        let ended = tokio::time::timeout(limit, executor::execute(&self.app, operation.as_str())).await;
+        ended.unwrap_or_else(|_| panic!("operation {operation} does not end")).expect("a store that works");
+    }
+
+    /// Makes an image that is ready.
+    pub async fn import(&self) {
+        let caller = Caller::controller();
+        let sent = Image::new(name("tiny"), Default::default());
+        image::create(&self.app, &caller, sent, &WriteQuery::default()).await.expect("made");
+        let changed = image::content_uploaded(&self.app, &caller, "tiny").await.expect("uploaded");
+        self.execute(&changed.operation.expect("an operation").metadata.name).await;
+    }
+
+    /// Makes a VM; its start is not run yet.
+    pub async fn create(&self, vm: &str) -> Name {
+        let spec = serde_json::from_value(json!({
+            "cpus": 1, "memory": "256MiB", "image": "tiny", "nics": [{"network": "default"}]
+        }));
+        let sent = Vm::new(name(vm), spec.expect("a spec"));
+        let changed = vm::create(&self.app, &Caller::controller(), sent, &WriteQuery::default()).await.expect("made");
+        changed.operation.expect("an operation").metadata.name
+    }
+
+    /// Makes a VM that runs.
+    pub async fn running(&self, vm: &str) {
+        let operation = self.create(vm).await;
+        self.execute(&operation).await;
+    }
+}
+
+pub fn succeeded(operation: &Operation) {
+    assert_eq!(operation.status.phase, OperationPhase::Succeeded, "{operation:#?}");
+}
