@@ -105,7 +105,7 @@ impl Endpoint {
     }
 
     fn content<T: ToSchema>(&mut self) -> Content {
-        let name = T::name().into_owned();
+        let name = schema_name::<T>();
         T::schemas(&mut self.schemas);
         self.schemas.push((name.clone(), T::schema()));
         ContentBuilder::new().schema(Some(RefOr::<Schema>::Ref(Ref::from_schema_name(name)))).build()
@@ -157,7 +157,7 @@ impl Routes {
     /// Adds the schema of something that is sent but is nobody's request or answer.
     pub fn schema<T: ToSchema>(mut self) -> Self {
         T::schemas(&mut self.schemas);
-        self.schemas.push((T::name().into_owned(), T::schema()));
+        self.schemas.push((schema_name::<T>(), T::schema()));
         self
     }
 
@@ -166,5 +166,43 @@ impl Routes {
         let components =
             ComponentsBuilder::new().schemas_from_iter(self.schemas).security_scheme(BEARER, bearer).build();
         OpenApiBuilder::new().info(info).paths(self.paths).components(Some(components)).build()
+    }
+}
+
+/// `Page<Vm>` becomes `PageVm`: a generic type's own name would be the same for every kind.
+fn schema_name<T: ToSchema>() -> String {
+    let parts = std::any::type_name::<T>().split(['<', '>', ',']);
+    let names = parts.filter_map(|path| path.trim().rsplit("::").next());
+    let generic: String = names.collect();
+    if std::any::type_name::<T>().contains('<') { generic } else { T::name().into_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use gantry_api::rest::{Changed, Page};
+    use gantry_types::{Host, Vm};
+
+    use super::*;
+
+    #[test]
+    fn generic_types_are_told_apart() {
+        assert_eq!(schema_name::<Vm>(), "Vm");
+        assert_eq!(schema_name::<Page<Vm>>(), "PageVm");
+        assert_eq!(schema_name::<Changed<Host>>(), "ChangedHost");
+    }
+
+    #[test]
+    fn the_document_names_nothing_that_it_lacks() {
+        let document = serde_json::to_value(super::super::openapi()).expect("JSON");
+        let text = document.to_string();
+        let defined: HashSet<_> = document["components"]["schemas"].as_object().expect("schemas").keys().collect();
+        for part in text.split("#/components/schemas/").skip(1) {
+            let name = part.split('"').next().expect("a reference").to_owned();
+            assert!(defined.contains(&name), "{name} is not defined");
+        }
+        assert_eq!(document["openapi"], "3.1.0");
+        assert!(document["paths"]["/v1/vms/{name}/migrate"]["post"].is_object());
     }
 }
