@@ -1,0 +1,37 @@
+//! Real agents pass the suite that the host in memory passes: they are what the controller's own tests assume.
+
+use anyhow::{Context, Result, anyhow};
+use gantry_api::AgentApi;
+use gantry_api::agent::{Assignment, DiskAssignment};
+use gantry_e2e::Lab;
+use gantry_hostlink::{AgentClient, conformance};
+use gantry_trust::{Identity, LiveIdentity};
+use gantry_types::{Arch, ByteSize, Firmware, Host, PowerState};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_real_agent_is_what_the_trait_promises() -> Result<()> {
+    let lab = Lab::up(1).await?;
+    let identity = Identity::load(&lab.room().controller_directory().join("identity"))?;
+    let host: Host = lab.client().get("host-1").await?;
+    // The controller would clear away VMs it does not know.
+    lab.crash_controller()?;
+    let agent = AgentClient::new(&LiveIdentity::new(identity)?, &host.metadata.name, &host.status.agent_address)?;
+    agent.observe().await.context("the agent does not answer the controller's identity")?;
+    let template = Assignment {
+        uuid: uuid::Uuid::nil(),
+        name: "conformance".parse()?,
+        epoch: 1,
+        arch: Arch::X86_64,
+        cpus: 1,
+        memory: ByteSize::mib(64),
+        cpu_model: None,
+        firmware: Firmware::Bios,
+        disk: DiskAssignment { image: None, size: ByteSize::mib(4) },
+        nics: Vec::new(),
+        user_data: None,
+        power: PowerState::Stopped,
+    };
+    conformance::run(&agent, &template).await.map_err(|why| anyhow!(why))?;
+    lab.passed();
+    Ok(())
+}
