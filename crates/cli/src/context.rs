@@ -52,17 +52,24 @@ fn failed(path: &Path, what: &str, error: &dyn std::fmt::Display) -> Problem {
 
 impl Contexts {
     pub fn load() -> Result<Self, Problem> {
-        let path = path()?;
-        match fs::read_to_string(&path) {
-            Ok(text) => toml::from_str(&text).map_err(|error| failed(&path, "is not valid", &error)),
+        Self::load_from(&path()?)
+    }
+
+    /// From another file than the user's; one that does not exist is empty.
+    pub fn load_from(path: &Path) -> Result<Self, Problem> {
+        match fs::read_to_string(path) {
+            Ok(text) => toml::from_str(&text).map_err(|error| failed(path, "is not valid", &error)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(failed(&path, "can't be read", &error)),
+            Err(error) => Err(failed(path, "can't be read", &error)),
         }
     }
 
     /// Replaces the file in one step, readable by its owner only: it holds tokens.
     pub fn save(&self) -> Result<(), Problem> {
-        let path = path()?;
+        self.save_to(&path()?)
+    }
+
+    fn save_to(&self, path: &Path) -> Result<(), Problem> {
         let write = || -> std::io::Result<()> {
             if let Some(parent) = path.parent() {
                 fs::create_dir_all(parent)?;
@@ -72,9 +79,9 @@ impl Contexts {
             let text = toml::to_string(self).map_err(std::io::Error::other)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
-            fs::rename(&temporary, &path)
+            fs::rename(&temporary, path)
         };
-        write().map_err(|error| failed(&path, "can't be written", &error))
+        write().map_err(|error| failed(path, "can't be written", &error))
     }
 
     /// The context called `name`, or the current one.

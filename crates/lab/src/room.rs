@@ -91,6 +91,36 @@ impl Room {
         cable::build_operator(layout, self.record.hosts)
     }
 
+    /// Where the controller's administrator is kept, in the form of a user's configuration.
+    pub fn administrator_file(&self) -> PathBuf {
+        self.record.directory.join("administrator.toml")
+    }
+
+    /// Makes the controller's data, with the context `context` in [`Self::administrator_file`]; nothing to do if that
+    /// was done before. The file is written last: data without it belongs to an init that was interrupted, and nobody
+    /// holds its token.
+    pub fn init_controller(&self, context: &str) -> Result<()> {
+        let (directory, administrator) = (self.controller_directory(), self.administrator_file());
+        if administrator.exists() {
+            return Ok(());
+        }
+        if directory.exists() {
+            fs::remove_dir_all(&directory).with_context(|| format!("could not remove {}", directory.display()))?;
+        }
+        let output = self
+            .controller_command(&processes::own_executable()?)
+            .args(["controller", "init", "--name", context, "--address", &self.layout.controller_address().to_string()])
+            .arg("--data")
+            .arg(&directory)
+            .env("GANTRY_CONFIG", &administrator)
+            .output()
+            .context("could not run the init command")?;
+        if !output.status.success() {
+            bail!("the controller could not be made: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
+    }
+
     /// Starts the controller unless it runs; returns its pid.
     pub fn start_controller(&self) -> Result<u32> {
         let directory = self.controller_directory();

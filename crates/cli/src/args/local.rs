@@ -1,0 +1,134 @@
+//! Commands that act on this machine instead of asking a controller: `controller`, `agent`, `host join`, `lab`.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::{Args, Subcommand};
+use gantry_types::Name;
+
+#[derive(Debug, Subcommand)]
+pub enum ControllerCommand {
+    /// Make a new controller: its CA, its certificate, its store and an admin token
+    Init(ControllerInit),
+    /// Run it
+    Run(ControllerRun),
+}
+
+#[derive(Debug, Args)]
+pub struct ControllerInit {
+    /// Where it keeps everything
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// The datacenter's name, and the context's
+    #[arg(long, default_value = "main")]
+    pub name: Name,
+    /// An address it is reached at; the first one goes into the context. May be given several times
+    #[arg(long = "address", value_name = "IP", default_value = "127.0.0.1")]
+    pub addresses: Vec<IpAddr>,
+}
+
+#[derive(Debug, Args)]
+pub struct ControllerRun {
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:7443")]
+    pub listen: SocketAddr,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AgentCommand {
+    /// Run the agent of a host that has joined
+    Run(AgentRun),
+}
+
+#[derive(Debug, Args)]
+pub struct AgentRun {
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/gantry/agent")]
+    pub state: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct HostJoin {
+    /// https://ADDRESS:PORT of the controller
+    pub url: String,
+    /// From: gantry token create NAME --role join
+    pub token: String,
+    /// The host's name; this machine's if not given
+    #[arg(long)]
+    pub name: Option<Name>,
+    /// Where its agent listens; by default the address towards the controller, port 7444
+    #[arg(long, value_name = "IP:PORT")]
+    pub agent_address: Option<SocketAddr>,
+    /// The address for VXLAN and migrations; by default the agent's
+    #[arg(long, value_name = "IP")]
+    pub underlay_address: Option<IpAddr>,
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/gantry/agent")]
+    pub state: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LabCommand {
+    /// Build a datacenter of network namespaces on this machine, or bring an existing one up again
+    Up(LabUp),
+    /// What runs and what is cut
+    Status {
+        #[arg(long)]
+        name: Option<Name>,
+    },
+    /// All labs of this machine
+    List,
+    /// Power loss: its cable goes dead and everything on it is killed at once
+    Unplug {
+        host: String,
+        #[arg(long)]
+        name: Option<Name>,
+    },
+    /// Power back
+    Plug {
+        host: String,
+        #[arg(long)]
+        name: Option<Name>,
+    },
+    /// Cut its cable; what runs there goes on
+    Cut {
+        host: String,
+        #[arg(long)]
+        name: Option<Name>,
+    },
+    /// Mend its cable
+    Mend {
+        host: String,
+        #[arg(long)]
+        name: Option<Name>,
+    },
+    /// Run a command on a host: gantry lab exec host-1 -- ip link
+    Exec {
+        host: String,
+        #[arg(long)]
+        name: Option<Name>,
+        #[arg(required = true, last = true)]
+        command: Vec<String>,
+    },
+    /// End everything and remove it
+    Down {
+        #[arg(long)]
+        name: Option<Name>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct LabUp {
+    #[arg(long, default_value = "lab")]
+    pub name: Name,
+    /// How many; 3 for a new lab
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=200))]
+    pub hosts: Option<u8>,
+    /// `lab down` leaves the state, and `lab up` takes it up again
+    #[arg(long)]
+    pub keep: bool,
+    /// Import this image as 'guest' and run the VM 'hello' from it
+    #[arg(long, value_name = "IMAGE_FILE")]
+    pub sample: Option<PathBuf>,
+}

@@ -1,0 +1,207 @@
+//! The command line as clap sees it. Nothing here acts; `commands` does.
+//!
+//! Two habits live side by side: kubectl's (`get vm web`, `apply -f`) and virsh's (`vm start web`). Both end in the same
+//! functions.
+
+mod local;
+mod objects;
+mod vm;
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{kind::Kind, wait::Condition};
+
+pub use local::{
+    AgentCommand, AgentRun, ControllerCommand, ControllerInit, ControllerRun, HostJoin, LabCommand, LabUp,
+};
+pub use objects::{
+    EventCommand, HostCommand, ImageCommand, ImageImport, NetworkCommand, NetworkCreate, OperationCommand,
+    TokenCommand, TokenRole,
+};
+pub use vm::{Create as VmCreate, Migrate as VmMigrate, PostCopyChoice, Set as VmSet, VmCommand, WaitFor};
+
+/// Gantry: a datacenter operating system.
+#[derive(Debug, Parser)]
+#[command(name = "gantry", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// The controller to talk to, by its name in the configuration
+    #[arg(long, global = true, value_name = "NAME", env = "GANTRY_CONTEXT")]
+    pub context: Option<String>,
+    /// How results are printed
+    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    pub output: Format,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 the operation failed (or a difference was found), 2 wrong usage, \
+3 not found, 4 conflict, 5 denied, 6 unreachable, timed out or try again, 7 invalid, 130 interrupted.\n\
+Configuration: $GANTRY_CONFIG or ~/.config/gantry/config.toml";
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    #[default]
+    Table,
+    /// A table with more columns
+    Wide,
+    Json,
+    Yaml,
+    /// `kind/name`, one a line
+    Name,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// List objects of a kind, or show one
+    Get(Get),
+    /// Show one object with its recent events and operations
+    Describe { kind: Kind, name: String },
+    /// Create or update the objects of a file
+    Apply(Apply),
+    /// Show what apply would change; exits with 1 if something would
+    Diff {
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Delete objects
+    Delete(Delete),
+    /// Wait until an object is in a state
+    Wait(Wait),
+    /// Virtual machines
+    #[command(subcommand)]
+    Vm(VmCommand),
+    /// Disk images
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Networks
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Servers that run VMs
+    #[command(subcommand)]
+    Host(HostCommand),
+    /// Work that is under way or done
+    #[command(subcommand)]
+    Operation(OperationCommand),
+    /// What happened
+    #[command(subcommand)]
+    Event(EventCommand),
+    /// Credentials for the API, and for hosts that join
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Controllers this user knows
+    #[command(subcommand)]
+    Context(ContextCommand),
+    /// A whole datacenter on this machine
+    #[command(subcommand)]
+    Lab(LabCommand),
+    /// Make and run a controller
+    #[command(subcommand)]
+    Controller(ControllerCommand),
+    /// Run a host's agent
+    #[command(subcommand)]
+    Agent(AgentCommand),
+    /// Print the API's OpenAPI document
+    Openapi,
+    /// Print a completion script: `source <(gantry completion bash)`
+    Completion { shell: clap_complete::Shell },
+    /// Versions of this program and of the controller
+    Version,
+}
+
+#[derive(Debug, Args)]
+pub struct Get {
+    pub kind: Kind,
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub list: ListOptions,
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub struct ListOptions {
+    /// Only objects with these labels: `app=web,tier!=db,env in (a,b),!old`
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub selector: Option<String>,
+    /// Go on printing changes until interrupted
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Files {
+    /// YAML (many documents), JSON or TOML ([[objects]]); `-` is standard input
+    #[arg(short, long = "file", value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Apply {
+    #[command(flatten)]
+    pub files: Files,
+    /// Let the controller check everything, change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub follow: FollowOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct Delete {
+    #[arg(required_unless_present = "files")]
+    pub kind: Option<Kind>,
+    #[arg(required_unless_present = "files")]
+    pub names: Vec<String>,
+    /// Delete the objects that these files name
+    #[arg(short, long = "file", value_name = "FILE", conflicts_with_all = ["kind", "names"])]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub follow: FollowOptions,
+}
+
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub struct FollowOptions {
+    /// Return as soon as the operation is accepted
+    #[arg(long)]
+    pub no_wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Wait {
+    pub kind: Kind,
+    pub name: String,
+    /// ready, running, stopped, deleted, finished or phase=PHASE
+    #[arg(long = "for", value_name = "CONDITION")]
+    pub condition: Condition,
+    /// Give up after this long: 90s, 5m, 1h
+    #[arg(long, default_value = "5m", value_parser = parse_duration)]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ContextCommand {
+    /// All controllers this user knows
+    List,
+    /// Choose the one that is used when none is named
+    Use { name: String },
+    /// How the current one (or NAME) is reached, without its token
+    Show { name: Option<String> },
+}
+
+/// `90`, `90s`, `5m`, `2h`, `1d`.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let seconds_each = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return Err(format!("'{text}' is not a duration: write 90s, 5m, 2h or 1d")),
+    };
+    let number: u64 = digits.parse().map_err(|_| format!("'{text}' is not a duration: write 90s, 5m, 2h or 1d"))?;
+    let seconds = number.checked_mul(seconds_each).filter(|seconds| *seconds <= 100 * 365 * 86_400);
+    seconds.map(Duration::from_secs).ok_or_else(|| format!("'{text}' is too long"))
+}
+
+#[cfg(test)]
+mod tests;

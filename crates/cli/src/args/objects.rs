@@ -1,0 +1,184 @@
+//! `gantry image|network|host|operation|event|token …`
+
+use std::{net::IpAddr, time::Duration};
+
+use clap::{Args, Subcommand, ValueEnum};
+use gantry_types::{ImageFormat, Name, Role};
+
+use super::{FollowOptions, HostJoin, ListOptions, parse_duration};
+
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Bring in a disk image: qcow2, raw, VMDK, VHD, VHDX or VDI, also compressed
+    Import(ImageImport),
+    #[command(visible_alias = "ls")]
+    List(ListOptions),
+    Show {
+        name: String,
+    },
+    #[command(visible_alias = "rm")]
+    Delete {
+        #[arg(required = true)]
+        names: Vec<String>,
+        #[command(flatten)]
+        follow: FollowOptions,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ImageImport {
+    pub name: Name,
+    /// A file on this machine, or an http(s) URL that the controller fetches
+    #[arg(value_name = "FILE|URL")]
+    pub source: String,
+    /// SHA-256 of the file as supplied, hex
+    #[arg(long, value_name = "HEX")]
+    pub sha256: Option<String>,
+    /// The format, where content does not tell: qcow2, raw, vmdk, vhd, vhdx, vdi
+    #[arg(long, value_parser = parse_format)]
+    pub format: Option<ImageFormat>,
+    #[command(flatten)]
+    pub follow: FollowOptions,
+}
+
+fn parse_format(text: &str) -> Result<ImageFormat, String> {
+    serde_json::from_value(text.into()).map_err(|error| error.to_string())
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    Create(NetworkCreate),
+    #[command(visible_alias = "ls")]
+    List(ListOptions),
+    Show {
+        name: String,
+    },
+    #[command(visible_alias = "rm")]
+    Delete {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct NetworkCreate {
+    pub name: Name,
+    /// Addresses for its VMs, for example 10.9.0.0/24
+    #[arg(long, value_name = "CIDR", value_parser = parse_cidr)]
+    pub subnet: String,
+    /// The default gateway told to guests
+    #[arg(long, value_name = "ADDRESS")]
+    pub gateway: Option<IpAddr>,
+    /// A name server told to guests; may be given several times
+    #[arg(long, value_name = "ADDRESS")]
+    pub dns: Vec<IpAddr>,
+    /// An address never handed out; may be given several times
+    #[arg(long, value_name = "ADDRESS")]
+    pub reserve: Vec<IpAddr>,
+    /// VXLAN identifier; chosen by the controller if not given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16_777_215))]
+    pub vni: Option<u32>,
+    #[arg(long, default_value_t = 1450, value_parser = clap::value_parser!(u32).range(576..=8950))]
+    pub mtu: u32,
+    /// A VTEP that is not a Gantry host, such as a top-of-rack switch; may be given several times
+    #[arg(long, value_name = "ADDRESS")]
+    pub external_vtep: Vec<IpAddr>,
+}
+
+/// Only the shape; what the parts may be is the type's business.
+fn parse_cidr(text: &str) -> Result<String, String> {
+    let valid = text.split_once('/').is_some_and(|(address, bits)| {
+        address.parse::<IpAddr>().is_ok() && bits.parse::<u8>().is_ok_and(|bits| bits <= 128)
+    });
+    if valid { Ok(text.to_owned()) } else { Err(format!("'{text}' is not a subnet: write it as 10.9.0.0/24")) }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum HostCommand {
+    /// Make this machine a host of the controller at URL
+    Join(HostJoin),
+    #[command(visible_alias = "ls")]
+    List(ListOptions),
+    Show {
+        name: String,
+    },
+    /// Place no new VMs on it
+    Cordon {
+        name: String,
+    },
+    Uncordon {
+        name: String,
+    },
+    /// Forget a host that runs nothing any more; its certificate is worthless from then on
+    #[command(visible_alias = "rm")]
+    Delete {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum OperationCommand {
+    #[command(visible_alias = "ls")]
+    List(ListOptions),
+    Show {
+        name: String,
+    },
+    /// Stop it at the next safe point and undo what it did
+    Cancel {
+        name: String,
+    },
+    /// Follow it to its end
+    Wait {
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum EventCommand {
+    #[command(visible_alias = "ls")]
+    List {
+        /// Only events about this object, for example vm/web
+        #[arg(long = "for", value_name = "KIND/NAME")]
+        regarding: Option<String>,
+        #[command(flatten)]
+        list: ListOptions,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token; its secret is shown once
+    Create {
+        name: Name,
+        #[arg(long, value_enum)]
+        role: TokenRole,
+        /// Refused after this long: 30m, 12h, 90d
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+        expires: Option<Duration>,
+    },
+    #[command(visible_alias = "ls")]
+    List(ListOptions),
+    #[command(visible_alias = "rm")]
+    Delete {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TokenRole {
+    Admin,
+    Viewer,
+    Join,
+}
+
+impl From<TokenRole> for Role {
+    fn from(role: TokenRole) -> Self {
+        match role {
+            TokenRole::Admin => Self::Admin,
+            TokenRole::Viewer => Self::Viewer,
+            TokenRole::Join => Self::Join,
+        }
+    }
+}

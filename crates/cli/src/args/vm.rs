@@ -1,0 +1,220 @@
+//! `gantry vm …`
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand, ValueEnum};
+use gantry_types::{Arch, ByteSize, Firmware, MacAddress, Name, NicSpec, PostCopy};
+
+use super::{FollowOptions, ListOptions, parse_duration};
+
+#[derive(Debug, Subcommand)]
+pub enum VmCommand {
+    /// Make a VM and start it
+    Create(Box<Create>),
+    #[command(visible_alias = "ls")]
+    List(ListOptions),
+    /// Everything about one VM
+    Show { name: String },
+    Start {
+        #[arg(required = true)]
+        names: Vec<String>,
+        #[command(flatten)]
+        follow: FollowOptions,
+    },
+    /// Ask the guest to shut down; cut it off after the grace time
+    Stop {
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// Do not ask the guest
+        #[arg(long)]
+        force: bool,
+        /// How long the guest may take
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(0..=3600))]
+        grace: u32,
+        #[command(flatten)]
+        follow: FollowOptions,
+    },
+    Reboot {
+        #[arg(required = true)]
+        names: Vec<String>,
+        /// Reset at once instead of asking the guest
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        follow: FollowOptions,
+    },
+    /// Stop its processors, keep its memory
+    Pause {
+        #[arg(required = true)]
+        names: Vec<String>,
+        #[command(flatten)]
+        follow: FollowOptions,
+    },
+    /// Let a paused VM go on
+    Resume {
+        #[arg(required = true)]
+        names: Vec<String>,
+        #[command(flatten)]
+        follow: FollowOptions,
+    },
+    /// End VMs and delete their disks
+    #[command(visible_alias = "rm")]
+    Delete {
+        #[arg(required = true)]
+        names: Vec<String>,
+        #[command(flatten)]
+        follow: FollowOptions,
+    },
+    /// The serial console; Ctrl-] ends it
+    Console { name: String },
+    /// Change processors, memory or labels; processors and memory while it is stopped
+    Set(Set),
+    /// Move a running VM to another host
+    Migrate(Migrate),
+}
+
+#[derive(Debug, Args)]
+pub struct Create {
+    pub name: Name,
+    /// The image its disk starts from; an empty disk if not given
+    #[arg(long)]
+    pub image: Option<Name>,
+    #[arg(long, default_value_t = 1)]
+    pub cpus: u32,
+    #[arg(long, default_value = "512MiB")]
+    pub memory: ByteSize,
+    /// Size of its disk; the image's if not given
+    #[arg(long, value_name = "SIZE")]
+    pub disk: Option<ByteSize>,
+    /// A network card: NETWORK[,ip=ADDRESS][,mac=MAC]; may be given several times
+    #[arg(long = "network", value_name = "NETWORK", value_parser = parse_nic)]
+    pub networks: Vec<NicSpec>,
+    /// cloud-init user-data
+    #[arg(long, value_name = "FILE")]
+    pub user_data: Option<PathBuf>,
+    /// KEY=VALUE; may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    pub labels: Vec<(String, String)>,
+    /// Run on this host and no other
+    #[arg(long)]
+    pub host: Option<Name>,
+    #[arg(long, default_value = "x86_64", value_parser = parse_arch)]
+    pub arch: Arch,
+    /// QEMU's name of the CPU model
+    #[arg(long)]
+    pub cpu_model: Option<String>,
+    #[arg(long, default_value = "bios", value_parser = parse_firmware)]
+    pub firmware: Firmware,
+    /// Do not start it
+    #[arg(long, conflicts_with = "wait")]
+    pub stopped: bool,
+    /// Wait until it runs (the default) or its guest answers
+    #[arg(long, value_enum, default_value_t, conflicts_with = "no_wait")]
+    pub wait: WaitFor,
+    /// Give up waiting for the guest after this long
+    #[arg(long, default_value = "5m", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Check everything, make nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub follow: FollowOptions,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum WaitFor {
+    #[default]
+    Running,
+    Ready,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+pub struct Set {
+    pub name: String,
+    #[arg(long, group = "change")]
+    pub cpus: Option<u32>,
+    #[arg(long, group = "change")]
+    pub memory: Option<ByteSize>,
+    /// KEY=VALUE sets a label, KEY- removes it
+    #[arg(long = "label", value_name = "LABEL", group = "change", value_parser = parse_label_change)]
+    pub labels: Vec<(String, Option<String>)>,
+}
+
+#[derive(Debug, Args)]
+pub struct Migrate {
+    pub name: String,
+    /// The destination; chosen by placement if not given
+    #[arg(long, value_name = "HOST")]
+    pub to: Option<Name>,
+    /// Whether the guest may go on at the destination before all its memory is there
+    #[arg(long, value_enum)]
+    pub post_copy: Option<PostCopyChoice>,
+    /// How long the guest may be stopped
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub max_downtime_ms: Option<u32>,
+    /// Limit for the memory stream
+    #[arg(long, value_name = "MIB_PER_S")]
+    pub bandwidth: Option<u32>,
+    #[command(flatten)]
+    pub follow: FollowOptions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PostCopyChoice {
+    Auto,
+    Never,
+    Always,
+}
+
+impl From<PostCopyChoice> for PostCopy {
+    fn from(choice: PostCopyChoice) -> Self {
+        match choice {
+            PostCopyChoice::Auto => Self::Auto,
+            PostCopyChoice::Never => Self::Never,
+            PostCopyChoice::Always => Self::Always,
+        }
+    }
+}
+
+/// `NETWORK[,ip=ADDRESS][,mac=MAC]`
+fn parse_nic(text: &str) -> Result<NicSpec, String> {
+    let mut parts = text.split(',');
+    let network = parts.next().unwrap_or_default().parse::<Name>().map_err(|error| error.to_string())?;
+    let mut nic = NicSpec { network, address: None, mac: None };
+    for part in parts {
+        match part.split_once('=') {
+            Some(("ip", value)) if nic.address.is_none() => {
+                nic.address = Some(value.parse().map_err(|_| format!("'{value}' is not an IP address"))?);
+            }
+            Some(("mac", value)) if nic.mac.is_none() => {
+                nic.mac = Some(value.parse::<MacAddress>().map_err(|error| error.to_string())?);
+            }
+            _ => return Err(format!("'{part}' is not known here: write NETWORK[,ip=ADDRESS][,mac=MAC]")),
+        }
+    }
+    Ok(nic)
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("'{text}' is not KEY=VALUE"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+fn parse_label_change(text: &str) -> Result<(String, Option<String>), String> {
+    match text.strip_suffix('-') {
+        Some(key) if !key.contains('=') => Ok((key.to_owned(), None)),
+        _ => parse_label(text).map(|(key, value)| (key, Some(value))),
+    }
+}
+
+/// By the names the API uses.
+fn parse_by_api_name<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(text.into()).map_err(|error| error.to_string())
+}
+fn parse_arch(text: &str) -> Result<Arch, String> {
+    parse_by_api_name(text)
+}
+fn parse_firmware(text: &str) -> Result<Firmware, String> {
+    parse_by_api_name(text)
+}

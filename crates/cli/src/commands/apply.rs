@@ -1,0 +1,230 @@
+//! Objects from files: apply, diff, delete. Also deleting by name, which all families share.
+//!
+//! Each object stands for itself: one that is refused does not keep the others from being tried.
+
+use gantry_api::rest::WriteQuery;
+use gantry_types::{ErrorClass, Operation, Problem, Resource};
+use serde::Serialize;
+use serde_json::Value;
+use similar::TextDiff;
+
+use super::{Failures, Session, announce};
+use crate::{
+    args::{Apply, Delete, Files, FollowOptions},
+    client::Client,
+    exit::Failure,
+    follow::follow,
+    kind::{Kind, with_kind},
+    manifest::{Object, read_all},
+    output::{note, print, yaml},
+};
+
+/// What is to be done to an object, evaluated with `$object` bound to the typed one.
+macro_rules! with_object {
+    ($any:expr, $object:ident => $body:expr) => {
+        match $any {
+            Object::Network($object) => $body,
+            Object::Image($object) => $body,
+            Object::Host($object) => $body,
+            Object::Vm($object) => {
+                let $object = &**$object;
+                $body
+            }
+        }
+    };
+}
+
+pub async fn apply(session: &Session, arguments: &Apply) -> Result<(), Failure> {
+    let objects = read_all(&arguments.files.files)?;
+    let client = session.client()?;
+    let mut failures = Failures::default();
+    let mut started = Vec::new();
+    for any in &objects {
+        let applied = with_object!(any, object => apply_one(session, &client, object, arguments.dry_run).await);
+        match applied {
+            Ok(operation) => started.extend(operation),
+            Err(problem) => failures.add(located(any, problem).into()),
+        }
+    }
+    follow_all(&client, &started, arguments.follow, &mut failures).await?;
+    failures.result()
+}
+
+/// With several objects at work, a problem has to say which one it is about.
+fn located(object: &Object, mut problem: Problem) -> Problem {
+    let place = format!("{}/{}", object.kind(), object.name());
+    if !problem.detail.contains(object.name()) {
+        problem.detail = format!("{place}: {}", problem.detail);
+    }
+    problem
+}
+
+/// Creates or updates, whatever is needed, and says what it was. The revision in the file does not matter: the file is
+/// what somebody wants, whatever happened in between.
+async fn apply_one<T: Resource>(
+    session: &Session,
+    client: &Client,
+    object: &T,
+    dry_run: bool,
+) -> Result<Option<Operation>, Problem> {
+    let write = WriteQuery { dry_run, revision: None };
+    let (changed, done) = match find::<T>(client, object.name()).await? {
+        None if T::KIND == Kind::Host.singular() => {
+            return Err(
+                Problem::not_found(T::KIND, object.name()).remedy("a host joins by itself: gantry host join URL TOKEN")
+            );
+        }
+        None => (client.create(object, &write).await?, "created"),
+        Some(current) if wanted(&current)? == wanted(object)? => {
+            announce(session.printer, &current, "unchanged")?;
+            return Ok(None);
+        }
+        Some(current) => {
+            let changed = client.update(object, &write).await?;
+            // The controller may find that defaults make both the same.
+            let same = wanted(&changed.object)? == wanted(&current)?;
+            (changed, if same { "unchanged" } else { "configured" })
+        }
+    };
+    let done = if dry_run { format!("{done} (dry run)") } else { done.to_owned() };
+    announce(session.printer, &changed.object, &done)?;
+    Ok(changed.operation.filter(|_| !dry_run))
+}
+
+async fn find<T: Resource>(client: &Client, name: &str) -> Result<Option<T>, Problem> {
+    match client.get::<T>(name).await {
+        Ok(object) => Ok(Some(object)),
+        Err(problem) if problem.class == ErrorClass::NotFound => Ok(None),
+        Err(problem) => Err(problem),
+    }
+}
+
+/// The part of an object that its owner decides.
+#[derive(Debug, PartialEq, Serialize)]
+struct Wanted {
+    labels: Value,
+    spec: Value,
+}
+
+fn wanted(object: &impl Resource) -> Result<Wanted, Problem> {
+    let unreadable = |error: serde_json::Error| Problem::permanent("unreadable-object", error.to_string());
+    let mut value = serde_json::to_value(object).map_err(unreadable)?;
+    let labels = serde_json::to_value(&object.metadata().labels).map_err(unreadable)?;
+    Ok(Wanted { labels, spec: value["spec"].take() })
+}
+
+/// Exits with 1 if apply would change something, as `diff` does.
+pub async fn diff(session: &Session, files: &Files) -> Result<(), Failure> {
+    let objects = read_all(&files.files)?;
+    let client = session.client()?;
+    let mut different = false;
+    for any in &objects {
+        let text = with_object!(any, object => diff_one(&client, object).await)?;
+        different |= !text.is_empty();
+        print(&text)?;
+    }
+    if different { Err(Failure::Silent(1)) } else { Ok(()) }
+}
+
+async fn diff_one<T: Resource>(client: &Client, object: &T) -> Result<String, Problem> {
+    let current = match find::<T>(client, object.name()).await? {
+        Some(current) => yaml(&wanted(&current)?)?,
+        None => String::new(),
+    };
+    let place = format!("{}/{}", T::KIND, object.name());
+    Ok(unified(&place, &current, &yaml(&wanted(object)?)?))
+}
+
+fn unified(place: &str, current: &str, wanted: &str) -> String {
+    if current == wanted {
+        return String::new();
+    }
+    let (now, file) = (format!("{place} (now)"), format!("{place} (file)"));
+    TextDiff::from_lines(current, wanted).unified_diff().context_radius(3).header(&now, &file).to_string()
+}
+
+pub async fn delete(session: &Session, arguments: &Delete) -> Result<(), Failure> {
+    if let Some(kind) = arguments.kind {
+        return delete_named(session, kind, &arguments.names, arguments.follow).await;
+    }
+    // What refers to others goes first.
+    let mut objects = read_all(&arguments.files)?;
+    objects.reverse();
+    let client = session.client()?;
+    let mut failures = Failures::default();
+    for object in &objects {
+        // One after the other: a network can't go while its VM is still there.
+        delete_one(session, &client, object.kind(), object.name(), arguments.follow, &mut failures).await?;
+    }
+    failures.result()
+}
+
+pub async fn delete_named(
+    session: &Session,
+    kind: Kind,
+    names: &[String],
+    options: FollowOptions,
+) -> Result<(), Failure> {
+    let client = session.client()?;
+    let mut failures = Failures::default();
+    for name in names {
+        delete_one(session, &client, kind, name, options, &mut failures).await?;
+    }
+    failures.result()
+}
+
+async fn delete_one(
+    session: &Session,
+    client: &Client,
+    kind: Kind,
+    name: &str,
+    options: FollowOptions,
+    failures: &mut Failures,
+) -> Result<(), Failure> {
+    let write = WriteQuery::default();
+    with_kind!(kind, T => match client.delete::<T>(name, &write).await {
+        Err(problem) => failures.add(problem.into()),
+        Ok(changed) => {
+            let failed_before = failures.count;
+            follow_all(client, changed.operation.as_slice(), options, failures).await?;
+            let waits = options.no_wait && changed.operation.is_some();
+            if failures.count == failed_before && !waits {
+                announce(session.printer, &changed.object, "deleted")?;
+            }
+        }
+    });
+    Ok(())
+}
+
+async fn follow_all(
+    client: &Client,
+    operations: &[Operation],
+    options: FollowOptions,
+    failures: &mut Failures,
+) -> Result<(), Failure> {
+    for operation in operations {
+        if options.no_wait {
+            note(&format!("operation {} is at work; follow it: gantry operation wait {0}", operation.name()));
+            continue;
+        }
+        match follow(client, operation).await {
+            Ok(_) => {}
+            // Whoever interrupts does not want the next one to be followed.
+            Err(interrupted @ Failure::Interrupted(_)) => return Err(interrupted),
+            Err(failure) => failures.add(failure),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diff_shows_what_changes_and_nothing_else() {
+        assert_eq!(unified("vm/web", "a: 1\n", "a: 1\n"), "");
+        let text = unified("vm/web", "a: 1\nb: 2\n", "a: 1\nb: 3\n");
+        assert_eq!(text, "--- vm/web (now)\n+++ vm/web (file)\n@@ -1,2 +1,2 @@\n a: 1\n-b: 2\n+b: 3\n");
+    }
+}

@@ -1,0 +1,198 @@
+//! Commands that work on any kind of object: get, describe, wait, and the lists of all families.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use gantry_api::rest::{Change, ListQuery};
+use gantry_types::{Event, Host, ObjectRef, Operation, Problem, Resource, Vm};
+use tokio::time::sleep;
+
+use super::Session;
+use crate::{
+    args::{EventCommand, Format, Get, ListOptions, Wait},
+    client::Client,
+    exit::Failure,
+    kind::{Kind, with_kind},
+    output::{self, Row, Surroundings, Table, note, now, print},
+};
+
+/// Before a broken watch is opened again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+pub async fn get(session: &Session, get: &Get) -> Result<(), Failure> {
+    with_kind!(get.kind, T => match &get.name {
+        None => list::<T>(session, &get.list, |_| true).await,
+        Some(name) if get.list.watch => {
+            session.client()?.get::<T>(name).await?;
+            list::<T>(session, &get.list, |object: &T| object.name() == name).await
+        }
+        Some(name) => show::<T>(session, name).await,
+    })
+}
+
+/// One object as a row, or whole in JSON or YAML.
+pub async fn show<T: Row>(session: &Session, name: &str) -> Result<(), Failure> {
+    let client = session.client()?;
+    let object = client.get::<T>(name).await?;
+    if session.printer.is_structured() {
+        return Ok(session.printer.one(&object)?);
+    }
+    let around = surroundings::<T>(session, &client).await?;
+    Ok(session.printer.list(&[object], &around)?)
+}
+
+/// `show NAME` of a family: everything for people, the object for programs.
+pub async fn show_all<T: Row>(session: &Session, name: &str) -> Result<(), Failure> {
+    if session.printer.is_structured() {
+        show::<T>(session, name).await
+    } else {
+        describe_one::<T>(session, name).await
+    }
+}
+
+/// All objects that `wanted` lets through; goes on with changes if that was asked for.
+pub async fn list<T: Row>(
+    session: &Session,
+    options: &ListOptions,
+    wanted: impl Fn(&T) -> bool,
+) -> Result<(), Failure> {
+    let client = session.client()?;
+    if options.watch {
+        return watch(session, &client, options, wanted).await;
+    }
+    let mut objects: Vec<T> = client.list(options.selector.as_deref()).await?;
+    objects.retain(|object| wanted(object));
+    let around = surroundings::<T>(session, &client).await?;
+    Ok(session.printer.list(&objects, &around)?)
+}
+
+/// Hosts are shown with the number of their VMs, which is nowhere in a host.
+async fn surroundings<T: Row>(session: &Session, client: &Client) -> Result<Surroundings, Problem> {
+    let mut around = Surroundings::at(now());
+    if T::KIND == Host::KIND && !session.printer.is_structured() {
+        let mut counts = BTreeMap::new();
+        for vm in client.list::<Vm>(None).await? {
+            if let Some(host) = vm.status.host {
+                *counts.entry(host.to_string()).or_insert(0) += 1;
+            }
+        }
+        around.vms_of_hosts = Some(counts);
+    }
+    Ok(around)
+}
+
+/// Prints a row (or document) for each object and each change, until interrupted. Survives the controller's restarts.
+async fn watch<T: Row>(
+    session: &Session,
+    client: &Client,
+    options: &ListOptions,
+    wanted: impl Fn(&T) -> bool,
+) -> Result<(), Failure> {
+    let mut query = ListQuery { selector: options.selector.clone(), ..ListQuery::default() };
+    let mut rows = Rows::default();
+    let mut told = false;
+    loop {
+        let problem = match client.watch::<T>(&query).await {
+            Ok(mut watch) => loop {
+                match watch.next().await {
+                    Ok(event) => {
+                        told = false;
+                        query.revision = query.revision.max(Some(event.revision).filter(|revision| *revision > 0));
+                        if let Some(object) = event.object.filter(|object| wanted(object)) {
+                            rows.print(session, &object, event.change)?;
+                        }
+                    }
+                    Err(problem) => break problem,
+                }
+            },
+            Err(problem) => problem,
+        };
+        match problem.code() {
+            // What was missed can't be told any more: begin again with all objects.
+            "revision-too-old" => query.revision = None,
+            _ if problem.is_transient() => {
+                if !told && problem.code() != "watch-ended" {
+                    note(&format!("{}; trying again", problem.detail));
+                    told = true;
+                }
+                sleep(PAUSE).await;
+            }
+            _ => return Err(problem.into()),
+        }
+    }
+}
+
+/// Rows that come one by one, below one header.
+#[derive(Default)]
+struct Rows {
+    header_printed: bool,
+}
+
+impl Rows {
+    fn print<T: Row>(&mut self, session: &Session, object: &T, change: Change) -> Result<(), Problem> {
+        match session.printer.format {
+            Format::Json => {
+                let line = serde_json::to_string(object)
+                    .map_err(|error| Problem::permanent("unprintable", error.to_string()))?;
+                return print(&(line + "\n"));
+            }
+            Format::Yaml => return print(&format!("---\n{}", output::yaml(object)?)),
+            Format::Name => return print(&format!("{}/{}\n", T::KIND, object.name())),
+            Format::Table | Format::Wide => {}
+        }
+        let wide = session.printer.format == Format::Wide;
+        let around = Surroundings::at(now());
+        let text = Table::of(std::slice::from_ref(object), wide, &around).render_spaced();
+        let mut lines = text.lines();
+        let header = lines.next().unwrap_or_default();
+        if !self.header_printed {
+            self.header_printed = true;
+            print(&format!("{header}\n"))?;
+        }
+        let gone = if change == Change::Deleted { "  (deleted)" } else { "" };
+        print(&lines.map(|line| format!("{line}{gone}\n")).collect::<String>())
+    }
+}
+
+pub async fn describe(session: &Session, kind: Kind, name: &str) -> Result<(), Failure> {
+    with_kind!(kind, T => describe_one::<T>(session, name).await)
+}
+
+async fn describe_one<T: Resource>(session: &Session, name: &str) -> Result<(), Failure> {
+    let client = session.client()?;
+    let object = client.get::<T>(name).await?;
+    let about = |reference: &ObjectRef| reference.kind == T::KIND && reference.name == object.metadata().name;
+    let mut events = client.list::<Event>(None).await?;
+    events.retain(|event| about(&event.spec.regarding));
+    events.sort_by_key(|event| event.metadata.created_at);
+    let mut operations = client.list::<Operation>(None).await?;
+    operations.retain(|operation| about(&operation.spec.target));
+    operations.sort_by_key(|operation| operation.metadata.created_at);
+    Ok(print(&output::describe(&object, &events, &operations, now()))?)
+}
+
+pub async fn wait(session: &Session, wait: &Wait) -> Result<(), Failure> {
+    let client = session.client()?;
+    with_kind!(wait.kind, T => crate::wait::wait_for::<T>(&client, &wait.name, &wait.condition, wait.timeout).await)?;
+    Ok(print(&format!("{}/{} is {}\n", wait.kind, wait.name, wait.condition))?)
+}
+
+pub async fn events(session: &Session, command: EventCommand) -> Result<(), Failure> {
+    let EventCommand::List { regarding, list: options } = command;
+    let regarding = regarding.as_deref().map(parse_reference).transpose()?;
+    let wanted = |event: &Event| {
+        regarding.as_ref().is_none_or(|(kind, name)| {
+            event.spec.regarding.kind == kind.singular() && event.spec.regarding.name.as_str() == name
+        })
+    };
+    list::<Event>(session, &options, wanted).await
+}
+
+/// `vm/web`
+fn parse_reference(text: &str) -> Result<(Kind, String), Problem> {
+    let malformed = |reason: String| {
+        Problem::invalid("invalid-reference", format!("'{text}' names no object: {reason}"))
+            .remedy("write it as KIND/NAME, for example vm/web")
+    };
+    let (kind, name) = text.split_once('/').ok_or_else(|| malformed("there is no '/' in it".to_owned()))?;
+    Ok((kind.parse().map_err(malformed)?, name.to_owned()))
+}

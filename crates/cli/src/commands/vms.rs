@@ -1,0 +1,181 @@
+//! `gantry vm …`
+
+use std::{collections::BTreeMap, future::Future};
+
+use gantry_api::rest::{Changed, MigrateRequest, RebootRequest, StopRequest, WriteQuery};
+use gantry_types::{Labels, PowerState, Problem, Vm, VmSpec};
+
+use super::{Failures, Session, announce, carry_out, objects};
+use crate::{
+    args::{FollowOptions, VmCommand, VmCreate, VmMigrate, VmSet, WaitFor},
+    client::Client,
+    console,
+    exit::Failure,
+    follow::figures_text,
+    output::{note, print},
+    wait::{Condition, wait_for},
+};
+
+pub async fn run(session: &Session, command: VmCommand) -> Result<(), Failure> {
+    match command {
+        VmCommand::Create(arguments) => create(session, *arguments).await,
+        VmCommand::List(options) => objects::list::<Vm>(session, &options, |_| true).await,
+        VmCommand::Show { name } => objects::show_all::<Vm>(session, &name).await,
+        VmCommand::Start { names, follow } => {
+            for_each(session, &names, follow, "started", async |client, name| client.start(name).await).await
+        }
+        VmCommand::Stop { names, force, grace, follow } => {
+            let request = StopRequest { grace_s: grace, force };
+            for_each(session, &names, follow, "stopped", async |client, name| client.stop(name, &request).await).await
+        }
+        VmCommand::Reboot { names, force, follow } => {
+            let request = RebootRequest { force };
+            for_each(session, &names, follow, "rebooted", async |client, name| client.reboot(name, &request).await)
+                .await
+        }
+        VmCommand::Pause { names, follow } => {
+            for_each(session, &names, follow, "paused", async |client, name| client.pause(name).await).await
+        }
+        VmCommand::Resume { names, follow } => {
+            for_each(session, &names, follow, "resumed", async |client, name| client.resume(name).await).await
+        }
+        VmCommand::Delete { names, follow } => {
+            let write = WriteQuery::default();
+            for_each(session, &names, follow, "deleted", async |client, name| client.delete(name, &write).await).await
+        }
+        VmCommand::Console { name } => console::attach(&session.client()?, &name).await,
+        VmCommand::Set(arguments) => set(session, arguments).await,
+        VmCommand::Migrate(arguments) => migrate(session, arguments).await,
+    }
+}
+
+/// Starts a verb on each VM, then follows all the operations. One failure does not keep the others from going on.
+async fn for_each<'a>(
+    session: &Session,
+    names: &'a [String],
+    options: FollowOptions,
+    done: &str,
+    verb: impl AsyncFn(&Client, &'a str) -> Result<Changed<Vm>, Problem>,
+) -> Result<(), Failure> {
+    let client = session.client()?;
+    let mut failures = Failures::default();
+    let mut begun = Vec::new();
+    for name in names {
+        match verb(&client, name).await {
+            Ok(changed) => begun.push(changed),
+            Err(problem) => failures.add(problem.into()),
+        }
+    }
+    for changed in &begun {
+        match carry_out(&client, changed, options).await {
+            Ok(_) if options.no_wait => {}
+            Ok(_) => announce(session.printer, &latest(&client, &changed.object).await, done)?,
+            // Whoever interrupts does not want the next one to be followed.
+            Err(interrupted @ Failure::Interrupted(_)) => return Err(interrupted),
+            Err(failure) => failures.add(failure),
+        }
+    }
+    failures.result()
+}
+
+/// The VM after its operation, for structured output; the older one if it is gone or can't be asked for.
+async fn latest(client: &Client, vm: &Vm) -> Vm {
+    client.get::<Vm>(vm.metadata.name.as_str()).await.unwrap_or_else(|_| vm.clone())
+}
+
+async fn create(session: &Session, arguments: VmCreate) -> Result<(), Failure> {
+    let client = session.client()?;
+    let vm = vm_of(&arguments)?;
+    let write = WriteQuery { dry_run: arguments.dry_run, revision: None };
+    let changed = client.create(&vm, &write).await?;
+    if arguments.dry_run {
+        return Ok(announce(session.printer, &changed.object, "created (dry run)")?);
+    }
+    let name = arguments.name.as_str();
+    if carry_out(&client, &changed, arguments.follow).await?.is_some() && arguments.wait == WaitFor::Ready {
+        note_waiting(name);
+        let ready = wait_for::<Vm>(&client, name, &Condition::Ready, arguments.timeout);
+        interruptible(ready, name).await?;
+    }
+    Ok(announce(session.printer, &latest(&client, &changed.object).await, "created")?)
+}
+
+fn note_waiting(name: &str) {
+    use std::io::IsTerminal;
+    if std::io::stderr().is_terminal() {
+        note(&format!("vm/{name} runs; waiting for its guest to answer"));
+    }
+}
+
+async fn interruptible(waiting: impl Future<Output = Result<(), Problem>>, name: &str) -> Result<(), Failure> {
+    tokio::select! {
+        result = waiting => Ok(result?),
+        _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted(format!("vm/{name} goes on starting"))),
+    }
+}
+
+fn vm_of(arguments: &VmCreate) -> Result<Vm, Problem> {
+    let user_data = match &arguments.user_data {
+        None => None,
+        Some(path) => Some(std::fs::read_to_string(path).map_err(|error| {
+            Problem::invalid("unreadable-file", format!("user-data '{}' could not be read: {error}", path.display()))
+                .remedy("check the path; user-data is a text file")
+        })?),
+    };
+    let spec = VmSpec {
+        cpus: arguments.cpus,
+        memory: arguments.memory,
+        image: arguments.image.clone(),
+        disk: arguments.disk,
+        nics: arguments.networks.clone(),
+        arch: arguments.arch,
+        cpu_model: arguments.cpu_model.clone(),
+        firmware: arguments.firmware,
+        user_data,
+        power: if arguments.stopped { PowerState::Stopped } else { PowerState::Running },
+        host: arguments.host.clone(),
+        migration: gantry_types::MigrationPolicy::default(),
+    };
+    let mut vm = Vm::new(arguments.name.clone(), spec);
+    vm.metadata.labels = Labels(arguments.labels.iter().cloned().collect::<BTreeMap<_, _>>());
+    Ok(vm)
+}
+
+async fn set(session: &Session, arguments: VmSet) -> Result<(), Failure> {
+    let client = session.client()?;
+    let mut vm = client.get::<Vm>(&arguments.name).await?;
+    vm.spec.cpus = arguments.cpus.unwrap_or(vm.spec.cpus);
+    vm.spec.memory = arguments.memory.unwrap_or(vm.spec.memory);
+    for (key, value) in arguments.labels {
+        match value {
+            Some(value) => vm.metadata.labels.0.insert(key, value),
+            None => vm.metadata.labels.0.remove(&key),
+        };
+    }
+    // It is sent with the revision that was read: somebody else's change in between is a conflict.
+    let changed = client.update(&vm, &WriteQuery::default()).await?;
+    carry_out(&client, &changed, FollowOptions::default()).await?;
+    Ok(announce(session.printer, &changed.object, "changed")?)
+}
+
+async fn migrate(session: &Session, arguments: VmMigrate) -> Result<(), Failure> {
+    let client = session.client()?;
+    let own_policy =
+        arguments.post_copy.is_some() || arguments.max_downtime_ms.is_some() || arguments.bandwidth.is_some();
+    let policy = if own_policy {
+        let mut policy = client.get::<Vm>(&arguments.name).await?.spec.migration;
+        policy.post_copy = arguments.post_copy.map_or(policy.post_copy, Into::into);
+        policy.max_downtime_ms = arguments.max_downtime_ms.unwrap_or(policy.max_downtime_ms);
+        policy.bandwidth_mib_per_s = arguments.bandwidth.unwrap_or(policy.bandwidth_mib_per_s);
+        Some(policy)
+    } else {
+        None
+    };
+    let changed = client.migrate(&arguments.name, &MigrateRequest { to: arguments.to, policy }).await?;
+    let Some(finished) = carry_out(&client, &changed, arguments.follow).await? else { return Ok(()) };
+    if session.printer.is_structured() {
+        return Ok(session.printer.one(&latest(&client, &changed.object).await)?);
+    }
+    let figures = finished.status.figures.as_ref().map_or_else(String::new, figures_text);
+    Ok(print(&format!("vm/{} migrated\n{figures}", arguments.name))?)
+}

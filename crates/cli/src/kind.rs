@@ -1,0 +1,118 @@
+//! Kinds of object by the names people type.
+
+use std::{fmt, str::FromStr};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Vm,
+    Host,
+    Image,
+    Network,
+    Operation,
+    Event,
+    Token,
+}
+
+impl Kind {
+    pub const ALL: [Self; 7] =
+        [Self::Vm, Self::Host, Self::Image, Self::Network, Self::Operation, Self::Event, Self::Token];
+
+    /// As in an object's `kind`.
+    pub fn singular(self) -> &'static str {
+        self.names()[0]
+    }
+
+    /// Singular, plural, short.
+    fn names(self) -> &'static [&'static str] {
+        match self {
+            Self::Vm => &["vm", "vms"],
+            Self::Host => &["host", "hosts"],
+            Self::Image => &["image", "images", "img"],
+            Self::Network => &["network", "networks", "net"],
+            Self::Operation => &["operation", "operations", "op", "ops"],
+            Self::Event => &["event", "events", "ev"],
+            Self::Token => &["token", "tokens"],
+        }
+    }
+}
+
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted = text.to_ascii_lowercase();
+        Self::ALL.into_iter().find(|kind| kind.names().contains(&wanted.as_str())).ok_or_else(|| {
+            let known: Vec<_> = Self::ALL.iter().map(|kind| kind.singular()).collect();
+            let shown: String = text.chars().filter(|c| !c.is_control()).take(40).collect();
+            format!("'{shown}' is not a kind of object; there are {}", known.join(", "))
+        })
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.singular())
+    }
+}
+
+/// Evaluates `$body` with `$type` standing for the type of objects of `$kind`.
+macro_rules! with_kind {
+    ($kind:expr, $type:ident => $body:expr) => {
+        match $kind {
+            $crate::kind::Kind::Vm => {
+                type $type = gantry_types::Vm;
+                $body
+            }
+            $crate::kind::Kind::Host => {
+                type $type = gantry_types::Host;
+                $body
+            }
+            $crate::kind::Kind::Image => {
+                type $type = gantry_types::Image;
+                $body
+            }
+            $crate::kind::Kind::Network => {
+                type $type = gantry_types::Network;
+                $body
+            }
+            $crate::kind::Kind::Operation => {
+                type $type = gantry_types::Operation;
+                $body
+            }
+            $crate::kind::Kind::Event => {
+                type $type = gantry_types::Event;
+                $body
+            }
+            $crate::kind::Kind::Token => {
+                type $type = gantry_types::ApiToken;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_kind;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_types::Resource;
+
+    #[test]
+    fn every_name_of_a_kind_means_it() {
+        for kind in Kind::ALL {
+            for name in kind.names() {
+                assert_eq!(name.parse(), Ok(kind));
+                assert_eq!(name.to_uppercase().parse(), Ok(kind));
+            }
+            with_kind!(kind, T => {
+                assert_eq!(T::KIND.parse(), Ok(kind));
+                assert_eq!(T::PLURAL.parse(), Ok(kind));
+                assert_eq!(T::KIND, kind.singular());
+            });
+        }
+        for bad in ["", "vmss", "pod", "vm ", "\u{1b}[31mvm"] {
+            let error = bad.parse::<Kind>().unwrap_err();
+            assert!(error.contains("operation") && !error.contains('\u{1b}'), "{error}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! The sample of `lab up --sample`: the image `guest` and the VM `hello`, made unless they are there.
+
+use std::{path::Path, time::Duration};
+
+use gantry_api::rest::{Changed, WriteQuery};
+use gantry_types::{
+    Arch, ByteSize, ErrorClass, Firmware, Image, ImagePhase, ImageSpec, MigrationPolicy, Name, NicSpec, PowerState,
+    Problem, Resource, Vm, VmSpec,
+};
+
+use crate::{
+    client::Client,
+    commands::upload,
+    exit::Failure,
+    follow::follow,
+    output::print,
+    wait::{Condition, wait_for},
+};
+
+const IMAGE: &str = "guest";
+const VM: &str = "hello";
+/// Under emulation on a busy machine a guest takes its time.
+const READY_LIMIT: Duration = Duration::from_secs(240);
+
+pub fn check_file(file: &Path) -> Result<(), Problem> {
+    if file.is_file() {
+        return Ok(());
+    }
+    Err(Problem::invalid("unreadable-file", format!("the sample '{}' is not a file", file.display()))
+        .remedy("name a disk image"))
+}
+
+pub async fn run(client: &Client, file: &Path) -> Result<(), Failure> {
+    import(client, file).await?;
+    if find::<Vm>(client, VM).await?.is_none() {
+        let changed = client.create(&sample_vm()?, &WriteQuery::default()).await?;
+        finish(client, changed).await?;
+    }
+    wait_for::<Vm>(client, VM, &Condition::Ready, READY_LIMIT).await?;
+    let vm = client.get::<Vm>(VM).await?;
+    Ok(print(&what_to_try(&vm))?)
+}
+
+async fn import(client: &Client, file: &Path) -> Result<(), Failure> {
+    match find::<Image>(client, IMAGE).await? {
+        Some(image) if image.status.phase == ImagePhase::Ready => return Ok(()),
+        // Left by an attempt that was interrupted.
+        Some(_) => {
+            let changed = client.delete::<Image>(IMAGE, &WriteQuery::default()).await?;
+            finish(client, changed).await?;
+        }
+        None => {}
+    }
+    client.create(&Image::new(name(IMAGE)?, ImageSpec::default()), &WriteQuery::default()).await?;
+    let changed = upload(client, IMAGE, file).await?;
+    finish(client, changed).await
+}
+
+async fn finish<T>(client: &Client, changed: Changed<T>) -> Result<(), Failure> {
+    match changed.operation {
+        Some(operation) => follow(client, &operation).await.map(drop),
+        None => Ok(()),
+    }
+}
+
+async fn find<T: Resource>(client: &Client, name: &str) -> Result<Option<T>, Problem> {
+    match client.get::<T>(name).await {
+        Ok(object) => Ok(Some(object)),
+        Err(problem) if problem.class == ErrorClass::NotFound => Ok(None),
+        Err(problem) => Err(problem),
+    }
+}
+
+fn name(text: &str) -> Result<Name, Failure> {
+    Ok(text.parse::<Name>().map_err(anyhow::Error::new)?)
+}
+
+fn sample_vm() -> Result<Vm, Failure> {
+    let spec = VmSpec {
+        cpus: 1,
+        memory: ByteSize::mib(256),
+        image: Some(name(IMAGE)?),
+        disk: None,
+        nics: vec![NicSpec { network: name("default")?, address: None, mac: None }],
+        arch: Arch::X86_64,
+        cpu_model: None,
+        firmware: Firmware::Bios,
+        user_data: None,
+        power: PowerState::Running,
+        host: None,
+        migration: MigrationPolicy::default(),
+    };
+    Ok(Vm::new(name(VM)?, spec))
+}
+
+fn what_to_try(vm: &Vm) -> String {
+    let host = vm.status.host.as_ref().map_or("-", Name::as_str);
+    let address = vm.status.nics.first().map_or_else(|| "-".to_owned(), |nic| nic.address.to_string());
+    let other = if host == "host-2" { "host-1" } else { "host-2" };
+    format!(
+        "VM '{VM}' runs on {host} and answers at {address}\n\
+         try:  curl http://{address}/\n      \
+         gantry vm list\n      \
+         gantry vm console {VM}                 (Ctrl-] ends it)\n      \
+         gantry vm migrate {VM} --to {other}\n      \
+         gantry lab unplug host-3 && gantry host list\n      \
+         gantry lab down\n"
+    )
+}

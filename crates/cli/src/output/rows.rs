@@ -1,0 +1,227 @@
+//! Each kind's columns.
+
+use gantry_types::{
+    ApiToken, ByteSize, Event, Host, HostState, Image, Network, Operation, Resource, StepState, Vm, VmPhase,
+};
+use serde::Serialize;
+
+use super::{Row, Surroundings, age, duration};
+
+/// A value's name in the API.
+pub fn api_name(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(text)) => text,
+        Ok(other) => other.to_string(),
+        Err(_) => "?".to_owned(),
+    }
+}
+
+fn or_dash<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+fn size_or_dash(size: ByteSize) -> String {
+    if size.bytes() == 0 { "-".to_owned() } else { size.approximate() }
+}
+
+impl Row for Vm {
+    const PLURAL_FOR_PEOPLE: &'static str = "VMs";
+    const HEADERS: &'static [&'static str] = &["NAME", "PHASE", "READY", "HOST", "CPUS", "MEMORY", "ADDRESS", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["IMAGE", "UUID", "CPU%", "RSS", "EPOCH"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        let status = &self.status;
+        let host = match (&status.host, &status.moving_to) {
+            (Some(host), Some(to)) => format!("{host} → {to}"),
+            (host, _) => or_dash(host.as_ref()),
+        };
+        let addresses: Vec<_> = status.nics.iter().map(|nic| nic.address.to_string()).collect();
+        vec![
+            self.metadata.name.to_string(),
+            status.phase.to_string(),
+            if status.phase == VmPhase::Running { yes_no(status.ready) } else { "-".to_owned() },
+            host,
+            self.spec.cpus.to_string(),
+            self.spec.memory.to_string(),
+            addresses.join(","),
+            age(self.metadata.created_at, around.now),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        let metrics = self.status.metrics;
+        vec![
+            or_dash(self.spec.image.as_ref()),
+            self.metadata.uuid.to_string(),
+            or_dash(metrics.map(|m| format!("{:.0}", m.cpu_percent))),
+            or_dash(metrics.map(|m| m.resident_memory.approximate())),
+            self.status.epoch.to_string(),
+        ]
+    }
+}
+
+pub fn yes_no(value: bool) -> String {
+    if value { "yes" } else { "no" }.to_owned()
+}
+
+impl Row for Host {
+    const PLURAL_FOR_PEOPLE: &'static str = "hosts";
+    const HEADERS: &'static [&'static str] = &["NAME", "STATE", "VMS", "CPUS", "MEMORY", "ACCEL", "ADDRESS", "SEEN"];
+    const WIDE_HEADERS: &'static [&'static str] = &["CPU%", "LOAD", "ARCH", "QEMU", "KERNEL", "UNDERLAY", "POST-COPY"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        let status = &self.status;
+        let inventory = status.inventory.as_ref();
+        let state = api_name(&status.state);
+        let memory = match (status.metrics, inventory) {
+            (Some(metrics), Some(inventory)) if status.state == HostState::Ready => {
+                format!("{} / {}", metrics.memory_used.approximate(), inventory.memory.approximate())
+            }
+            (_, inventory) => or_dash(inventory.map(|i| format!("- / {}", i.memory.approximate()))),
+        };
+        vec![
+            self.metadata.name.to_string(),
+            if self.spec.cordoned { format!("{state},cordoned") } else { state },
+            or_dash(around.vms_of_hosts.as_ref().map(|vms| vms.get(self.name()).copied().unwrap_or(0))),
+            or_dash(inventory.map(|i| i.cpu.count)),
+            memory,
+            or_dash(inventory.map(|i| if i.kvm { "kvm" } else { "tcg" })),
+            status.agent_address.clone(),
+            age(status.last_seen, around.now),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        let (metrics, inventory) = (self.status.metrics, self.status.inventory.as_ref());
+        vec![
+            or_dash(metrics.map(|m| format!("{:.0}", m.cpu_percent))),
+            or_dash(metrics.map(|m| format!("{:.2}", m.load_1m))),
+            or_dash(inventory.map(|i| i.arch)),
+            or_dash(inventory.map(|i| &i.qemu_version)),
+            or_dash(inventory.map(|i| &i.kernel)),
+            self.status.underlay_address.clone(),
+            or_dash(inventory.map(|i| yes_no(i.post_copy))),
+        ]
+    }
+}
+
+impl Row for Image {
+    const PLURAL_FOR_PEOPLE: &'static str = "images";
+    const HEADERS: &'static [&'static str] = &["NAME", "PHASE", "VIRTUAL", "FILE", "FORMAT", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["DIGEST", "REASON"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        let status = &self.status;
+        vec![
+            self.metadata.name.to_string(),
+            api_name(&status.phase),
+            size_or_dash(status.virtual_size),
+            size_or_dash(status.file_size),
+            or_dash(status.source_format.or(self.spec.format)),
+            age(self.metadata.created_at, around.now),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        vec![or_dash(self.status.digest.as_ref()), or_dash(self.status.reason.as_ref())]
+    }
+}
+
+impl Row for Network {
+    const PLURAL_FOR_PEOPLE: &'static str = "networks";
+    const HEADERS: &'static [&'static str] = &["NAME", "VNI", "SUBNET", "MTU", "USED", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["GATEWAY", "EXTERNAL VTEPS", "UUID"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        vec![
+            self.metadata.name.to_string(),
+            self.status.vni.to_string(),
+            self.spec.subnet.cidr.to_string(),
+            self.spec.mtu.to_string(),
+            self.status.leases.len().to_string(),
+            age(self.metadata.created_at, around.now),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        let vteps: Vec<_> = self.spec.external_vteps.iter().map(ToString::to_string).collect();
+        vec![or_dash(self.spec.subnet.gateway), vteps.join(","), self.metadata.uuid.to_string()]
+    }
+}
+
+impl Row for Operation {
+    const PLURAL_FOR_PEOPLE: &'static str = "operations";
+    const HEADERS: &'static [&'static str] = &["NAME", "ACTION", "TARGET", "PHASE", "STEP", "AGE", "DURATION"];
+    const WIDE_HEADERS: &'static [&'static str] = &["BY", "ERROR"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        let status = &self.status;
+        let span = status.started_at.map(|started| duration(status.finished_at.unwrap_or(around.now).since(started)));
+        vec![
+            self.metadata.name.to_string(),
+            self.spec.action.verb().to_owned(),
+            self.spec.target.to_string(),
+            api_name(&status.phase),
+            current_step(self),
+            age(self.metadata.created_at, around.now),
+            or_dash(span),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        let error = self.status.error.as_ref().map(|problem| &problem.detail);
+        vec![self.spec.requested_by.clone(), or_dash(error)]
+    }
+}
+
+/// `3/6 image`: the step that is at work, or the last one that was.
+pub fn current_step(operation: &Operation) -> String {
+    let steps = &operation.status.steps;
+    let at_work = |state: StepState| matches!(state, StepState::Running | StepState::Failed);
+    let position = steps.iter().rposition(|step| at_work(step.state)).or_else(|| {
+        if operation.status.phase.is_finished() {
+            return steps.iter().rposition(|step| step.state == StepState::Done);
+        }
+        steps.iter().position(|step| step.state == StepState::Pending)
+    });
+    position.map_or_else(|| "-".to_owned(), |at| format!("{}/{} {}", at + 1, steps.len(), steps[at].name))
+}
+
+impl Row for Event {
+    const PLURAL_FOR_PEOPLE: &'static str = "events";
+    const HEADERS: &'static [&'static str] = &["AGE", "SEVERITY", "REASON", "OBJECT", "MESSAGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["HOST", "OPERATION"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        vec![
+            age(self.metadata.created_at, around.now),
+            api_name(&self.spec.severity),
+            self.spec.reason.clone(),
+            self.spec.regarding.to_string(),
+            self.spec.message.clone(),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        vec![or_dash(self.spec.host.as_ref()), or_dash(self.spec.operation.as_ref())]
+    }
+}
+
+impl Row for ApiToken {
+    const PLURAL_FOR_PEOPLE: &'static str = "tokens";
+    const HEADERS: &'static [&'static str] = &["NAME", "ROLE", "EXPIRES", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["UUID"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        vec![
+            self.metadata.name.to_string(),
+            api_name(&self.spec.role),
+            self.spec.expires_at.map_or_else(|| "never".to_owned(), |at| at.to_string()),
+            age(self.metadata.created_at, around.now),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        vec![self.metadata.uuid.to_string()]
+    }
+}

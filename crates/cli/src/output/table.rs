@@ -1,0 +1,95 @@
+//! Tables: aligned columns without lines, as narrow as the terminal if there is one.
+
+use std::collections::BTreeMap;
+
+use comfy_table::{ContentArrangement, Table as Grid, presets};
+use gantry_types::{Resource, Timestamp};
+
+use super::printable;
+
+/// What rows show besides their object.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    pub now: Timestamp,
+    /// How many VMs each host has; absent where nobody asked.
+    pub vms_of_hosts: Option<BTreeMap<String, usize>>,
+}
+
+impl Surroundings {
+    pub fn at(now: Timestamp) -> Self {
+        Self { now, vms_of_hosts: None }
+    }
+}
+
+/// A kind of object as a row of a table.
+pub trait Row: Resource {
+    /// As in "no VMs".
+    const PLURAL_FOR_PEOPLE: &'static str;
+    const HEADERS: &'static [&'static str];
+    /// Further columns of `-o wide`.
+    const WIDE_HEADERS: &'static [&'static str];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String>;
+    fn wide_cells(&self) -> Vec<String>;
+}
+
+/// Text in rows and columns.
+#[derive(Debug, Clone, Default)]
+pub struct Table {
+    headers: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub fn new(headers: &[&str]) -> Self {
+        Self { headers: headers.iter().map(|&header| header.to_owned()).collect(), rows: Vec::new() }
+    }
+
+    pub fn of<T: Row>(objects: &[T], wide: bool, around: &Surroundings) -> Self {
+        let mut table = Self::new(T::HEADERS);
+        if wide {
+            table.headers.extend(T::WIDE_HEADERS.iter().map(|&header| header.to_owned()));
+        }
+        for object in objects {
+            let mut cells = object.cells(around);
+            if wide {
+                cells.extend(object.wide_cells());
+            }
+            table.row(cells);
+        }
+        table
+    }
+
+    pub fn row(&mut self, cells: Vec<String>) {
+        assert_eq!(cells.len(), self.headers.len(), "a row has a cell for each header");
+        // An empty cell would let the eye slip into the next column.
+        let clean = |cell: String| if cell.is_empty() { "-".to_owned() } else { printable(&cell).replace('\n', " ") };
+        self.rows.push(cells.into_iter().map(clean).collect());
+    }
+
+    /// For rows that are printed one at a time: every column has a width of its own, whatever is in it, so that
+    /// rows printed later stand below the earlier ones.
+    pub fn render_spaced(&self) -> String {
+        const COLUMN: usize = 14;
+        let line = |cells: &[String]| {
+            let padded: String = cells.iter().map(|cell| format!("{cell:<COLUMN$}  ")).collect();
+            padded.trim_end().to_owned() + "\n"
+        };
+        std::iter::once(&self.headers).chain(&self.rows).map(|cells| line(cells)).collect()
+    }
+
+    /// Lines of at most `width` columns, long cells wrapped; without a width each row is one line.
+    pub fn render(&self, width: Option<u16>) -> String {
+        let mut grid = Grid::new();
+        grid.load_style(presets::NOTHING).force_no_tty();
+        match width {
+            Some(width) => grid.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
+            None => grid.set_content_arrangement(ContentArrangement::Disabled),
+        };
+        grid.set_header(&self.headers).add_rows(&self.rows);
+        for column in grid.column_iter_mut() {
+            column.set_padding((0, 2));
+        }
+        grid.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
+    }
+}
