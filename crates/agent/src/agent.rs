@@ -17,7 +17,6 @@ use uuid::Uuid;
 use crate::host::Host;
 use crate::images::Images;
 use crate::migration::{decide_unknown, settled_report};
-use crate::networks::Place;
 use crate::problem::problem;
 use crate::records::Loaded;
 use crate::vm::{self, Command, VmHandle};
@@ -40,8 +39,7 @@ impl Agent {
     pub async fn take_up(&self, loaded: Vec<Loaded>) {
         for (vm, record) in &loaded {
             if let Ok(record) = record {
-                let place = if record.is_receiving() { Place::Coming } else { Place::Here };
-                self.host.networks.remember(*vm, &record.assignment.nics, record.owner_uid, place).await;
+                self.host.networks.remember(*vm, &record.assignment.nics, record.owner_uid, record.place()).await;
             }
         }
         if let Err(error) = self.host.networks.reapply().await {
@@ -60,10 +58,6 @@ impl Agent {
                 }
             }
         }
-    }
-
-    pub async fn networks_generation(&self) -> u64 {
-        self.host.networks.generation().await
     }
 
     pub async fn observations(&self) -> Vec<VmObservation> {

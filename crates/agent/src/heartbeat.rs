@@ -37,7 +37,7 @@ pub(crate) async fn run(host: Arc<Host>, agent: Arc<Agent>, http: reqwest::Clien
             inventory: host.qemu.inventory(&host.pool),
             metrics: meter.measure(),
             vms: agent.observations().await,
-            networks_generation: agent.networks_generation().await,
+            networks_generation: host.networks.generation(),
         };
         let request = http.post(&url).timeout(ANSWER_LIMIT).json(&heartbeat);
         match gantry_hostlink::answer::<HeartbeatReply>("the controller", request).await {

@@ -12,6 +12,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use gantry_api::agent::NicAssignment;
 use gantry_network::{DataPlane, PortRef};
@@ -45,6 +46,8 @@ pub(crate) struct Networks {
     underlay_address: IpAddr,
     path: PathBuf,
     state: Mutex<State>,
+    /// Of `state.desired`; read by heartbeats, which must not wait for the kernel.
+    generation: AtomicU64,
 }
 
 #[derive(Default)]
@@ -65,12 +68,13 @@ impl Networks {
             Err(error) if error.kind() == io::ErrorKind::NotFound => HostNetworks::default(),
             Err(error) => return Err(damaged(error.to_string())),
         };
+        let generation = AtomicU64::new(desired.generation);
         let state = Mutex::new(State { desired, vms: BTreeMap::new() });
-        Ok(Self { plane, underlay_address, path, state })
+        Ok(Self { plane, underlay_address, path, state, generation })
     }
 
-    pub async fn generation(&self) -> u64 {
-        self.state.lock().await.desired.generation
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
     }
 
     /// Takes over what the controller wants and makes it so.
@@ -84,7 +88,7 @@ impl Networks {
         }
         let plan = merged(desired, &state.vms, self.underlay_address);
         self.plane
-            .apply(&for_plane(&plan))
+            .apply(&plan)
             .await
             .map_err(|error| problem("networks-not-applied", "this host's networks", &error))?;
         if state.desired != *desired {
@@ -95,6 +99,7 @@ impl Networks {
                 Problem::transient("networks-not-written", format!("cannot write {}: {error}", self.path.display()))
             })?;
             state.desired = desired.clone();
+            self.generation.store(desired.generation, Ordering::Relaxed);
         }
         Ok(())
     }
@@ -104,7 +109,7 @@ impl Networks {
         let state = self.state.lock().await;
         let plan = merged(&state.desired, &state.vms, self.underlay_address);
         self.plane
-            .apply(&for_plane(&plan))
+            .apply(&plan)
             .await
             .map_err(|error| problem("networks-not-applied", "this host's networks", &error))?;
         Ok(())
@@ -125,10 +130,9 @@ impl Networks {
             self.plane.remove_port(&port_ref(nic)).await.map_err(failed)?;
         }
         let plan = merged(&state.desired, &state.vms, self.underlay_address);
-        let plan = for_plane(&plan);
         for nic in nics {
             let network = plan.networks.iter().find(|network| network.vni == nic.vni);
-            let port = network.and_then(|network| network.ports.iter().find(|port| port.id == nic.port));
+            let port = network.and_then(|network| network.local.iter().find(|port| port.id == nic.port));
             if let (Some(network), Some(port)) = (network, port) {
                 self.plane.ensure_port(network, port).await.map_err(failed)?;
             }
@@ -173,34 +177,7 @@ impl Networks {
 }
 
 fn port_ref(nic: &NicAssignment) -> PortRef {
-    PortRef { vni: nic.vni, id: nic.port, mac: gantry_network::MacAddress(nic.mac.0) }
-}
-
-fn for_plane(networks: &HostNetworks) -> gantry_network::HostNetworks {
-    let mac = |mac: gantry_types::MacAddress| gantry_network::MacAddress(mac.0);
-    let local = |port: &LocalPort| gantry_network::LocalPort {
-        id: port.id,
-        owner_uid: port.owner_uid,
-        mac: mac(port.mac),
-        addresses: port.addresses.clone(),
-        active: port.active,
-    };
-    let remote = |port: &RemotePort| gantry_network::RemotePort {
-        mac: mac(port.mac),
-        addresses: port.addresses.clone(),
-        vtep: port.vtep,
-    };
-    let network = |network: &HostNetwork| gantry_network::HostNetwork {
-        uuid: network.uuid,
-        name: network.name.clone(),
-        vni: network.vni,
-        mtu: network.mtu,
-        underlay_address: network.underlay_address,
-        ports: network.local.iter().map(local).collect(),
-        remote: network.remote.iter().map(remote).collect(),
-        external_vteps: network.external_vteps.clone(),
-    };
-    gantry_network::HostNetworks { networks: networks.networks.iter().map(network).collect() }
+    PortRef { vni: nic.vni, id: nic.port, mac: nic.mac }
 }
 
 fn merged(desired: &HostNetworks, vms: &BTreeMap<Uuid, VmPorts>, underlay_address: IpAddr) -> HostNetworks {

@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::config::create_passable;
 use crate::durable;
+use crate::networks::Place;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,6 +77,18 @@ pub(crate) enum MigrationRole {
 impl Record {
     pub fn is_receiving(&self) -> bool {
         self.migration.as_ref().is_some_and(|migration| migration.state == MigrationState::Receiving)
+    }
+
+    /// Where the guest's frames go.
+    pub fn place(&self) -> Place {
+        let Some(migration) = &self.migration else { return Place::Here };
+        match (&migration.role, migration.state) {
+            (MigrationRole::Destination { .. }, MigrationState::Receiving) => Place::Coming,
+            (MigrationRole::Source(request), MigrationState::Committing | MigrationState::Moved) => {
+                Place::Left(request.endpoint.address)
+            }
+            _ => Place::Here,
+        }
     }
 }
 

@@ -1,68 +1,44 @@
-//! What a host's data plane should carry. Pure data, sent by the controller and kept by the agent.
+//! What a host's data plane should carry, as the controller describes it: checks, and the names that follow from it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use crate::error::{NetworkError, Result};
-use crate::mac::MacAddress;
+use crate::mac::{EthernetAddress, MacAddress};
 use crate::names;
 
-/// Everything one host should carry.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostNetworks {
-    pub networks: Vec<HostNetwork>,
+pub use gantry_types::{HostNetwork, HostNetworks, LocalPort, RemotePort};
+
+/// What can be wrong with a description.
+pub trait Validate {
+    /// Refuses what the kernel would misinterpret: clashing VNIs, names, MACs or addresses, mixed address families.
+    fn validate(&self) -> Result<()>;
 }
 
-/// One network as one host sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HostNetwork {
-    pub uuid: Uuid,
-    pub name: String,
-    /// VXLAN network identifier, 1 to 16,777,215.
-    pub vni: u32,
-    /// MTU inside the network, in bytes, without the VXLAN overhead.
-    pub mtu: u32,
-    /// This host's VTEP address.
-    pub underlay_address: IpAddr,
-    #[serde(default)]
-    pub ports: Vec<LocalPort>,
-    /// Ports on other hosts, and outside machines whose address and VTEP are known.
-    #[serde(default)]
-    pub remote: Vec<RemotePort>,
-    /// VTEPs outside Gantry: they get what has no known destination, and learn by themselves.
-    #[serde(default)]
-    pub external_vteps: Vec<IpAddr>,
+/// The devices of a network on a host.
+pub trait NetworkDevices {
+    fn bridge(&self) -> String;
+    fn vxlan(&self) -> String;
 }
 
-/// A port whose tap is on this host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LocalPort {
-    pub id: Uuid,
-    /// The unprivileged user that may attach to the tap.
-    pub owner_uid: u32,
-    pub mac: MacAddress,
-    /// The source addresses the guest may use. Its EUI-64 link-local address is always allowed.
-    pub addresses: Vec<IpAddr>,
-    /// False while the port is prepared but its MAC still lives elsewhere (a migration's destination).
-    pub active: bool,
-}
+impl NetworkDevices for HostNetwork {
+    fn bridge(&self) -> String {
+        names::bridge_name(self.vni)
+    }
 
-impl LocalPort {
-    pub fn tap(&self) -> String {
-        names::tap_name(self.id)
+    fn vxlan(&self) -> String {
+        names::vxlan_name(self.vni)
     }
 }
 
-/// A port reached through another VTEP.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RemotePort {
-    pub mac: MacAddress,
-    #[serde(default)]
-    pub addresses: Vec<IpAddr>,
-    pub vtep: IpAddr,
+/// The device of a port.
+pub trait PortDevice {
+    fn tap(&self) -> String;
+}
+
+impl PortDevice for LocalPort {
+    fn tap(&self) -> String {
+        names::tap_name(self.id)
+    }
 }
 
 /// Below this the kernel has no IPv6 on a device (RFC 8200).
@@ -70,20 +46,19 @@ const IPV6_MINIMUM_MTU_BYTES: u32 = 1280;
 /// From what every IPv4 host must take (RFC 791) to what fits a UDP datagram with the VXLAN overhead.
 const MTU_RANGE_BYTES: std::ops::RangeInclusive<u32> = 576..=65_000;
 
-impl HostNetworks {
-    /// Refuses what the kernel would misinterpret: clashing VNIs, names, MACs or addresses, mixed address families.
-    pub fn validate(&self) -> Result<()> {
+impl Validate for HostNetworks {
+    fn validate(&self) -> Result<()> {
         let mut vnis = BTreeMap::new();
         let mut taps = BTreeMap::new();
         for network in &self.networks {
             network.validate()?;
             if let Some(other) = vnis.insert(network.vni, &network.name) {
-                return Err(network.invalid(format!("VNI {} is also used by network '{other}'", network.vni)));
+                return Err(invalid(network, format!("VNI {} is also used by network '{other}'", network.vni)));
             }
-            for port in &network.ports {
+            for port in &network.local {
                 if let Some(other) = taps.insert(port.tap(), port.id) {
                     let tap = port.tap();
-                    return Err(network.invalid(format!("ports {} and {other} both derive the tap '{tap}'", port.id)));
+                    return Err(invalid(network, format!("ports {} and {other} both derive the tap '{tap}'", port.id)));
                 }
             }
         }
@@ -91,87 +66,85 @@ impl HostNetworks {
     }
 }
 
-impl HostNetwork {
-    pub fn bridge(&self) -> String {
-        names::bridge_name(self.vni)
-    }
-
-    pub fn vxlan(&self) -> String {
-        names::vxlan_name(self.vni)
-    }
-
-    /// The checks of [`HostNetworks::validate`] that need one network only.
-    pub fn validate(&self) -> Result<()> {
+impl Validate for HostNetwork {
+    fn validate(&self) -> Result<()> {
         if self.vni == 0 || self.vni >= 1 << 24 {
-            return Err(self.invalid(format!("VNI {} is outside 1 to 16777215", self.vni)));
+            return Err(invalid(self, format!("VNI {} is outside 1 to 16777215", self.vni)));
         }
         if !MTU_RANGE_BYTES.contains(&self.mtu) {
             let (low, high) = (MTU_RANGE_BYTES.start(), MTU_RANGE_BYTES.end());
-            return Err(self.invalid(format!("MTU {} is outside {low} to {high}", self.mtu)));
+            return Err(invalid(self, format!("MTU {} is outside {low} to {high}", self.mtu)));
         }
         let vteps = self.remote.iter().map(|r| r.vtep).chain(self.external_vteps.iter().copied());
         for vtep in vteps {
             if vtep.is_ipv4() != self.underlay_address.is_ipv4() {
                 let own = self.underlay_address;
-                return Err(self.invalid(format!("VTEP {vtep} and this host's {own} differ in address family")));
+                return Err(invalid(self, format!("VTEP {vtep} and this host's {own} differ in address family")));
             }
             if vtep.is_unspecified() || vtep.is_multicast() {
-                return Err(self.invalid(format!("{vtep} is not a unicast VTEP address")));
+                return Err(invalid(self, format!("{vtep} is not a unicast VTEP address")));
             }
         }
-        self.validate_macs()?;
-        self.validate_addresses()
+        validate_macs(self)?;
+        validate_addresses(self)
     }
+}
 
-    fn validate_macs(&self) -> Result<()> {
-        let mut local = BTreeMap::new();
-        for port in &self.ports {
-            if let Some(other) = local.insert(port.mac, port.id) {
-                return Err(self.invalid(format!("ports {} and {other} both have MAC {}", port.id, port.mac)));
-            }
+fn validate_macs(network: &HostNetwork) -> Result<()> {
+    let mut local = BTreeMap::new();
+    for port in &network.local {
+        if let Some(other) = local.insert(port.mac, port.id) {
+            return Err(invalid(network, format!("ports {} and {other} both have MAC {}", port.id, port.mac)));
         }
-        let mut remote = BTreeMap::new();
-        for port in &self.remote {
-            if let Some(other) = remote.insert(port.mac, port.vtep) {
-                return Err(self.invalid(format!("MAC {} is given to both VTEPs {other} and {}", port.mac, port.vtep)));
-            }
-        }
-        for mac in local.keys().chain(remote.keys()) {
-            if mac.is_multicast() || *mac == MacAddress::ZERO {
-                return Err(self.invalid(format!("{mac} is not a unicast MAC address")));
-            }
-        }
-        Ok(())
     }
+    let mut remote = BTreeMap::new();
+    for port in &network.remote {
+        if let Some(other) = remote.insert(port.mac, port.vtep) {
+            return Err(invalid(network, format!("MAC {} is given to both VTEPs {other} and {}", port.mac, port.vtep)));
+        }
+    }
+    for mac in local.keys().chain(remote.keys()) {
+        if mac.is_multicast() || *mac == MacAddress::ZERO {
+            return Err(invalid(network, format!("{mac} is not a unicast MAC address")));
+        }
+    }
+    Ok(())
+}
 
-    fn validate_addresses(&self) -> Result<()> {
-        let local = self.ports.iter().map(|p| (p.mac, &p.addresses));
-        let remote = self.remote.iter().map(|p| (p.mac, &p.addresses));
-        let mut owners = BTreeMap::new();
-        for (mac, addresses) in local.chain(remote) {
-            for address in addresses {
-                if let Some(other) = owners.insert(*address, mac).filter(|other| *other != mac) {
-                    return Err(self.invalid(format!("address {address} belongs to both {other} and {mac}")));
-                }
-                if address.is_ipv6() && self.mtu < IPV6_MINIMUM_MTU_BYTES {
-                    let least = IPV6_MINIMUM_MTU_BYTES;
-                    return Err(self.invalid(format!("{address} needs an MTU of at least {least}, not {}", self.mtu)));
-                }
-                if address.is_unspecified() || address.is_multicast() {
-                    return Err(self.invalid(format!("{address} is not a unicast address")));
-                }
+fn validate_addresses(network: &HostNetwork) -> Result<()> {
+    let local = network.local.iter().map(|p| (p.mac, &p.addresses));
+    let remote = network.remote.iter().map(|p| (p.mac, &p.addresses));
+    let mut owners = BTreeMap::new();
+    for (mac, addresses) in local.chain(remote) {
+        for address in addresses {
+            if let Some(other) = owners.insert(*address, mac).filter(|other| *other != mac) {
+                return Err(invalid(network, format!("address {address} belongs to both {other} and {mac}")));
+            }
+            if address.is_ipv6() && network.mtu < IPV6_MINIMUM_MTU_BYTES {
+                let least = IPV6_MINIMUM_MTU_BYTES;
+                return Err(invalid(
+                    network,
+                    format!("{address} needs an MTU of at least {least}, not {}", network.mtu),
+                ));
+            }
+            if address.is_unspecified() || address.is_multicast() {
+                return Err(invalid(network, format!("{address} is not a unicast address")));
             }
         }
-        Ok(())
     }
+    Ok(())
+}
 
-    fn invalid(&self, problem: String) -> NetworkError {
-        NetworkError::Invalid { network: self.name.clone(), problem }
-    }
+fn invalid(network: &HostNetwork, problem: String) -> NetworkError {
+    NetworkError::Invalid { network: network.name.clone(), problem }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use uuid::Uuid;
+
     use super::*;
 
     fn network() -> HostNetwork {
@@ -182,7 +155,7 @@ mod tests {
             vni: 100,
             mtu: 1400,
             underlay_address: "10.77.0.1".parse().unwrap(),
-            ports: (1..3)
+            local: (1..3)
                 .map(|n| LocalPort {
                     id: Uuid::from_u128(n.into()),
                     owner_uid: 64_000,
@@ -205,13 +178,13 @@ mod tests {
             ("MTU 575", |n| n.mtu = 575),
             ("differ in address family", |n| n.external_vteps.push("fd00::1".parse().unwrap())),
             ("not a unicast VTEP", |n| n.remote[0].vtep = "239.0.0.1".parse().unwrap()),
-            ("both have MAC", |n| n.ports[1].mac = n.ports[0].mac),
+            ("both have MAC", |n| n.local[1].mac = n.local[0].mac),
             ("to both VTEPs", |n| n.remote.push(RemotePort { vtep: n.external_vteps[0], ..n.remote[0].clone() })),
             ("not a unicast MAC", |n| n.remote[0].mac = MacAddress([0xff; 6])),
-            ("not a unicast MAC", |n| n.ports[0].mac = MacAddress::ZERO),
-            ("belongs to both", |n| n.remote[0].addresses = n.ports[0].addresses.clone()),
-            ("not a unicast address", |n| n.ports[0].addresses.push(IpAddr::from([0, 0, 0, 0]))),
-            ("at least 1280", |n| (n.mtu, n.ports[0].addresses) = (1279, vec!["fd00::1".parse().unwrap()])),
+            ("not a unicast MAC", |n| n.local[0].mac = MacAddress::ZERO),
+            ("belongs to both", |n| n.remote[0].addresses = n.local[0].addresses.clone()),
+            ("not a unicast address", |n| n.local[0].addresses.push(IpAddr::from([0, 0, 0, 0]))),
+            ("at least 1280", |n| (n.mtu, n.local[0].addresses) = (1279, vec!["fd00::1".parse().unwrap()])),
         ];
         for (part, break_it) in wrong {
             let mut network = network();
@@ -226,12 +199,12 @@ mod tests {
     #[test]
     fn a_migrating_port_may_be_both_here_and_there() {
         let mut network = network();
-        network.ports[0].active = false;
-        let port = &network.ports[0];
+        network.local[0].active = false;
+        let port = &network.local[0];
         let addresses = port.addresses.clone();
         network.remote.push(RemotePort { mac: port.mac, addresses, vtep: "10.77.0.2".parse().unwrap() });
         network.validate().unwrap();
-        let mut twice = HostNetworks { networks: vec![network.clone(), network] };
+        let mut twice = HostNetworks { generation: 1, networks: vec![network.clone(), network] };
         assert!(twice.validate().unwrap_err().to_string().contains("VNI 100 is also used"));
         twice.networks[1].vni = 101;
         assert!(twice.validate().unwrap_err().to_string().contains("both derive the tap"));

@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
-use crate::desired::{HostNetwork, HostNetworks, LocalPort};
+use crate::desired::{HostNetwork, HostNetworks, LocalPort, Validate};
 use crate::error::{ErrorClass, NetworkError, Result};
 use crate::model;
 use crate::observed::Observed;

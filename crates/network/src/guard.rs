@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use crate::desired::LocalPort;
+use crate::mac::EthernetAddress;
 use crate::observed::Guard;
 
 /// The nft table that holds every guard; its family is `netdev`.

@@ -53,11 +53,11 @@ pub mod plane;
 pub mod target;
 pub mod underlay;
 
-pub use desired::{HostNetwork, HostNetworks, LocalPort, RemotePort};
+pub use desired::{HostNetwork, HostNetworks, LocalPort, RemotePort, Validate};
 pub use error::{ErrorClass, NetworkError, Result};
 pub use fake::FakeDataPlane;
 pub use linux::LinuxDataPlane;
-pub use mac::MacAddress;
+pub use mac::{EthernetAddress, MacAddress};
 pub use names::{bridge_name, tap_name, vxlan_name};
 pub use observed::Observed;
 pub use plane::{Applied, DataPlane, PortCounters, PortRef};

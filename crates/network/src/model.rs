@@ -2,7 +2,7 @@
 //!
 //! It refuses what the kernel refuses (entries on devices that are not there, a second device of one name).
 
-use crate::mac::MacAddress;
+use crate::mac::{EthernetAddress, MacAddress};
 use crate::observed::{Link, LinkKind, Observed, PortFlags};
 use crate::plan::Change;
 

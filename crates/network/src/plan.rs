@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::error::{NetworkError, Result};
-use crate::mac::MacAddress;
+use crate::mac::{EthernetAddress, MacAddress};
 use crate::model;
 use crate::names::{self, Role};
 use crate::observed::{BridgeOptions, Guard, Link, LinkKind, Observed, PortFlags};

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use crate::desired::{HostNetwork, HostNetworks, LocalPort};
+use crate::desired::{HostNetwork, HostNetworks, LocalPort, NetworkDevices, PortDevice};
 use crate::error::Result;
 use crate::guard;
-use crate::mac::MacAddress;
+use crate::mac::{EthernetAddress, MacAddress};
 use crate::observed::{BridgeOptions, Link, LinkKind, Observed, PortFlags, VxlanOptions};
 use crate::plan::{Change, Scope, plan};
 use crate::plane::PortRef;
@@ -83,7 +83,7 @@ fn add_network(state: &mut Observed, network: &HostNetwork) {
             state.neighbours.insert((bridge.clone(), *address), port.mac);
         }
     }
-    for port in &network.ports {
+    for port in &network.local {
         let kind = LinkKind::Tap { owner_uid: port.owner_uid };
         state.links.insert(port.tap(), link(kind, Some(tap_flags(port.active))));
         state.guards.insert(port.tap(), guard::port_guard(port));
@@ -105,8 +105,8 @@ fn add_local_entries(state: &mut Observed, network: &HostNetwork, port: &LocalPo
 
 /// A host that carries one port of a network and the network's remote side.
 pub fn one_port(network: &HostNetwork, port: &LocalPort) -> HostNetworks {
-    let network = HostNetwork { ports: vec![port.clone()], ..network.clone() };
-    HostNetworks { networks: vec![network] }
+    let network = HostNetwork { local: vec![port.clone()], ..network.clone() };
+    HostNetworks { networks: vec![network], ..HostNetworks::default() }
 }
 
 /// The steps that give a port's MAC to its tap. The stale vxlan entry is harmless (nothing is sent to it) and goes at

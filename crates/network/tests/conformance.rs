@@ -58,8 +58,8 @@ async fn conform(plane: &dyn DataPlane) {
     // A port's owner, addresses and MTU change in place or by remaking; the result is stable.
     let mut changed = desired.clone();
     changed.networks[0].mtu = 1400;
-    changed.networks[0].ports[0].owner_uid += 1000;
-    changed.networks[0].ports[0].addresses.push("fd00::11".parse().unwrap());
+    changed.networks[0].local[0].owner_uid += 1000;
+    changed.networks[0].local[0].addresses.push("fd00::11".parse().unwrap());
     changed.networks[0].external_vteps.push(vtep(8));
     assert!(!plane.apply(&changed).await.unwrap().changes.is_empty());
     assert!(plane.apply(&changed).await.unwrap().changes.is_empty());
@@ -69,7 +69,7 @@ async fn conform(plane: &dyn DataPlane) {
     two.networks.push(gantry_network::HostNetwork {
         vni: VNI + 1,
         name: "second".to_owned(),
-        ports: vec![port(21, true)],
+        local: vec![port(21, true)],
         ..changed.networks[0].clone()
     });
     plane.apply(&two).await.unwrap();

@@ -8,7 +8,9 @@ use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use gantry_network::{DataPlane, HostNetworks, LinuxDataPlane, MacAddress, PortRef, RemotePort, bridge_name, tap_name};
+use gantry_network::{
+    DataPlane, EthernetAddress, HostNetworks, LinuxDataPlane, MacAddress, PortRef, RemotePort, bridge_name, tap_name,
+};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use support::*;
 
@@ -300,7 +302,7 @@ async fn a_port_moves_with_one_flip_and_the_outside_learns_it() {
     assert!(source.drain().iter().all(|f| !carries(f, b"after") && !carries(f, b"host") && !carries(f, b"host 3")));
     // The described state agrees with the flip: only the stale vxlan entry goes.
     host_2.networks[0].remote.remove(0);
-    host_2.networks[0].ports.push(port(11, true));
+    host_2.networks[0].local.push(port(11, true));
     assert_eq!(site.plane(2).apply(&host_2).await.unwrap().changes.len(), 1);
 }
 

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use gantry_network::observed::{BridgeOptions, Guard, Link, LinkKind, Observed, PortFlags, VxlanOptions};
 use gantry_network::plan::{Change, Scope, plan};
 use gantry_network::{
-    HostNetwork, HostNetworks, LocalPort, MacAddress, PortRef, RemotePort, model, names, target, vxlan_name,
+    HostNetwork, HostNetworks, LocalPort, MacAddress, PortRef, RemotePort, Validate, model, names, target, vxlan_name,
 };
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -30,6 +30,7 @@ fn hosts() -> impl Strategy<Value = HostNetworks> {
     let sketch = (ports, remote, external, 1400u32..1402, 1u8..3)
         .prop_map(|(ports, remote, external, mtu, own)| Sketch { ports, remote, external, mtu, own });
     prop::collection::btree_map(1u32..4, sketch, 0..3).prop_map(|networks| HostNetworks {
+        generation: 1,
         networks: networks.into_iter().map(|(vni, sketch)| draw(vni, &sketch)).collect(),
     })
 }
@@ -56,7 +57,7 @@ fn draw(vni: u32, sketch: &Sketch) -> HostNetwork {
         vni,
         mtu: sketch.mtu,
         underlay_address: IpAddr::from([10, 77, 0, sketch.own]),
-        ports: ports.collect(),
+        local: ports.collect(),
         remote: remote.collect(),
         external_vteps: sketch.external.iter().map(vtep).collect(),
     }
@@ -204,7 +205,7 @@ proptest! {
     #[test]
     fn ensuring_a_port_leaves_the_rest_alone(before in hosts(), wanted in hosts()) {
         for network in &wanted.networks {
-            for port in &network.ports {
+            for port in &network.local {
                 let mut state = target::host(&before);
                 let desired = target::host(&target::one_port(network, port));
                 let changes = plan(&state, &desired, Scope::Named).unwrap();
@@ -225,7 +226,7 @@ proptest! {
     #[test]
     fn a_flip_agrees_with_the_description(host in hosts()) {
         for network in &host.networks {
-            for port in &network.ports {
+            for port in &network.local {
                 let reference = PortRef::new(network, port);
                 let mut state = target::host(&host);
                 for change in target::activation(&reference) {
@@ -233,7 +234,7 @@ proptest! {
                 }
                 let mut after = host.clone();
                 let after_network = after.networks.iter_mut().find(|n| n.vni == network.vni).unwrap();
-                after_network.ports.iter_mut().find(|p| p.id == port.id).unwrap().active = true;
+                after_network.local.iter_mut().find(|p| p.id == port.id).unwrap().active = true;
                 // Only the vxlan entry that nothing leads to any more may be left over.
                 let left = plan(&state, &target::host(&after), Scope::Everything).unwrap();
                 prop_assert!(left.iter().all(|c| matches!(c, Change::RemoveVtep { .. })), "{left:?}");

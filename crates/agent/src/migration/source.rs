@@ -11,7 +11,6 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::sending::{self, Sending};
-use crate::networks::Place;
 use crate::records::{MigrationRecord, MigrationRole, blocking};
 use crate::vm::{Machine, Run, SourceStep, VmTask, files};
 
@@ -155,6 +154,7 @@ impl VmTask {
         }
         let before = migration.clone();
         let mut moved_to = None;
+        let returned = matches!(step, SourceStep::Returned(_));
         match step {
             SourceStep::HandedOver => migration.state = MigrationState::Committing,
             SourceStep::Moved(figures) => {
@@ -186,6 +186,10 @@ impl VmTask {
         {
             tracing::warn!(vm = %self.vm, %error, "frames of guests here may miss the moved VM until the next update");
         }
+        // An agent that was restarted meanwhile took the guest for gone.
+        if returned && let Err(error) = self.host.networks.activate(self.vm).await {
+            tracing::error!(vm = %self.vm, %error, "the returned guest's network port is not active");
+        }
         if matches!(state, MigrationState::Failed | MigrationState::Cancelled) {
             self.go_on_here().await;
         }
@@ -216,14 +220,7 @@ impl VmTask {
             return;
         };
         let begin = match (state, &self.run) {
-            (MigrationState::Committing, _) => {
-                let vtep = Place::Left(request.endpoint.address);
-                if let Some(record) = &self.record {
-                    let (nics, uid) = (&record.assignment.nics, record.owner_uid);
-                    self.host.networks.remember(self.vm, nics, uid, vtep).await;
-                }
-                sending::Begin::Committing
-            }
+            (MigrationState::Committing, _) => sending::Begin::Committing,
             // Not on record as handed over: commit was never asked, so the guest is ours.
             (_, Run::Off) => {
                 self.sending_ended("QEMU ended while the agent was away").await;

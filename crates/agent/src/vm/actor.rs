@@ -276,9 +276,15 @@ impl VmTask {
             let detail = format!("VM '{}' runs; its machine is changed while it is stopped", assignment.name);
             return Err(Problem::conflict("vm-running", detail).remedy("stop it first"));
         }
-        let mut record = record.clone();
-        record.assignment = assignment;
-        self.make(record).await
+        let before = record.clone();
+        let changed = Record { assignment, ..before.clone() };
+        let made = self.make(changed).await;
+        if made.is_err() {
+            // What can't be made is not what the VM is.
+            self.record = Some(before);
+            self.save().await?;
+        }
+        made
     }
 
     async fn define_new(&mut self, assignment: Assignment) -> Result<VmObservation, Problem> {

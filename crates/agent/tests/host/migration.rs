@@ -215,3 +215,42 @@ fn agents_killed_on_the_way_come_to_one_end() {
         world.agent(0).release_migration(vm.uuid, mv.migration).await.unwrap();
     });
 }
+
+/// The destination has decided against it when the source, its guest handed over, asks: the guest returns.
+#[test]
+fn an_abort_after_the_hand_over_brings_the_guest_back() {
+    in_world(2, async |mut world| {
+        let vm = world.assignment("web-1");
+        world.boot(0, &vm).await;
+        let mv = Move::of(&vm);
+        mv.begin(&world, 4, PostCopy::Never).await;
+        mv.until_memory(&world).await;
+        // What an abort leaves whose agent is killed right after it.
+        let verdicts = world.hosts[1].state_dir.join("verdicts");
+        let decision = format!(r#"{{"vm":"{}","verdict":"aborted","reason":"test"}}"#, vm.uuid);
+        std::fs::write(verdicts.join(format!("{}.json", mv.migration)), decision).unwrap();
+        let report = mv.until(&world, 0, MigrationState::Failed).await;
+        assert_eq!(report.error.unwrap().code(), "migration-aborted");
+        mv.assert_stayed(&world).await;
+
+        // And it can still be moved, by an agent that is restarted between the hand-over and the answer.
+        let mv = Move::of(&vm);
+        mv.begin(&world, 0, PostCopy::Never).await;
+        mv.until(&world, 0, MigrationState::Moved).await;
+        world.kill_agent(0);
+        let path = world.hosts[0].state_dir.join(format!("vms/{}/record.json", vm.uuid));
+        let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        record["migration"]["state"] = "committing".into();
+        std::fs::write(&path, record.to_string()).unwrap();
+        // The destination can't be asked for a while: the guest must not run at the source meanwhile.
+        world.kill_agent(1);
+        world.start_agent(0).await;
+        let seen = world.until(0, vm.uuid, "it is known", |_| true).await;
+        assert_eq!(seen.state, VmRunState::HandedOver);
+        assert_eq!(mv.report(&world, 0).await.unwrap().state, MigrationState::Committing);
+        world.start_agent(1).await;
+        mv.until(&world, 0, MigrationState::Moved).await;
+        world.until(1, vm.uuid, "it answers there", |vm| vm.guest_agent).await;
+        world.agent(0).release_migration(vm.uuid, mv.migration).await.unwrap();
+    });
+}

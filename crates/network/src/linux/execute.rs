@@ -3,6 +3,7 @@
 use super::command::{Tool, Tools, refused};
 use crate::error::Result;
 use crate::guard;
+use crate::mac::{EthernetAddress, MacAddress};
 use crate::observed::{BridgeOptions, LinkKind, PortFlags};
 use crate::plan::Change;
 
@@ -85,7 +86,7 @@ fn step(change: &Change) -> Step<'_> {
             bridge(format!("fdb replace {mac} dev {device} dst {vtep} self permanent"))
         }
         Change::AddDefaultVtep { device, vtep } => {
-            bridge(format!("fdb append {} dev {device} dst {vtep} self permanent", crate::MacAddress::ZERO))
+            bridge(format!("fdb append {} dev {device} dst {vtep} self permanent", MacAddress::ZERO))
         }
         Change::RemoveVtep { device, mac, vtep } => bridge(format!("fdb del {mac} dev {device} dst {vtep} self")),
         Change::SetBridgeEntry { mac, port, .. } => bridge(format!("fdb replace {mac} dev {port} master static")),

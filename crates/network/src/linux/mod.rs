@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use self::command::Tools;
-use crate::desired::{HostNetwork, HostNetworks, LocalPort};
+use crate::desired::{HostNetwork, HostNetworks, LocalPort, Validate};
 use crate::error::{NetworkError, Result};
 use crate::observed::Observed;
 use crate::plan::{Change, Scope, plan};

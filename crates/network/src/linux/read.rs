@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::command::{Tool, Tools};
 use crate::error::{NetworkError, Result};
 use crate::guard;
-use crate::mac::MacAddress;
+use crate::mac::{EthernetAddress, MacAddress};
 use crate::names::{self, Role};
 use crate::observed::{BridgeOptions, Guard, Link, LinkKind, Observed, PortFlags, VxlanOptions};
 use crate::plane::{PortCounters, PortRef};
@@ -115,7 +115,7 @@ impl LinkRow {
         let address = |key: &str| data[key].as_str().and_then(|a| a.parse::<IpAddr>().ok());
         let kind = match (role, self.linkinfo.info_kind.as_str()) {
             (Role::Bridge, "bridge") => LinkKind::Bridge(BridgeOptions {
-                address: self.address.and_then(|a| a.parse().ok()).unwrap_or(MacAddress::ZERO),
+                address: self.address.and_then(|a| MacAddress::read(&a)).unwrap_or(MacAddress::ZERO),
                 multicast_snooping: number("mcast_snooping") != 0,
                 spanning_tree: number("stp_state") != 0,
             }),
@@ -170,7 +170,7 @@ struct FdbRow {
 
 impl FdbRow {
     fn add_to(self, state: &mut Observed) {
-        let (Some(role), Ok(mac)) = (names::role(&self.ifname), self.mac.parse::<MacAddress>()) else { return };
+        let (Some(role), Some(mac)) = (names::role(&self.ifname), MacAddress::read(&self.mac)) else { return };
         match (role, self.master, self.dst) {
             // A device's own address is "permanent"; entries set for others are "static".
             (Role::Vxlan | Role::Tap, Some(bridge), None) if self.state == "static" => {

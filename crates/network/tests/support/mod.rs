@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use gantry_network::{HostNetwork, HostNetworks, LocalPort, MacAddress, RemotePort, tap_name};
+use gantry_network::{EthernetAddress, HostNetwork, HostNetworks, LocalPort, MacAddress, RemotePort, tap_name};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns};
@@ -110,13 +110,14 @@ pub fn remote(last: u8, host: u8) -> RemotePort {
 
 pub fn network(host: u8, ports: Vec<LocalPort>, remote: Vec<RemotePort>, external: Vec<IpAddr>) -> HostNetworks {
     HostNetworks {
+        generation: 1,
         networks: vec![HostNetwork {
             uuid: Uuid::from_u128(7),
             name: "default".to_owned(),
             vni: VNI,
             mtu: 1450,
             underlay_address: vtep(host),
-            ports,
+            local: ports,
             remote,
             external_vteps: external,
         }],
