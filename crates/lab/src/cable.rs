@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use anyhow::Result;
 
 use crate::{
-    layout::{DEFAULT_VNI, Layout, UNDERLAY_MTU, VXLAN_PORT},
+    layout::{Layout, UNDERLAY_MTU, VXLAN_PORT},
     namespace::{create, has_link, ip, run},
 };
 
@@ -51,7 +51,7 @@ pub fn build_operator(layout: Layout, hosts: u8) -> Result<()> {
     ip(&["address", "replace", &format!("{operator}/24"), "dev", &link])?;
     ip(&["link", "set", &link, "up"])?;
     if ip(&["link", "show", "dev", &vxlan]).is_err() {
-        let (vni, port) = (DEFAULT_VNI.to_string(), VXLAN_PORT.to_string());
+        let (vni, port) = (layout.default_vni().to_string(), VXLAN_PORT.to_string());
         ip(&[
             "link", "add", &vxlan, "mtu", "1450", "type", "vxlan", "id", &vni, "local", &operator, "dev", &link,
             "dstport", &port,

@@ -7,8 +7,8 @@ pub const INDEX_MAX: u8 = 63;
 pub const HOSTS_MAX: u8 = 200;
 pub const CONTROLLER_PORT: u16 = 7443;
 pub const AGENT_PORT: u16 = 7444;
-/// VXLAN identifier of the network `default`.
-pub const DEFAULT_VNI: u32 = 1000;
+/// VXLAN identifier of the network `default` in the lab with index 0.
+const FIRST_VNI: u32 = 1000;
 /// Room for VXLAN's 50 bytes around a 1500-byte packet, and some.
 pub const UNDERLAY_MTU: u32 = 1600;
 /// The port Linux and RFC 7348 use.
@@ -69,6 +69,11 @@ impl Layout {
     pub fn default_subnet(&self) -> String {
         format!("10.{}.0.0/24", 128 + self.index)
     }
+    /// VXLAN identifier of the network `default`. Each lab has its own, because all labs' operators share one
+    /// namespace, and the kernel lets only one device there have an identifier.
+    pub fn default_vni(&self) -> u32 {
+        FIRST_VNI + u32::from(self.index)
+    }
     pub fn controller_url(&self) -> String {
         format!("https://{}:{CONTROLLER_PORT}", self.controller_address())
     }
@@ -86,7 +91,9 @@ mod tests {
     fn labs_share_no_name_and_no_address() {
         let mut names = HashSet::new();
         let mut addresses = HashSet::new();
+        let mut vnis = HashSet::new();
         for layout in (0..=INDEX_MAX).map(Layout::new) {
+            assert!(vnis.insert(layout.default_vni()));
             for name in [
                 layout.switch_namespace(),
                 layout.controller_namespace(),

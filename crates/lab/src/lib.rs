@@ -21,6 +21,6 @@ mod processes;
 mod registry;
 mod room;
 
-pub use layout::{DEFAULT_VNI, Layout};
+pub use layout::Layout;
 pub use registry::{LabRecord, find, list, reserve};
 pub use room::{HostSight, Room, Sight};

@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use gantry_api::rest::{CreateToken, WriteQuery};
-use gantry_lab::{DEFAULT_VNI, LabRecord, Layout, Room, list, reserve};
+use gantry_lab::{LabRecord, Layout, Room, list, reserve};
 use gantry_types::{
     ApiToken, ErrorClass, Host, HostState, Name, Network, NetworkSpec, Problem, Resource, Role, Subnet,
 };
@@ -211,7 +211,7 @@ async fn ensure_network(room: &Room, client: &Client) -> Result<(), Failure> {
         reserved: vec![layout.operator_inner_address().into()],
     };
     let external_vteps = vec![layout.operator_address().into()];
-    let spec = NetworkSpec { vni: Some(DEFAULT_VNI), mtu: 1450, subnet, external_vteps };
+    let spec = NetworkSpec { vni: Some(layout.default_vni()), mtu: 1450, subnet, external_vteps };
     let name = NETWORK.parse().map_err(anyhow::Error::new)?;
     client.create(&Network::new(name, spec), &WriteQuery::default()).await?;
     Ok(())
