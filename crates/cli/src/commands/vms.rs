@@ -172,6 +172,10 @@ async fn migrate(session: &Session, arguments: VmMigrate) -> Result<(), Failure>
         None
     };
     let changed = client.migrate(&arguments.name, &MigrateRequest { to: arguments.to, policy }).await?;
+    if changed.operation.is_none() {
+        let host = changed.object.status.host.as_ref().map_or("-", |host| host.as_str());
+        return announce(session.printer, &changed.object, &format!("is on {host} already")).map_err(Into::into);
+    }
     let Some(finished) = carry_out(&client, &changed, arguments.follow).await? else { return Ok(()) };
     if session.printer.is_structured() {
         return Ok(session.printer.one(&latest(&client, &changed.object).await)?);

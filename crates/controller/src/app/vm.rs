@@ -136,7 +136,7 @@ pub async fn resume(app: &App, caller: &Caller, name: &str, query: &WriteQuery) 
     .await
 }
 
-/// Moves the running VM with its disk to another host.
+/// Moves the running VM with its disk to another host. One that is there already stays, and that is success.
 pub async fn migrate(
     app: &App,
     caller: &Caller,
@@ -144,15 +144,16 @@ pub async fn migrate(
     request: &MigrateRequest,
     query: &WriteQuery,
 ) -> Result<Changed<Vm>, Problem> {
+    caller.may_change()?;
+    let vm: Vm = app.objects.get(name).await?;
+    let settled = vm.status.operation.is_none() && matches!(vm.status.phase, VmPhase::Running | VmPhase::Paused);
+    if settled && request.to.is_some() && vm.status.host == request.to {
+        return Ok(Changed { object: app.model.decorate(&vm), operation: None });
+    }
     launch(app, caller, name, query, |vm| {
         expect_phase(vm, &[VmPhase::Running, VmPhase::Paused], "migrate", Some("gantry vm start"))?;
         if let Some(to) = &request.to {
             app.model.get::<Host>(to.as_str()).ok_or_else(|| Problem::not_found(Host::KIND, to.as_str()))?;
-            if vm.status.host.as_ref() == Some(to) {
-                return Err(Problem::conflict("already-there", format!("VM '{name}' is on host '{to}' already"))
-                    .object(vm.reference())
-                    .remedy("name another host, or none to let placement choose"));
-            }
             if vm.spec.host.as_ref().is_some_and(|pin| pin != to) {
                 return Err(pinned(vm));
             }
