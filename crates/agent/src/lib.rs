@@ -26,6 +26,7 @@ mod migration;
 mod networks;
 mod problem;
 mod records;
+mod renewal;
 mod vm;
 
 use std::sync::Arc;
@@ -96,8 +97,9 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     let consoles: Arc<dyn Consoles> = agent.clone();
     let router = gantry_hostlink::router(api, consoles);
     tracing::info!(name = %host.config.name, %address, "agent ready");
+    let renewal = renewal::run(host.clone(), controller.clone(), shutdown.clone());
     let heartbeat = heartbeat::run(host, agent, controller, shutdown.clone());
-    tokio::join!(server.serve(listener, router, shutdown), heartbeat);
+    tokio::join!(server.serve(listener, router, shutdown), heartbeat, renewal);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gantry_api::agent::{MigrationEndpoint, MigrationReport, MigrationState, ReceiveMigration, Verdict};
 use gantry_qemu::migration::{ListenOptions, MigrationDestination, MigrationPhase};
-use gantry_qemu::qmp::command::{AnnounceSelf, Cont};
+use gantry_qemu::qmp::command::AnnounceSelf;
 use gantry_types::{PowerState, Problem};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -15,12 +15,13 @@ use crate::host::Host;
 use crate::networks::Place;
 use crate::problem::problem;
 use crate::records::{MigrationRecord, MigrationRole, Record};
-use crate::vm::{DISK_NODE, Next, Run, VmTask, files, prepare_files};
+use crate::vm::{DISK_NODE, MONITOR_LIMIT, Next, Run, VmTask, files, prepare_files, within};
 
 /// Private ports (RFC 6335); two for each VM on its way here.
 const PORTS: RangeInclusive<u16> = 49_152..=49_663;
 /// The source says commit when all is sent; loading the last of it takes milliseconds.
 const LOAD_LIMIT: Duration = Duration::from_secs(8);
+const LISTEN_LIMIT: Duration = Duration::from_secs(20);
 /// Repeated, because a single frame may be lost.
 const ANNOUNCEMENT: AnnounceSelf = AnnounceSelf { initial: 10, max: 300, rounds: 8, step: 50 };
 
@@ -103,9 +104,8 @@ impl VmTask {
             postcopy: request.post_copy,
         };
         let destination = MigrationDestination::new(self.machine()?.qmp.clone());
-        let listening = destination
-            .listen(&options)
-            .await
+        let listening = within(LISTEN_LIMIT, self.vm, destination.listen(&options))
+            .await?
             .map_err(|error| problem("cannot-receive", &format!("receiving VM {}", self.vm), &error))?;
         endpoint.ram_port = listening.ram_port;
         endpoint.disk_port = listening.nbd_port.unwrap_or(0);
@@ -170,14 +170,16 @@ impl VmTask {
         if machine.process.has_exited().unwrap_or(true) {
             return Some("its QEMU has ended".to_owned());
         }
-        match MigrationDestination::new(machine.qmp.clone()).progress().await {
-            Ok(progress) => match progress.phase {
+        let destination = MigrationDestination::new(machine.qmp.clone());
+        match within(MONITOR_LIMIT, self.vm, destination.progress()).await {
+            Ok(Ok(progress)) => match progress.phase {
                 MigrationPhase::Failed | MigrationPhase::PostcopyPaused => {
                     Some(format!("the memory stream was lost in phase {}", progress.phase))
                 }
                 _ => None,
             },
-            Err(error) => Some(crate::problem::chain(&error)),
+            Ok(Err(error)) => Some(crate::problem::chain(&error)),
+            Err(error) => Some(error.detail),
         }
     }
 
@@ -187,19 +189,22 @@ impl VmTask {
         let machine = self.machine()?;
         let destination = MigrationDestination::new(machine.qmp.clone());
         // The guest stands still meanwhile, so both are done at once.
-        let (loaded, activated) =
-            tokio::join!(destination.commit(false, Instant::now() + LOAD_LIMIT), self.host.networks.activate(self.vm),);
-        loaded.map_err(|error| problem("not-taken-over", &what, &error))?;
+        let (loaded, activated) = tokio::join!(
+            within(LOAD_LIMIT, self.vm, destination.commit(false, Instant::now() + LOAD_LIMIT)),
+            self.host.networks.activate(self.vm),
+        );
+        loaded?.map_err(|error| problem("not-taken-over", &what, &error))?;
         if let Err(error) = activated {
             // A guest without network is better than none; the controller's next update repairs it.
             tracing::error!(vm = %self.vm, %error, "the moved guest's network port is not active");
         }
         let paused = self.known()?.wanted == PowerState::Paused;
         if !paused {
-            machine.qmp.execute(Cont {}).await.map_err(|error| problem("not-taken-over", &what, &error))?;
+            self.let_run(machine).await?;
             // QEMU's own announcement was made when the memory was loaded, before the port was active.
-            if let Err(error) = machine.qmp.execute(ANNOUNCEMENT).await {
-                tracing::warn!(vm = %self.vm, %error, "outside clients may look for the moved guest for a while");
+            let announced = within(MONITOR_LIMIT, self.vm, machine.qmp.execute(ANNOUNCEMENT)).await;
+            if !matches!(announced, Ok(Ok(_))) {
+                tracing::warn!(vm = %self.vm, "outside clients may look for the moved guest for a while");
             }
         }
         self.paused = paused;

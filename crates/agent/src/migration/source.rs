@@ -11,8 +11,9 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::sending::{self, Sending};
+use crate::problem::problem;
 use crate::records::{MigrationRecord, MigrationRole, blocking};
-use crate::vm::{Machine, Run, SourceStep, VmTask, files};
+use crate::vm::{MONITOR_LIMIT, Machine, Run, SourceStep, VmTask, files, within};
 
 /// The task that sends; dropping it stops it where it is.
 pub(crate) struct SendingTask {
@@ -201,8 +202,8 @@ impl VmTask {
         self.look_at_status().await;
         let wanted_running = self.record.as_ref().is_some_and(|record| record.wanted == PowerState::Running);
         match &self.run {
-            Run::On(machine) if self.paused && wanted_running => match machine.qmp.execute(Cont {}).await {
-                Ok(_) => self.paused = false,
+            Run::On(machine) if self.paused && wanted_running => match self.let_run(machine).await {
+                Ok(()) => self.paused = false,
                 Err(error) => {
                     tracing::error!(vm = %self.vm, %error, "the guest can't go on after the failed migration")
                 }
@@ -210,6 +211,12 @@ impl VmTask {
             Run::Off => self.keep_up().await,
             _ => {}
         }
+    }
+
+    /// Lets the guest execute.
+    pub(super) async fn let_run(&self, machine: &Machine) -> Result<(), Problem> {
+        let run = within(MONITOR_LIMIT, self.vm, machine.qmp.execute(Cont {})).await?;
+        run.map(drop).map_err(|error| problem("guest-not-resumed", &format!("VM {}", self.vm), &error))
     }
 
     /// The agent was restarted while this VM was being sent.

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use gantry_api::agent::{Assignment, MigrationReport, MigrationState, VmObservation, VmRunState};
 use gantry_qemu::process::{QemuProcess, log_tail};
-use gantry_qemu::qmp::{Event, QmpError};
+use gantry_qemu::qmp::{Event, QmpError, command::QueryStatus};
 use gantry_types::{PowerState, Problem, Timestamp};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::machine::{self, Machine};
-use super::{Command, Shared, liveness};
+use super::{Command, MONITOR_LIMIT, Shared, liveness, within};
 use crate::host::Host;
 use crate::migration::SendingTask;
 use crate::networks::Place;
@@ -219,8 +219,9 @@ impl VmTask {
     /// Asks QEMU whether the guest runs.
     pub(crate) async fn look_at_status(&mut self) {
         let Run::On(machine) = &self.run else { return };
-        match machine.qmp.execute(gantry_qemu::qmp::command::QueryStatus {}).await {
-            Ok(status) => self.paused = !status.running,
+        match within(MONITOR_LIMIT, self.vm, machine.qmp.execute(QueryStatus {})).await {
+            Ok(Ok(status)) => self.paused = !status.running,
+            Ok(Err(error)) => tracing::warn!(vm = %self.vm, %error, "QEMU does not tell its state"),
             Err(error) => tracing::warn!(vm = %self.vm, %error, "QEMU does not tell its state"),
         }
     }
@@ -321,6 +322,8 @@ impl VmTask {
             self.decide_aborted("the VM was removed").await?;
         }
         self.stop_sending("the VM was removed").await;
+        // An agent that is killed half way must not start it again.
+        self.want(PowerState::Stopped).await?;
         self.tear_down().await
     }
 

@@ -12,7 +12,7 @@ use gantry_qemu::qmp::{
 use gantry_types::Problem;
 
 use super::machine::DISK_NODE;
-use super::{Command, VmHandle};
+use super::{Command, MONITOR_LIMIT, VmHandle, within};
 use crate::problem::problem;
 use uuid::Uuid;
 
@@ -32,8 +32,8 @@ pub(crate) async fn check(vm: Uuid, handle: &VmHandle, expect_guest_agent: bool)
     let probe = handle.ask(vm, Command::Probe).await?;
     let what = format!("the liveness of VM {vm}");
     let failed = |error| problem("liveness-unknown", &what, &error);
-    let status = probe.qmp.execute(QueryStatus {}).await.map_err(failed)?;
-    let disks = probe.qmp.execute(QueryBlockstats {}).await.map_err(failed)?;
+    let status = within(MONITOR_LIMIT, vm, probe.qmp.execute(QueryStatus {})).await?.map_err(failed)?;
+    let disks = within(MONITOR_LIMIT, vm, probe.qmp.execute(QueryBlockstats {})).await?.map_err(failed)?;
     let disk = disks.iter().find(|disk| disk.node_name.as_deref() == Some(DISK_NODE));
     let disk_writes = disk.map_or(0, |disk| disk.stats.wr_operations);
     if !status.running {

@@ -28,6 +28,7 @@ mod metrics;
 mod power;
 mod recover;
 
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,8 @@ pub(crate) use machine::{DISK_NODE, Machine, end, files, find_orphan, prepare_fi
 
 /// A guest agent that was silent for longer is not reported as there.
 const GUEST_AGENT_MEMORY: Duration = Duration::from_secs(10);
+/// Below the time a caller waits for a quick call.
+pub(crate) const MONITOR_LIMIT: Duration = Duration::from_secs(5);
 const COMMAND_BACKLOG: usize = 32;
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Problem>>;
@@ -165,6 +168,14 @@ impl Shared {
         state.guest = GuestView::default();
         state.console = None;
     }
+}
+
+/// QEMU answers in milliseconds. One that hangs must not hold up the VM's task, which may have to kill it.
+pub(crate) async fn within<T>(limit: Duration, vm: Uuid, work: impl Future<Output = T>) -> Result<T, Problem> {
+    tokio::time::timeout(limit, work).await.map_err(|_| {
+        let detail = format!("QEMU of VM {vm} does not answer within {} s", limit.as_secs());
+        Problem::transient("qemu-silent", detail).remedy("if it stays so, stop the VM with force and start it again")
+    })
 }
 
 /// The way to a VM's task.

@@ -5,7 +5,7 @@ use gantry_qemu::qmp::command::{Command as QmpCommand, Cont, Stop, SystemPowerdo
 use gantry_types::{PowerState, Problem};
 
 use super::actor::{Run, VmTask};
-use super::{Reply, machine};
+use super::{MONITOR_LIMIT, Reply, machine, within};
 use crate::problem::problem;
 use crate::records::End;
 
@@ -125,7 +125,7 @@ impl VmTask {
         Ok(())
     }
 
-    async fn want(&mut self, wanted: PowerState) -> Result<(), Problem> {
+    pub(super) async fn want(&mut self, wanted: PowerState) -> Result<(), Problem> {
         match &mut self.record {
             Some(record) if record.wanted != wanted => record.wanted = wanted,
             _ => return Ok(()),
@@ -134,7 +134,7 @@ impl VmTask {
     }
 
     async fn tell<C: QmpCommand>(&self, command: C) -> Result<(), Problem> {
-        let told = self.machine()?.qmp.execute(command).await;
+        let told = within(MONITOR_LIMIT, self.vm, self.machine()?.qmp.execute(command)).await?;
         told.map(drop).map_err(|error| problem("qemu-refused", &format!("VM {}", self.vm), &error))
     }
 

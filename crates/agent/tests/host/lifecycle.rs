@@ -122,6 +122,23 @@ fn what_cannot_be_made_leaves_nothing_and_says_why() {
 }
 
 #[test]
+fn a_qemu_that_hangs_holds_nobody_up() {
+    in_world(1, async |world| {
+        let agent = world.agent(0);
+        let vm = world.assignment("web-1");
+        agent.define_vm(&vm).await.unwrap();
+        agent.power(vm.uuid, &request(&vm, PowerAction::Start)).await.unwrap();
+        let pid = nix::unistd::Pid::from_raw(world.qemus(0)[0] as i32);
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        assert_eq!(code(agent.power(vm.uuid, &request(&vm, PowerAction::Pause)).await), "qemu-silent");
+        assert_eq!(code(agent.check_liveness(vm.uuid, false).await), "qemu-silent");
+        let killed = agent.power(vm.uuid, &request(&vm, PowerAction::Kill)).await.unwrap();
+        assert_eq!(killed.state, VmRunState::Stopped);
+        assert!(world.qemus(0).is_empty());
+    });
+}
+
+#[test]
 fn the_agent_conforms() {
     in_world(1, async |world| {
         let mut template = world.assignment("conformance");

@@ -1,11 +1,14 @@
 //! The agent is killed and comes back; its VMs go on.
 
+use std::time::Duration;
+
 use gantry_api::AgentApi;
 use gantry_api::agent::{PowerAction, VmRunState};
+use gantry_trust::{Identity, LeafNames, PeerIdentity, Role};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::world::{code, in_world, request};
+use crate::world::{code, eventually, in_world, now, request};
 
 #[test]
 fn a_killed_agent_finds_its_vms_again() {
@@ -68,5 +71,24 @@ fn a_vm_whose_record_is_damaged_is_shown_and_can_be_removed() {
         assert_eq!(world.qemus(0).len(), 1, "it is left alone");
         agent.remove_vm(vm.uuid, vm.epoch).await.unwrap();
         assert!(world.qemus(0).is_empty() && agent.observe().await.unwrap().is_empty());
+    });
+}
+
+#[test]
+fn certificates_that_end_soon_are_renewed() {
+    in_world(1, async |mut world| {
+        world.kill_agent(0);
+        let (directory, name) = (world.hosts[0].state_dir.join("identity"), world.hosts[0].name.clone());
+        let names = LeafNames::new(PeerIdentity::new(Role::Host, name), &[]);
+        let soon_over = world.authority.issue_identity(&names, Duration::from_secs(120), now()).unwrap();
+        assert!(soon_over.needs_renewal(now()));
+        soon_over.save(&directory).unwrap();
+        world.start_agent(0).await;
+        eventually("the new certificate is there", async || {
+            let identity = Identity::load(&directory).ok()?;
+            (!identity.needs_renewal(now())).then_some(())
+        })
+        .await;
+        assert!(world.agent(0).observe().await.is_ok());
     });
 }

@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::Path as UrlPath,
     routing::{get, post},
 };
 use gantry_api::agent::*;
 use gantry_api::heartbeat::{Heartbeat, HeartbeatReply};
-use gantry_api::rest::{JoinRequest, JoinResponse};
+use gantry_api::rest::{JoinRequest, JoinResponse, RenewRequest};
 use gantry_api::{AgentApi, paths};
 use gantry_hostlink::AgentClient;
 use gantry_storage::{ImageStore, ImportLimits, ImportOptions};
@@ -36,6 +36,7 @@ pub struct World {
     pub hosts: Vec<TestHost>,
     pub image: ImageRef,
     pub heartbeats: Arc<Mutex<Vec<Heartbeat>>>,
+    pub authority: Arc<CertificateAuthority>,
     identity: LiveIdentity,
     shutdown: CancellationToken,
     // Last: its content is in use until all else is gone.
@@ -103,7 +104,7 @@ impl World {
             gantry_agent::join(url, &token, host.name.clone(), agent, host.address, &host.state_dir).await.unwrap();
             hosts.push(host);
         }
-        let mut world = Self { hosts, image, heartbeats, identity, shutdown, _directory: directory };
+        let mut world = Self { hosts, image, heartbeats, authority, identity, shutdown, _directory: directory };
         for number in 0..count {
             world.start_agent(number).await;
         }
@@ -263,18 +264,23 @@ fn is_qemu(pid: u32) -> bool {
 
 fn controller(authority: Arc<CertificateAuthority>, image: PathBuf, heartbeats: Arc<Mutex<Vec<Heartbeat>>>) -> Router {
     let ca = authority.certificate_pem().to_owned();
-    let join = async move |Json(request): Json<JoinRequest>| {
-        let address = [request.underlay_address.parse().unwrap()];
-        let issue = |role, csr: &str| {
-            let names = LeafNames::new(PeerIdentity::new(role, request.name.clone()), &address);
+    let issue = move |name: &Name, agent_csr: &str, qemu_csr: &str| {
+        let leaf = |role, csr: &str| {
+            let names = LeafNames::new(PeerIdentity::new(role, name.clone()), &[]);
             authority.issue(csr, &names, LEAF_LIFETIME, now()).unwrap()
         };
         Json(JoinResponse {
             ca: authority.certificate_pem().to_owned(),
-            agent_certificate: issue(Role::Host, &request.agent_csr),
-            qemu_certificate: issue(Role::Qemu, &request.qemu_csr),
+            agent_certificate: leaf(Role::Host, agent_csr),
+            qemu_certificate: leaf(Role::Qemu, qemu_csr),
             controller: "controller".to_owned(),
         })
+    };
+    let issue_again = issue.clone();
+    let join =
+        async move |Json(request): Json<JoinRequest>| issue(&request.name, &request.agent_csr, &request.qemu_csr);
+    let renew = async move |Extension(peer): Extension<Option<PeerIdentity>>, Json(request): Json<RenewRequest>| {
+        issue_again(peer.unwrap().name(), &request.agent_csr, &request.qemu_csr)
     };
     let heartbeat = async move |Json(heartbeat): Json<Heartbeat>| {
         heartbeats.lock().unwrap().push(heartbeat);
@@ -284,6 +290,7 @@ fn controller(authority: Arc<CertificateAuthority>, image: PathBuf, heartbeats: 
     Router::new()
         .route(paths::CA, get(async move || ca.clone()))
         .route(paths::JOIN, post(join))
+        .route(paths::RENEW, post(renew))
         .route(paths::HEARTBEAT, post(heartbeat))
         .route(paths::AGENT_IMAGE, get(content))
         .layer(axum::extract::DefaultBodyLimit::disable())
