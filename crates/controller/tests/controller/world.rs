@@ -169,6 +169,15 @@ impl World {
 
     pub async fn controller_on(&self, store: SharedStore) -> Controller {
         let config = Config::new(self.directory.path(), "127.0.0.1:0".parse().expect("an address"), "test");
+        self.controller_of(config, store).await
+    }
+
+    /// A controller with other limits.
+    pub async fn controller_with(&self, config: Config) -> Controller {
+        self.controller_of(config, Arc::clone(&self.store)).await
+    }
+
+    async fn controller_of(&self, config: Config, store: SharedStore) -> Controller {
         let links = Arc::new(FakeLinks(Arc::clone(&self.hosts)));
         let (app, feed) =
             App::open(config, store, links, self.images.clone(), self.clock.clone()).await.expect("a controller");
@@ -200,6 +209,13 @@ impl World {
                 networks_generation: self.hosts.networks_on(&host).generation,
             };
             heartbeat(&controller.app, &host, beat).await.expect("taken in");
+        }
+    }
+
+    /// As many heartbeats as it takes until they are sure to be newer than every operation.
+    pub async fn reports(&self, controller: &Controller) {
+        for _ in 0..3 {
+            self.heartbeats(controller).await;
         }
     }
 

@@ -2,6 +2,7 @@
 //! controller killed at each write, a cancel at each write. After all of it no VM runs twice, and what the objects say
 //! is what the hosts do.
 
+mod app;
 mod crashing_store;
 mod hosts_fail;
 mod scenarios;
@@ -94,6 +95,8 @@ async fn with_fault(scenario: Scenario, fault: Fault) -> OperationPhase {
     let controller = world.controller().await;
     controller.execute(&name).await;
     world.hosts.settle();
+    // What a step had done all the same shows in the hosts' reports.
+    world.reports(&controller).await;
     world.check().await;
     let operation = world.operation(name.as_str()).await;
     let phase = operation.status.phase;
@@ -181,6 +184,7 @@ async fn a_cancel_at_any_write_unwinds_or_comes_too_late() {
             let store = CrashingStore::new(inner, Plan::CancelAfter(write, key));
             let controller = world.controller_on(store).await;
             controller.execute(&name).await;
+            world.reports(&controller).await;
             world.check().await;
             let operation = world.operation(name.as_str()).await;
             match operation.status.phase {

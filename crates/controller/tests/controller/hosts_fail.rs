@@ -17,18 +17,12 @@ async fn lose_silent_hosts(world: &World, controller: &Controller) {
     host_failure_detector::pass(&controller.app, Duration::ZERO).await.expect("a store");
 }
 
-async fn reports(world: &World, controller: &Controller) {
-    for _ in 0..3 {
-        world.heartbeats(controller).await;
-    }
-}
-
 async fn a_running_vm() -> (World, Controller) {
     let world = World::new().await;
     let controller = world.controller().await;
     controller.import().await;
     controller.running("web").await;
-    reports(&world, &controller).await;
+    world.reports(&controller).await;
     (world, controller)
 }
 
@@ -51,7 +45,7 @@ async fn a_silent_host_is_lost_and_its_vms_are_unknown_until_it_is_back() {
     assert!(told.contains(&"HostLost".to_owned()) && told.contains(&"VmUnknown".to_owned()));
     // Its guests never stopped.
     world.hosts.mend(&name("host-1"));
-    reports(&world, &controller).await;
+    world.reports(&controller).await;
     assert_eq!((state(&controller, "host-1"), phase(&world).await), (HostState::Ready, VmPhase::Running));
     world.check().await;
 }
@@ -62,7 +56,7 @@ async fn a_host_that_lost_power_comes_back_with_a_failed_vm_that_starts_again() 
     world.hosts.unplug(&name("host-1"));
     lose_silent_hosts(&world, &controller).await;
     world.hosts.mend(&name("host-1"));
-    reports(&world, &controller).await;
+    world.reports(&controller).await;
     assert_eq!(phase(&world).await, VmPhase::Failed);
     let caller = gantry_controller::Caller::controller();
     let changed = gantry_controller::app::vm::start(&controller.app, &caller, "web", &Default::default()).await;
@@ -77,7 +71,7 @@ async fn a_guest_that_powers_off_stays_off() {
     let vm = world.vm("web").await.expect("a VM");
     assert!(vm.status.ready);
     world.hosts.guest_powers_off(&name("host-1"), vm.metadata.uuid);
-    reports(&world, &controller).await;
+    world.reports(&controller).await;
     let vm = world.vm("web").await.expect("a VM");
     assert_eq!((vm.status.phase, vm.spec.power), (VmPhase::Stopped, PowerState::Stopped));
     assert!(!vm.status.ready);
@@ -118,7 +112,7 @@ async fn a_source_that_dies_while_sending_leaves_the_vm_where_it_was() {
     assert_eq!((vm.status.phase, vm.status.host), (VmPhase::Unknown, Some(name("host-1"))));
     assert!(world.hosts.vms_on(&name("host-3")).is_empty());
     world.hosts.mend(&name("host-1"));
-    reports(&world, &controller).await;
+    world.reports(&controller).await;
     assert_eq!(phase(&world).await, VmPhase::Failed);
     world.check().await;
 }
@@ -132,7 +126,7 @@ async fn a_source_that_falls_silent_while_sending_keeps_the_vm() {
     assert_eq!(world.operation(operation.as_str()).await.status.phase, OperationPhase::Failed);
     world.hosts.mend(&name("host-1"));
     world.hosts.settle();
-    reports(&world, &controller).await;
+    world.reports(&controller).await;
     let vm = world.vm("web").await.expect("a VM");
     assert_eq!((vm.status.phase, vm.status.host), (VmPhase::Running, Some(name("host-1"))));
     world.check().await;
@@ -150,7 +144,7 @@ async fn a_source_that_dies_after_the_destination_committed_does_not_matter() {
     // It comes back with the guest it had handed over, learns the outcome, and is rid of it.
     world.hosts.mend(&name("host-1"));
     world.hosts.settle();
-    reports(&world, &controller).await;
+    world.reports(&controller).await;
     stray_vms::pass(&controller.app).await;
     assert!(world.hosts.vms_on(&name("host-1")).is_empty());
     world.check().await;

@@ -1,0 +1,327 @@
+//! What the app functions refuse, and what they promise: one transaction, read your own writes, no room given twice.
+
+use gantry_api::rest::{CreateToken, ListQuery, MigrateRequest, WriteQuery};
+use gantry_controller::{
+    Caller,
+    app::{self, host, image, network, operation, token, vm},
+};
+use gantry_types::{
+    ApiToken, ByteSize, ErrorClass, Event, Host, Image, Network, Operation, OperationPhase, PowerState, Problem,
+    Resource, Role, Vm, VmPhase,
+};
+use serde_json::json;
+
+use crate::world::{Controller, HOSTS, World, name, succeeded};
+
+fn admin() -> Caller {
+    Caller::token("admin", Role::Admin)
+}
+fn now() -> WriteQuery {
+    WriteQuery::default()
+}
+fn code<T: std::fmt::Debug>(result: Result<T, Problem>) -> String {
+    result.expect_err("must be refused").code().to_owned()
+}
+fn stopped_vm(vm: &str, change: serde_json::Value) -> Vm {
+    let mut spec = json!({"cpus": 1, "memory": "64MiB", "disk": "1GiB", "power": "stopped"});
+    for (key, value) in change.as_object().expect("an object") {
+        spec[key] = value.clone();
+    }
+    Vm::new(name(vm), serde_json::from_value(spec).expect("a spec"))
+}
+
+async fn a_running_vm() -> (World, Controller, Vm) {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    controller.import().await;
+    controller.running("web").await;
+    let vm = world.vm("web").await.expect("a VM");
+    (world, controller, vm)
+}
+
+#[tokio::test]
+async fn only_admins_change_things_and_join_tokens_read_nothing() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    let app = &*controller.app;
+    let (viewer, joiner) = (Caller::token("v", Role::Viewer), Caller::token("j", Role::Join));
+    assert_eq!(code(vm::create(app, &viewer, stopped_vm("a", json!({})), &now()).await), "denied");
+    assert_eq!(code(host::delete(app, &viewer, "host-1", &now()).await), "denied");
+    assert!(app::list::<Host>(app, &viewer, &ListQuery::default()).is_ok());
+    assert_eq!(code(app::list::<Host>(app, &joiner, &ListQuery::default())), "denied");
+}
+
+#[tokio::test]
+async fn a_new_vm_is_checked_field_by_field() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    let app = &*controller.app;
+    let sent = stopped_vm(
+        "a",
+        json!({"image": "none", "host": "none", "nics": [
+            {"network": "none"}, {"network": "default", "address": "10.9.0.1"},
+            {"network": "default", "address": "10.9.0.9"}, {"network": "default", "address": "10.9.0.9"}]}),
+    );
+    let problem = vm::create(app, &admin(), sent, &now()).await.expect_err("must be refused");
+    let fields: Vec<_> = problem.fields.iter().map(|field| field.field.as_str()).collect();
+    assert_eq!(
+        fields,
+        ["spec.image", "spec.nics[0].network", "spec.nics[1].address", "spec.nics[3].address", "spec.host"]
+    );
+    assert_eq!(problem.class, ErrorClass::Invalid);
+}
+
+#[tokio::test]
+async fn what_was_written_is_read_and_a_dry_run_writes_nothing() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    let app = &*controller.app;
+    let dry = WriteQuery { dry_run: true, ..now() };
+    let shown = vm::create(app, &admin(), stopped_vm("a", json!({})), &dry).await.expect("fine").object;
+    assert_eq!((shown.status.phase, shown.metadata.revision), (VmPhase::Stopped, 0));
+    assert!(app.model.get::<Vm>("a").is_none());
+    let made = vm::create(app, &admin(), stopped_vm("a", json!({})), &now()).await.expect("fine").object;
+    assert_eq!(app.model.get::<Vm>("a").as_deref(), Some(&made));
+    assert_eq!(code(vm::create(app, &admin(), stopped_vm("a", json!({})), &now()).await), "already-exists");
+    let told = app.model.list::<Event>();
+    assert!(told.iter().any(|event| event.spec.reason == "VmCreated" && event.spec.regarding == made.reference()));
+}
+
+#[tokio::test]
+async fn putting_what_is_there_changes_nothing() {
+    let (_world, controller, vm) = a_running_vm().await;
+    let same = vm::put(&controller.app, &admin(), "web", vm.clone(), &now()).await.expect("fine");
+    assert_eq!((same.object.metadata.revision, same.operation), (vm.metadata.revision, None));
+}
+
+#[tokio::test]
+async fn a_stale_revision_and_another_object_of_the_same_name_are_conflicts() {
+    let (_world, controller, vm) = a_running_vm().await;
+    let app = &controller.app;
+    let mut mine = vm.clone();
+    mine.metadata.labels.0.insert("app".into(), "web".into());
+    let changed = vm::put(app, &admin(), "web", mine.clone(), &now()).await.expect("fine").object;
+    assert!(changed.metadata.revision > vm.metadata.revision);
+    mine.metadata.labels.0.insert("app".into(), "db".into());
+    assert_eq!(code(vm::put(app, &admin(), "web", mine.clone(), &now()).await), "changed-meanwhile");
+    mine.metadata.revision = 0;
+    mine.metadata.uuid = uuid::Uuid::now_v7();
+    assert_eq!(code(vm::put(app, &admin(), "web", mine, &now()).await), "different-object");
+    let query = WriteQuery { revision: Some(1), ..now() };
+    assert_eq!(code(vm::delete(app, &admin(), "web", &query).await), "changed-meanwhile");
+}
+
+#[tokio::test]
+async fn a_running_vm_is_changed_only_where_that_is_possible() {
+    let (world, controller, vm) = a_running_vm().await;
+    let app = &controller.app;
+    let put = async |change: fn(&mut Vm)| {
+        let mut sent = vm.clone();
+        sent.metadata.revision = 0;
+        change(&mut sent);
+        vm::put(app, &admin(), "web", sent, &now()).await
+    };
+    let memory = put(|vm| vm.spec.memory = ByteSize::mib(512)).await.expect_err("runs");
+    assert_eq!(
+        (memory.code(), memory.remedy.as_deref()),
+        ("vm-not-stopped", Some("stop it first: gantry vm stop web"))
+    );
+    assert_eq!(code(put(|vm| vm.spec.nics.clear()).await), "unchangeable");
+    assert_eq!(code(put(|vm| vm.spec.disk = Some(ByteSize::gib(9))).await), "unchangeable");
+    assert_eq!(code(put(|vm| vm.spec.host = Some(name("host-2"))).await), "vm-elsewhere");
+    put(|vm| vm.spec.migration.max_downtime_ms = 50).await.expect("any time");
+    // Asking for another power state is a verb.
+    let stop = put(|vm| vm.spec.power = PowerState::Stopped).await.expect("stops").operation.expect("an operation");
+    assert_eq!(code(vm::pause(app, &admin(), "web", &now()).await), "vm-busy");
+    controller.execute(&stop.metadata.name).await;
+    assert_eq!(world.vm("web").await.expect("a VM").status.phase, VmPhase::Stopped);
+    put(|vm| {
+        vm.spec.power = PowerState::Stopped;
+        vm.spec.memory = ByteSize::mib(512);
+    })
+    .await
+    .expect("it is stopped");
+    let start = vm::start(app, &admin(), "web", &now()).await.expect("starts").operation.expect("an operation");
+    controller.execute(&start.metadata.name).await;
+    succeeded(&world.operation(start.name()).await);
+    world.check().await;
+}
+
+#[tokio::test]
+async fn verbs_say_what_is_wrong() {
+    let (_world, controller, vm) = a_running_vm().await;
+    let app = &controller.app;
+    assert_eq!(code(vm::start(app, &admin(), "web", &now()).await), "wrong-phase");
+    assert_eq!(code(vm::resume(app, &admin(), "web", &now()).await), "wrong-phase");
+    assert_eq!(code(vm::start(app, &admin(), "none", &now()).await), "not-found");
+    let to = |host: &str| MigrateRequest { to: Some(name(host)), policy: None };
+    let here = vm.status.host.expect("a host");
+    let there_already = vm::migrate(app, &admin(), "web", &to(here.as_str()), &now()).await.expect("success");
+    assert!(there_already.operation.is_none());
+    assert_eq!(code(vm::migrate(app, &admin(), "web", &to("none"), &now()).await), "not-found");
+}
+
+#[tokio::test]
+async fn used_things_are_not_deleted_and_their_users_are_named() {
+    let (world, controller, _) = a_running_vm().await;
+    let app = &controller.app;
+    for problem in [
+        image::delete(app, &admin(), "tiny", &now()).await.expect_err("used"),
+        network::delete(app, &admin(), "default", &now()).await.expect_err("used"),
+        host::delete(app, &admin(), "host-1", &now()).await.expect_err("used"),
+    ] {
+        assert_eq!(problem.class, ErrorClass::Conflict);
+        assert!(problem.detail.contains("web"), "{problem}");
+    }
+    let delete = vm::delete(app, &admin(), "web", &now()).await.expect("fine").operation.expect("an operation");
+    controller.execute(&delete.metadata.name).await;
+    network::delete(app, &admin(), "default", &now()).await.expect("free now");
+    host::delete(app, &admin(), "host-1", &now()).await.expect("free now");
+    let gone = image::delete(app, &admin(), "tiny", &now()).await.expect("free now").operation.expect("an operation");
+    controller.execute(&gone.metadata.name).await;
+    assert!(app.model.get::<Image>("tiny").is_none() && world.images.kept.lock().expect("unpoisoned").is_empty());
+}
+
+#[tokio::test]
+async fn networks_get_a_free_identifier_and_keep_what_guests_rely_on() {
+    let (_world, controller, _) = a_running_vm().await;
+    let app = &controller.app;
+    let sent = |text: &str, vni: Option<u32>| {
+        let spec = json!({"subnet": {"cidr": "10.8.0.0/24"}, "vni": vni});
+        Network::new(name(text), serde_json::from_value(spec).expect("a spec"))
+    };
+    let (caller, query) = (admin(), now());
+    let (a, b) = tokio::join!(
+        network::create(app, &caller, sent("a", None), &query),
+        network::create(app, &caller, sent("b", None), &query),
+    );
+    let mut vnis = [a.expect("made").object.status.vni, b.expect("made").object.status.vni];
+    vnis.sort_unstable();
+    assert_eq!(vnis, [1001, 1002]);
+    assert_eq!(code(network::create(app, &admin(), sent("c", Some(1001)), &now()).await), "vni-in-use");
+    let mut used = Network::clone(&app.model.get::<Network>("default").expect("a network"));
+    used.metadata.revision = 0;
+    used.spec.mtu = 1400;
+    used.spec.subnet.gateway = Some("10.9.0.2".parse().expect("an address"));
+    let problem = network::put(app, &admin(), "default", used, &now()).await.expect_err("in use");
+    let fields: Vec<_> = problem.fields.iter().map(|field| field.field.as_str()).collect();
+    assert_eq!((problem.code(), fields), ("network-in-use", vec!["spec.mtu", "spec.subnet.gateway"]));
+}
+
+#[tokio::test]
+async fn room_is_given_out_once_when_many_vms_start_together() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    let app = &controller.app;
+    let mut operations = Vec::new();
+    for n in 0..12 {
+        // Two fit on each of three hosts.
+        let sent = stopped_vm(&format!("vm-{n}"), json!({"memory": "1800MiB", "power": "running"}));
+        operations.push(vm::create(app, &admin(), sent, &now()).await.expect("made").operation.expect("an operation"));
+    }
+    futures::future::join_all(operations.iter().map(|operation| controller.execute(&operation.metadata.name))).await;
+    let vms = app.model.list::<Vm>();
+    assert_eq!(vms.iter().filter(|vm| vm.status.phase == VmPhase::Running).count(), 6);
+    for host in HOSTS {
+        assert_eq!(vms.iter().filter(|vm| vm.status.host == Some(name(host))).count(), 2, "{host}");
+    }
+    let failed = vms.iter().find(|vm| vm.status.phase == VmPhase::Failed).expect("too many");
+    let reason = failed.status.reason.as_deref().unwrap_or_default();
+    assert!(HOSTS.iter().all(|host| reason.contains(host)), "{reason}");
+    world.check().await;
+}
+
+#[tokio::test]
+async fn lists_are_paged_and_selected() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    let app = &*controller.app;
+    for n in 0..5 {
+        let mut sent = stopped_vm(&format!("vm-{n}"), json!({}));
+        sent.metadata.labels.0.insert("even".into(), (n % 2 == 0).to_string());
+        vm::create(app, &admin(), sent, &now()).await.expect("made");
+    }
+    let query = |selector: Option<&str>, limit, next| ListQuery {
+        selector: selector.map(str::to_owned),
+        limit,
+        next,
+        ..Default::default()
+    };
+    let first = app::list::<Vm>(app, &admin(), &query(None, Some(3), None)).expect("a page");
+    let second = app::list::<Vm>(app, &admin(), &query(None, Some(3), first.next.clone())).expect("a page");
+    let names: Vec<_> = first.items.iter().chain(&second.items).map(|vm| vm.name().to_owned()).collect();
+    assert_eq!(names, ["vm-0", "vm-1", "vm-2", "vm-3", "vm-4"]);
+    assert_eq!(second.next, None);
+    let even = app::list::<Vm>(app, &admin(), &query(Some("even=true"), None, None)).expect("a page");
+    assert_eq!(even.items.len(), 3);
+    assert_eq!(code(app::list::<Vm>(app, &admin(), &query(Some("=,"), None, None))), "invalid-query");
+    assert_eq!(code(app::list::<Vm>(app, &admin(), &query(None, Some(0), None))), "invalid-query");
+}
+
+#[tokio::test]
+async fn tokens_show_no_hash_expire_and_the_last_admin_stays() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    let app = &*controller.app;
+    let request = |text: &str, role, expires_at| CreateToken { name: name(text), role, expires_at };
+    let made = token::create(app, &admin(), &request("root", Role::Admin, None), "aa".into()).await.expect("made");
+    assert_eq!(made.status.hash, "");
+    assert_eq!(app::get::<ApiToken>(app, &admin(), "root").expect("there").status.hash, "");
+    assert!(token::by_hash(app, "aa").is_some() && token::by_hash(app, "").is_none());
+    assert_eq!(code(token::delete(app, &admin(), "root").await), "last-admin-token");
+    let soon = gantry_types::Timestamp::from_unix_ms(app.clock.now().unix_ms() + 1000);
+    token::create(app, &admin(), &request("soon", Role::Viewer, Some(soon)), "bb".into()).await.expect("made");
+    assert!(token::by_hash(app, "bb").is_some());
+    world.clock.advance(std::time::Duration::from_secs(2));
+    assert!(token::by_hash(app, "bb").is_none());
+}
+
+#[tokio::test]
+async fn a_join_token_lets_one_host_in() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    let app = &*controller.app;
+    let request = CreateToken { name: name("joiner"), role: Role::Join, expires_at: None };
+    token::create(app, &admin(), &request, "cc".into()).await.expect("made");
+    let joining = |host: &str| host::Joining {
+        name: name(host),
+        agent_address: "10.0.0.9:7443".into(),
+        underlay_address: "10.0.0.9".into(),
+        token: name("joiner"),
+    };
+    assert_eq!(code(host::join(app, &joining("host-1")).await), "already-exists");
+    host::join(app, &joining("host-4")).await.expect("joins");
+    assert_eq!(host::join(app, &joining("host-5")).await.expect_err("used").class, ErrorClass::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_refused_import_says_why_and_can_be_repeated() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    let app = &controller.app;
+    let why = Problem::invalid("image-storage", "it names a backing file");
+    *world.images.refuse.lock().expect("unpoisoned") = Some(why);
+    controller.import().await;
+    let image = app.model.get::<Image>("tiny").expect("an image");
+    assert_eq!(image.status.reason.as_deref(), Some("it names a backing file"));
+    *world.images.refuse.lock().expect("unpoisoned") = None;
+    let again = image::content_uploaded(app, &admin(), "tiny").await.expect("again").operation.expect("an operation");
+    controller.execute(&again.metadata.name).await;
+    succeeded(&world.operation(again.name()).await);
+    assert_eq!(code(image::content_uploaded(app, &admin(), "tiny").await), "image-has-content");
+}
+
+#[tokio::test]
+async fn a_finished_operation_is_not_cancelled_and_old_ones_are_dropped() {
+    let (world, controller, _) = a_running_vm().await;
+    let app = &controller.app;
+    let finished = app.model.list::<Operation>();
+    assert!(finished.iter().all(|operation| operation.status.phase == OperationPhase::Succeeded));
+    let first = finished.first().expect("an operation").name().to_owned();
+    assert_eq!(code(operation::cancel(app, &admin(), &first).await), "operation-finished");
+    let mut config = app.config.clone();
+    (config.max_events, config.max_finished_operations) = (1, 1);
+    let strict = world.controller_with(config).await;
+    assert!(gantry_controller::loops::event_trimmer::pass(&strict.app).await.expect("a store") > 0);
+    assert_eq!((strict.app.model.list::<Event>().len(), strict.app.model.list::<Operation>().len()), (1, 1));
+}
