@@ -2,7 +2,7 @@
 
 use std::{ops::ControlFlow, time::Duration};
 
-use gantry_types::{ByteSize, MigrationFigures, MigrationMode, Operation, OperationPhase, Problem, Resource};
+use gantry_types::{ByteSize, MigrationFigures, MigrationMode, Operation, OperationPhase, Problem, Progress, Resource};
 use tokio::time::Instant;
 
 use crate::{
@@ -40,6 +40,7 @@ pub async fn follow(client: &Client, operation: &Operation) -> Result<Operation,
 }
 
 async fn until_finished(client: &Client, name: &str, indicator: &mut Indicator) -> Result<Operation, Problem> {
+    let mut view = View::default();
     loop {
         let mut seen = false;
         let look = |operation: Option<&Operation>| {
@@ -50,7 +51,7 @@ async fn until_finished(client: &Client, name: &str, indicator: &mut Indicator) 
             if operation.status.phase.is_finished() {
                 return ControlFlow::Break(Ok(operation.clone()));
             }
-            indicator.update(&stage(operation));
+            indicator.update(&view.stage(operation));
             ControlFlow::Continue(())
         };
         let finished = observe::<Operation, _>(client, name, Instant::now() + UNREACHABLE_LIMIT, look).await;
@@ -68,25 +69,48 @@ async fn until_finished(client: &Client, name: &str, indicator: &mut Indicator) 
     }
 }
 
-fn stage(operation: &Operation) -> Stage {
-    let mut message = current_step(operation);
-    if operation.status.phase == OperationPhase::Unwinding {
-        message = format!("undoing, {message}");
+/// Turns an operation into what is shown of it. Progress stands in the operation after its step has ended; then it is
+/// not shown any more.
+#[derive(Default)]
+struct View {
+    shown: Option<Progress>,
+    step: String,
+}
+
+impl View {
+    fn stage(&mut self, operation: &Operation) -> Stage {
+        let step = current_step(operation);
+        let undoing = if operation.status.phase == OperationPhase::Unwinding { "undoing, " } else { "" };
+        let mut stage = Stage { step: format!("{undoing}{step}"), ..Stage::default() };
+        let progress = operation.status.progress.as_ref();
+        let stale = step != self.step && progress == self.shown.as_ref();
+        if !stale {
+            self.step = step;
+            self.shown = progress.cloned();
+            if let Some(progress) = progress {
+                stage.detail = detail(progress);
+                (stage.bytes_done, stage.bytes_total) = (progress.bytes_done, progress.bytes_total);
+            }
+        }
+        stage
     }
-    let Some(progress) = &operation.status.progress else { return Stage { message, ..Stage::default() } };
+}
+
+fn detail(progress: &Progress) -> String {
+    let mut parts = Vec::new();
     if !progress.message.is_empty() {
-        message += &format!(", {}", progress.message);
+        parts.push(progress.message.clone());
     }
     if let Some(rate) = progress.rate_bytes_per_s {
-        message += &format!(", {}/s", ByteSize(rate).approximate());
+        parts.push(format!("{}/s", ByteSize(rate).approximate()));
     }
     if let Some(dirty) = progress.dirty_bytes_per_s {
-        message += &format!(", dirtied {}/s", ByteSize(dirty).approximate());
+        parts.push(format!("dirtied {}/s", ByteSize(dirty).approximate()));
     }
     if let Some(remaining_ms) = progress.remaining_ms {
-        message += &format!(", {} left", duration(Duration::from_millis(remaining_ms)));
+        parts.push(format!("{} left", duration(Duration::from_millis(remaining_ms))));
     }
-    Stage { message, bytes_done: progress.bytes_done, bytes_total: progress.bytes_total }
+    parts.join(", ")
 }
 
 /// A finished migration in one or two lines.

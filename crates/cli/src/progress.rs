@@ -19,7 +19,10 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 /// How far something is.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stage {
-    pub message: String,
+    /// Which step it is.
+    pub step: String,
+    /// What changes within a step: rate, time left.
+    pub detail: String,
     pub bytes_done: u64,
     /// 0 if unknown.
     pub bytes_total: u64,
@@ -30,7 +33,7 @@ pub struct Indicator {
     began: Instant,
     terminal: bool,
     bar: Option<ProgressBar>,
-    last_message: String,
+    last_step: String,
     last_line: Option<Instant>,
 }
 
@@ -41,7 +44,7 @@ impl Indicator {
             began: Instant::now(),
             terminal: io::stderr().is_terminal(),
             bar: None,
-            last_message: String::new(),
+            last_step: String::new(),
             last_line: None,
         }
     }
@@ -50,20 +53,19 @@ impl Indicator {
         if self.began.elapsed() < PATIENCE {
             return;
         }
-        let message = printable(&stage.message).replace('\n', " ");
         if self.terminal {
-            self.draw(stage, message);
+            self.draw(stage);
             return;
         }
         let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
-        if due || message != self.last_message {
-            note(&line(&self.title, &message, stage));
+        if due || stage.step != self.last_step {
+            note(&line(&self.title, stage));
             self.last_line = Some(Instant::now());
-            self.last_message = message;
+            self.last_step.clone_from(&stage.step);
         }
     }
 
-    fn draw(&mut self, stage: &Stage, message: String) {
+    fn draw(&mut self, stage: &Stage) {
         let title = &self.title;
         let bar = self.bar.get_or_insert_with(|| {
             let bar = ProgressBar::new(0).with_prefix(title.clone());
@@ -81,7 +83,7 @@ impl Indicator {
         }
         bar.set_length(stage.bytes_total);
         bar.set_position(stage.bytes_done.min(stage.bytes_total));
-        bar.set_message(message);
+        bar.set_message(message_of(stage));
     }
 
     /// Takes the bar away; what came of it is the caller's to say.
@@ -98,8 +100,14 @@ impl Drop for Indicator {
     }
 }
 
-fn line(title: &str, message: &str, stage: &Stage) -> String {
+fn message_of(stage: &Stage) -> String {
+    let parts: Vec<_> = [&stage.step, &stage.detail].into_iter().filter(|part| !part.is_empty()).cloned().collect();
+    printable(&parts.join(", ")).replace('\n', " ")
+}
+
+fn line(title: &str, stage: &Stage) -> String {
     let mut line = title.to_owned();
+    let message = message_of(stage);
     if !message.is_empty() {
         line += &format!(": {message}");
     }
@@ -116,8 +124,9 @@ mod tests {
 
     #[test]
     fn a_plain_line_says_what_and_how_far() {
-        let stage = Stage { message: "2/5 image".into(), bytes_done: 1 << 20, bytes_total: 3 << 20 };
-        assert_eq!(line("vm-start vm/web", &stage.message, &stage), "vm-start vm/web: 2/5 image (1.0 MiB of 3.0 MiB)");
-        assert_eq!(line("waiting", "", &Stage::default()), "waiting");
+        let (step, detail) = ("2/5 image".to_owned(), "9.0 MiB/s".to_owned());
+        let stage = Stage { step, detail, bytes_done: 1 << 20, bytes_total: 3 << 20 };
+        assert_eq!(line("vm-start vm/web", &stage), "vm-start vm/web: 2/5 image, 9.0 MiB/s (1.0 MiB of 3.0 MiB)");
+        assert_eq!(line("waiting", &Stage::default()), "waiting");
     }
 }

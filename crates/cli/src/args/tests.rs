@@ -1,1 +1,149 @@
+//! Command lines as people type them.
 
+use clap::CommandFactory;
+use gantry_types::ByteSize;
+
+use super::*;
+
+fn parse(line: &str) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(line.split_whitespace())
+}
+
+#[test]
+fn the_tree_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn what_must_work_as_typed_parses() {
+    for line in [
+        "gantry host list",
+        "gantry image import tiny ./guest.qcow2",
+        "gantry vm create web --image tiny --cpus 1 --memory 256MiB --network default --wait ready",
+        "gantry vm list -o json",
+        "gantry vm console web",
+        "gantry vm migrate web --to host-2",
+        "gantry get vm web -o yaml",
+        "gantry apply -f web.yaml",
+        "gantry operation list",
+        "gantry event list",
+        "gantry lab unplug host-3",
+        "gantry vm delete web",
+        "gantry lab down",
+    ] {
+        assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+    }
+}
+
+#[test]
+fn habits_of_kubectl_and_virsh_parse() {
+    for line in [
+        "gantry get vms -l app=web,tier!=db -o wide --watch",
+        "gantry -o json get img",
+        "gantry get op",
+        "gantry describe net default",
+        "gantry apply -f a.yaml -f b.toml --dry-run",
+        "gantry apply -f -",
+        "gantry diff -f web.yaml",
+        "gantry delete vm a b c",
+        "gantry delete -f web.yaml --no-wait",
+        "gantry wait vm web --for phase=stopped --timeout 90s",
+        "gantry vm create a --disk 1GiB --stopped --label app=web --label tier=db --arch aarch64 --firmware uefi",
+        "gantry vm create a --image i --network net,ip=10.0.0.9,mac=52:54:00:00:00:01 --network other --dry-run",
+        "gantry vm stop a b --force --no-wait",
+        "gantry vm stop a --grace 5",
+        "gantry vm set a --cpus 2 --memory 1GiB --label app- --label x=y",
+        "gantry vm migrate a --post-copy never --max-downtime-ms 50 --bandwidth 100",
+        "gantry image import a https://example.com/i.vmdk.xz --sha256 00 --format vmdk --no-wait",
+        "gantry network create n --subnet 10.9.0.0/24 --gateway 10.9.0.1 --dns 1.1.1.1 --reserve 10.9.0.2",
+        "gantry host cordon host-1",
+        "gantry host join https://10.0.0.1:7443 gjt1.x --name h --agent-address 10.0.0.2:7444 --state /var/lib/x",
+        "gantry operation cancel x",
+        "gantry event list --for vm/web --watch",
+        "gantry token create ci --role viewer --expires 90d",
+        "gantry context use main",
+        "gantry controller init --data /d --name main --address 10.0.0.1 --address ::1",
+        "gantry controller run --data /d --listen 0.0.0.0:7443",
+        "gantry agent run --state /s",
+        "gantry lab up --name two --hosts 5 --keep --sample guest.qcow2",
+        "gantry lab exec host-1 --name two -- ip -br link",
+        "gantry lab status -o json",
+        "gantry completion fish",
+        "gantry openapi",
+        "gantry version --context lab-lab",
+    ] {
+        assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_the_usage_code() {
+    for line in [
+        "gantry",
+        "gantry get",
+        "gantry get pods",
+        "gantry get vm -o xml",
+        "gantry apply",
+        "gantry delete",
+        "gantry delete vm",
+        "gantry delete vm web -f web.yaml",
+        "gantry wait vm web",
+        "gantry wait vm web --for ready --timeout soon",
+        "gantry vm create Web",
+        "gantry vm create web --memory 256XiB",
+        "gantry vm create web --network net,ip=300.1.1.1",
+        "gantry vm create web --network net,color=red",
+        "gantry vm create web --network net,ip=10.0.0.1,ip=10.0.0.2",
+        "gantry vm create web --label app",
+        "gantry vm create web --stopped --wait ready",
+        "gantry vm create web --wait ready --no-wait",
+        "gantry vm create web --arch pdp11",
+        "gantry vm set web",
+        "gantry vm start",
+        "gantry vm stop web --grace 9999",
+        "gantry vm migrate web --max-downtime-ms 0",
+        "gantry network create n",
+        "gantry network create n --subnet 10.9.0.0",
+        "gantry token create ci",
+        "gantry token create ci --role god",
+        "gantry lab up --hosts 0",
+        "gantry lab exec host-1 ls",
+    ] {
+        let error = parse(line).expect_err(line);
+        assert_eq!(error.exit_code(), 2, "{line}");
+    }
+}
+
+#[test]
+fn values_arrive_where_they_belong() {
+    let Command::Vm(VmCommand::Create(create)) =
+        parse("gantry vm create web --image tiny --memory 1.5GiB --network a,ip=10.0.0.9 --network b").unwrap().command
+    else {
+        panic!("another command")
+    };
+    assert_eq!(create.memory, ByteSize::mib(1536));
+    assert_eq!(create.networks[0].address, Some("10.0.0.9".parse().unwrap()));
+    assert_eq!((create.networks[1].network.as_str(), create.networks[1].address), ("b", None));
+    assert_eq!((create.wait, create.follow.no_wait), (WaitFor::Running, false));
+
+    let Command::Vm(VmCommand::Set(set)) = parse("gantry vm set web --label a=1 --label b-").unwrap().command else {
+        panic!("another command")
+    };
+    assert_eq!(set.labels, [("a".to_owned(), Some("1".to_owned())), ("b".to_owned(), None)]);
+
+    let Command::Lab(LabCommand::Exec { command, .. }) = parse("gantry lab exec host-1 -- ls -l -o x").unwrap().command
+    else {
+        panic!("another command")
+    };
+    assert_eq!(command, ["ls", "-l", "-o", "x"], "flags after -- are the command's");
+}
+
+#[test]
+fn durations_have_units() {
+    for (text, seconds) in [("90", 90), ("90s", 90), ("5m", 300), ("2h", 7200), ("1d", 86_400)] {
+        assert_eq!(parse_duration(text), Ok(Duration::from_secs(seconds)));
+    }
+    for bad in ["", "s", "5x", "-1s", "1.5h", "5 m", "99999999999999999999d", "9999999999999d"] {
+        assert!(parse_duration(bad).is_err(), "{bad}");
+    }
+}

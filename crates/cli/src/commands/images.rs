@@ -79,9 +79,9 @@ pub async fn upload(client: &Client, name: &str, file: &Path) -> Result<Changed<
         tokio::select! {
             result = &mut upload => return Ok(result?),
             _ = tick.tick() => indicator.update(&Stage {
-                message: String::new(),
                 bytes_done: sent.load(Ordering::Relaxed),
                 bytes_total: total,
+                ..Stage::default()
             }),
             _ = tokio::signal::ctrl_c() => {
                 return Err(Failure::Interrupted(format!("the upload of image '{name}' was stopped")));

@@ -88,7 +88,7 @@ async fn watch<T: Row>(
     wanted: impl Fn(&T) -> bool,
 ) -> Result<(), Failure> {
     let mut query = ListQuery { selector: options.selector.clone(), ..ListQuery::default() };
-    let mut rows = Rows::default();
+    let mut rows = Rows::new();
     let mut told = false;
     loop {
         let problem = match client.watch::<T>(&query).await {
@@ -97,9 +97,7 @@ async fn watch<T: Row>(
                     Ok(event) => {
                         told = false;
                         query.revision = query.revision.max(Some(event.revision).filter(|revision| *revision > 0));
-                        if let Some(object) = event.object.filter(|object| wanted(object)) {
-                            rows.print(session, &object, event.change)?;
-                        }
+                        rows.take(session, event.change, event.object.filter(|object| wanted(object)))?;
                     }
                     Err(problem) => break problem,
                 }
@@ -121,36 +119,56 @@ async fn watch<T: Row>(
     }
 }
 
-/// Rows that come one by one, below one header.
-#[derive(Default)]
-struct Rows {
-    header_printed: bool,
+/// What a watch prints: first all objects at once, so that their columns fit, then each change below them.
+struct Rows<T> {
+    first: Option<Vec<T>>,
+    widths: Vec<usize>,
 }
 
-impl Rows {
-    fn print<T: Row>(&mut self, session: &Session, object: &T, change: Change) -> Result<(), Problem> {
-        match session.printer.format {
-            Format::Json => {
-                let line = serde_json::to_string(object)
-                    .map_err(|error| Problem::permanent("unprintable", error.to_string()))?;
-                return print(&(line + "\n"));
-            }
-            Format::Yaml => return print(&format!("---\n{}", output::yaml(object)?)),
-            Format::Name => return print(&format!("{}/{}\n", T::KIND, object.name())),
-            Format::Table | Format::Wide => {}
-        }
-        let wide = session.printer.format == Format::Wide;
-        let around = Surroundings::at(now());
-        let text = Table::of(std::slice::from_ref(object), wide, &around).render_spaced();
-        let mut lines = text.lines();
-        let header = lines.next().unwrap_or_default();
-        if !self.header_printed {
-            self.header_printed = true;
-            print(&format!("{header}\n"))?;
-        }
-        let gone = if change == Change::Deleted { "  (deleted)" } else { "" };
-        print(&lines.map(|line| format!("{line}{gone}\n")).collect::<String>())
+impl<T: Row> Rows<T> {
+    fn new() -> Self {
+        Self { first: Some(Vec::new()), widths: Vec::new() }
     }
+
+    fn take(&mut self, session: &Session, change: Change, object: Option<T>) -> Result<(), Problem> {
+        let is_table = !session.printer.is_structured();
+        match (&mut self.first, object) {
+            (Some(first), Some(object)) if is_table && change == Change::Added => {
+                first.push(object);
+                Ok(())
+            }
+            (_, object) => {
+                if let Some(first) = self.first.take() {
+                    self.print(session, &first, "")?;
+                }
+                let gone = if change == Change::Deleted { "  (deleted)" } else { "" };
+                object.map_or(Ok(()), |object| self.print(session, &[object], gone))
+            }
+        }
+    }
+
+    fn print(&mut self, session: &Session, objects: &[T], mark: &str) -> Result<(), Problem> {
+        let text = match session.printer.format {
+            Format::Json => objects.iter().map(one_line).collect::<Result<String, _>>()?,
+            Format::Yaml => {
+                let documents: Result<Vec<_>, _> = objects.iter().map(output::yaml).collect();
+                documents?.iter().map(|document| format!("---\n{document}")).collect()
+            }
+            Format::Name => objects.iter().map(|object| format!("{}/{}\n", T::KIND, object.name())).collect(),
+            Format::Table | Format::Wide if objects.is_empty() => String::new(),
+            Format::Table | Format::Wide => {
+                let wide = session.printer.format == Format::Wide;
+                let text = Table::of(objects, wide, &Surroundings::at(now())).render_below(&mut self.widths);
+                format!("{}{mark}\n", text.trim_end_matches('\n'))
+            }
+        };
+        print(&text)
+    }
+}
+
+fn one_line(object: &impl Resource) -> Result<String, Problem> {
+    let text = serde_json::to_string(object);
+    text.map(|line| line + "\n").map_err(|error| Problem::permanent("unprintable", error.to_string()))
 }
 
 pub async fn describe(session: &Session, kind: Kind, name: &str) -> Result<(), Failure> {

@@ -83,7 +83,7 @@ pub async fn up(arguments: &LabUp) -> Result<(), Failure> {
 }
 
 fn say(indicator: &mut Indicator, message: &str) {
-    indicator.update(&Stage { message: message.to_owned(), ..Stage::default() });
+    indicator.update(&Stage { step: message.to_owned(), ..Stage::default() });
 }
 
 fn check_prerequisites() -> Result<(), Problem> {

@@ -118,3 +118,6 @@ pub fn terminal_width() -> Option<u16> {
 pub fn now() -> Timestamp {
     std::time::SystemTime::now().into()
 }
+
+#[cfg(test)]
+mod tests;

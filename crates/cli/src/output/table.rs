@@ -67,15 +67,22 @@ impl Table {
         self.rows.push(cells.into_iter().map(clean).collect());
     }
 
-    /// For rows that are printed one at a time: every column has a width of its own, whatever is in it, so that
-    /// rows printed later stand below the earlier ones.
-    pub fn render_spaced(&self) -> String {
-        const COLUMN: usize = 14;
-        let line = |cells: &[String]| {
-            let padded: String = cells.iter().map(|cell| format!("{cell:<COLUMN$}  ")).collect();
+    /// For rows that are printed one at a time: `widths` grows with what has been printed, so that rows printed later
+    /// stand below the earlier ones. The header is printed when there are no widths yet.
+    pub fn render_below(&self, widths: &mut Vec<usize>) -> String {
+        let first = widths.is_empty();
+        widths.resize(self.headers.len(), 0);
+        for cells in std::iter::once(&self.headers).chain(&self.rows) {
+            for (width, cell) in widths.iter_mut().zip(cells) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        let line = |cells: &Vec<String>| {
+            let padded: String =
+                cells.iter().zip(widths.iter()).map(|(cell, &width)| format!("{cell:<width$}  ")).collect();
             padded.trim_end().to_owned() + "\n"
         };
-        std::iter::once(&self.headers).chain(&self.rows).map(|cells| line(cells)).collect()
+        std::iter::once(&self.headers).filter(|_| first).chain(&self.rows).map(line).collect()
     }
 
     /// Lines of at most `width` columns, long cells wrapped; without a width each row is one line.
