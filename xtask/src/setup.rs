@@ -18,6 +18,7 @@ const NEEDS: [(&str, &str); 11] = [
     ("qemu-img", QEMU_UTILS),
     ("nft", "nftables"),
     ("ip", "iproute2"),
+    ("ping", "iputils-ping"),
     ("gcc", "gcc"),
     // The guest's workload tool is linked statically.
     ("/usr/include/stdio.h", "libc6-dev"),
