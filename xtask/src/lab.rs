@@ -4,6 +4,7 @@
 //! the exit code are the lab's own.
 
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
@@ -18,7 +19,31 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let guest = guest::build()?;
     process::run(process::command("cargo").args(["build", "-p", "gantry"]).current_dir(workspace::root()))?;
     let program = workspace::target().join("debug/gantry");
-    let mut lab = process::command(&program);
+    offer_command(&program)?;
+    let mut lab = setup::privileged(&program)?;
     lab.args(["lab", "up", "--sample"]).arg(&guest.disk).args(arguments);
     Err(lab.exec()).with_context(|| format!("cannot start {}", program.display()))
+}
+
+/// Makes `gantry` a command of the shell, beside cargo's own commands, unless there is one already.
+fn offer_command(program: &Path) -> Result<()> {
+    let cargo_home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
+    let Some(directory) = cargo_home.map(|home| home.join("bin")).filter(|directory| directory.is_dir()) else {
+        println!("to have the command: export PATH={}:$PATH", workspace::target().join("debug").display());
+        return Ok(());
+    };
+    let link = directory.join("gantry");
+    match std::fs::symlink_metadata(&link) {
+        Ok(known) if known.is_symlink() => std::fs::remove_file(&link)?,
+        Ok(_) => {
+            println!("{} is another program and stays; this one is {}", link.display(), program.display());
+            return Ok(());
+        }
+        Err(_) => {}
+    }
+    std::os::unix::fs::symlink(program, &link).with_context(|| format!("cannot make {}", link.display()))?;
+    println!("the command 'gantry' is {}", link.display());
+    Ok(())
 }

@@ -4,6 +4,7 @@
 //! cargo tools are compiled into `target/tools`. Finding that nothing is missing takes milliseconds and touches
 //! neither network nor privileges.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,7 +14,7 @@ use crate::process;
 use crate::workspace;
 
 /// A program or file that tells whether a package is there, and the package.
-const NEEDS: [(&str, &str); 11] = [
+const NEEDS: [(&str, &str); 12] = [
     ("qemu-system-x86_64", QEMU_SYSTEM),
     ("qemu-img", QEMU_UTILS),
     ("nft", "nftables"),
@@ -96,17 +97,18 @@ fn is_present(probe: &str) -> bool {
     if probe.starts_with('/') { Path::new(probe).exists() } else { process::is_installed(probe) }
 }
 
-/// The program itself for root, through sudo for others.
-fn privileged(program: &str) -> Result<Command> {
+/// The program itself for root, through sudo for others. The user's own home stays the home.
+pub fn privileged(program: impl AsRef<OsStr>) -> Result<Command> {
+    let program = program.as_ref();
     let user = process::output(process::command("id").arg("-u"))?;
     if user.trim() == "0" {
         return Ok(process::command(program));
     }
     if !process::is_installed("sudo") {
-        bail!("`{program}` needs root, and there is no sudo");
+        bail!("`{}` needs root, and there is no sudo", program.display());
     }
     let mut command = process::command("sudo");
-    command.arg(program);
+    command.arg("--preserve-env=HOME,GANTRY_CONFIG,GANTRY_LAB_DIR,DEBIAN_FRONTEND").arg(program);
     Ok(command)
 }
 

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Write,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -72,13 +72,14 @@ impl Contexts {
     fn save_to(&self, path: &Path) -> Result<(), Problem> {
         let write = || -> std::io::Result<()> {
             if let Some(parent) = path.parent() {
-                fs::create_dir_all(parent)?;
+                create_owned(parent)?;
             }
             let temporary = path.with_extension("toml.new");
             let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
             let text = toml::to_string(self).map_err(std::io::Error::other)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
+            belong_to_parents_owner(&temporary)?;
             fs::rename(&temporary, path)
         };
         write().map_err(|error| failed(path, "can't be written", &error))
@@ -104,4 +105,24 @@ impl Contexts {
                 .remedy("see it: gantry context show")
         })
     }
+}
+/// Under sudo with the user's HOME, what is made there is the user's and not root's.
+fn belong_to_parents_owner(path: &Path) -> std::io::Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
+    let owner = fs::metadata(parent)?;
+    std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()))
+}
+
+fn create_owned(directory: &Path) -> std::io::Result<()> {
+    if directory.as_os_str().is_empty() || directory.exists() {
+        return Ok(());
+    }
+    if let Some(parent) = directory.parent() {
+        create_owned(parent)?;
+    }
+    fs::create_dir(directory)?;
+    belong_to_parents_owner(directory)
 }
