@@ -1,7 +1,7 @@
 //! Hosts: join, label, cordon, delete.
 
 use gantry_api::rest::{Changed, WriteQuery};
-use gantry_types::{ApiToken, Host, HostSpec, HostState, HostStatus, Name, Problem, Resource, Role, Severity};
+use gantry_types::{ApiToken, Host, HostSpec, HostState, HostStatus, Name, Problem, Resource, Role, Severity, Vm};
 
 use super::{App, Caller, already_exists, check_labels, check_name, check_precondition};
 use crate::objects::Change;
@@ -112,30 +112,40 @@ pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) 
     caller.may_change()?;
     // Nothing is placed on it while we look.
     let _placing = app.placement.lock().await;
-    let host: Host = app.objects.get(name).await?;
-    check_precondition(&host, &host.metadata, query)?;
-    let vms = app.model.read(|tables| {
-        let on_it = |vm: &gantry_types::Vm| {
-            [&vm.status.host, &vm.status.moving_to].into_iter().flatten().any(|at| at.as_str() == name)
-        };
-        tables.vms.values().filter(|vm| on_it(vm)).map(|vm| vm.name().to_owned()).collect::<Vec<_>>()
-    });
-    if !vms.is_empty() {
-        return Err(Problem::conflict("host-in-use", format!("host '{name}' has VMs: {}", vms.join(", ")))
-            .object(host.reference())
-            .remedy("move them (gantry vm migrate NAME) or delete them first"));
-    }
-    if query.dry_run {
+    app.objects
+        .racing(|| async {
+            let host: Host = app.objects.get(name).await?;
+            check_precondition(&host, &host.metadata, query)?;
+            expect_empty(app, &host)?;
+            if query.dry_run {
+                return Ok(());
+            }
+            let mut change = Change::new();
+            change.delete(&host).event(&app.event(
+                host.reference(),
+                Severity::Normal,
+                "HostDeleted",
+                format!("{} deleted host '{name}'", caller.name),
+            ))?;
+            app.commit(change).await?;
+            app.model.overlay_mut(|overlay| overlay.hosts.remove(name));
+            Ok(())
+        })
+        .await
+}
+
+/// # Errors
+/// `host-in-use`, naming the VMs that are on it or on their way to it.
+fn expect_empty(app: &App, host: &Host) -> Result<(), Problem> {
+    let name = &host.metadata.name;
+    let on_it = |vm: &Vm| [&vm.status.host, &vm.status.moving_to].into_iter().flatten().any(|at| at == name);
+    let vms = app
+        .model
+        .read(|tables| tables.vms.values().filter(|vm| on_it(vm)).map(|vm| vm.name().to_owned()).collect::<Vec<_>>());
+    if vms.is_empty() {
         return Ok(());
     }
-    let mut change = Change::new();
-    change.delete(&host).event(&app.event(
-        host.reference(),
-        Severity::Normal,
-        "HostDeleted",
-        format!("{} deleted host '{name}'", caller.name),
-    ))?;
-    app.commit(change).await?;
-    app.model.overlay_mut(|overlay| overlay.hosts.remove(name));
-    Ok(())
+    Err(Problem::conflict("host-in-use", format!("host '{name}' has VMs: {}", vms.join(", ")))
+        .object(host.reference())
+        .remedy("move them (gantry vm migrate NAME) or delete them first"))
 }
