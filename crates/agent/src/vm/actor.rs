@@ -34,6 +34,8 @@ pub(crate) struct VmTask {
     /// The guest shut down or panicked; QEMU's end follows.
     pub(super) expected_end: Option<End>,
     pub(crate) sending: Option<SendingTask>,
+    /// The agent has just started and has not looked for QEMU yet.
+    recovering: bool,
     pub(crate) shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
     pub(crate) self_commands: mpsc::WeakSender<Command>,
@@ -70,7 +72,8 @@ impl VmTask {
         self_commands: mpsc::WeakSender<Command>,
         shared: Arc<Shared>,
     ) -> Self {
-        Self {
+        let recovering = record.is_some();
+        let task = Self {
             host,
             vm,
             record,
@@ -79,19 +82,22 @@ impl VmTask {
             hold_reason: None,
             expected_end: None,
             sending: None,
+            recovering,
             shared,
             commands,
             self_commands,
-        }
+        };
+        // At once: a heartbeat that left the VM out would say that it is not here.
+        task.publish();
+        task
     }
 
     pub async fn run(mut self) {
-        let mut next = if self.record.is_some() {
-            self.publish();
-            self.recover().await
-        } else {
-            Next::Continue
-        };
+        let mut next = Next::Continue;
+        if self.recovering {
+            next = self.recover().await;
+            self.recovering = false;
+        }
         while next == Next::Continue {
             self.publish();
             next = tokio::select! {
@@ -204,6 +210,10 @@ impl VmTask {
     }
 
     async fn reconnect(&mut self) {
+        if matches!(&self.run, Run::On(machine) if machine.monitored) {
+            // Only events were lost: the state they told of can be asked for.
+            return self.look_at_status().await;
+        }
         let Some(record) = &self.record else { return };
         tracing::warn!(vm = %self.vm, "the connection to QEMU's monitor was lost, connecting again");
         match machine::adopt(&self.host, record, &self.shared).await {
@@ -214,6 +224,11 @@ impl VmTask {
             Err(error) => tracing::error!(vm = %self.vm, %error, "cannot look for QEMU"),
         }
         self.look_at_status().await;
+        if matches!(self.migration_state(), Some(MigrationState::Sending | MigrationState::Committing)) {
+            // Its task spoke over the lost connection; as after a restart, another one goes on.
+            self.sending = None;
+            self.recover_sending().await;
+        }
     }
 
     /// Asks QEMU whether the guest runs.
@@ -430,6 +445,8 @@ impl VmTask {
             Run::On(_) if self.paused => VmRunState::Paused,
             Run::On(_) => VmRunState::Running,
             Run::Deaf(_) => VmRunState::Failed,
+            // Its QEMU may well run: a heartbeat that called it stopped would be believed.
+            Run::Off if self.recovering => VmRunState::Starting,
             Run::Off if record.end.as_ref().is_some_and(|end| end.failed) => VmRunState::Failed,
             Run::Off => VmRunState::Stopped,
         }
