@@ -126,3 +126,39 @@ fn create_owned(directory: &Path) -> std::io::Result<()> {
     fs::create_dir(directory)?;
     belong_to_parents_owner(directory)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gantry_types::ErrorClass;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn contexts() -> Contexts {
+        let context = Context { url: "https://10.0.0.1:7443".into(), ca: "PEM\nPEM\n".into(), token: "gat1.x".into() };
+        Contexts { current: Some("main".into()), contexts: [("main".to_owned(), context)].into() }
+    }
+
+    #[test]
+    fn what_is_saved_is_loaded_and_only_its_owner_can_read_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("made/on/the/way/config.toml");
+        assert_eq!(Contexts::load_from(&path).unwrap(), Contexts::default(), "no file is no contexts");
+        contexts().save_to(&path).unwrap();
+        contexts().save_to(&path).unwrap();
+        assert_eq!(Contexts::load_from(&path).unwrap(), contexts());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::write(&path, "current = 3").unwrap();
+        let damaged = Contexts::load_from(&path).unwrap_err();
+        assert!(damaged.class == ErrorClass::Invalid && damaged.detail.contains("config.toml"), "{damaged}");
+    }
+
+    #[test]
+    fn the_named_context_wins_over_the_current_one() {
+        let mut contexts = contexts();
+        assert_eq!(contexts.choose(None).unwrap().0, "main");
+        assert_eq!(contexts.choose(Some("other")).unwrap_err().class, ErrorClass::NotFound);
+        contexts.current = None;
+        assert_eq!(contexts.choose(Some("main")).unwrap().0, "main");
+        assert_eq!(contexts.choose(None).unwrap_err().code(), "no-context");
+    }
+}

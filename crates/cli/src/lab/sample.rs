@@ -30,7 +30,8 @@ pub fn check_file(file: &Path) -> Result<(), Problem> {
         .remedy("name a disk image"))
 }
 
-pub async fn run(client: &Client, file: &Path) -> Result<(), Failure> {
+/// Brings the sample up on a lab of `hosts` hosts and says what to do with it.
+pub async fn run(client: &Client, file: &Path, hosts: u8) -> Result<(), Failure> {
     import(client, file).await?;
     if find::<Vm>(client, VM).await?.is_none() {
         let changed = client.create(&sample_vm()?, &WriteQuery::default()).await?;
@@ -38,7 +39,7 @@ pub async fn run(client: &Client, file: &Path) -> Result<(), Failure> {
     }
     wait_for::<Vm>(client, VM, &Condition::Ready, READY_LIMIT).await?;
     let vm = client.get::<Vm>(VM).await?;
-    Ok(print(&what_to_try(&vm))?)
+    Ok(print(&what_to_try(&vm, hosts))?)
 }
 
 async fn import(client: &Client, file: &Path) -> Result<(), Failure> {
@@ -93,17 +94,19 @@ fn sample_vm() -> Result<Vm, Failure> {
     Ok(Vm::new(name(VM)?, spec))
 }
 
-fn what_to_try(vm: &Vm) -> String {
+fn what_to_try(vm: &Vm, hosts: u8) -> String {
     let host = vm.status.host.as_ref().map_or("-", Name::as_str);
     let address = vm.status.nics.first().map_or_else(|| "-".to_owned(), |nic| nic.address.to_string());
-    let other = if host == "host-2" { "host-1" } else { "host-2" };
-    format!(
-        "VM '{VM}' runs on {host} and answers at {address}\n\
-         try:  curl http://{address}/\n      \
-         gantry vm list\n      \
-         gantry vm console {VM}                 (Ctrl-] ends it)\n      \
-         gantry vm migrate {VM} --to {other}\n      \
-         gantry lab unplug host-3 && gantry host list\n      \
-         gantry lab down\n"
-    )
+    let mut lines = vec![
+        format!("curl http://{address}/"),
+        "gantry vm list".to_owned(),
+        format!("gantry vm console {VM}        # Ctrl-] ends it"),
+    ];
+    if hosts > 1 {
+        let other = if host == "host-2" { "host-1" } else { "host-2" };
+        lines.push(format!("gantry vm migrate {VM} --to {other}"));
+    }
+    lines.push(format!("gantry lab unplug host-{hosts} && gantry host list"));
+    lines.push("gantry lab down".to_owned());
+    format!("VM '{VM}' runs on {host} and answers at {address}\ntry:  {}\n", lines.join("\n      "))
 }

@@ -18,7 +18,7 @@ use anyhow::{Context as _, bail};
 use gantry_api::rest::{CreateToken, WriteQuery};
 use gantry_lab::{LabRecord, Layout, Room, list, reserve};
 use gantry_types::{
-    ApiToken, ErrorClass, Host, HostState, Name, Network, NetworkSpec, Problem, Resource, Role, Subnet,
+    ApiToken, ErrorClass, Host, HostState, Name, Network, NetworkSpec, Problem, Resource, Role, Subnet, Timestamp,
 };
 use tokio::time::{Instant, sleep};
 
@@ -28,7 +28,7 @@ use crate::{
     client::Client,
     context::Contexts,
     exit::Failure,
-    output::print,
+    output::{now, print},
     progress::{Indicator, Stage},
 };
 
@@ -49,6 +49,7 @@ pub async fn up(arguments: &LabUp) -> Result<(), Failure> {
     if let Some(file) = &arguments.sample {
         sample::check_file(file)?;
     }
+    let began = now();
     let mut indicator = Indicator::new(format!("lab '{}'", arguments.name));
     let record = reserve_lab(arguments)?;
     let room = Room::new(record);
@@ -67,12 +68,12 @@ pub async fn up(arguments: &LabUp) -> Result<(), Failure> {
         join(&room, &client, host).await?;
         room.start_agent(host)?;
     }
-    until_hosts_are_ready(&room, &client, &mut indicator).await?;
+    until_hosts_are_ready(&room, &client, began, &mut indicator).await?;
     ensure_network(&room, &client).await?;
     indicator.clear();
     print(&summary(&room, &context))?;
     if let Some(file) = &arguments.sample {
-        sample::run(&client, file).await?;
+        sample::run(&client, file, room.record().hosts).await?;
     } else {
         print(
             "try:  gantry host list\n      gantry image import guest IMAGE_FILE\n      \
@@ -179,11 +180,22 @@ async fn remove_if_there<T: Resource>(client: &Client, name: &str) -> Result<(),
     }
 }
 
-async fn until_hosts_are_ready(room: &Room, client: &Client, indicator: &mut Indicator) -> Result<(), Failure> {
+/// Ready and heard of since `began`: what the controller remembers of a lab's former life does not count.
+async fn until_hosts_are_ready(
+    room: &Room,
+    client: &Client,
+    began: Timestamp,
+    indicator: &mut Indicator,
+) -> Result<(), Failure> {
     let deadline = Instant::now() + HOSTS_LIMIT;
     loop {
         let hosts = client.list::<Host>(None).await?;
-        let is_ready = |name: &str| hosts.iter().any(|h| h.name() == name && h.status.state == HostState::Ready);
+        let is_ready = |name: &str| {
+            hosts.iter().any(|host| {
+                let heard = host.status.last_seen.is_some_and(|seen| seen >= began);
+                host.name() == name && heard && host.status.state == HostState::Ready
+            })
+        };
         let missing: Vec<_> = room.hosts().filter(|host| !is_ready(&Layout::host_name(*host))).collect();
         let Some(first) = missing.first() else { return Ok(()) };
         let names: Vec<_> = missing.iter().map(|host| Layout::host_name(*host)).collect();
