@@ -134,3 +134,43 @@ pub fn figures_text(figures: &MigrationFigures) -> String {
         ByteSize(figures.memory_bytes).approximate(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn migration(running: usize, progress: Option<u64>) -> Operation {
+        let steps = ["check", "transfer", "release"];
+        let state = |at: usize| match at.cmp(&running) {
+            std::cmp::Ordering::Less => "done",
+            std::cmp::Ordering::Equal => "running",
+            std::cmp::Ordering::Greater => "pending",
+        };
+        let steps: Vec<_> = (0..3).map(|at| json!({"name": steps[at], "state": state(at), "attempts": 1})).collect();
+        let progress = progress
+            .map(|done| json!({"message": "memory", "bytes_done": done, "bytes_total": 9, "remaining_ms": 250}));
+        serde_json::from_value(json!({
+            "metadata": {"name": "m"},
+            "spec": {
+                "action": {"action": "vm_pause"}, "target": {"kind": "vm", "name": "web"}, "requested_by": "token/admin",
+            },
+            "status": {"phase": "running", "steps": steps, "progress": progress},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn progress_is_shown_only_while_its_step_is_at_work() {
+        let mut view = View::default();
+        assert_eq!(view.stage(&migration(0, None)), Stage { step: "1/3 check".into(), ..Stage::default() });
+        let transfer = view.stage(&migration(1, Some(4)));
+        assert_eq!((transfer.step.as_str(), transfer.detail.as_str()), ("2/3 transfer", "memory, 250ms left"));
+        assert_eq!((transfer.bytes_done, transfer.bytes_total), (4, 9));
+        assert_eq!(view.stage(&migration(1, Some(4))), transfer, "nothing new, the same step");
+        for _ in 0..2 {
+            let release = view.stage(&migration(2, Some(4)));
+            assert_eq!(release, Stage { step: "3/3 release".into(), ..Stage::default() });
+        }
+    }
+}

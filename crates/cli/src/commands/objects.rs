@@ -61,8 +61,16 @@ pub async fn list<T: Row>(
     }
     let mut objects: Vec<T> = client.list(options.selector.as_deref()).await?;
     objects.retain(|object| wanted(object));
+    in_order(&mut objects);
     let around = surroundings::<T>(session, &client).await?;
     Ok(session.printer.list(&objects, &around)?)
+}
+
+/// The API lists by name. What happened is read in the order in which it happened, and its names say nothing.
+fn in_order<T: Resource>(objects: &mut [T]) {
+    if [Operation::KIND, Event::KIND].contains(&T::KIND) {
+        objects.sort_by_key(|object| object.metadata().created_at);
+    }
 }
 
 /// Hosts are shown with the number of their VMs, which is nowhere in a host.
@@ -138,7 +146,8 @@ impl<T: Row> Rows<T> {
                 Ok(())
             }
             (_, object) => {
-                if let Some(first) = self.first.take() {
+                if let Some(mut first) = self.first.take() {
+                    in_order(&mut first);
                     self.print(session, &first, "")?;
                 }
                 let gone = if change == Change::Deleted { "  (deleted)" } else { "" };
@@ -181,10 +190,10 @@ async fn describe_one<T: Resource>(session: &Session, name: &str) -> Result<(), 
     let about = |reference: &ObjectRef| reference.kind == T::KIND && reference.name == object.metadata().name;
     let mut events = client.list::<Event>(None).await?;
     events.retain(|event| about(&event.spec.regarding));
-    events.sort_by_key(|event| event.metadata.created_at);
+    in_order(&mut events);
     let mut operations = client.list::<Operation>(None).await?;
     operations.retain(|operation| about(&operation.spec.target));
-    operations.sort_by_key(|operation| operation.metadata.created_at);
+    in_order(&mut operations);
     Ok(print(&output::describe(&object, &events, &operations, now()))?)
 }
 
