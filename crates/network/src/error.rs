@@ -2,21 +2,7 @@
 
 use std::path::PathBuf;
 
-/// How a caller should react.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorClass {
-    /// The request itself is wrong; repeating it cannot help.
-    Invalid,
-    /// Something that is not ours stands in the way.
-    Conflict,
-    NotFound,
-    /// The process lacks a right.
-    Denied,
-    /// Worth repeating.
-    Transient,
-    /// The host lacks something; a person has to act.
-    Permanent,
-}
+pub use gantry_types::ErrorClass;
 
 pub type Result<T, E = NetworkError> = std::result::Result<T, E>;
 

@@ -19,22 +19,7 @@ pub mod probe;
 pub mod process;
 pub mod qmp;
 
-/// What a caller may do about an error; retry code matches on this and never on messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ErrorClass {
-    /// The request can never work as it is.
-    Invalid,
-    /// The object is in a state that does not allow this now.
-    Conflict,
-    /// The named thing does not exist.
-    NotFound,
-    /// The operating system refused.
-    Denied,
-    /// May work when tried again.
-    Transient,
-    /// Will not work when tried again.
-    Permanent,
-}
+pub use gantry_types::ErrorClass;
 
 pub(crate) fn class_of_io(error: &std::io::Error) -> ErrorClass {
     use std::io::ErrorKind;
