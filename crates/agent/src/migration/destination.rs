@@ -253,12 +253,16 @@ impl VmTask {
         if let Some(record) = &mut self.record {
             record.process = None;
             record.end = Some(crate::records::End { failed: true, reason: reason.to_owned() });
-            if let Some(migration) = &mut record.migration {
-                migration.state = MigrationState::Committed;
-            }
+        }
+        self.note_committed().await;
+    }
+
+    async fn note_committed(&mut self) {
+        if let Some(migration) = self.record.as_mut().and_then(|record| record.migration.as_mut()) {
+            migration.state = MigrationState::Committed;
         }
         if let Err(error) = self.save().await {
-            tracing::error!(vm = %self.vm, %error, "the VM's failure is not on disk");
+            tracing::error!(vm = %self.vm, %error, "what became of the incoming VM is not on disk");
         }
     }
 
@@ -282,7 +286,8 @@ impl VmTask {
                 Next::Continue
             }
             (Some(Verdict::Committed), _) => {
-                self.lost_after_commit("QEMU ended while the agent was away").await;
+                // The guest was ours and its disk is complete: it starts again like any VM after a power loss.
+                self.note_committed().await;
                 self.keep_up().await;
                 Next::Continue
             }
