@@ -265,4 +265,7 @@ pub struct Liveness {
     pub evidence: String,
     /// Writes the guest has issued on this host since it resumed.
     pub disk_writes: u64,
+    /// How far the guest's clock is behind this host's now, if its agent answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_clock_lag_ms: Option<i64>,
 }

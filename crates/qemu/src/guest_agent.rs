@@ -160,6 +160,11 @@ impl GuestAgent {
         Ok(())
     }
 
+    /// The guest's wall clock, in nanoseconds since the Unix epoch. It stands still while the guest does.
+    pub async fn time_ns(&mut self, deadline: Instant) -> Result<i64, GuestAgentError> {
+        self.call("guest-get-time", json!({}), deadline).await
+    }
+
     /// What the guest calls itself.
     pub async fn host_name(&mut self, deadline: Instant) -> Result<String, GuestAgentError> {
         let answer: HostName = self.call("guest-get-host-name", json!({}), deadline).await?;

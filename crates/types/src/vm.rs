@@ -227,4 +227,8 @@ pub struct VmMetrics {
     pub disk_write_bytes_per_s: u64,
     pub net_rx_bytes_per_s: u64,
     pub net_tx_bytes_per_s: u64,
+    /// How far the guest's own clock is behind the host's, as its agent tells it. It grows by as long as the guest
+    /// stands still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_clock_lag_ms: Option<i64>,
 }

@@ -3,10 +3,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use gantry_qemu::guest_agent::{GuestAgent, GuestAgentError, ShutdownMode};
-use gantry_types::{GuestInfo, Problem};
+use gantry_types::{GuestInfo, Problem, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -60,7 +60,7 @@ async fn converse(
     loop {
         let mut pause = PING_INTERVAL;
         match ask(&mut agent, &socket, &mut known, &shared).await {
-            Ok(()) => shared.guest_answered(),
+            Ok(clock_lag_ms) => shared.guest_answered(clock_lag_ms),
             Err(_) => {
                 agent = None;
                 pause = RETRY_PAUSE;
@@ -85,10 +85,11 @@ async fn ask(
     socket: &std::path::Path,
     known: &mut bool,
     shared: &Shared,
-) -> Result<(), GuestAgentError> {
+) -> Result<Option<i64>, GuestAgentError> {
     let agent = connected(agent, socket).await?;
     let deadline = Instant::now() + PING_LIMIT;
     agent.ping(deadline).await?;
+    let clock_lag_ms = clock_lag_ms(agent, deadline).await;
     if !*known {
         // An agent without these commands is as good as any.
         let hostname = agent.host_name(deadline).await.ok();
@@ -97,7 +98,16 @@ async fn ask(
         shared.set_guest_info(GuestInfo { hostname: hostname.map(clean), os: os.map(clean) });
         *known = true;
     }
-    Ok(())
+    Ok(clock_lag_ms)
+}
+
+/// How far the guest's clock is behind this host's. A guest that stands still falls behind by as long, so the
+/// difference before and after a move is the downtime by the guest's own clock.
+async fn clock_lag_ms(agent: &mut GuestAgent, deadline: Instant) -> Option<i64> {
+    let asked = Timestamp::from(SystemTime::now()).unix_ms();
+    let guest_ns = agent.time_ns(deadline).await.ok()?;
+    let answered = Timestamp::from(SystemTime::now()).unix_ms();
+    Some(asked.midpoint(answered) - guest_ns / 1_000_000)
 }
 
 async fn reboot(agent: &mut Option<GuestAgent>, socket: &std::path::Path) -> Result<(), GuestAgentError> {

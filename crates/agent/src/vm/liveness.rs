@@ -38,7 +38,7 @@ pub(crate) async fn check(vm: Uuid, handle: &VmHandle, expect_guest_agent: bool)
     let disk_writes = disk.map_or(0, |disk| disk.stats.wr_operations);
     if !status.running {
         let evidence = format!("QEMU says the guest is '{}'", status.status);
-        return Ok(Liveness { alive: false, evidence, disk_writes });
+        return Ok(Liveness { alive: false, evidence, disk_writes, guest_clock_lag_ms: None });
     }
     let cpu_time = || {
         let usage = probe.process.usage();
@@ -58,7 +58,8 @@ pub(crate) async fn check(vm: Uuid, handle: &VmHandle, expect_guest_agent: bool)
             let evidence = format!(
                 "QEMU says running, used {used_ms} ms of processor time in {waited_ms} ms, the guest agent {agent}"
             );
-            return Ok(Liveness { alive, evidence, disk_writes });
+            let guest_clock_lag_ms = handle.shared.guest_clock_lag_ms().filter(|_| answered);
+            return Ok(Liveness { alive, evidence, disk_writes, guest_clock_lag_ms });
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }

@@ -88,6 +88,7 @@ fn rates(before: Counters, now: Counters, elapsed: Duration, resident_memory: By
         disk_write_bytes_per_s: per_second(now.disk_write_bytes, before.disk_write_bytes),
         net_rx_bytes_per_s: per_second(now.net_rx_bytes, before.net_rx_bytes),
         net_tx_bytes_per_s: per_second(now.net_tx_bytes, before.net_tx_bytes),
+        guest_clock_lag_ms: None,
     }
 }
 

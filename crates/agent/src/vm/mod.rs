@@ -105,6 +105,8 @@ struct SharedState {
 #[derive(Default)]
 struct GuestView {
     last_answer: Option<Instant>,
+    /// As of the last answer.
+    clock_lag_ms: Option<i64>,
     info: Option<GuestInfo>,
 }
 
@@ -120,7 +122,8 @@ impl Shared {
         let mut observation = state.base.clone()?;
         let executes = matches!(observation.state, VmRunState::Running | VmRunState::Paused);
         if executes {
-            observation.metrics = state.metrics;
+            let guest_clock_lag_ms = state.guest.clock_lag_ms;
+            observation.metrics = state.metrics.map(|metrics| VmMetrics { guest_clock_lag_ms, ..metrics });
             observation.guest_agent =
                 state.guest.last_answer.is_some_and(|answered| answered.elapsed() < GUEST_AGENT_MEMORY);
             observation.guest = state.guest.info.clone();
@@ -133,6 +136,9 @@ impl Shared {
 
     pub fn guest_agent_answered_since(&self, moment: Instant) -> bool {
         self.lock().guest.last_answer.is_some_and(|answered| answered > moment)
+    }
+    pub fn guest_clock_lag_ms(&self) -> Option<i64> {
+        self.lock().guest.clock_lag_ms
     }
     pub fn console(&self) -> Option<ConsoleLine> {
         self.lock().console.clone()
@@ -149,8 +155,9 @@ impl Shared {
     fn set_metrics(&self, metrics: VmMetrics) {
         self.lock().metrics = Some(metrics);
     }
-    fn guest_answered(&self) {
-        self.lock().guest.last_answer = Some(Instant::now());
+    fn guest_answered(&self, clock_lag_ms: Option<i64>) {
+        let guest = &mut self.lock().guest;
+        (guest.last_answer, guest.clock_lag_ms) = (Some(Instant::now()), clock_lag_ms);
     }
     fn set_guest_info(&self, info: GuestInfo) {
         self.lock().guest.info = Some(info);

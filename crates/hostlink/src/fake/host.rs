@@ -10,7 +10,7 @@ use gantry_api::{
         ReceiveMigration, SendMigration, Verdict, VmObservation,
     },
 };
-use gantry_types::{HostNetworks, Name, Problem};
+use gantry_types::{HostNetworks, Name, PostCopy, Problem};
 use uuid::Uuid;
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
     unreachable,
 };
 
-/// How often a source says `sending` before it hands over.
+/// How often a source says `sending` before it hands over, and `committing` while post-copy lasts.
 const ROUNDS: u32 = 2;
 const FIRST_UID: u32 = 100_000;
 
@@ -150,6 +150,7 @@ impl HostState {
                 request: None,
                 paused: request.paused,
                 rounds_left: ROUNDS,
+                post_copy_rounds_left: 0,
                 error: None,
             }),
             ..FakeVm::new(request.assignment.clone(), owner_uid)
@@ -178,12 +179,14 @@ impl HostState {
         if vm.is_moving() || !matches!(vm.guest, Guest::Running | Guest::Paused) {
             return Err(Problem::conflict("vm-not-running", "only a running VM is migrated"));
         }
+        let post_copy = request.post_copy && request.policy.post_copy == PostCopy::Always;
         vm.migration = Some(FakeMigration {
             id: request.migration,
             state: MigrationState::Sending,
             request: Some(request.clone()),
             paused: vm.guest == Guest::Paused,
             rounds_left: ROUNDS,
+            post_copy_rounds_left: if post_copy { ROUNDS } else { 0 },
             error: None,
         });
         Ok(())
@@ -342,7 +345,12 @@ impl AgentApi for FakeHost {
     async fn check_liveness(&self, vm: Uuid, _expect_guest_agent: bool) -> Result<Liveness, Problem> {
         self.on_host("check_liveness", |host| {
             let alive = host.vm(vm)?.guest == Guest::Running;
-            Ok(Liveness { alive, evidence: if alive { "it runs" } else { "it does not run" }.into(), disk_writes: 0 })
+            Ok(Liveness {
+                alive,
+                evidence: if alive { "it runs" } else { "it does not run" }.into(),
+                disk_writes: 0,
+                guest_clock_lag_ms: None,
+            })
         })
     }
 }
