@@ -3,7 +3,8 @@
 //! ```text
 //!  source says     moved                      -> forward
 //!                  failed, cancelled          -> the guest is at the source
-//!                  sending, committing        -> ask again
+//!                  sending                    -> ask again
+//!                  committing, or nothing     -> look at the destination: once it is committed, forward; else ask again
 //!                  nothing for long: lost     -> ask the destination to abort; its verdict is final:
 //!  destination     committed                  -> forward
 //!                  aborted                    -> it will never run there; the source has it, whenever it is back
@@ -26,11 +27,11 @@ use super::{
 };
 
 /// Short, because until the other hosts know of the move they send the guest's frames to its old host.
-const POLL: Duration = Duration::from_millis(50);
+pub(super) const POLL: Duration = Duration::from_millis(50);
 
 pub(super) enum Outcome {
-    /// With the source's last report, if it could be had.
-    Moved(Option<Box<MigrationReport>>),
+    /// The destination has committed.
+    Moved,
     Stayed(Problem),
 }
 
@@ -64,6 +65,9 @@ pub(super) async fn follow(
             Err(problem) => return Ok(Outcome::Stayed(problem)),
         };
         show(context, vm, &report.progress).await?;
+        if report.state == MigrationState::Committing && committed(context, plan, vm).await? {
+            return Ok(Outcome::Moved);
+        }
         if let Some(outcome) = outcome_of(report) {
             return Ok(outcome);
         }
@@ -80,7 +84,7 @@ pub(super) async fn follow(
 
 fn outcome_of(report: MigrationReport) -> Option<Outcome> {
     match report.state {
-        MigrationState::Moved => Some(Outcome::Moved(Some(Box::new(report)))),
+        MigrationState::Moved => Some(Outcome::Moved),
         MigrationState::Cancelled => {
             Some(Outcome::Stayed(Problem::conflict("cancelled", "the migration was cancelled; the VM is where it was")))
         }
@@ -95,15 +99,28 @@ fn outcome_of(report: MigrationReport) -> Option<Outcome> {
     }
 }
 
+/// Whether the destination has the guest for good. In post-copy the source learns it at once and needs long to end.
+async fn committed(context: &StepContext, plan: &Plan, vm: Uuid) -> Result<bool, Problem> {
+    let destination = context.agent(&plan.destination).await?;
+    match destination.migration_report(vm, plan.migration).await {
+        Ok(report) => Ok(report.state == MigrationState::Committed),
+        // It can't be asked now, or knows nothing of it: the source, or the next look, will tell.
+        Err(_) => Ok(false),
+    }
+}
+
 /// The source does not answer. If it is lost, the destination's verdict decides.
 async fn lost_source(context: &StepContext, plan: &Plan, vm: Uuid, problem: Problem) -> Result<Outcome, Problem> {
+    if committed(context, plan, vm).await? {
+        return Ok(Outcome::Moved);
+    }
     let state = context.app.model.get::<Host>(plan.source.as_str()).map(|host| host.status.state);
     if state == Some(HostState::Ready) || state == Some(HostState::Joining) {
         return Err(problem);
     }
     let destination = context.agent(&plan.destination).await?;
     match verdict(&*destination, vm, plan).await? {
-        Verdict::Committed => Ok(Outcome::Moved(None)),
+        Verdict::Committed => Ok(Outcome::Moved),
         Verdict::Aborted => Ok(Outcome::Stayed(Problem::permanent(
             "source-lost",
             format!("host '{}' was lost while the VM moved to '{}'", plan.source, plan.destination),
@@ -161,6 +178,7 @@ async fn stop(context: &StepContext, source: &Arc<dyn AgentApi>, plan: &Plan, vm
         match report.state {
             MigrationState::Moved => return Ok(Undone::NoGoForward),
             MigrationState::Failed | MigrationState::Cancelled => return Ok(Undone::Yes),
+            MigrationState::Committing if committed(context, plan, vm).await? => return Ok(Undone::NoGoForward),
             _ => context.sleep(POLL).await,
         }
     }
@@ -187,7 +205,7 @@ pub(super) async fn take_away(context: &mut StepContext, plan: &Plan) -> Result<
     Ok(Undone::Yes)
 }
 
-async fn show(context: &mut StepContext, vm: Uuid, progress: &MigrationProgress) -> Result<(), Problem> {
+pub(super) async fn show(context: &mut StepContext, vm: Uuid, progress: &MigrationProgress) -> Result<(), Problem> {
     context.app.model.overlay_mut(|overlay| overlay.migrations.insert(vm, progress.clone()));
     let rate = |value: u64| Some(value).filter(|value| *value > 0);
     context

@@ -12,6 +12,7 @@ mod assignment;
 pub mod executor;
 mod image_delete;
 mod image_import;
+mod migration_ending;
 mod migration_outcome;
 mod placing;
 pub mod step;

@@ -2,26 +2,24 @@
 //!
 //! ```text
 //!  check -> image -> receive -> transfer -> record | network -> liveness -> release
-//!                                  |               ^ point of no return
+//!                                  |               ^ point of no return; from here on: migration_ending.rs
 //!                    outcome decided by the hosts; see migration_outcome.rs
 //! ```
-//! Before `record`, undoing stops the move and takes the destination's part away, unless the hosts have finished it
+//! Before `record`, undoing stops the move and takes the destination's part away, unless the destination has committed
 //! already: then the operation goes forward. From `record` on the VM is the destination's.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
-use gantry_api::agent::{MigrationEndpoint, MigrationReport, ReceiveMigration, SendMigration};
+use gantry_api::agent::{MigrationEndpoint, ReceiveMigration, SendMigration};
 use gantry_placement::{Likeness, Request};
 use gantry_types::{
-    Action, ByteSize, ErrorClass, Host, HostState, MigrationFigures, MigrationPolicy, Name, PowerState, Problem,
-    Resource, Severity, VmPhase,
+    Action, ByteSize, Host, HostState, MigrationPolicy, Name, PowerState, Problem, Resource, Severity, VmPhase,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
     assignment::{assignment, image_of},
+    migration_ending::{CheckLiveness, MoveNetwork, NOT_ALIVE, Record, Release},
     migration_outcome::{Outcome, abandon, follow, take_away},
     placing::choose,
     step::{Ending, Patience, Procedure, Step, StepContext, Undone},
@@ -32,11 +30,6 @@ use crate::objects::Change;
 
 const PLAN: &str = "plan";
 const ENDPOINT: &str = "endpoint";
-const REPORT: &str = "report";
-const NOT_ALIVE: &str = "not_alive";
-/// How long the destination may take to show that the guest executes.
-const LIVENESS_LIMIT: Duration = Duration::from_secs(15);
-const LIVENESS_POLL: Duration = Duration::from_millis(200);
 
 /// Decided once, at the beginning.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -58,7 +51,7 @@ impl Plan {
     pub(super) fn of(context: &StepContext) -> Result<Option<Self>, Problem> {
         context.memo(PLAN)
     }
-    fn need(context: &StepContext) -> Result<Self, Problem> {
+    pub(super) fn need(context: &StepContext) -> Result<Self, Problem> {
         context.need(PLAN)
     }
 }
@@ -89,6 +82,7 @@ impl Procedure for VmMigrate {
             (Ending::Succeeded | Ending::Incomplete(_), Some(plan)) if moved => {
                 vm.status.phase = if plan.paused { VmPhase::Paused } else { VmPhase::Running };
                 vm.status.reason = None;
+                vm.status.last_migration = context.operation.status.figures.clone();
                 if let Some(evidence) = context.memo::<String>(NOT_ALIVE)? {
                     vm.status.phase = VmPhase::Failed;
                     vm.status.reason = Some(format!("its guest does not execute after the move: {evidence}"));
@@ -261,10 +255,7 @@ impl Step for Transfer {
             post_copy: plan.post_copy,
         };
         match follow(context, &plan, vm, &request).await? {
-            Outcome::Moved(report) => match report {
-                Some(report) => context.note(REPORT, &report),
-                None => Ok(()),
-            },
+            Outcome::Moved => Ok(()),
             Outcome::Stayed(problem) => Err(problem),
         }
     }
@@ -272,157 +263,5 @@ impl Step for Transfer {
     async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
         let Some(plan) = Plan::of(context)? else { return Ok(Undone::Yes) };
         abandon(context, &plan).await
-    }
-}
-
-struct Record;
-
-#[async_trait]
-impl Step for Record {
-    fn name(&self) -> &'static str {
-        "record"
-    }
-
-    fn patience(&self) -> Patience {
-        Patience::Unlimited
-    }
-
-    fn reversible(&self) -> bool {
-        false
-    }
-
-    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
-        let plan = Plan::need(context)?;
-        let report: Option<MigrationReport> = context.memo(REPORT)?;
-        let figures = MigrationFigures {
-            from: plan.source.to_string(),
-            to: plan.destination.to_string(),
-            ..report.and_then(|report| report.figures).unwrap_or_default()
-        };
-        context
-            .update_vm(|vm| {
-                vm.status.host = Some(plan.destination.clone());
-                vm.status.epoch = plan.epoch();
-                vm.status.moving_to = None;
-                vm.status.last_migration = Some(figures.clone());
-            })
-            .await?;
-        context.operation.status.figures = Some(figures);
-        Ok(())
-    }
-}
-
-struct MoveNetwork;
-
-#[async_trait]
-impl Step for MoveNetwork {
-    fn name(&self) -> &'static str {
-        "network"
-    }
-
-    fn patience(&self) -> Patience {
-        Patience::Unlimited
-    }
-
-    fn reversible(&self) -> bool {
-        false
-    }
-
-    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
-        let plan = Plan::need(context)?;
-        if context.vm().await?.status.nics.is_empty() {
-            return Ok(());
-        }
-        context.app.distribute_everywhere(&plan.destination).await
-    }
-}
-
-struct CheckLiveness;
-
-#[async_trait]
-impl Step for CheckLiveness {
-    fn name(&self) -> &'static str {
-        "liveness"
-    }
-
-    fn patience(&self) -> Patience {
-        Patience::Unlimited
-    }
-
-    fn reversible(&self) -> bool {
-        false
-    }
-
-    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
-        let plan = Plan::need(context)?;
-        if plan.paused {
-            return Ok(());
-        }
-        let vm = context.vm().await?.metadata.uuid;
-        let agent = context.agent(&plan.destination).await?;
-        let clock = std::sync::Arc::clone(&context.app.clock);
-        let until = clock.elapsed() + LIVENESS_LIMIT;
-        loop {
-            let liveness = agent.check_liveness(vm, plan.guest_agent).await?;
-            if liveness.alive {
-                return Ok(());
-            }
-            if clock.elapsed() >= until {
-                // The move itself is done; the last step reports this.
-                return context.note(NOT_ALIVE, &liveness.evidence);
-            }
-            context.sleep(LIVENESS_POLL).await;
-        }
-    }
-}
-
-struct Release;
-
-#[async_trait]
-impl Step for Release {
-    fn name(&self) -> &'static str {
-        "release"
-    }
-
-    fn patience(&self) -> Patience {
-        Patience::Unlimited
-    }
-
-    fn reversible(&self) -> bool {
-        false
-    }
-
-    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
-        let plan = Plan::need(context)?;
-        let vm = context.vm().await?;
-        let uuid = vm.metadata.uuid;
-        let source = context.app.model.get::<Host>(plan.source.as_str());
-        match source {
-            // What it still has is removed when it comes back: the stray VM loop knows the VM is elsewhere.
-            None => {}
-            Some(host) if host.status.state == HostState::Lost => {}
-            Some(host) => {
-                let released = context.app.links.agent(&host).release_migration(uuid, plan.migration).await;
-                released.map_err(|problem| match problem.class {
-                    // It has yet to learn from the destination that the VM moved.
-                    ErrorClass::Conflict => Problem { class: ErrorClass::Transient, ..problem },
-                    _ => problem,
-                })?;
-            }
-        }
-        context.app.model.overlay_mut(|overlay| overlay.left(plan.source.as_str(), uuid));
-        match context.memo::<String>(NOT_ALIVE)? {
-            None => Ok(()),
-            Some(evidence) => Err(Problem::permanent(
-                "guest-not-alive",
-                format!(
-                    "VM '{}' was moved to host '{}', but its guest does not execute: {evidence}",
-                    vm.name(),
-                    plan.destination
-                ),
-            )
-            .object(vm.reference())
-            .remedy(format!("look at its console, then: gantry vm reboot {} --force", vm.name()))),
-        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use gantry_api::agent::MigrationState;
 use gantry_controller::loops::{host_failure_detector, network_distributor, stray_vms};
 use gantry_hostlink::fake::{Fault, When};
 use gantry_types::{Event, Host, HostState, Name, OperationPhase, PowerState, Problem, VmPhase};
@@ -79,7 +80,16 @@ async fn a_guest_that_powers_off_stays_off() {
 
 /// Runs a migration up to the n-th call that the hosts get, then lets `happen` happen, and goes on.
 async fn migrate_until(call: &'static str, skip: usize, happen: impl Fn(&World)) -> (World, Controller, Name) {
-    let (world, operation) = Scenario::Migrate.prepare().await;
+    scenario_until(Scenario::Migrate, call, skip, happen).await
+}
+
+async fn scenario_until(
+    scenario: Scenario,
+    call: &'static str,
+    skip: usize,
+    happen: impl Fn(&World),
+) -> (World, Controller, Name) {
+    let (world, operation) = scenario.prepare().await;
     let controller = world.controller().await;
     world.heartbeats(&controller).await;
     // The call is made to fail for as long as it takes to notice that it was made.
@@ -149,6 +159,57 @@ async fn a_source_that_dies_after_the_destination_committed_does_not_matter() {
     world.reports(&controller).await;
     stray_vms::pass(&controller.app).await;
     assert!(world.hosts.vms_on(&name("host-1")).is_empty());
+    world.check().await;
+}
+
+#[tokio::test]
+async fn during_post_copy_the_vm_is_the_destinations_already_and_the_figures_come_at_the_end() {
+    let (world, controller, operation) = scenario_until(Scenario::MigratePostCopy, "check_liveness", 0, |world| {
+        let states = |host| world.hosts.vms_on(&name(host))[0].migration.as_ref().map(|report| report.state);
+        assert_eq!(states("host-1"), Some(MigrationState::Committing));
+        assert_eq!(states("host-3"), Some(MigrationState::Committed));
+        // Every host sends the guest's frames to where it runs.
+        let port = world.hosts.networks_on(&name("host-3")).networks[0].local[0].clone();
+        assert!(port.active);
+    })
+    .await;
+    let vm = world.vm("web").await.expect("a VM");
+    assert_eq!((vm.status.host, vm.status.last_migration), (Some(name("host-3")), None));
+    controller.execute(&operation).await;
+    let ended = world.operation(operation.as_str()).await;
+    succeeded(&ended);
+    let figures = ended.status.figures.expect("figures");
+    assert!(figures.memory_bytes > 0 && figures.from == "host-1" && figures.to == "host-3", "{figures:?}");
+    assert_eq!(world.vm("web").await.expect("a VM").status.last_migration, Some(figures));
+    world.check().await;
+}
+
+#[tokio::test]
+async fn a_source_that_never_answers_again_after_the_commit_only_takes_the_figures_with_it() {
+    let (world, controller, operation) = scenario_until(Scenario::MigratePostCopy, "commit_migration", 0, |world| {
+        world.hosts.cut(&name("host-1"));
+    })
+    .await;
+    // Recorded before anybody has noticed that the source is lost.
+    let recorded = async {
+        while world.vm("web").await.expect("a VM").status.host != Some(name("host-3")) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = recorded => {}
+        _ = gantry_controller::operations::executor::execute(&controller.app, operation.as_str()) => {
+            panic!("the source has not been given up");
+        }
+    }
+    lose_silent_hosts(&world, &controller).await;
+    controller.execute(&operation).await;
+    let ended = world.operation(operation.as_str()).await;
+    succeeded(&ended);
+    assert_eq!(ended.status.figures, None);
+    let vm = world.vm("web").await.expect("a VM");
+    assert_eq!((vm.status.phase, vm.status.last_migration), (VmPhase::Running, None));
     world.check().await;
 }
 

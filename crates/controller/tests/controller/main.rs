@@ -25,7 +25,14 @@ use scenarios::Scenario;
 use world::{World, succeeded};
 
 async fn expect_success(world: &World, scenario: Scenario, operation: &Name) {
-    succeeded(&world.operation(operation.as_str()).await);
+    let ended = world.operation(operation.as_str()).await;
+    succeeded(&ended);
+    let figures = ended.status.figures;
+    assert_eq!(figures.is_some(), scenario.is_migration(), "{scenario:?}");
+    if let Some(figures) = figures {
+        assert!(figures.memory_bytes > 0, "{scenario:?}: {figures:?}");
+        assert_eq!(world.vm("web").await.expect("a VM").status.last_migration, Some(figures), "{scenario:?}");
+    }
     expect_result(world, scenario).await;
 }
 

@@ -5,7 +5,7 @@ use gantry_controller::{
     Caller,
     app::{image, vm},
 };
-use gantry_types::{Name, VmPhase};
+use gantry_types::{MigrationPolicy, Name, PostCopy, VmPhase};
 
 use crate::world::{Controller, World, name};
 
@@ -22,12 +22,13 @@ pub enum Scenario {
     DeleteUnplaced,
     Migrate,
     MigratePaused,
+    MigratePostCopy,
     ImageImport,
     ImageDelete,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Start,
         Self::Restart,
         Self::Stop,
@@ -39,6 +40,7 @@ impl Scenario {
         Self::DeleteUnplaced,
         Self::Migrate,
         Self::MigratePaused,
+        Self::MigratePostCopy,
         Self::ImageImport,
         Self::ImageDelete,
     ];
@@ -86,7 +88,9 @@ impl Scenario {
             let changed = vm::pause(app, caller, "web", query).await.expect("pauses");
             controller.execute(&changed.operation.expect("an operation").metadata.name).await;
         }
-        let migrate = MigrateRequest { to: Some(name("host-3")), policy: None };
+        let policy = MigrationPolicy { post_copy: PostCopy::Always, ..MigrationPolicy::default() };
+        let policy = (self == Self::MigratePostCopy).then_some(policy);
+        let migrate = MigrateRequest { to: Some(name("host-3")), policy };
         let changed = match self {
             Self::Restart => vm::start(app, caller, "web", query).await,
             Self::Stop => vm::stop(app, caller, "web", StopRequest::default(), query).await,
@@ -95,10 +99,16 @@ impl Scenario {
             Self::Pause => vm::pause(app, caller, "web", query).await,
             Self::Resume => vm::resume(app, caller, "web", query).await,
             Self::Delete => vm::delete(app, caller, "web", query).await,
-            Self::Migrate | Self::MigratePaused => vm::migrate(app, caller, "web", &migrate, query).await,
+            Self::Migrate | Self::MigratePaused | Self::MigratePostCopy => {
+                vm::migrate(app, caller, "web", &migrate, query).await
+            }
             Self::Start | Self::DeleteUnplaced | Self::ImageImport | Self::ImageDelete => unreachable!("done above"),
         };
         changed.expect("accepted").operation.expect("an operation").metadata.name
+    }
+
+    pub fn is_migration(self) -> bool {
+        matches!(self, Self::Migrate | Self::MigratePaused | Self::MigratePostCopy)
     }
 
     /// The VM's phase and host after success; no VM if `None`.
@@ -107,7 +117,7 @@ impl Scenario {
             Self::Start | Self::Restart | Self::Reboot | Self::Resume => Some((VmPhase::Running, Some("host-1"))),
             Self::Stop | Self::Kill => Some((VmPhase::Stopped, Some("host-1"))),
             Self::Pause => Some((VmPhase::Paused, Some("host-1"))),
-            Self::Migrate => Some((VmPhase::Running, Some("host-3"))),
+            Self::Migrate | Self::MigratePostCopy => Some((VmPhase::Running, Some("host-3"))),
             Self::MigratePaused => Some((VmPhase::Paused, Some("host-3"))),
             Self::Delete | Self::DeleteUnplaced | Self::ImageImport | Self::ImageDelete => None,
         }

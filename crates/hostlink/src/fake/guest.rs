@@ -36,6 +36,8 @@ pub(super) struct FakeMigration {
     pub paused: bool,
     /// How often the source is still asked before it hands over.
     pub rounds_left: u32,
+    /// In post-copy: how often the source is asked after the destination has committed, before it is done.
+    pub post_copy_rounds_left: u32,
     pub error: Option<Problem>,
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  source: sending --rounds over, destination there--> committing --verdict--> moved | failed
+//!                                                        committed, post-copy --rounds over--> moved
 //! ```
 
 use gantry_api::agent::{MigrationState, Verdict};
@@ -114,6 +115,8 @@ impl State {
         let Some(vm) = self.hosts.get_mut(source).and_then(|host| host.vms.get_mut(&vm)) else { return };
         let Some(migration) = &mut vm.migration else { return };
         match verdict {
+            // The destination still fetches memory from here.
+            Verdict::Committed if migration.post_copy_rounds_left > 0 => migration.post_copy_rounds_left -= 1,
             Verdict::Committed => migration.state = MigrationState::Moved,
             Verdict::Aborted => {
                 migration.state = MigrationState::Failed;

@@ -1,0 +1,209 @@
+//! What follows in a migration once the VM is the destination's: it is recorded, every host is told, the guest is looked
+//! at, and the source is rid of it.
+//!
+//! Nothing of this can be undone. All but the last step happen as soon as the destination has committed: during
+//! post-copy the guest runs there already, while its memory is still being fetched. The last step waits for the
+//! source's own end of the migration, which brings the figures; a source that is lost does not hold it up, and then
+//! there are none.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use gantry_api::{AgentApi, agent::MigrationState};
+use gantry_types::{ErrorClass, Host, HostState, MigrationFigures, Problem, Resource};
+use uuid::Uuid;
+
+use super::{
+    migration_outcome::{POLL, show},
+    step::{Patience, Step, StepContext},
+    vm_migrate::Plan,
+};
+
+pub(super) const NOT_ALIVE: &str = "not_alive";
+/// How long the destination may take to show that the guest executes.
+const LIVENESS_LIMIT: Duration = Duration::from_secs(15);
+const LIVENESS_POLL: Duration = Duration::from_millis(200);
+
+pub(super) struct Record;
+
+#[async_trait]
+impl Step for Record {
+    fn name(&self) -> &'static str {
+        "record"
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::Unlimited
+    }
+
+    fn reversible(&self) -> bool {
+        false
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let plan = Plan::need(context)?;
+        context
+            .update_vm(|vm| {
+                vm.status.host = Some(plan.destination.clone());
+                vm.status.epoch = plan.epoch();
+                vm.status.moving_to = None;
+            })
+            .await?;
+        Ok(())
+    }
+}
+
+pub(super) struct MoveNetwork;
+
+#[async_trait]
+impl Step for MoveNetwork {
+    fn name(&self) -> &'static str {
+        "network"
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::Unlimited
+    }
+
+    fn reversible(&self) -> bool {
+        false
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let plan = Plan::need(context)?;
+        if context.vm().await?.status.nics.is_empty() {
+            return Ok(());
+        }
+        context.app.distribute_everywhere(&plan.destination).await
+    }
+}
+
+pub(super) struct CheckLiveness;
+
+#[async_trait]
+impl Step for CheckLiveness {
+    fn name(&self) -> &'static str {
+        "liveness"
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::Unlimited
+    }
+
+    fn reversible(&self) -> bool {
+        false
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let plan = Plan::need(context)?;
+        if plan.paused {
+            return Ok(());
+        }
+        let vm = context.vm().await?.metadata.uuid;
+        let agent = context.agent(&plan.destination).await?;
+        let clock = std::sync::Arc::clone(&context.app.clock);
+        let until = clock.elapsed() + LIVENESS_LIMIT;
+        loop {
+            let liveness = agent.check_liveness(vm, plan.guest_agent).await?;
+            if liveness.alive {
+                return Ok(());
+            }
+            if clock.elapsed() >= until {
+                // The move itself is done; the last step reports this.
+                return context.note(NOT_ALIVE, &liveness.evidence);
+            }
+            context.sleep(LIVENESS_POLL).await;
+        }
+    }
+}
+
+pub(super) struct Release;
+
+#[async_trait]
+impl Step for Release {
+    fn name(&self) -> &'static str {
+        "release"
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::Unlimited
+    }
+
+    fn reversible(&self) -> bool {
+        false
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let plan = Plan::need(context)?;
+        let vm = context.vm().await?;
+        let uuid = vm.metadata.uuid;
+        let source = context.app.model.get::<Host>(plan.source.as_str());
+        match source {
+            // What it still has is removed when it comes back: the stray VM loop knows the VM is elsewhere.
+            None => {}
+            Some(host) if host.status.state == HostState::Lost => {}
+            Some(host) => {
+                let agent = context.app.links.agent(&host);
+                await_source(context, &plan, uuid, &*agent).await?;
+                agent.release_migration(uuid, plan.migration).await?;
+            }
+        }
+        context.app.model.overlay_mut(|overlay| overlay.left(plan.source.as_str(), uuid));
+        look_again(context, &plan, uuid).await?;
+        match context.memo::<String>(NOT_ALIVE)? {
+            None => Ok(()),
+            Some(evidence) => Err(Problem::permanent(
+                "guest-not-alive",
+                format!(
+                    "VM '{}' was moved to host '{}', but its guest does not execute: {evidence}",
+                    vm.name(),
+                    plan.destination
+                ),
+            )
+            .object(vm.reference())
+            .remedy(format!("look at its console, then: gantry vm reboot {} --force", vm.name()))),
+        }
+    }
+}
+
+/// Waits until the source needs nothing more of the migration, and keeps its figures.
+///
+/// # Errors
+/// Transient ones, while it does not answer.
+async fn await_source(context: &mut StepContext, plan: &Plan, vm: Uuid, source: &dyn AgentApi) -> Result<(), Problem> {
+    loop {
+        let report = match source.migration_report(vm, plan.migration).await {
+            // Released by an earlier attempt.
+            Err(problem) if problem.class == ErrorClass::NotFound => return Ok(()),
+            report => report?,
+        };
+        show(context, vm, &report.progress).await?;
+        if report.state == MigrationState::Moved {
+            if let Some(figures) = report.figures {
+                context.operation.status.figures = Some(MigrationFigures {
+                    from: plan.source.to_string(),
+                    to: plan.destination.to_string(),
+                    ..figures
+                });
+                // Once released, the source can't be asked again.
+                context.save().await?;
+            }
+            return Ok(());
+        }
+        // It has yet to learn that the destination committed, or still sends memory.
+        context.sleep(POLL).await;
+    }
+}
+
+/// A guest that waited for memory when it was looked at first may execute by now.
+async fn look_again(context: &mut StepContext, plan: &Plan, vm: Uuid) -> Result<(), Problem> {
+    if context.memo::<String>(NOT_ALIVE)?.is_none() {
+        return Ok(());
+    }
+    let liveness = context.agent(&plan.destination).await?.check_liveness(vm, plan.guest_agent).await?;
+    match liveness.alive {
+        true => context.forget(NOT_ALIVE),
+        false => context.note(NOT_ALIVE, &liveness.evidence)?,
+    }
+    Ok(())
+}
