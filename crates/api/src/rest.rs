@@ -17,7 +17,7 @@ pub struct Page<T> {
 
 /// Query of `GET /v1/<kinds>`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct ListQuery {
     /// A label selector as Kubernetes writes it: `app=web,tier!=db,env in (a,b)`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -37,7 +37,7 @@ pub struct ListQuery {
 
 /// Query of requests that change something.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct WriteQuery {
     /// Check everything, answer as if it were done, change nothing.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -47,11 +47,12 @@ pub struct WriteQuery {
     pub revision: Option<u64>,
 }
 
-/// One server-sent event of a watch; `event:` is the `change`, `id:` the revision.
+/// One server-sent event of a watch; `event:` is the `change`, `id:` the revision, if it is not 0.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(bound(deserialize = "T: serde::de::DeserializeOwned"))]
 pub struct WatchEvent<T> {
     pub change: Change,
+    /// Where a watch can go on after this event; 0 before the first bookmark, when it has to begin again.
     pub revision: u64,
     /// The object after the change; before it, if it was deleted. Absent in a `bookmark`.
     #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]

@@ -2,8 +2,8 @@
 
 use axum::{
     extract::{
-        Path, State, WebSocketUpgrade,
-        ws::{CloseFrame, Message as UserMessage, WebSocket as UserSocket},
+        State, WebSocketUpgrade,
+        ws::{CloseFrame, Message as UserMessage, WebSocket as UserSocket, rejection::WebSocketUpgradeRejection},
     },
     response::Response,
 };
@@ -13,17 +13,22 @@ use gantry_trust::WebSocket as AgentSocket;
 use gantry_types::{Host, Problem, Resource, Severity, Vm};
 use tokio_tungstenite::tungstenite::Message as AgentMessage;
 
-use super::{Shared, caller::User};
+use super::{Shared, caller::User, request::Path};
 use crate::{app, objects::Change};
 
 pub async fn open(
     State(front): State<Shared>,
     User(caller): User,
     Path(name): Path<String>,
-    upgrade: WebSocketUpgrade,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
     // A console can change everything inside the guest.
     caller.may_change()?;
+    let upgrade = upgrade.map_err(|rejection| {
+        let detail = format!("a console is a websocket: {}", rejection.body_text());
+        Problem { status: 400, ..Problem::invalid("no-websocket", detail) }
+            .remedy(format!("use a websocket client, or: gantry vm console {name}"))
+    })?;
     let vm: Vm = app::get(&front.app, &caller, &name)?;
     let host =
         vm.status.host.as_ref().and_then(|host| front.app.model.get::<Host>(host.as_str())).ok_or_else(|| {

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     http::HeaderMap,
     response::{IntoResponse, Response},
 };
@@ -12,7 +12,7 @@ use gantry_hostlink::Refusal;
 use super::{
     Shared,
     caller::User,
-    request::{Answer, QueryOf},
+    request::{Answer, Path, QueryOf},
     watch,
 };
 use crate::{app, model::Kind};

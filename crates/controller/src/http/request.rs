@@ -3,7 +3,7 @@
 use axum::{
     Json,
     body::Bytes,
-    extract::{FromRequest, FromRequestParts, Query, Request, rejection::BytesRejection},
+    extract::{self, FromRequest, FromRequestParts, Query, Request, rejection::BytesRejection},
     http::request::Parts,
 };
 use gantry_hostlink::Refusal;
@@ -21,6 +21,9 @@ pub struct OptionalBody<T>(pub T);
 
 /// A query.
 pub struct QueryOf<T>(pub T);
+
+/// What a path names.
+pub struct Path<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Refusal;
@@ -54,12 +57,25 @@ async fn bytes_of<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, 
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        let problem = Problem::invalid("invalid-body", format!("the body is not what is expected here: {error}"))
-            .remedy("compare it with the API's document: gantry openapi");
-        // A syntax error is the request's, not the object's.
-        if error.is_syntax() || error.is_eof() { Problem { status: 400, ..problem } } else { problem }
-    })
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let parsed = serde_path_to_error::deserialize(&mut json);
+    let value = parsed.map_err(|error| {
+        let path = error.path().to_string();
+        refused(&path, error.inner())
+    })?;
+    json.end().map_err(|error| refused(".", &error))?;
+    Ok(value)
+}
+
+fn refused(path: &str, error: &serde_json::Error) -> Problem {
+    let problem = Problem::invalid("invalid-body", format!("the body is not what is expected here: {error}"))
+        .remedy("compare it with the API's document: gantry openapi");
+    if error.is_syntax() || error.is_eof() {
+        // The request's own fault, not the object's.
+        return Problem { status: 400, ..problem };
+    }
+    // "." is the whole body.
+    if path == "." { problem } else { problem.field(path, error.to_string()) }
 }
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryOf<T> {
@@ -68,8 +84,21 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryOf<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
         let query = Query::<T>::from_request_parts(parts, state).await.map_err(|error| {
             Problem::invalid("invalid-query", format!("the query is not valid: {}", error.body_text()))
+                .remedy("see which parameters there are: gantry openapi")
         })?;
         Ok(Self(query.0))
+    }
+}
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let path = extract::Path::<T>::from_request_parts(parts, state).await.map_err(|error| {
+            Problem::invalid("invalid-path", format!("the path is not valid: {}", error.body_text()))
+                .remedy("write names as they are: lower-case letters, digits and hyphens")
+        })?;
+        Ok(Self(path.0))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -13,7 +13,7 @@ use gantry_types::{Problem, Vm};
 use super::{
     Shared,
     caller::User,
-    request::{Body, OptionalBody, QueryOf},
+    request::{Body, OptionalBody, Path, QueryOf},
 };
 use crate::app::vm;
 

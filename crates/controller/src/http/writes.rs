@@ -2,7 +2,7 @@
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -15,7 +15,7 @@ use super::{
     Shared,
     caller::User,
     objects::changed,
-    request::{Answer, Body, QueryOf},
+    request::{Answer, Body, Path, QueryOf},
 };
 use crate::app::{self, host, network, operation, token};
 
@@ -45,6 +45,7 @@ pub async fn delete_token(
     User(caller): User,
     Path(name): Path<String>,
 ) -> Answer<Changed<ApiToken>> {
+    caller.may_change()?;
     let gone: ApiToken = app::get(&front.app, &caller, &name)?;
     token::delete(&front.app, &caller, &name).await?;
     Ok(Json(changed(gone)))
@@ -76,6 +77,7 @@ pub async fn delete_network(
     Path(name): Path<String>,
     QueryOf(query): QueryOf<WriteQuery>,
 ) -> Answer<Changed<Network>> {
+    caller.may_change()?;
     let gone: Network = app::get(&front.app, &caller, &name)?;
     network::delete(&front.app, &caller, &name, &query).await?;
     Ok(Json(changed(gone)))
@@ -97,6 +99,7 @@ pub async fn delete_host(
     Path(name): Path<String>,
     QueryOf(query): QueryOf<WriteQuery>,
 ) -> Answer<Changed<Host>> {
+    caller.may_change()?;
     let gone: Host = app::get(&front.app, &caller, &name)?;
     host::delete(&front.app, &caller, &name, &query).await?;
     Ok(Json(changed(gone)))
