@@ -62,7 +62,9 @@ fn encode<T: Kind>(event: &WatchEvent<T>) -> Event {
     };
     // Objects are made of maps with text keys, which always encode.
     let data = serde_json::to_string(event).unwrap_or_default();
-    Event::default().event(name).id(event.revision.to_string()).data(data)
+    let sent = Event::default().event(name).data(data);
+    // Without an id a client that comes back begins again.
+    if event.revision == 0 { sent } else { sent.id(event.revision.to_string()) }
 }
 
 struct Watcher<T> {
@@ -82,7 +84,8 @@ impl<T: Kind> Watcher<T> {
         let mut ready: VecDeque<_> = chosen
             .map(|object| WatchEvent {
                 change: Change::Added,
-                revision: object.metadata().revision,
+                // Objects come by name: the rest would be missed.
+                revision: 0,
                 object: Some(front.app.model.decorate(&**object)),
             })
             .collect();
@@ -135,6 +138,8 @@ impl<T: Kind> Watcher<T> {
             };
         }
         let object = Some(front.app.model.decorate(&**object));
-        self.ready.push_back(WatchEvent { change: told, revision: change.revision, object });
+        // In the middle of what was written together it can't go on: the rest would be missed.
+        let revision = if change.more { change.revision - 1 } else { change.revision };
+        self.ready.push_back(WatchEvent { change: told, revision, object });
     }
 }

@@ -63,7 +63,7 @@ fn change(model: &ReadModel, event: &StoreEvent) -> Option<ModelChange> {
         StoreEvent::Put(kv) => match AnyObject::decode(kv)? {
             Ok(object) => {
                 let change = if before.is_some() { ChangeKind::Modified } else { ChangeKind::Added };
-                Some(ModelChange { change, revision: kv.mod_revision.0, object })
+                Some(ModelChange { change, revision: kv.mod_revision.0, more: false, object })
             }
             Err(problem) => {
                 tracing::error!(key = kv.key, %problem, "skipping an object");
@@ -71,7 +71,7 @@ fn change(model: &ReadModel, event: &StoreEvent) -> Option<ModelChange> {
             }
         },
         StoreEvent::Delete { revision, .. } => {
-            before.map(|object| ModelChange { change: ChangeKind::Deleted, revision: revision.0, object })
+            before.map(|object| ModelChange { change: ChangeKind::Deleted, revision: revision.0, more: false, object })
         }
     }
 }
@@ -95,7 +95,12 @@ async fn relist(store: &SharedStore, model: &ReadModel) -> Result<WatchStream, P
         let known: HashMap<String, AnyObject> = AnyObject::all(&state.tables).collect();
         for (key, object) in &known {
             if !objects.contains_key(key) {
-                changes.push(ModelChange { change: ChangeKind::Deleted, revision, object: object.clone() });
+                changes.push(ModelChange {
+                    change: ChangeKind::Deleted,
+                    revision,
+                    more: false,
+                    object: object.clone(),
+                });
             }
         }
         for (key, object) in objects {
@@ -104,7 +109,7 @@ async fn relist(store: &SharedStore, model: &ReadModel) -> Result<WatchStream, P
                 Some(_) => ChangeKind::Modified,
                 None => ChangeKind::Added,
             };
-            changes.push(ModelChange { change, revision: object.revision(), object });
+            changes.push(ModelChange { change, revision: object.revision(), more: false, object });
         }
     }
     changes.sort_by_key(|change| change.revision);

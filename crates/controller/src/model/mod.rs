@@ -10,7 +10,8 @@ mod kind;
 mod overlay;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
+    mem::discriminant,
     sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
@@ -44,6 +45,8 @@ pub struct Tables {
 pub struct ModelChange {
     pub change: ChangeKind,
     pub revision: u64,
+    /// Another object of this kind was changed in the same transaction, and follows.
+    pub more: bool,
     /// After the change; before it, if it was deleted.
     pub object: AnyObject,
 }
@@ -180,7 +183,8 @@ impl ReadModel {
     }
 
     /// Takes changes in; `revision` is what the model shows afterwards.
-    fn apply(&self, changes: Vec<ModelChange>, revision: u64) {
+    fn apply(&self, mut changes: Vec<ModelChange>, revision: u64) {
+        mark_groups(&mut changes);
         let mut state = self.state_mut();
         for change in changes {
             match change.change {
@@ -199,5 +203,13 @@ impl ReadModel {
         }
         state.revision = state.revision.max(revision);
         self.revision.send_replace(state.revision);
+    }
+}
+
+/// Finds out which changes are followed by another one of their transaction and kind.
+fn mark_groups(changes: &mut [ModelChange]) {
+    let mut later = HashSet::new();
+    for change in changes.iter_mut().rev() {
+        change.more = !later.insert((change.revision, discriminant(&change.object)));
     }
 }
