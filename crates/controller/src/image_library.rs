@@ -14,6 +14,9 @@ use gantry_types::{ImageFormat, Problem};
 
 use crate::{config::Config, fetch::Fetcher};
 
+/// How the extension of an upload that is not complete yet begins.
+pub const PARTIAL: &str = "part-";
+
 /// Told how far an import is: message, bytes done, bytes in total (0 if unknown).
 pub type ImportProgress = Arc<dyn Fn(&str, u64, u64) + Send + Sync>;
 
@@ -62,6 +65,10 @@ impl StoredImages {
             Problem::permanent("disk-error", format!("making {} failed: {error}", uploads.display()))
                 .remedy("check the data directory's permissions and space")
         })?;
+        remove_partial(&uploads).await.map_err(|error| {
+            Problem::permanent("disk-error", format!("clearing {} failed: {error}", uploads.display()))
+                .remedy("check the data directory's permissions")
+        })?;
         let store = ImageStore::open(&config.images_dir()).map_err(storage_problem)?;
         let swept = store.sweep().await.map_err(storage_problem)?;
         if swept > 0 {
@@ -69,6 +76,18 @@ impl StoredImages {
         }
         Ok(Self { store, fetcher: Fetcher::new(config.max_image_bytes)?, max_bytes: config.max_image_bytes })
     }
+}
+
+/// Uploads that were under way when the controller ended.
+async fn remove_partial(uploads: &Path) -> std::io::Result<()> {
+    let mut entries = tokio::fs::read_dir(uploads).await?;
+    while let Some(entry) = entries.next_entry().await? {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension.to_string_lossy().starts_with(PARTIAL)) {
+            tokio::fs::remove_file(&path).await?;
+        }
+    }
+    Ok(())
 }
 
 #[async_trait]

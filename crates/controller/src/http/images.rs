@@ -1,11 +1,11 @@
 //! Images over HTTP: the objects, their upload, and their content for hosts.
 
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 
 use axum::{
     Json,
-    body::Body as RawBody,
-    extract::{Path, Request, State},
+    body::{Body as RawBody, HttpBody},
+    extract::{Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -19,9 +19,12 @@ use tokio_util::io::ReaderStream;
 use super::{
     Shared,
     caller::{HostPeer, User},
-    request::{Answer, Body, QueryOf},
+    request::{Answer, Body, Path, QueryOf},
 };
-use crate::app::{App, image};
+use crate::{
+    app::{App, image},
+    image_library::PARTIAL,
+};
 
 pub async fn create(
     State(front): State<Shared>,
@@ -63,21 +66,30 @@ pub async fn upload(
     let waiting = image::expect_upload(&front.app, &caller, &name)?;
     let path = image::upload_path(&front.app, waiting.metadata.uuid);
     // Two uploads at once each write their own file; the first to be complete is imported.
-    let partial = path.with_extension(format!("part-{}", front.app.clock.new_uuid().simple()));
-    let received = receive(&front.app, request.into_body(), &partial).await;
-    if let Err(problem) = received {
-        remove(&partial).await;
-        return Err(problem.into());
-    }
-    if let Err(error) = tokio::fs::rename(&partial, &path).await {
-        remove(&partial).await;
-        return Err(storing(&path, &error).into());
-    }
+    let extension = format!("{PARTIAL}{}", front.app.clock.new_uuid().simple());
+    let partial = Partial(path.with_extension(extension));
+    receive(&front.app, request.into_body(), &partial.0).await?;
+    tokio::fs::rename(&partial.0, &path).await.map_err(|error| storing(&path, &error))?;
     let changed = image::content_uploaded(&front.app, &caller, &name).await?;
     Ok((StatusCode::ACCEPTED, Json(changed)).into_response())
 }
 
+/// A file that is removed when the upload ends, however it ends: a lost connection just drops the request.
+struct Partial(PathBuf);
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.0.display(), %error, "a broken upload could not be removed");
+        }
+    }
+}
+
 async fn receive(app: &App, body: RawBody, partial: &FilePath) -> Result<(), Problem> {
+    // A length that was announced saves sending it all in vain.
+    fits(app, body.size_hint().lower())?;
     if let Some(parent) = partial.parent() {
         tokio::fs::create_dir_all(parent).await.map_err(|error| storing(parent, &error))?;
     }
@@ -90,22 +102,19 @@ async fn receive(app: &App, body: RawBody, partial: &FilePath) -> Result<(), Pro
                 .remedy("send it again")
         })?;
         received_bytes += chunk.len() as u64;
-        if received_bytes > app.config.max_image_bytes {
-            let limit = ByteSize(app.config.max_image_bytes);
-            let problem = Problem::invalid("image-too-large", format!("the content is larger than {limit}"));
-            return Err(Problem { status: 413, ..problem });
-        }
+        fits(app, received_bytes)?;
         file.write_all(&chunk).await.map_err(|error| storing(partial, &error))?;
     }
     file.sync_all().await.map_err(|error| storing(partial, &error))
 }
 
-async fn remove(partial: &FilePath) {
-    if let Err(error) = tokio::fs::remove_file(partial).await
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %partial.display(), %error, "a broken upload could not be removed");
+fn fits(app: &App, size_bytes: u64) -> Result<(), Problem> {
+    let limit = app.config.max_image_bytes;
+    if size_bytes <= limit {
+        return Ok(());
     }
+    let problem = Problem::invalid("image-too-large", format!("the content is larger than {}", ByteSize(limit)));
+    Err(Problem { status: 413, ..problem })
 }
 
 fn storing(path: &FilePath, error: &std::io::Error) -> Problem {
