@@ -228,6 +228,10 @@ pub struct MigrationReport {
     pub figures: Option<MigrationFigures>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Problem>,
+    /// Destination: post-copy was interrupted, and the rest of the memory is awaited at this port of the endpoint's
+    /// address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery_port: Option<u16>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

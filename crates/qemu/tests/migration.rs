@@ -4,16 +4,19 @@
 mod support;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use gantry_qemu::migration::*;
 use gantry_qemu::probe::{PostcopySupport, enable_unprivileged_userfaultfd, postcopy_support};
-use gantry_qemu::qmp::command::{Cont, MirrorSync, Stop};
+use gantry_qemu::qmp::command::{Cont, MigrateSetParameters, MirrorSync, Stop};
 use support::pki::{PEER_NAME, credentials};
 use support::{DISK_NODE, TestVm, check_history, eventually, soon};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 /// So slow that the copy of the memory lasts until something else ends it.
 const CRAWL_BYTES_PER_S: u64 = 64 << 10;
+const SILENCE_LIMIT: Duration = Duration::from_secs(20);
 
 fn scratch() -> TempDir {
     let dir = tempfile::tempdir().expect("tempdir");
@@ -76,12 +79,13 @@ async fn move_guest(from: &TestVm, to: &TestVm, tls: Option<PathBuf>, postcopy: 
     let handed_over = source.wait_handed_over(soon()).await.expect("hand-over");
     let expected = if postcopy { HandedOver::PostcopyActive } else { HandedOver::Completed };
     assert_eq!(handed_over, expected);
+    limit_post_copy(from, 0).await;
     assert_eq!(to.last_ack(), None, "the destination ran without having been told to");
     let refused = source.cancel(true, soon()).await.expect_err("too late");
     assert!(matches!(refused, MigrationError::HandedOver), "{refused}");
     destination.commit(run, soon()).await.expect("commit");
     destination.commit(run, soon()).await.expect("commit again");
-    let end = source.wait_completed(|_| {}, soon()).await.expect("completed");
+    let end = source.wait_completed(|_| {}, SILENCE_LIMIT, soon()).await.expect("completed");
     assert!(end.downtime_ms.is_some() && end.ram_transferred_bytes > 0, "{end:?}");
     from.assert_no_leftovers().await;
     assert_ne!(from.status().await, "running");
@@ -125,6 +129,70 @@ async fn postcopy_with_tls_and_without() {
     }
     there_and_on(true, true).await;
     there_and_on(false, true).await;
+}
+
+/// The connection breaks while the guest runs at the destination and most of its memory is still at the source.
+async fn interrupted_twice(tls: bool) {
+    let scratch = scratch();
+    let root = scratch.path();
+    let tls = tls.then(|| credentials(root, "pki"));
+    let a = TestVm::counting(root, "a").await;
+    a.counts_on().await;
+    let b = TestVm::incoming(root, "b").await;
+    let (destination, peer) = listen(&b, tls, true).await;
+    let source = source_of(&a, peer);
+    advance(&source, Step::CopyingMemory, true).await;
+    // QEMU looks at it when post-copy begins.
+    limit_post_copy(&a, 4096).await;
+    source.wait_pre_switchover(|_| Directive::SwitchToPostcopy, soon()).await.expect("pre-switchover");
+    source.finish_mirror(soon()).await.expect("finish mirror");
+    assert_eq!(destination.listen_again("127.0.0.1", 42_100..=42_199).await.expect("answer"), None);
+    source.continue_switchover().await.expect("continue");
+    assert_eq!(source.wait_handed_over(soon()).await.expect("hand-over"), HandedOver::PostcopyActive);
+    destination.commit(true, soon()).await.expect("commit");
+    for attempt in 0..2 {
+        source.interrupt().await.expect("interrupt");
+        let paused = source.wait_completed(|_| {}, SILENCE_LIMIT, soon()).await.expect_err("interrupted");
+        let phase = MigrationPhase::PostcopyPaused;
+        assert!(matches!(&paused, MigrationError::Ram { phase: found, .. } if *found == phase), "{paused}");
+        let listening = async || destination.listen_again("127.0.0.1", 42_100..=42_199).await.expect("listen again");
+        eventually("the destination's pause", listening).await;
+        // A port that nobody came to is replaced.
+        let port = listening().await.expect("still interrupted");
+        if attempt == 0 {
+            let nowhere = source.resume(1, Instant::now() + Duration::from_secs(1)).await.expect_err("nobody there");
+            assert!(matches!(nowhere, MigrationError::Timeout { .. }), "{nowhere}");
+        }
+        source.resume(port, soon()).await.expect("resume");
+        eventually("its going on", async || {
+            let progress = source.progress().await.expect("progress");
+            assert_ne!(progress.phase, MigrationPhase::Failed, "{progress:?}");
+            (progress.phase == MigrationPhase::PostcopyActive).then_some(())
+        })
+        .await;
+    }
+    limit_post_copy(&a, 0).await;
+    source.wait_completed(|_| {}, SILENCE_LIMIT, soon()).await.expect("completed");
+    b.counts_on().await;
+    a.quit().await;
+    b.quit().await;
+    check_history(&[&a, &b]);
+}
+
+async fn limit_post_copy(vm: &TestVm, bytes_per_s: u64) {
+    let limit = MigrateSetParameters { max_postcopy_bandwidth: Some(bytes_per_s), ..MigrateSetParameters::default() };
+    vm.qmp.execute(limit).await.expect("limit");
+}
+
+#[tokio::test]
+async fn an_interrupted_postcopy_goes_on() {
+    let scratch = scratch();
+    let probe = TestVm::incoming(scratch.path(), "probe").await;
+    if postcopy_support(probe.qmp.version()) == PostcopySupport::NeedsSysctl {
+        enable_unprivileged_userfaultfd().expect("run the tests as root, or set vm.unprivileged_userfaultfd=1");
+    }
+    interrupted_twice(false).await;
+    interrupted_twice(true).await;
 }
 
 #[tokio::test]

@@ -226,7 +226,9 @@ async fn every_command_is_in_the_schema() {
         tls_creds: Some(text()),
         tls_hostname: Some(text()),
     });
-    schema.check_command(Migrate { uri: text() });
+    schema.check_command(Migrate { uri: text(), resume: Some(true) });
+    schema.check_command(MigrateRecover { uri: text() });
+    schema.check_command(MigratePause {});
     schema.check_command(MigrateIncoming { uri: text() });
     schema.check_command(MigrateContinue { state: ContinueFrom::PreSwitchover });
     schema

@@ -18,7 +18,7 @@ use crate::records::{MigrationRecord, MigrationRole, Record};
 use crate::vm::{DISK_NODE, MONITOR_LIMIT, Next, Run, VmTask, files, prepare_files, within};
 
 /// Private ports (RFC 6335); two for each VM on its way here.
-const PORTS: RangeInclusive<u16> = 49_152..=49_663;
+pub(super) const PORTS: RangeInclusive<u16> = 49_152..=49_663;
 /// The source says commit when all is sent; loading the last of it takes milliseconds.
 const LOAD_LIMIT: Duration = Duration::from_secs(8);
 const LISTEN_LIMIT: Duration = Duration::from_secs(20);
@@ -315,5 +315,5 @@ pub(crate) async fn settled_report(host: &Host, migration: Uuid) -> Result<Migra
             (MigrationState::Aborted, Some(Problem::transient("migration-aborted", detail)))
         }
     };
-    Ok(MigrationReport { migration, state, progress: Default::default(), figures: None, error })
+    Ok(MigrationReport { migration, state, progress: Default::default(), figures: None, error, recovery_port: None })
 }

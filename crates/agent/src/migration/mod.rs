@@ -18,13 +18,19 @@
 //! run. From (A) on the source runs it only if (B) says `aborted`. (B) is made once ([`verdicts`]). So at no moment,
 //! with agents and hosts dying anywhere, do both sides run it; while the destination can't be reached between (A) and
 //! (B), neither does.
+//!
+//! After a commit in post-copy the source still sends memory. If that is interrupted, the destination's QEMU is made to
+//! listen again ([`interruption`]), and the source, which asks for it in the destination's report, goes on there, as
+//! often as it takes. Meanwhile the guest stands still; what it needs is on both hosts, so neither is released.
 
 mod convergence;
 mod destination;
+mod interruption;
 mod sending;
 mod source;
 mod verdicts;
 
 pub(crate) use destination::{decide_unknown, settled_report};
+pub(crate) use interruption::Interrupted;
 pub(crate) use source::SendingTask;
 pub(crate) use verdicts::Verdicts;

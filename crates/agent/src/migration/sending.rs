@@ -26,6 +26,9 @@ const COPY_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 const SWITCHOVER_LIMIT: Duration = Duration::from_secs(30);
 const PEER_CHECK_LIMIT: Duration = Duration::from_secs(2);
 const CANCEL_LIMIT: Duration = Duration::from_secs(30);
+/// So long post-copy may stand still before its connection is given up: nothing else notices a cut cable for minutes.
+const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+const RESUME_LIMIT: Duration = Duration::from_secs(5);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
 const ABORT_TRIES: u32 = 5;
@@ -234,11 +237,12 @@ impl Sending {
         loop {
             let on_progress = |progress: &gantry_qemu::migration::MigrationProgress| {
                 if matches!(progress.phase, MigrationPhase::PostcopyActive) {
+                    self.phase("post_copy");
                     self.show(progress);
                 }
             };
             let deadline = Instant::now() + COPY_LIMIT;
-            match source.wait_completed(on_progress, deadline).await {
+            match source.wait_completed(on_progress, SILENCE_LIMIT, deadline).await {
                 Ok(progress) => {
                     figures.downtime_ms = progress.downtime_ms.unwrap_or(0);
                     figures.memory_bytes = progress.ram_transferred_bytes;
@@ -250,12 +254,28 @@ impl Sending {
                     return;
                 }
                 Err(error) => {
-                    tracing::error!(vm = %self.vm, error = crate::problem::chain(&error), "post-copy is interrupted");
+                    tracing::warn!(vm = %self.vm, error = crate::problem::chain(&error), "post-copy is interrupted");
+                    self.phase("post_copy_interrupted");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(RETRY_MAX);
+                    match self.resume(source).await {
+                        Ok(()) => pause = RETRY_FIRST,
+                        Err(error) => tracing::warn!(vm = %self.vm, %error, "post-copy does not go on yet"),
+                    }
                 }
             }
         }
+    }
+
+    /// Sends the rest of an interrupted post-copy to where the destination waits for it.
+    async fn resume(&self, source: &MigrationSource) -> Result<(), Problem> {
+        let report = self.peer.migration_report(self.vm, self.request.migration).await?;
+        let Some(port) = report.recovery_port else {
+            let detail = format!("'{}' has not noticed yet that the connection is lost", self.request.destination);
+            return Err(Problem::transient("not-interrupted-there", detail));
+        };
+        let resumed = source.resume(port, Instant::now() + RESUME_LIMIT).await;
+        resumed.map_err(|error| problem("post-copy-not-resumed", &format!("moving VM {}", self.vm), &error))
     }
 
     fn phase(&self, phase: &str) {

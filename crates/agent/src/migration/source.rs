@@ -112,7 +112,8 @@ impl VmTask {
         written.map_err(|error| Problem::new(error.class(), "no-credentials", crate::problem::chain(&error)))
     }
 
-    pub(crate) async fn report(&self, migration: Uuid) -> Result<MigrationReport, Problem> {
+    pub(crate) async fn report(&mut self, migration: Uuid) -> Result<MigrationReport, Problem> {
+        self.renew_recovery().await;
         let record = self.record.as_ref().and_then(|record| record.migration.as_ref());
         if record.is_some_and(|record| record.id == migration)
             && let Some(report) = self.observation()?.migration

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::machine::{self, Machine};
 use super::{Command, MONITOR_LIMIT, Shared, liveness, within};
 use crate::host::Host;
-use crate::migration::SendingTask;
+use crate::migration::{Interrupted, SendingTask};
 use crate::networks::Place;
 use crate::problem::problem;
 use crate::records::{End, MigrationRole, Record};
@@ -34,6 +34,8 @@ pub(crate) struct VmTask {
     /// The guest shut down or panicked; QEMU's end follows.
     pub(super) expected_end: Option<End>,
     pub(crate) sending: Option<SendingTask>,
+    /// Post-copy to this host was interrupted and waits to go on.
+    pub(crate) interrupted: Option<Interrupted>,
     /// The agent has just started and has not looked for QEMU yet.
     recovering: bool,
     pub(crate) shared: Arc<Shared>,
@@ -82,6 +84,7 @@ impl VmTask {
             hold_reason: None,
             expected_end: None,
             sending: None,
+            interrupted: None,
             recovering,
             shared,
             commands,
@@ -166,6 +169,7 @@ impl VmTask {
         match happening {
             Happening::Event(event) => {
                 self.note(&event);
+                self.note_migration(&event).await;
                 Next::Continue
             }
             Happening::MonitorLost => {
@@ -212,6 +216,7 @@ impl VmTask {
     async fn reconnect(&mut self) {
         if matches!(&self.run, Run::On(machine) if machine.monitored) {
             // Only events were lost: the state they told of can be asked for.
+            self.listen_again().await;
             return self.look_at_status().await;
         }
         let Some(record) = &self.record else { return };
@@ -223,6 +228,7 @@ impl VmTask {
             Ok(machine::Adopted::Gone) => {}
             Err(error) => tracing::error!(vm = %self.vm, %error, "cannot look for QEMU"),
         }
+        self.listen_again().await;
         self.look_at_status().await;
         if matches!(self.migration_state(), Some(MigrationState::Sending | MigrationState::Committing)) {
             // Its task spoke over the lost connection; as after a restart, another one goes on.
@@ -255,6 +261,7 @@ impl VmTask {
         }
         let files = machine::files(&self.host, self.vm);
         self.run = Run::Off;
+        self.interrupted = None;
         self.shared.forget_run();
         let end = self.expected_end.take().unwrap_or_else(|| {
             let said = log_tail(&files.log);
@@ -363,6 +370,7 @@ impl VmTask {
             Run::Deaf(process) => machine::end(process).await?,
         }
         self.run = Run::Off;
+        self.interrupted = None;
         self.expected_end = None;
         self.hold_reason = None;
         self.shared.forget_run();
@@ -479,6 +487,7 @@ impl VmTask {
                 progress: Default::default(),
                 figures: migration.figures.clone(),
                 error: migration.error.clone(),
+                recovery_port: self.interrupted.as_ref().map(Interrupted::port),
             }),
             owner_uid: record.owner_uid,
         };

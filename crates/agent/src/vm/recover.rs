@@ -18,6 +18,8 @@ impl VmTask {
             Ok(Adopted::Machine(machine)) => {
                 tracing::info!(vm = %self.vm, pid = machine.process.pid(), "QEMU taken over");
                 self.run = Run::On(machine);
+                // First, because until then QEMU may answer nothing else.
+                self.listen_again().await;
                 self.look_at_status().await;
                 self.write_process().await;
             }

@@ -138,6 +138,35 @@ fn post_copy_moves_a_vm() {
     });
 }
 
+/// The cable between the hosts is cut when the guest runs at the destination and most of its memory is at the source.
+#[test]
+fn an_interrupted_post_copy_goes_on_when_the_hosts_meet_again() {
+    in_world(2, async |mut world| {
+        let mut vm = world.assignment("web-1");
+        vm.user_data = Some("#cloud-config\nruncmd:\n  - wl dirty 48 40 &\n".to_owned());
+        world.boot(0, &vm).await;
+        let mv = Move::of(&vm);
+        mv.begin(&world, 4, PostCopy::Always).await;
+        mv.until(&world, 1, MigrationState::Committed).await;
+        assert_eq!(mv.report(&world, 0).await.unwrap().state, MigrationState::Committing);
+        world.part_hosts(true);
+        eventually("the source has noticed", async || {
+            let report = mv.report(&world, 0).await?;
+            (report.progress.phase == "post_copy_interrupted").then_some(())
+        })
+        .await;
+        // Of the agents, too, the one that knows least goes on: the destination's new one asks QEMU.
+        world.kill_agent(1);
+        world.start_agent(1).await;
+        world.part_hosts(false);
+        mv.until(&world, 0, MigrationState::Moved).await;
+        assert_eq!(mv.report(&world, 1).await.unwrap().recovery_port, None);
+        world.until(1, vm.uuid, "it answers there", |vm| vm.guest_agent).await;
+        world.agent(0).release_migration(vm.uuid, mv.migration).await.unwrap();
+        assert!(world.agent(1).check_liveness(vm.uuid, true).await.unwrap().alive);
+    });
+}
+
 #[test]
 fn the_destinations_end_and_a_cancel_leave_the_vm_where_it_was() {
     in_world(2, async |world| {

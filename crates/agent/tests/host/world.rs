@@ -198,6 +198,13 @@ impl World {
         eventually(what, async || self.look(host, vm).await.filter(&condition)).await
     }
 
+    /// Takes the cable between the hosts out, or puts it in again. The controller reaches them all the same.
+    pub fn part_hosts(&self, parted: bool) {
+        for number in 1..=self.hosts.len() {
+            ip(&format!("link set u{number} type bridge_slave isolated {}", if parted { "on" } else { "off" }));
+        }
+    }
+
     /// QEMU processes on a host.
     pub fn qemus(&self, host: usize) -> Vec<u32> {
         self.hosts[host].pids().into_iter().filter(|pid| is_qemu(*pid)).collect()

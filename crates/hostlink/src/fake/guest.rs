@@ -104,6 +104,7 @@ impl FakeMigration {
             },
             figures: moved.then(|| MigrationFigures { memory_bytes: total, ..MigrationFigures::default() }),
             error: self.error.clone(),
+            recovery_port: None,
         }
     }
 }

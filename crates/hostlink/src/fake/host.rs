@@ -216,7 +216,14 @@ impl HostState {
             Verdict::Committed => MigrationState::Committed,
             Verdict::Aborted => MigrationState::Aborted,
         };
-        Ok(MigrationReport { migration, state, progress: Default::default(), figures: None, error: None })
+        Ok(MigrationReport {
+            migration,
+            state,
+            progress: Default::default(),
+            figures: None,
+            error: None,
+            recovery_port: None,
+        })
     }
 }
 

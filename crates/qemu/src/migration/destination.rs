@@ -64,7 +64,7 @@ impl MigrationDestination {
             nbd_port = Some(self.export_disks(options, tls_creds).await?);
         }
         let ram_port = self
-            .first_free_port(options, |port| MigrateIncoming {
+            .first_free_port(&options.host, options.ports.clone(), |port| MigrateIncoming {
                 uri: format!("tcp:{}", super::host_port(&options.host, port)),
             })
             .await?;
@@ -73,7 +73,7 @@ impl MigrationDestination {
 
     async fn export_disks(&self, options: &ListenOptions, tls_creds: Option<String>) -> Result<u16, MigrationError> {
         let port = self
-            .first_free_port(options, |port| NbdServerStart {
+            .first_free_port(&options.host, options.ports.clone(), |port| NbdServerStart {
                 addr: SocketAddressLegacy::Inet(InetAddress { host: options.host.clone(), port: port.to_string() }),
                 tls_creds: tls_creds.clone(),
             })
@@ -91,23 +91,21 @@ impl MigrationDestination {
         Ok(port)
     }
 
-    async fn first_free_port<C: Command>(
+    pub(super) async fn first_free_port<C: Command>(
         &self,
-        options: &ListenOptions,
+        host: &str,
+        ports: RangeInclusive<u16>,
         command: impl Fn(u16) -> C,
     ) -> Result<u16, MigrationError> {
-        for port in options.ports.clone() {
+        let (first, last) = (*ports.start(), *ports.end());
+        for port in ports {
             match self.qmp.execute(command(port)).await {
                 Ok(_) => return Ok(port),
                 Err(error) if is_port_taken(&error) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(MigrationError::NoFreePort {
-            host: options.host.clone(),
-            first: *options.ports.start(),
-            last: *options.ports.end(),
-        })
+        Err(MigrationError::NoFreePort { host: host.to_owned(), first, last })
     }
 
     pub async fn progress(&self) -> Result<MigrationProgress, MigrationError> {

@@ -8,7 +8,8 @@
 //!  finish_mirror ─ continue_switchover                     │
 //!  wait_handed_over ── Completed | PostcopyActive ─────────┤      the source never resumes from here on
 //!                                                      commit ── exports end, the guest runs
-//!  cancel: at any step above wait_handed_over
+//!  cancel: at any step above wait_handed_over                 post-copy interrupted:
+//!  resume ─────────────────────────────────────────────── listen_again
 //! ```
 //!
 //! Who decides that a machine may run is not decided here: the destination never runs by itself, and
@@ -25,7 +26,9 @@
 //! paused arrives paused; if such a move is cancelled after the switchover began, QEMU wants a `cont`
 //! before it can be moved again.
 
+mod cancel;
 pub mod destination;
+mod post_copy;
 mod progress;
 pub mod source;
 mod tls;

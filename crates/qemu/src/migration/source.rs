@@ -1,4 +1,5 @@
-//! The sending side of a move. A value of [`MigrationSource`] holds no state of its own beyond what it was
+//! The sending side of a move up to the hand-over; giving it up is in [`super::cancel`], what post-copy needs after it in
+//! [`super::post_copy`]. A value of [`MigrationSource`] holds no state of its own beyond what it was
 //! made from: made again after a restart with the same disks and peer, it goes on.
 
 use std::time::Duration;
@@ -72,9 +73,9 @@ pub enum HandedOver {
 
 #[derive(Debug, Clone)]
 pub struct MigrationSource {
-    qmp: Qmp,
-    disks: Vec<MirrorDisk>,
-    peer: Peer,
+    pub(super) qmp: Qmp,
+    pub(super) disks: Vec<MirrorDisk>,
+    pub(super) peer: Peer,
 }
 
 impl MigrationSource {
@@ -192,7 +193,8 @@ impl MigrationSource {
         self.qmp
             .execute(MigrateSetParameters {
                 max_bandwidth: Some(tuning.max_bandwidth_bytes_per_s.unwrap_or(0)),
-                max_postcopy_bandwidth: Some(0),
+                // What the guest waits for goes ahead of the limited rest.
+                max_postcopy_bandwidth: Some(tuning.max_bandwidth_bytes_per_s.unwrap_or(0)),
                 downtime_limit: Some(tuning.downtime_limit_ms),
                 tls_creds: Some(tls_creds.unwrap_or_default()),
                 tls_hostname: Some(tls_hostname.unwrap_or_default()),
@@ -205,7 +207,7 @@ impl MigrationSource {
     /// Starts sending the memory. Refused, with QEMU's reason, while something blocks migration.
     pub async fn start_ram(&self) -> Result<(), MigrationError> {
         let uri = format!("tcp:{}", host_port(&self.peer.host, self.peer.ram_port));
-        self.qmp.execute(Migrate { uri }).await?;
+        self.qmp.execute(Migrate { uri, resume: None }).await?;
         Ok(())
     }
 
@@ -274,7 +276,7 @@ impl MigrationSource {
         Ok(())
     }
 
-    async fn job(&self, index: usize) -> Result<Option<BlockJobInfo>, MigrationError> {
+    pub(super) async fn job(&self, index: usize) -> Result<Option<BlockJobInfo>, MigrationError> {
         let jobs = self.qmp.execute(QueryBlockJobs {}).await?;
         Ok(jobs.into_iter().find(|job| job.id == mirror_id(index)))
     }
@@ -306,105 +308,7 @@ impl MigrationSource {
         }
     }
 
-    /// After a hand-over by post-copy: waits until the destination no longer needs this process.
-    pub async fn wait_completed(
-        &self,
-        mut on_progress: impl FnMut(&MigrationProgress),
-        deadline: Instant,
-    ) -> Result<MigrationProgress, MigrationError> {
-        let mut events = self.qmp.events();
-        loop {
-            let progress = self.progress().await?;
-            on_progress(&progress);
-            match progress.phase {
-                MigrationPhase::Completed => return Ok(progress),
-                MigrationPhase::PostcopyPaused => return Err(ram_failure(&progress)),
-                ref phase if phase.is_final() => return Err(ram_failure(&progress)),
-                _ => {}
-            }
-            self.look_again(&mut events, deadline, "fetching the rest of the memory").await?;
-        }
-    }
-
-    /// Gives the move up, at any step before the hand-over, and removes every trace of it; works whether
-    /// the destination lives, is dead or does not answer. With `resume`, a guest that the move had
-    /// stopped runs again; pass what `query-status` said before the move. May be repeated.
-    pub async fn cancel(&self, resume: bool, deadline: Instant) -> Result<(), MigrationError> {
-        let nodes = self.mirror_nodes();
-        // First of all, and out of band: QEMU may be waiting for a peer that will never answer.
-        for node_name in &nodes {
-            let instances = vec![YankInstance::BlockNode { node_name: node_name.clone() }];
-            tolerate_refusal(self.qmp.execute(Yank { instances }).await)?;
-        }
-        let mut events = self.qmp.events();
-        self.end_ram(&mut events, deadline).await?;
-        for index in 0..nodes.len() {
-            self.end_mirror(index, &mut events, deadline).await?;
-        }
-        let status = self.qmp.execute(QueryStatus {}).await?;
-        if resume && is_stopped_by_migration(&status) {
-            self.qmp.execute(Cont {}).await?;
-        }
-        Ok(())
-    }
-
-    fn mirror_nodes(&self) -> Vec<String> {
-        (0..self.disks.len()).map(mirror_id).collect()
-    }
-
-    async fn end_ram(&self, events: &mut crate::qmp::EventStream, deadline: Instant) -> Result<(), MigrationError> {
-        let mut asked = false;
-        loop {
-            let progress = self.progress().await?;
-            if progress.phase.is_handed_over() {
-                // A machine that once arrived here by migration reports that one as completed until it
-                // is itself sent; only a guest that was handed over is also stopped by the migration.
-                let status = self.qmp.execute(QueryStatus {}).await?;
-                if asked || is_stopped_by_migration(&status) {
-                    return Err(MigrationError::HandedOver);
-                }
-                return Ok(());
-            }
-            if progress.phase.is_final() {
-                return Ok(());
-            }
-            if !asked {
-                self.qmp.execute(MigrateCancel {}).await?;
-                asked = true;
-            }
-            self.look_again(events, deadline, "cancelling the copy of the memory").await?;
-        }
-    }
-
-    async fn end_mirror(
-        &self,
-        index: usize,
-        events: &mut crate::qmp::EventStream,
-        deadline: Instant,
-    ) -> Result<(), MigrationError> {
-        let id = mirror_id(index);
-        while let Some(job) = self.job(index).await? {
-            // A job that ended by itself, e.g. because the destination died, can only be dismissed. It
-            // may do so between the look and the command: then the command is refused and we look again.
-            let outcome = if job.status == "concluded" {
-                self.qmp.execute(JobDismiss { id: id.clone() }).await
-            } else {
-                let device = id.clone();
-                self.qmp.execute(BlockJobCancel { device, force: true }).await
-            };
-            tolerate_refusal(outcome)?;
-            if self.job(index).await?.is_some() {
-                self.look_again(events, deadline, "cancelling the copy of a disk").await?;
-            }
-        }
-        let nodes = self.qmp.execute(QueryNamedBlockNodes { flat: true }).await?;
-        if nodes.iter().any(|node| node.node_name.as_ref() == Some(&id)) {
-            self.qmp.execute(BlockdevDel { node_name: id }).await?;
-        }
-        Ok(())
-    }
-
-    async fn look_again(
+    pub(super) async fn look_again(
         &self,
         events: &mut crate::qmp::EventStream,
         deadline: Instant,
@@ -418,23 +322,12 @@ impl MigrationSource {
 }
 
 /// Name of both the job and the target node of the disk at `index`.
-fn mirror_id(index: usize) -> String {
+pub(super) fn mirror_id(index: usize) -> String {
     format!("mirror{index}")
 }
 
-fn is_stopped_by_migration(status: &StatusInfo) -> bool {
-    matches!(status.status.as_str(), "postmigrate" | "finish-migrate")
-}
-
-fn ram_failure(progress: &MigrationProgress) -> MigrationError {
+pub(super) fn ram_failure(progress: &MigrationProgress) -> MigrationError {
     MigrationError::Ram { phase: progress.phase.clone(), reason: progress.reason() }
-}
-
-fn tolerate_refusal<T>(outcome: Result<T, QmpError>) -> Result<(), QmpError> {
-    match outcome {
-        Ok(_) | Err(QmpError::Refused { .. }) => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 pub(super) async fn set_capabilities(qmp: &Qmp, capabilities: &[(&str, bool)]) -> Result<(), QmpError> {

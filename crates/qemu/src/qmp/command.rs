@@ -342,6 +342,9 @@ command!(MigrateSetParameters, "migrate-set-parameters", Nothing);
 #[derive(Debug, Clone, Serialize)]
 pub struct Migrate {
     pub uri: String,
+    /// Goes on with an interrupted post-copy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resume: Option<bool>,
 }
 command!(Migrate, "migrate", Nothing);
 
@@ -350,6 +353,27 @@ pub struct MigrateIncoming {
     pub uri: String,
 }
 command!(MigrateIncoming, "migrate-incoming", Nothing);
+
+/// Lets the destination of an interrupted post-copy listen again.
+#[derive(Debug, Clone, Serialize)]
+pub struct MigrateRecover {
+    pub uri: String,
+}
+impl Command for MigrateRecover {
+    const NAME: &'static str = "migrate-recover";
+    type Return = Nothing;
+    /// The ordinary commands may wait for a piece of memory that can't come before this.
+    const OUT_OF_BAND: bool = true;
+}
+
+/// Gives up the connection of a post-copy, so that it can be made anew.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct MigratePause {}
+impl Command for MigratePause {
+    const NAME: &'static str = "migrate-pause";
+    type Return = Nothing;
+    const OUT_OF_BAND: bool = true;
+}
 
 #[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "kebab-case")]
