@@ -59,7 +59,15 @@ async fn converse(
     let mut known = false;
     loop {
         let mut pause = PING_INTERVAL;
-        match ask(&mut agent, &socket, &mut known, &shared).await {
+        let asked = tokio::select! {
+            asked = ask(&mut agent, &socket, &mut known, &shared) => asked,
+            // What this one waits for may have been lost while the guest was on its way here.
+            () = shared.guest_is_wanted() => {
+                agent = None;
+                continue;
+            }
+        };
+        match asked {
             Ok(clock_lag_ms) => shared.guest_answered(clock_lag_ms),
             Err(_) => {
                 agent = None;
@@ -68,6 +76,7 @@ async fn converse(
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
+            () = shared.guest_is_wanted() => {}
             request = reboots.recv() => match request {
                 Some(reply) => {
                     known = false;

@@ -29,6 +29,7 @@ pub(crate) struct Probe {
 
 pub(crate) async fn check(vm: Uuid, handle: &VmHandle, expect_guest_agent: bool) -> Result<Liveness, Problem> {
     let begun = Instant::now();
+    handle.shared.ask_guest_now();
     let probe = handle.ask(vm, Command::Probe).await?;
     let what = format!("the liveness of VM {vm}");
     let failed = |error| problem("liveness-unknown", &what, &error);

@@ -37,7 +37,7 @@ use gantry_api::agent::{
     VmObservation, VmRunState,
 };
 use gantry_types::{GuestInfo, MigrationFigures, MigrationProgress, Problem, Timestamp, VmMetrics};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::host::Host;
@@ -89,7 +89,10 @@ pub(crate) enum SourceStep {
 
 /// What others may read of a VM at any time, without waiting for its task.
 #[derive(Default)]
-pub(crate) struct Shared(Mutex<SharedState>);
+pub(crate) struct Shared {
+    state: Mutex<SharedState>,
+    guest_wanted: Notify,
+}
 
 #[derive(Default)]
 struct SharedState {
@@ -113,7 +116,7 @@ struct GuestView {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, SharedState> {
         // Each holder makes plain assignments; a panic can't leave half of one.
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// `None` only before the task has looked at its record.
@@ -139,6 +142,13 @@ impl Shared {
     }
     pub fn guest_clock_lag_ms(&self) -> Option<i64> {
         self.lock().guest.clock_lag_ms
+    }
+    /// Has the guest's agent asked now instead of at its next turn, over a new connection.
+    pub fn ask_guest_now(&self) {
+        self.guest_wanted.notify_one();
+    }
+    async fn guest_is_wanted(&self) {
+        self.guest_wanted.notified().await;
     }
     pub fn console(&self) -> Option<ConsoleLine> {
         self.lock().console.clone()
