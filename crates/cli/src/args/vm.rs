@@ -18,6 +18,12 @@ pub enum VmCommand {
     Start {
         #[arg(required = true)]
         names: Vec<String>,
+        /// Wait until it runs (the default) or its guest answers
+        #[arg(long, value_enum, default_value_t, conflicts_with = "no_wait")]
+        wait: WaitFor,
+        /// Give up waiting for the guest after this long
+        #[arg(long, default_value = "5m", value_parser = parse_duration)]
+        timeout: Duration,
         #[command(flatten)]
         follow: FollowOptions,
     },
@@ -126,6 +132,13 @@ pub enum WaitFor {
     #[default]
     Running,
     Ready,
+}
+
+impl WaitFor {
+    /// How long to wait for the guest, if at all.
+    pub fn guest(self, limit: Duration) -> Option<Duration> {
+        (self == Self::Ready).then_some(limit)
+    }
 }
 
 #[derive(Debug, Args)]

@@ -1,13 +1,13 @@
 //! `gantry vm …`
 
-use std::{collections::BTreeMap, future::Future};
+use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use gantry_api::rest::{Changed, MigrateRequest, RebootRequest, StopRequest, WriteQuery};
 use gantry_types::{Labels, PowerState, Problem, Vm, VmSpec};
 
 use super::{Failures, Session, announce, carry_out, objects};
 use crate::{
-    args::{FollowOptions, VmCommand, VmCreate, VmMigrate, VmSet, WaitFor},
+    args::{FollowOptions, VmCommand, VmCreate, VmMigrate, VmSet},
     client::Client,
     console,
     exit::Failure,
@@ -21,8 +21,10 @@ pub async fn run(session: &Session, command: VmCommand) -> Result<(), Failure> {
         VmCommand::Create(arguments) => create(session, *arguments).await,
         VmCommand::List(options) => objects::list::<Vm>(session, &options, |_| true).await,
         VmCommand::Show { name } => objects::show_all::<Vm>(session, &name).await,
-        VmCommand::Start { names, follow } => {
-            for_each(session, &names, follow, "started", async |client, name| client.start(name).await).await
+        VmCommand::Start { names, wait, timeout, follow } => {
+            let guest = wait.guest(timeout);
+            let start = async |client: &Client, name| client.start(name).await;
+            for_each_until(session, &names, follow, guest, "started", start).await
         }
         VmCommand::Stop { names, force, grace, follow } => {
             let request = StopRequest { grace_s: grace, force };
@@ -57,6 +59,18 @@ async fn for_each<'a>(
     done: &str,
     verb: impl AsyncFn(&Client, &'a str) -> Result<Changed<Vm>, Problem>,
 ) -> Result<(), Failure> {
+    for_each_until(session, names, options, None, done, verb).await
+}
+
+/// The same; with `guest` each also has to answer within that time.
+async fn for_each_until<'a>(
+    session: &Session,
+    names: &'a [String],
+    options: FollowOptions,
+    guest: Option<Duration>,
+    done: &str,
+    verb: impl AsyncFn(&Client, &'a str) -> Result<Changed<Vm>, Problem>,
+) -> Result<(), Failure> {
     let client = session.client()?;
     let mut failures = Failures::default();
     let mut begun = Vec::new();
@@ -67,9 +81,9 @@ async fn for_each<'a>(
         }
     }
     for changed in &begun {
-        match carry_out(&client, changed, options).await {
-            Ok(_) if options.no_wait => {}
-            Ok(_) => announce(session.printer, &latest(&client, &changed.object).await, done)?,
+        match finish(&client, changed, options, guest).await {
+            Ok(()) if options.no_wait => {}
+            Ok(()) => announce(session.printer, &latest(&client, &changed.object).await, done)?,
             // Whoever interrupts does not want the next one to be followed.
             Err(interrupted @ Failure::Interrupted(_)) => return Err(interrupted),
             Err(failure) => failures.add(failure),
@@ -91,13 +105,22 @@ async fn create(session: &Session, arguments: VmCreate) -> Result<(), Failure> {
     if arguments.dry_run {
         return Ok(announce(session.printer, &changed.object, "created (dry run)")?);
     }
-    let name = arguments.name.as_str();
-    if carry_out(&client, &changed, arguments.follow).await?.is_some() && arguments.wait == WaitFor::Ready {
-        note_waiting(name);
-        let ready = wait_for::<Vm>(&client, name, &Condition::Ready, arguments.timeout);
-        interruptible(ready, name).await?;
-    }
+    finish(&client, &changed, arguments.follow, arguments.wait.guest(arguments.timeout)).await?;
     Ok(announce(session.printer, &latest(&client, &changed.object).await, "created")?)
+}
+
+/// Follows the operation, then waits for the guest if that is asked for.
+async fn finish(
+    client: &Client,
+    changed: &Changed<Vm>,
+    options: FollowOptions,
+    guest: Option<Duration>,
+) -> Result<(), Failure> {
+    carry_out(client, changed, options).await?;
+    let Some(limit) = guest else { return Ok(()) };
+    let name = changed.object.metadata.name.as_str();
+    note_waiting(name);
+    interruptible(wait_for::<Vm>(client, name, &Condition::Ready, limit), name).await
 }
 
 fn note_waiting(name: &str) {

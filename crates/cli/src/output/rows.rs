@@ -27,7 +27,7 @@ fn size_or_dash(size: ByteSize) -> String {
 impl Row for Vm {
     const PLURAL_FOR_PEOPLE: &'static str = "VMs";
     const HEADERS: &'static [&'static str] = &["NAME", "PHASE", "READY", "HOST", "CPUS", "MEMORY", "ADDRESS", "AGE"];
-    const WIDE_HEADERS: &'static [&'static str] = &["IMAGE", "UUID", "CPU%", "RSS", "EPOCH"];
+    const WIDE_HEADERS: &'static [&'static str] = &["IMAGE", "UUID", "CPU%", "RSS", "EPOCH", "REASON"];
 
     fn cells(&self, around: &Surroundings) -> Vec<String> {
         let status = &self.status;
@@ -56,6 +56,7 @@ impl Row for Vm {
             or_dash(metrics.map(|m| format!("{:.0}", m.cpu_percent))),
             or_dash(metrics.map(|m| m.resident_memory.approximate())),
             self.status.epoch.to_string(),
+            or_dash(self.status.reason.as_ref()),
         ]
     }
 }

@@ -52,10 +52,12 @@ new   pending    -      -                2     256MiB  -           90s
 ";
     assert_eq!(table(&vms, None), expected);
     assert_eq!(table(&vms, Some(80)), expected, "what fits is not touched");
-    let wide = Table::of(&vms[..1], true, &around()).render(None);
-    assert!(
-        wide.lines().next().unwrap().ends_with("AGE  IMAGE  UUID                                  CPU%  RSS  EPOCH")
-    );
+    let mut failed = vm("big", VmPhase::Failed, None);
+    failed.status.reason = Some("no host can take VM 'big': host-1 has 1GiB free".into());
+    let wide = Table::of(&[failed], true, &around()).render(None);
+    let columns = "AGE  IMAGE  UUID                                  CPU%  RSS  EPOCH  REASON";
+    assert!(wide.lines().next().unwrap().contains(columns), "{wide}");
+    assert!(wide.lines().nth(1).unwrap().ends_with("no host can take VM 'big': host-1 has 1GiB free"), "{wide}");
 }
 
 #[test]
