@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use gantry_api::agent::{Assignment, MigrationEndpoint, MigrationState, SendMigration};
-use gantry_types::{MigrationFigures, PowerState, Problem};
+use gantry_types::{MigrationFigures, Name, PowerState, Problem};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -71,7 +71,22 @@ pub(crate) struct MigrationRecord {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum MigrationRole {
     Source(Box<SendMigration>),
-    Destination { endpoint: MigrationEndpoint, paused: bool },
+    Destination {
+        endpoint: MigrationEndpoint,
+        paused: bool,
+        #[serde(default)]
+        source: Option<Name>,
+    },
+}
+
+impl MigrationRecord {
+    /// The host that sends, as seen on `here`.
+    pub fn source(&self, here: &Name) -> Option<Name> {
+        match &self.role {
+            MigrationRole::Source(_) => Some(here.clone()),
+            MigrationRole::Destination { source, .. } => source.clone(),
+        }
+    }
 }
 
 impl Record {

@@ -185,6 +185,8 @@ pub enum VmRunState {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReceiveMigration {
     pub migration: Uuid,
+    /// The host that sends; besides controllers, only it may settle the migration here.
+    pub source: Name,
     /// With the epoch the VM will have here.
     pub assignment: Assignment,
     /// The guest is paused and stays so.
@@ -228,6 +230,9 @@ pub struct MigrationReport {
     pub figures: Option<MigrationFigures>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Problem>,
+    /// The host that sends, as far as it is known here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Name>,
     /// Destination: post-copy was interrupted, and the rest of the memory is awaited at this port of the endpoint's
     /// address.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,7 +1,7 @@
 //! The HTTP side of a host's agent.
 //!
-//! Who may call: a controller everything; another host only what a migration between the two needs; nobody else
-//! anything. The peer's certificate decides, so the router must be served by a [`gantry_trust::Server`] that requires
+//! Who may call: a controller everything; another host only what a migration from it to this one needs, and only for that
+//! migration; nobody else anything. The peer's certificate decides, so the router must be served by a [`gantry_trust::Server`] that requires
 //! one.
 
 use std::sync::Arc;
@@ -20,11 +20,11 @@ use axum::{
 };
 use gantry_api::{
     AgentApi,
-    agent::{Assignment, ImageRef, PowerRequest, ReceiveMigration, SendMigration},
+    agent::{Assignment, ImageRef, MigrationReport, PowerRequest, ReceiveMigration, SendMigration},
     paths::host as paths,
 };
 use gantry_trust::{PeerIdentity, Role};
-use gantry_types::{HostNetworks, Problem};
+use gantry_types::{ErrorClass, HostNetworks, Problem};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -89,6 +89,22 @@ fn host_may(method: &Method, path: &str) -> bool {
     }
 }
 
+fn is_host(peer: Option<&PeerIdentity>) -> bool {
+    peer.is_some_and(|peer| peer.role() == Role::Host)
+}
+
+/// Refuses a host that asks about another's migration.
+fn only_its_source(peer: Option<&PeerIdentity>, report: &MigrationReport) -> Result<(), Refusal> {
+    let (Some(peer), Some(source)) = (peer.filter(|peer| peer.role() == Role::Host), &report.source) else {
+        return Ok(());
+    };
+    if peer.name() == source {
+        return Ok(());
+    }
+    let detail = format!("{peer} is not the source of migration {}", report.migration);
+    Err(Problem::denied("not-your-migration", detail).into())
+}
+
 async fn ensure_image(State(host): State<Host>, Path(digest): Path<String>, Json(image): Json<ImageRef>) -> Answer<()> {
     if image.digest != digest {
         let detail = format!("the path names image {digest}, the body {}", image.digest);
@@ -150,13 +166,28 @@ async fn receive(
 async fn send(State(host): State<Host>, Path(vm): Path<Uuid>, Json(request): Json<SendMigration>) -> Answer<()> {
     Ok(Json(host.send_migration(vm, &request).await?))
 }
-async fn report(State(host): State<Host>, Path((vm, migration)): Path<(Uuid, Uuid)>) -> Result<Response, Refusal> {
-    Ok(Json(host.migration_report(vm, migration).await?).into_response())
+async fn report(
+    State(host): State<Host>,
+    Path((vm, migration)): Path<(Uuid, Uuid)>,
+    Extension(peer): Extension<Option<PeerIdentity>>,
+) -> Result<Response, Refusal> {
+    let report = host.migration_report(vm, migration).await?;
+    only_its_source(peer.as_ref(), &report)?;
+    Ok(Json(report).into_response())
 }
 async fn migration_verb(
     State(host): State<Host>,
     Path((vm, migration, verb)): Path<(Uuid, Uuid, String)>,
+    Extension(peer): Extension<Option<PeerIdentity>>,
 ) -> Result<Response, Refusal> {
+    if is_host(peer.as_ref()) {
+        match host.migration_report(vm, migration).await {
+            Ok(report) => only_its_source(peer.as_ref(), &report)?,
+            // One that nobody knows here can only be given up, and its source must hear that it is.
+            Err(problem) if problem.class == ErrorClass::NotFound => {}
+            Err(problem) => return Err(problem.into()),
+        }
+    }
     Ok(match verb.as_str() {
         "commit" => Json(host.commit_migration(vm, migration).await?).into_response(),
         "abort" => Json(host.abort_migration(vm, migration).await?).into_response(),

@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use futures::{SinkExt, StreamExt};
 use gantry_api::{
     AgentApi,
-    agent::{Assignment, ImageRef, PowerAction, PowerRequest, VmRunState},
+    agent::{Assignment, ImageRef, PowerAction, PowerRequest, ReceiveMigration, Verdict, VmRunState},
 };
 use gantry_hostlink::{
     AgentClient, Console, Consoles, conformance,
@@ -183,6 +183,27 @@ async fn a_host_may_settle_a_migration_and_nothing_else() {
     assert_eq!(code(host.console(vm.uuid).await), denied);
     assert_eq!(link.world.calls().len(), before);
     assert!(host.abort_migration(vm.uuid, Uuid::new_v4()).await.is_ok());
+}
+
+#[tokio::test]
+async fn only_the_host_that_sends_may_settle_its_migration() {
+    let link = Link::new().await;
+    let vm = template();
+    let migration = Uuid::new_v4();
+    let source = name("host-2");
+    let request = ReceiveMigration { migration, source, assignment: vm.clone(), paused: false, post_copy: false };
+    link.controller().receive_migration(vm.uuid, &request).await.expect("received");
+    let (sender, stranger) = (link.client(Role::Host, "host-2"), link.client(Role::Host, "host-3"));
+    let denied = (ErrorClass::Denied, "not-your-migration".to_owned());
+    for _ in 0..2 {
+        assert_eq!(code(stranger.migration_report(vm.uuid, migration).await), denied);
+        assert_eq!(code(stranger.commit_migration(vm.uuid, migration).await), denied);
+        assert_eq!(code(stranger.abort_migration(vm.uuid, migration).await), denied);
+        // Nor once it is settled.
+        assert_eq!(sender.commit_migration(vm.uuid, migration).await, Ok(Verdict::Committed));
+    }
+    assert_eq!(link.controller().abort_migration(vm.uuid, migration).await, Ok(Verdict::Committed));
+    assert!(sender.migration_report(vm.uuid, migration).await.is_ok());
 }
 
 #[tokio::test]

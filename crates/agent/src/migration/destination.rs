@@ -74,6 +74,7 @@ impl VmTask {
             disk_export: DISK_NODE.to_owned(),
             tls_name: self.host.config.name.to_string(),
         };
+        let source = Some(request.source);
         let wanted = if request.paused { PowerState::Paused } else { PowerState::Running };
         let record = Record {
             assignment: request.assignment,
@@ -84,7 +85,11 @@ impl VmTask {
             migration: Some(MigrationRecord {
                 id: request.migration,
                 state: MigrationState::Receiving,
-                role: MigrationRole::Destination { endpoint: endpoint.clone(), paused: request.paused },
+                role: MigrationRole::Destination {
+                    endpoint: endpoint.clone(),
+                    paused: request.paused,
+                    source: source.clone(),
+                },
                 figures: None,
                 error: None,
             }),
@@ -110,7 +115,7 @@ impl VmTask {
         endpoint.ram_port = listening.ram_port;
         endpoint.disk_port = listening.nbd_port.unwrap_or(0);
         if let Some(migration) = self.record.as_mut().and_then(|record| record.migration.as_mut()) {
-            migration.role = MigrationRole::Destination { endpoint: endpoint.clone(), paused: request.paused };
+            migration.role = MigrationRole::Destination { endpoint: endpoint.clone(), paused: request.paused, source };
         }
         self.save().await?;
         Ok(endpoint)
@@ -134,11 +139,17 @@ impl VmTask {
         }
         let loss = self.loss().await;
         let proposed = match &loss {
-            None => Decision { vm: self.vm, verdict: Verdict::Committed, reason: "the source handed over".to_owned() },
-            Some(reason) => Decision { vm: self.vm, verdict: Verdict::Aborted, reason: reason.clone() },
+            None => self.decision(Verdict::Committed, "the source handed over"),
+            Some(reason) => self.decision(Verdict::Aborted, reason),
         };
         let decision = self.host.verdicts.decide(migration, proposed).await.map(|decision| decision.verdict);
         self.carry_out_verdict(decision).await
+    }
+
+    fn decision(&self, verdict: Verdict, reason: &str) -> Decision {
+        let migration = self.record.as_ref().and_then(|record| record.migration.as_ref());
+        let source = migration.and_then(|migration| migration.source(&self.host.config.name));
+        Decision { vm: self.vm, verdict, reason: reason.to_owned(), source }
     }
 
     async fn carry_out_verdict(&mut self, decided: Result<Verdict, Problem>) -> (Result<Verdict, Problem>, Next) {
@@ -229,7 +240,7 @@ impl VmTask {
 
     pub(crate) async fn decide_aborted(&self, reason: &str) -> Result<Verdict, Problem> {
         let Some(migration) = self.migration_id() else { return Ok(Verdict::Aborted) };
-        let proposed = Decision { vm: self.vm, verdict: Verdict::Aborted, reason: reason.to_owned() };
+        let proposed = self.decision(Verdict::Aborted, reason);
         Ok(self.host.verdicts.decide(migration, proposed).await?.verdict)
     }
 
@@ -300,7 +311,8 @@ impl VmTask {
 /// The answer about a migration that is not being received here: what was decided, or that it is over now.
 pub(crate) async fn decide_unknown(host: &Host, vm: Uuid, migration: Uuid) -> Result<Verdict, Problem> {
     let reason = "this host is not receiving it".to_owned();
-    let decision = host.verdicts.decide(migration, Decision { vm, verdict: Verdict::Aborted, reason }).await?;
+    let decision =
+        host.verdicts.decide(migration, Decision { vm, verdict: Verdict::Aborted, reason, source: None }).await?;
     Ok(decision.verdict)
 }
 
@@ -315,5 +327,13 @@ pub(crate) async fn settled_report(host: &Host, migration: Uuid) -> Result<Migra
             (MigrationState::Aborted, Some(Problem::transient("migration-aborted", detail)))
         }
     };
-    Ok(MigrationReport { migration, state, progress: Default::default(), figures: None, error, recovery_port: None })
+    Ok(MigrationReport {
+        migration,
+        state,
+        progress: Default::default(),
+        figures: None,
+        error,
+        source: decision.source,
+        recovery_port: None,
+    })
 }

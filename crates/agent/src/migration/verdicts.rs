@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gantry_api::agent::Verdict;
-use gantry_types::Problem;
+use gantry_types::{Name, Problem};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -25,6 +25,9 @@ pub(crate) struct Decision {
     pub verdict: Verdict,
     /// Why it was decided so.
     pub reason: String,
+    /// The host that sends; absent if this host never received the migration.
+    #[serde(default)]
+    pub source: Option<Name>,
 }
 
 #[derive(Debug, Clone)]
@@ -84,7 +87,7 @@ mod tests {
     use super::*;
 
     fn decision(verdict: Verdict) -> Decision {
-        Decision { vm: Uuid::nil(), verdict, reason: "test".to_owned() }
+        Decision { vm: Uuid::nil(), verdict, reason: "test".to_owned(), source: None }
     }
 
     #[tokio::test]

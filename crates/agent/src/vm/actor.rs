@@ -487,6 +487,7 @@ impl VmTask {
                 progress: Default::default(),
                 figures: migration.figures.clone(),
                 error: migration.error.clone(),
+                source: migration.source(&self.host.config.name),
                 recovery_port: self.interrupted.as_ref().map(Interrupted::port),
             }),
             owner_uid: record.owner_uid,

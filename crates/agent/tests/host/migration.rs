@@ -23,7 +23,8 @@ impl Move {
 
     fn receive(&self) -> ReceiveMigration {
         let assignment = Assignment { epoch: self.vm.epoch + 1, ..self.vm.clone() };
-        ReceiveMigration { migration: self.migration, assignment, paused: false, post_copy: false }
+        let source = "host-1".parse().unwrap();
+        ReceiveMigration { migration: self.migration, source, assignment, paused: false, post_copy: false }
     }
 
     /// From host 0 to host 1. `mib_per_s` of zero is no limit.
@@ -89,6 +90,7 @@ fn a_vm_moves_and_the_decision_is_final() {
         world.boot(0, &vm).await;
         let mv = Move::of(&vm);
         mv.begin(&world, 0, PostCopy::Never).await;
+        assert_strangers_are_refused(&world, &mv).await;
         let report = mv.until(&world, 0, MigrationState::Moved).await;
         let figures = report.figures.unwrap();
         assert_eq!(figures.mode, Some(MigrationMode::PreCopy));
@@ -107,6 +109,7 @@ fn a_vm_moves_and_the_decision_is_final() {
             assert_eq!(asker.commit_migration(vm.uuid, mv.migration).await.unwrap(), Verdict::Committed);
         }
         assert_eq!(code(world.as_host(0, 1).remove_vm(vm.uuid, 9).await), "not-your-call");
+        assert_strangers_are_refused(&world, &mv).await;
 
         for _ in 0..2 {
             source.release_migration(vm.uuid, mv.migration).await.unwrap();
@@ -119,6 +122,17 @@ fn a_vm_moves_and_the_decision_is_final() {
         assert_eq!(source.commit_migration(vm.uuid, unknown.migration).await.unwrap(), Verdict::Aborted);
         assert_eq!(code(source.receive_migration(vm.uuid, &unknown.receive()).await), "migration-decided");
     });
+}
+
+/// A host may settle only what it sends itself.
+async fn assert_strangers_are_refused(world: &World, mv: &Move) {
+    let (vm, migration) = (mv.vm.uuid, mv.migration);
+    // The destination itself is no source; and nobody asks the source but controllers.
+    for stranger in [world.as_host(1, 1), world.as_host(1, 0)] {
+        assert_eq!(code(stranger.migration_report(vm, migration).await), "not-your-migration");
+        assert_eq!(code(stranger.commit_migration(vm, migration).await), "not-your-migration");
+        assert_eq!(code(stranger.abort_migration(vm, migration).await), "not-your-migration");
+    }
 }
 
 #[test]

@@ -205,6 +205,7 @@ impl Step for Receive {
         let vm = context.vm().await?;
         let request = ReceiveMigration {
             migration: plan.migration,
+            source: plan.source.clone(),
             assignment: assignment(&context.app, &vm, plan.epoch())?,
             paused: plan.paused,
             post_copy: plan.post_copy,

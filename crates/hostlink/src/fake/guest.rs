@@ -1,7 +1,7 @@
 //! One VM on one fake host.
 
 use gantry_api::agent::{Assignment, MigrationReport, MigrationState, SendMigration, VmObservation, VmRunState};
-use gantry_types::{GuestInfo, MigrationFigures, MigrationProgress, Problem};
+use gantry_types::{GuestInfo, MigrationFigures, MigrationProgress, Name, Problem};
 use uuid::Uuid;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +30,7 @@ pub(super) struct FakeVm {
 pub(super) struct FakeMigration {
     pub id: Uuid,
     pub state: MigrationState,
+    pub source: Name,
     /// At the source only.
     pub request: Option<SendMigration>,
     /// The guest was paused before.
@@ -104,6 +105,7 @@ impl FakeMigration {
             },
             figures: moved.then(|| MigrationFigures { memory_bytes: total, ..MigrationFigures::default() }),
             error: self.error.clone(),
+            source: Some(self.source.clone()),
             recovery_port: None,
         }
     }

@@ -147,6 +147,7 @@ impl HostState {
             migration: Some(FakeMigration {
                 id: request.migration,
                 state: MigrationState::Receiving,
+                source: request.source.clone(),
                 request: None,
                 paused: request.paused,
                 rounds_left: ROUNDS,
@@ -164,7 +165,7 @@ impl HostState {
         })
     }
 
-    fn send(&mut self, uuid: Uuid, request: &SendMigration) -> Result<(), Problem> {
+    fn send(&mut self, name: &Name, uuid: Uuid, request: &SendMigration) -> Result<(), Problem> {
         let vm = self.vm(uuid)?;
         if let Some(known) = vm.migration.as_ref().filter(|known| known.id == request.migration) {
             return match known.state {
@@ -183,6 +184,7 @@ impl HostState {
         vm.migration = Some(FakeMigration {
             id: request.migration,
             state: MigrationState::Sending,
+            source: name.clone(),
             request: Some(request.clone()),
             paused: vm.guest == Guest::Paused,
             rounds_left: ROUNDS,
@@ -222,6 +224,7 @@ impl HostState {
             progress: Default::default(),
             figures: None,
             error: None,
+            source: None,
             recovery_port: None,
         })
     }
@@ -312,7 +315,7 @@ impl AgentApi for FakeHost {
     }
 
     async fn send_migration(&self, vm: Uuid, request: &SendMigration) -> Result<(), Problem> {
-        self.on_host("send_migration", |host| host.send(vm, request))
+        self.on_host("send_migration", |host| host.send(&self.name, vm, request))
     }
 
     async fn migration_report(&self, vm: Uuid, migration: Uuid) -> Result<MigrationReport, Problem> {
