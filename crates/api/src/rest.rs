@@ -47,6 +47,21 @@ pub struct WriteQuery {
     pub revision: Option<u64>,
 }
 
+/// Query of `DELETE /v1/vms/{name}`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeleteVmQuery {
+    /// Check everything, answer as if it were done, change nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// Refuse with a conflict unless the object is at this revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// Do not wait for a host that is lost: forget the VM now; what the host has is removed when it comes back.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
 /// One server-sent event of a watch; `event:` is the `change`, `id:` the revision, if it is not 0.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(bound(deserialize = "T: serde::de::DeserializeOwned"))]

@@ -41,7 +41,11 @@ pub enum Action {
     },
     VmPause,
     VmResume,
-    VmDelete,
+    VmDelete {
+        /// Do not wait for a host that is lost.
+        #[serde(default)]
+        force: bool,
+    },
     VmMigrate {
         /// Chosen by placement if not given.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -61,7 +65,7 @@ impl Action {
             Self::VmReboot { .. } => "vm-reboot",
             Self::VmPause => "vm-pause",
             Self::VmResume => "vm-resume",
-            Self::VmDelete => "vm-delete",
+            Self::VmDelete { .. } => "vm-delete",
             Self::VmMigrate { .. } => "vm-migrate",
             Self::ImageImport => "image-import",
             Self::ImageDelete => "image-delete",

@@ -68,6 +68,9 @@ pub enum VmCommand {
     Delete {
         #[arg(required = true)]
         names: Vec<String>,
+        /// Do not wait for a host that is lost; what it still has is removed when it comes back
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         follow: FollowOptions,
     },

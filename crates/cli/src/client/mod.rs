@@ -9,8 +9,8 @@ mod watch;
 use std::time::Duration;
 
 use gantry_api::rest::{
-    Changed, CreateToken, CreatedToken, ListQuery, MigrateRequest, Page, RebootRequest, StopRequest, Version,
-    WriteQuery,
+    Changed, CreateToken, CreatedToken, DeleteVmQuery, ListQuery, MigrateRequest, Page, RebootRequest, StopRequest,
+    Version, WriteQuery,
 };
 use gantry_hostlink::{answer, causes};
 use gantry_trust::{ClientConfig, ExpectedPeer, TrustError, WebSocket};
@@ -91,6 +91,11 @@ impl Client {
     }
     pub async fn delete<T: Resource>(&self, name: &str, write: &WriteQuery) -> Result<Changed<T>, Problem> {
         let request = self.quick(Method::DELETE, &object_path::<T>(name)?).query(write);
+        answer(&self.peer, request).await
+    }
+    /// With what only the deletion of a VM can be told.
+    pub async fn delete_vm(&self, vm: &str, query: &DeleteVmQuery) -> Result<Changed<Vm>, Problem> {
+        let request = self.quick(Method::DELETE, &object_path::<Vm>(vm)?).query(query);
         answer(&self.peer, request).await
     }
 

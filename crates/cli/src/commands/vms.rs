@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
-use gantry_api::rest::{Changed, MigrateRequest, RebootRequest, StopRequest, WriteQuery};
+use gantry_api::rest::{Changed, DeleteVmQuery, MigrateRequest, RebootRequest, StopRequest, WriteQuery};
 use gantry_types::{Labels, PowerState, Problem, Vm, VmSpec};
 
 use super::{Failures, Session, announce, carry_out, objects};
@@ -41,9 +41,10 @@ pub async fn run(session: &Session, command: VmCommand) -> Result<(), Failure> {
         VmCommand::Resume { names, follow } => {
             for_each(session, &names, follow, "resumed", async |client, name| client.resume(name).await).await
         }
-        VmCommand::Delete { names, follow } => {
-            let write = WriteQuery::default();
-            for_each(session, &names, follow, "deleted", async |client, name| client.delete(name, &write).await).await
+        VmCommand::Delete { names, force, follow } => {
+            let query = DeleteVmQuery { force, ..DeleteVmQuery::default() };
+            for_each(session, &names, follow, "deleted", async |client, name| client.delete_vm(name, &query).await)
+                .await
         }
         VmCommand::Console { name } => console::attach(&session.client()?, &name).await,
         VmCommand::Set(arguments) => set(session, arguments).await,

@@ -73,9 +73,15 @@ pub async fn put(app: &App, caller: &Caller, name: &str, sent: Vm, query: &Write
         .await
 }
 
-/// Ends the VM and deletes its disk and its addresses.
-pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<Changed<Vm>, Problem> {
-    launch(app, caller, name, query, |_| Ok(Action::VmDelete)).await
+/// Ends the VM and deletes its disk and its addresses; with `force` without waiting for a host that is lost.
+pub async fn delete(
+    app: &App,
+    caller: &Caller,
+    name: &str,
+    force: bool,
+    query: &WriteQuery,
+) -> Result<Changed<Vm>, Problem> {
+    launch(app, caller, name, query, |_| Ok(Action::VmDelete { force })).await
 }
 
 pub async fn start(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<Changed<Vm>, Problem> {
@@ -146,6 +152,7 @@ pub async fn migrate(
 ) -> Result<Changed<Vm>, Problem> {
     caller.may_change()?;
     let vm: Vm = app.objects.get(name).await?;
+    check_precondition(&vm, &vm.metadata, query)?;
     let settled = vm.status.operation.is_none() && matches!(vm.status.phase, VmPhase::Running | VmPhase::Paused);
     if settled && request.to.is_some() && vm.status.host == request.to {
         return Ok(Changed { object: app.model.decorate(&vm), operation: None });
@@ -207,7 +214,7 @@ fn engage(app: &App, caller: &Caller, vm: &mut Vm, former: &Vm, action: Action) 
         Action::VmStop { .. } => (VmPhase::Stopping, PowerState::Stopped),
         Action::VmPause => (vm.status.phase, PowerState::Paused),
         Action::VmResume => (vm.status.phase, PowerState::Running),
-        Action::VmDelete => (VmPhase::Deleting, vm.spec.power),
+        Action::VmDelete { .. } => (VmPhase::Deleting, vm.spec.power),
         Action::VmMigrate { .. } => (VmPhase::Migrating, vm.spec.power),
         Action::VmReboot { .. } | Action::ImageImport | Action::ImageDelete => (vm.status.phase, vm.spec.power),
     };
@@ -216,7 +223,8 @@ fn engage(app: &App, caller: &Caller, vm: &mut Vm, former: &Vm, action: Action) 
             "wrong-phase",
             format!("VM '{}' is {}, it can't become {phase} from there", vm.name(), vm.status.phase),
         )
-        .object(vm.reference()));
+        .object(vm.reference())
+        .remedy(format!("see its state: gantry describe vm {}", vm.name())));
     }
     let operation = new_operation(app, caller, action, vm, Some(&FormerState::of(former)))?;
     vm.status.phase = phase;

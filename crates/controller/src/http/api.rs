@@ -8,13 +8,13 @@ use axum::{
 use gantry_api::{
     paths,
     rest::{
-        Changed, CreateToken, CreatedToken, JoinRequest, JoinResponse, ListQuery, MigrateRequest, Page, RebootRequest,
-        StopRequest, Version, WatchEvent, WriteQuery,
+        Changed, CreateToken, CreatedToken, DeleteVmQuery, JoinRequest, JoinResponse, ListQuery, MigrateRequest, Page,
+        RebootRequest, StopRequest, Version, WatchEvent, WriteQuery,
     },
 };
 use gantry_types::{ApiToken, Event, Host, Image, Network, Operation, Problem, Resource, Vm};
 use utoipa::{
-    ToSchema,
+    IntoParams, ToSchema,
     openapi::{HttpMethod, InfoBuilder, License, OpenApi},
 };
 
@@ -85,7 +85,7 @@ fn of_vms(routes: Routes) -> Routes {
         Vm::KIND,
         "Its serial console: a websocket (RFC 6455) with bytes both ways in binary messages",
     );
-    written::<Vm>(routes, post(vms::create), put(vms::put), delete(vms::delete))
+    written::<Vm, DeleteVmQuery>(routes, post(vms::create), put(vms::put), delete(vms::delete))
         .add(verb("start", "Start it"), post(vms::start))
         .add(verb("stop", "Shut it down (ACPI), by force after the grace time").body::<StopRequest>(), post(vms::stop))
         .add(verb("reboot", "Reboot it").body::<RebootRequest>(), post(vms::reboot))
@@ -112,15 +112,23 @@ fn of_the_rest(routes: Routes) -> Routes {
     );
     let mint = Endpoint::new(HttpMethod::Post, "/v1/tokens", ApiToken::KIND, "Make one; the secret is shown only now");
     let revoke = Endpoint::new(HttpMethod::Delete, "/v1/tokens/{name}", ApiToken::KIND, "Refuse it from now on");
-    let routes = written::<Image>(routes, post(images::create), put(images::put), delete(images::delete));
-    written::<Network>(routes, post(writes::create_network), put(writes::put_network), delete(writes::delete_network))
-        // Content is as large as a disk; its own limit is the controller's configuration.
-        .add(upload.bytes().answers::<Changed<Image>>(202), put(images::upload).layer(DefaultBodyLimit::disable()))
-        .add(change.query::<WriteQuery>().body::<Host>().answers::<Changed<Host>>(200), put(writes::put_host))
-        .add(forget.query::<WriteQuery>().answers::<Changed<Host>>(200), delete(writes::delete_host))
-        .add(cancel.answers::<Operation>(200), post(writes::cancel_operation))
-        .add(mint.body::<CreateToken>().answers::<CreatedToken>(201), post(writes::create_token))
-        .add(revoke.answers::<Changed<ApiToken>>(200), delete(writes::delete_token))
+    let routes = written::<Image, WriteQuery>(routes, post(images::create), put(images::put), delete(images::delete));
+    written::<Network, WriteQuery>(
+        routes,
+        post(writes::create_network),
+        put(writes::put_network),
+        delete(writes::delete_network),
+    )
+    // Content is as large as a disk; its own limit is the controller's configuration.
+    .add(
+        upload.query::<WriteQuery>().bytes().answers::<Changed<Image>>(202),
+        put(images::upload).layer(DefaultBodyLimit::disable()),
+    )
+    .add(change.query::<WriteQuery>().body::<Host>().answers::<Changed<Host>>(200), put(writes::put_host))
+    .add(forget.query::<WriteQuery>().answers::<Changed<Host>>(200), delete(writes::delete_host))
+    .add(cancel.query::<WriteQuery>().answers::<Operation>(200), post(writes::cancel_operation))
+    .add(mint.query::<WriteQuery>().body::<CreateToken>().answers::<CreatedToken>(201), post(writes::create_token))
+    .add(revoke.query::<WriteQuery>().answers::<Changed<ApiToken>>(200), delete(writes::delete_token))
 }
 
 fn of_the_controller(routes: Routes) -> Routes {
@@ -163,7 +171,7 @@ fn readable<T: Kind + ToSchema>(routes: Routes) -> Routes {
 }
 
 /// What every kind that users make can be asked besides.
-fn written<T: Kind + ToSchema>(
+fn written<T: Kind + ToSchema, Removal: IntoParams>(
     routes: Routes,
     create: MethodRouter<std::sync::Arc<Front>>,
     replace: MethodRouter<std::sync::Arc<Front>>,
@@ -171,11 +179,13 @@ fn written<T: Kind + ToSchema>(
 ) -> Routes {
     let all = format!("/v1/{}", T::PLURAL);
     let one = format!("{all}/{{name}}");
-    let endpoint = |method, path: &str, summary: String| {
-        Endpoint::new(method, path, T::KIND, summary).query::<WriteQuery>().answers::<Changed<T>>(200)
-    };
+    let endpoint =
+        |method, path: &str, summary: String| Endpoint::new(method, path, T::KIND, summary).answers::<Changed<T>>(200);
+    let create_at = endpoint(HttpMethod::Post, &all, format!("Create a {}", T::KIND)).status(201);
+    let replace_at = endpoint(HttpMethod::Put, &one, format!("Create or change a {}", T::KIND));
+    let remove_at = endpoint(HttpMethod::Delete, &one, format!("Delete a {}", T::KIND));
     routes
-        .add(endpoint(HttpMethod::Post, &all, format!("Create a {}", T::KIND)).status(201).body::<T>(), create)
-        .add(endpoint(HttpMethod::Put, &one, format!("Create or change a {}", T::KIND)).body::<T>(), replace)
-        .add(endpoint(HttpMethod::Delete, &one, format!("Delete a {}", T::KIND)), remove)
+        .add(create_at.query::<WriteQuery>().body::<T>(), create)
+        .add(replace_at.query::<WriteQuery>().body::<T>(), replace)
+        .add(remove_at.query::<Removal>(), remove)
 }

@@ -6,7 +6,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use gantry_api::rest::{Changed, MigrateRequest, RebootRequest, StopRequest, WriteQuery};
+use gantry_api::rest::{Changed, DeleteVmQuery, MigrateRequest, RebootRequest, StopRequest, WriteQuery};
 use gantry_hostlink::Refusal;
 use gantry_types::{Problem, Vm};
 
@@ -50,9 +50,10 @@ pub async fn delete(
     State(front): State<Shared>,
     User(caller): User,
     Path(name): Path<String>,
-    QueryOf(query): QueryOf<WriteQuery>,
+    QueryOf(query): QueryOf<DeleteVmQuery>,
 ) -> Outcome {
-    told(vm::delete(&front.app, &caller, &name, &query).await)
+    let write = WriteQuery { dry_run: query.dry_run, revision: query.revision };
+    told(vm::delete(&front.app, &caller, &name, query.force, &write).await)
 }
 
 pub async fn start(

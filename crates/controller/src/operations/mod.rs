@@ -60,7 +60,7 @@ pub fn procedure(action: &Action) -> Box<dyn Procedure> {
         Action::VmStart => Box::new(vm_start::VmStart),
         Action::VmStop { .. } => Box::new(vm_stop::VmStop),
         Action::VmReboot { .. } | Action::VmPause | Action::VmResume => Box::new(vm_power::VmPower),
-        Action::VmDelete => Box::new(vm_delete::VmDelete),
+        Action::VmDelete { .. } => Box::new(vm_delete::VmDelete),
         Action::VmMigrate { .. } => Box::new(vm_migrate::VmMigrate),
         Action::ImageImport => Box::new(image_import::ImageImport),
         Action::ImageDelete => Box::new(image_delete::ImageDelete),

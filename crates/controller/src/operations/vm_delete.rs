@@ -1,16 +1,21 @@
 //! `vm_delete`: take it off its host, give its addresses back, forget it.
 //!
-//! A host that does not answer may still run the VM, so this waits for it. Cancelled, the VM stays `deleting`: nobody
-//! can say what its host has done already, and deleting it again goes on.
+//! A host that does not answer may still run the VM, so this waits for it. With `force` it does not wait for a host that
+//! is lost: the VM is forgotten, and what that host still has of it is removed when it comes back (the loop for stray
+//! VMs), because this operation proves that it was deleted. Cancelled, the VM stays `deleting`: nobody can say what its
+//! host has done already, and deleting it again goes on.
 
 use async_trait::async_trait;
-use gantry_types::{ErrorClass, Network, Problem, Resource, Severity, Vm};
+use gantry_types::{Action, ErrorClass, HostState, Name, Network, Problem, Resource, Severity, Vm};
 
 use super::{
     step::{Ending, Patience, Procedure, Step, StepContext},
     vm_start::or_absent,
 };
 use crate::{addresses, objects::Change};
+
+/// Hosts that may still have something of the VM.
+const LEFT_ON: &str = "left_on";
 
 pub struct VmDelete;
 
@@ -60,12 +65,19 @@ impl Step for Remove {
 
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let Some(vm) = or_gone(context).await? else { return Ok(()) };
-        for host in [&vm.status.host, &vm.status.moving_to].into_iter().flatten() {
+        let force = matches!(context.operation.spec.action, Action::VmDelete { force: true });
+        let mut left_on: Vec<Name> = Vec::new();
+        for name in [&vm.status.host, &vm.status.moving_to].into_iter().flatten() {
             // Hosts are deleted only when no VM is on them.
-            let agent = context.agent(host).await?;
+            let host = context.host(name).await?;
+            if force && host.status.state != HostState::Ready {
+                left_on.push(name.clone());
+                continue;
+            }
+            let agent = context.app.links.agent(&host);
             or_absent(agent.remove_vm(vm.metadata.uuid, vm.status.epoch).await)?;
         }
-        Ok(())
+        context.note(LEFT_ON, &left_on)
     }
 }
 
@@ -97,8 +109,19 @@ impl Step for Forget {
                         change.update(&network)?;
                     }
                 }
-                let message = format!("VM '{}' was deleted by {}", vm.name(), context.operation.spec.requested_by);
-                change.event(&context.event(Severity::Normal, "VmDeleted", message, vm.status.host.as_ref()))?;
+                let mut severity = Severity::Normal;
+                let mut message = format!("VM '{}' was deleted by {}", vm.name(), context.operation.spec.requested_by);
+                let left_on: Vec<Name> = context.memo(LEFT_ON)?.unwrap_or_default();
+                if !left_on.is_empty() {
+                    severity = Severity::Warning;
+                    let hosts: Vec<_> = left_on.iter().map(|host| format!("'{host}'")).collect();
+                    message = format!(
+                        "{message} without waiting for host {}, which does not answer and may still run it with its \
+                         addresses; what is there is removed when the host comes back",
+                        hosts.join(" and ")
+                    );
+                }
+                change.event(&context.event(severity, "VmDeleted", message, vm.status.host.as_ref()))?;
                 app.commit(change).await?;
                 Ok(())
             })

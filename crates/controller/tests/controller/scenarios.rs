@@ -71,7 +71,7 @@ impl Scenario {
             let spec = serde_json::json!({"cpus": 1, "memory": "64MiB", "disk": "1GiB", "power": "stopped"});
             let sent = gantry_types::Vm::new(name("web"), serde_json::from_value(spec).expect("a spec"));
             vm::create(app, caller, sent, query).await.expect("made");
-            let changed = vm::delete(app, caller, "web", query).await.expect("deleted");
+            let changed = vm::delete(app, caller, "web", false, query).await.expect("deleted");
             return changed.operation.expect("an operation").metadata.name;
         }
         let started = controller.create("web").await;
@@ -98,7 +98,7 @@ impl Scenario {
             Self::Reboot => vm::reboot(app, caller, "web", RebootRequest::default(), query).await,
             Self::Pause => vm::pause(app, caller, "web", query).await,
             Self::Resume => vm::resume(app, caller, "web", query).await,
-            Self::Delete => vm::delete(app, caller, "web", query).await,
+            Self::Delete => vm::delete(app, caller, "web", false, query).await,
             Self::Migrate | Self::MigratePaused | Self::MigratePostCopy => {
                 vm::migrate(app, caller, "web", &migrate, query).await
             }
