@@ -14,6 +14,8 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// Without a heartbeat for longer than this a host counts as lost.
     pub host_lost_after: Duration,
+    /// How long a watch goes at most without telling where it can be resumed.
+    pub bookmark_interval: Duration,
     /// A step that keeps failing transiently is given up after this, unless it waits without limit.
     pub step_patience: Duration,
     /// Events beyond this many are dropped, oldest first.
@@ -32,6 +34,7 @@ impl Config {
             datacenter: datacenter.into(),
             heartbeat_interval: Duration::from_secs(1),
             host_lost_after: Duration::from_secs(4),
+            bookmark_interval: Duration::from_secs(10),
             step_patience: Duration::from_secs(120),
             max_events: 10_000,
             max_finished_operations: 2_000,

@@ -77,7 +77,8 @@ fn check_spec(image: &Image) -> Result<(), Problem> {
     if problem.fields.is_empty() { Ok(()) } else { Err(problem) }
 }
 
-/// Creates the image or changes its labels; what it is made from is fixed.
+/// Creates the image or changes its labels. What it is made from is fixed once it has content; until then it may be
+/// changed, and one whose fetching failed is fetched again.
 pub async fn put(
     app: &App,
     caller: &Caller,
@@ -88,6 +89,7 @@ pub async fn put(
     caller.may_change()?;
     check_name(name, &sent)?;
     check_labels(&sent.metadata)?;
+    check_spec(&sent)?;
     app.objects
         .racing(|| async {
             let Some(current) = app.objects.find::<Image>(name).await? else {
@@ -97,33 +99,46 @@ pub async fn put(
                 return create(app, caller, sent.clone(), query).await;
             };
             check_precondition(&current, &sent.metadata, query)?;
-            if sent.spec != current.spec {
-                return Err(Problem::invalid(
-                    "unchangeable",
-                    format!("image '{name}' can't be changed after its creation"),
-                )
-                .object(current.reference())
-                .field("spec", "is fixed when the image is created")
-                .remedy("import it under another name"));
+            let differs = sent.spec != current.spec;
+            if differs && !lacks_content(&current) {
+                return Err(Problem::invalid("unchangeable", format!("image '{name}' can't be changed any more"))
+                    .object(current.reference())
+                    .field("spec", "is fixed once the image has its content")
+                    .remedy("import it under another name"));
             }
             let mut image = current.clone();
             image.metadata.labels = sent.metadata.labels.clone();
+            if differs {
+                image.spec = sent.spec.clone();
+                image.status = ImageStatus::default();
+            }
+            let mut operation = None;
+            if lacks_content(&current) && matches!(image.spec.source, ImageSource::Url(_)) {
+                image.status = ImageStatus { phase: ImagePhase::Importing, ..ImageStatus::default() };
+                operation = Some(new_operation(app, caller, Action::ImageImport, &image, None)?);
+            }
             if image == current {
                 return Ok(Changed { object: current, operation: None });
             }
             let mut change = Change::new();
             change.update(&image)?;
-            write(app, change, image, None, query).await
+            write(app, change, image, operation, query).await
         })
         .await
 }
 
 /// Whether content may be sent now; the image to send it for.
-pub fn expect_upload(app: &App, caller: &Caller, name: &str) -> Result<Image, Problem> {
+pub fn expect_upload(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<Image, Problem> {
     caller.may_change()?;
     let image = app.model.get::<Image>(name).ok_or_else(|| Problem::not_found(Image::KIND, name))?;
+    check_precondition(&*image, &image.metadata, query)?;
     expects_content(&image)?;
     Ok(Image::clone(&image))
+}
+
+/// It waits for its content, or its import failed.
+fn lacks_content(image: &Image) -> bool {
+    matches!(image.status.phase, ImagePhase::Pending | ImagePhase::Failed)
 }
 
 fn expects_content(image: &Image) -> Result<(), Problem> {
@@ -132,7 +147,7 @@ fn expects_content(image: &Image) -> Result<(), Problem> {
             .object(image.reference())
             .remedy("create an image without spec.source to upload it"));
     }
-    if !matches!(image.status.phase, ImagePhase::Pending | ImagePhase::Failed) {
+    if !lacks_content(image) {
         let state =
             if image.status.phase == ImagePhase::Ready { "has its content already" } else { "is being imported" };
         return Err(Problem::conflict("image-has-content", format!("image '{}' {state}", image.name()))

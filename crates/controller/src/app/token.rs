@@ -2,14 +2,20 @@
 
 use std::sync::Arc;
 
-use gantry_api::rest::CreateToken;
+use gantry_api::rest::{CreateToken, WriteQuery};
 use gantry_types::{ApiToken, Problem, Role, Severity, TokenSpec, TokenStatus};
 
-use super::{App, Caller, already_exists};
+use super::{App, Caller, already_exists, check_precondition};
 use crate::objects::Change;
 
 /// Stores a new token whose secret has this SHA-256 (hex).
-pub async fn create(app: &App, caller: &Caller, request: &CreateToken, hash: String) -> Result<ApiToken, Problem> {
+pub async fn create(
+    app: &App,
+    caller: &Caller,
+    request: &CreateToken,
+    hash: String,
+    query: &WriteQuery,
+) -> Result<ApiToken, Problem> {
     caller.may_change()?;
     if request.expires_at.is_some_and(|at| at <= app.clock.now()) {
         return Err(
@@ -22,6 +28,10 @@ pub async fn create(app: &App, caller: &Caller, request: &CreateToken, hash: Str
     app.stamp(&mut token.metadata);
     if app.objects.find::<ApiToken>(request.name.as_str()).await?.is_some() {
         return Err(already_exists(&token));
+    }
+    if query.dry_run {
+        token.status.hash.clear();
+        return Ok(token);
     }
     let mut change = Change::new();
     change.create(&token)?.event(&app.event(
@@ -47,9 +57,10 @@ pub fn by_hash(app: &App, hash: &str) -> Option<Arc<ApiToken>> {
 }
 
 /// The last token that may change things can't be deleted: nobody could ever make another.
-pub async fn delete(app: &App, caller: &Caller, name: &str) -> Result<(), Problem> {
+pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<(), Problem> {
     caller.may_change()?;
     let token: ApiToken = app.objects.get(name).await?;
+    check_precondition(&token, &token.metadata, query)?;
     let other_admin = app.model.read(|tables| {
         tables.tokens.values().any(|other| {
             other.spec.role == Role::Admin && other.spec.expires_at.is_none() && other.metadata.name.as_str() != name
@@ -62,6 +73,9 @@ pub async fn delete(app: &App, caller: &Caller, name: &str) -> Result<(), Proble
         )
         .object(gantry_types::Resource::reference(&token))
         .remedy("make another first: gantry token create NAME --role admin"));
+    }
+    if query.dry_run {
+        return Ok(());
     }
     let mut change = Change::new();
     change.delete(&token).event(&app.event(

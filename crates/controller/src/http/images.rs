@@ -61,9 +61,13 @@ pub async fn upload(
     State(front): State<Shared>,
     User(caller): User,
     Path(name): Path<String>,
+    QueryOf(query): QueryOf<WriteQuery>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let waiting = image::expect_upload(&front.app, &caller, &name)?;
+    let waiting = image::expect_upload(&front.app, &caller, &name, &query)?;
+    if query.dry_run {
+        return Ok((StatusCode::ACCEPTED, Json(Changed { object: waiting, operation: None })).into_response());
+    }
     let path = image::upload_path(&front.app, waiting.metadata.uuid);
     // Two uploads at once each write their own file; the first to be complete is imported.
     let extension = format!("{PARTIAL}{}", front.app.clock.new_uuid().simple());

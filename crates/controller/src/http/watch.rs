@@ -7,7 +7,6 @@ use std::{
     collections::{HashSet, VecDeque},
     convert::Infallible,
     sync::Arc,
-    time::Duration,
 };
 
 use axum::{
@@ -21,16 +20,16 @@ use futures::stream;
 use gantry_api::rest::{Change, ListQuery, WatchEvent};
 use gantry_hostlink::Refusal;
 use gantry_types::{Problem, Selector};
-use tokio::sync::broadcast::{Receiver, error::RecvError};
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::{Instant, timeout_at},
+};
 
 use super::Shared;
 use crate::{
     app::{Caller, parse_selector},
     model::{Kind, ModelChange},
 };
-
-/// How often a quiet watch tells its revision.
-const BOOKMARK_EVERY: Duration = Duration::from_secs(10);
 
 pub fn stream<T: Kind>(
     front: Shared,
@@ -73,7 +72,10 @@ struct Watcher<T> {
     matching: Option<HashSet<String>>,
     ready: VecDeque<WatchEvent<T>>,
     changes: Receiver<Arc<ModelChange>>,
+    /// Everything up to here has been taken in.
     revision: u64,
+    /// When the watcher is told the revision at the latest: changes that are not for it would let its own grow too old.
+    bookmark_at: Instant,
 }
 
 impl<T: Kind> Watcher<T> {
@@ -91,13 +93,20 @@ impl<T: Kind> Watcher<T> {
             .collect();
         let matching = ready.iter().filter_map(|event| Some(event.object.as_ref()?.name().to_owned())).collect();
         ready.push_back(WatchEvent { change: Change::Bookmark, revision, object: None });
-        Self { selector, matching: Some(matching), ready, changes: subscription.changes, revision }
+        let bookmark_at = Instant::now() + front.app.config.bookmark_interval;
+        Self { selector, matching: Some(matching), ready, changes: subscription.changes, revision, bookmark_at }
     }
 
     fn resume(front: &Shared, selector: Selector, revision: u64) -> Result<Self, Problem> {
         let resumption = front.app.model.resume(revision)?;
-        let mut watcher =
-            Self { selector, matching: None, ready: VecDeque::new(), changes: resumption.changes, revision };
+        let mut watcher = Self {
+            selector,
+            matching: None,
+            ready: VecDeque::new(),
+            changes: resumption.changes,
+            revision,
+            bookmark_at: Instant::now() + front.app.config.bookmark_interval,
+        };
         for change in resumption.missed {
             watcher.take(front, &change);
         }
@@ -110,18 +119,27 @@ impl<T: Kind> Watcher<T> {
             if let Some(event) = self.ready.pop_front() {
                 return Some(event);
             }
-            match tokio::time::timeout(BOOKMARK_EVERY, self.changes.recv()).await {
+            // First, because changes may come without a pause.
+            if Instant::now() >= self.bookmark_at {
+                self.bookmark_at = Instant::now() + front.app.config.bookmark_interval;
+                return Some(WatchEvent { change: Change::Bookmark, revision: self.revision, object: None });
+            }
+            match timeout_at(self.bookmark_at, self.changes.recv()).await {
                 Ok(Ok(change)) => self.take(front, &change),
                 Ok(Err(RecvError::Lagged(_) | RecvError::Closed)) => return None,
-                Err(_) => return Some(WatchEvent { change: Change::Bookmark, revision: self.revision, object: None }),
+                Err(_) => {}
             }
         }
     }
 
     /// Objects that begin or cease to match come and go for this watcher.
     fn take(&mut self, front: &Shared, change: &ModelChange) {
-        self.revision = change.revision;
-        let Some(object) = T::of(&change.object) else { return };
+        let object = T::of(&change.object);
+        // In the middle of what was written together it can't go on: the rest would be missed.
+        let whole = object.is_some() && !change.more;
+        let revision = if whole { change.revision } else { change.revision.saturating_sub(1) };
+        self.revision = self.revision.max(revision);
+        let Some(object) = object else { return };
         let matches = self.selector.matches(&object.metadata().labels);
         let known = self.matching.as_ref().map(|names| names.contains(object.name()));
         let told = match (change.change, matches) {
@@ -138,8 +156,6 @@ impl<T: Kind> Watcher<T> {
             };
         }
         let object = Some(front.app.model.decorate(&**object));
-        // In the middle of what was written together it can't go on: the rest would be missed.
-        let revision = if change.more { change.revision - 1 } else { change.revision };
         self.ready.push_back(WatchEvent { change: told, revision, object });
     }
 }

@@ -23,6 +23,7 @@ use crate::app::{self, host, network, operation, token};
 pub async fn create_token(
     State(front): State<Shared>,
     User(caller): User,
+    QueryOf(query): QueryOf<WriteQuery>,
     Body(request): Body<CreateToken>,
 ) -> Result<Response, Refusal> {
     let (text, hash) = match request.role {
@@ -35,8 +36,10 @@ pub async fn create_token(
             (secret.to_text(), secret.hash())
         }
     };
-    let stored = token::create(&front.app, &caller, &request, hash.to_string()).await?;
-    let created = CreatedToken { name: stored.metadata.name, role: stored.spec.role, token: text };
+    let stored = token::create(&front.app, &caller, &request, hash.to_string(), &query).await?;
+    // A secret that nothing knows is of no use.
+    let token = if query.dry_run { String::new() } else { text };
+    let created = CreatedToken { name: stored.metadata.name, role: stored.spec.role, token };
     Ok((StatusCode::CREATED, Json(created)).into_response())
 }
 
@@ -44,10 +47,11 @@ pub async fn delete_token(
     State(front): State<Shared>,
     User(caller): User,
     Path(name): Path<String>,
+    QueryOf(query): QueryOf<WriteQuery>,
 ) -> Answer<Changed<ApiToken>> {
     caller.may_change()?;
     let gone: ApiToken = app::get(&front.app, &caller, &name)?;
-    token::delete(&front.app, &caller, &name).await?;
+    token::delete(&front.app, &caller, &name, &query).await?;
     Ok(Json(changed(gone)))
 }
 
@@ -109,6 +113,7 @@ pub async fn cancel_operation(
     State(front): State<Shared>,
     User(caller): User,
     Path(name): Path<String>,
+    QueryOf(query): QueryOf<WriteQuery>,
 ) -> Answer<Operation> {
-    Ok(Json(operation::cancel(&front.app, &caller, &name).await?))
+    Ok(Json(operation::cancel(&front.app, &caller, &name, &query).await?))
 }

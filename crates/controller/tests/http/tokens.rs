@@ -168,3 +168,34 @@ async fn a_tokens_secret_is_shown_once_and_its_hash_never() {
     let last = api.delete("/v1/tokens/admin").await.expect_err("it is the last");
     assert_eq!(code(&last), (409, "last-admin-token"));
 }
+
+#[tokio::test]
+async fn a_dry_run_and_another_revision_change_nothing() {
+    let datacenter = Datacenter::new().await;
+    let api = &datacenter.admin;
+    datacenter.network().await;
+    datacenter.mint("ci", Role::Viewer, None).await;
+    let image = json!({"metadata": {"name": "tiny"}, "spec": {"format": "raw"}});
+    let _made: Value = api.send(Method::POST, "/v1/images", &image).await.expect("made");
+    let before = datacenter.app.model.revision();
+    let token = json!({"name": "more", "role": "admin"}).to_string();
+    for (method, path, body) in [
+        (Method::POST, "/v1/tokens", token.as_str()),
+        (Method::DELETE, "/v1/tokens/ci", ""),
+        (Method::DELETE, "/v1/networks/default", ""),
+        (Method::DELETE, "/v1/images/tiny", ""),
+        (Method::PUT, "/v1/images/tiny/content", "content"),
+    ] {
+        let dry = api.request(method.clone(), &format!("{path}?dry_run=true"));
+        let answer =
+            dry.header("content-type", "application/json").body(body.to_owned()).send().await.expect("an answer");
+        assert!(answer.status().is_success(), "{method} {path}: {:?}", answer.text().await);
+        assert!(!answer.text().await.expect("text").contains("gat1."), "a secret that is good for nothing");
+        if path != "/v1/tokens" {
+            let problem = api.refused(method.clone(), &format!("{path}?revision=1"), body.to_owned()).await;
+            assert_eq!(code(&problem), (409, "changed-meanwhile"), "{method} {path}");
+        }
+        assert_eq!(datacenter.app.model.revision(), before, "{method} {path}");
+    }
+    api.delete("/v1/tokens/ci").await.expect("it is still there");
+}

@@ -1,5 +1,7 @@
 //! Watches: a watcher sees every change, also over a broken connection, and one that is too slow is cut off.
 
+use std::time::Duration;
+
 use gantry_controller::objects::Change;
 use gantry_types::{Event, Network, ObjectRef, Severity};
 use reqwest::{Method, RequestBuilder};
@@ -140,4 +142,29 @@ async fn a_watcher_that_does_not_read_is_cut_off_and_told_no_half_truth() {
     }
     assert!(!seen.is_empty() && seen.len() < names.len(), "{} of {}", seen.len(), names.len());
     assert!(seen == names[..seen.len()], "there is a gap");
+}
+
+#[tokio::test]
+async fn a_quiet_watch_is_told_the_revision_while_others_change() {
+    let datacenter = Datacenter::with(|config| config.bookmark_interval = Duration::from_millis(100)).await;
+    let api = &datacenter.admin;
+    let mut quiet = Watch::open(api.request(Method::GET, "/v1/vms?watch=true")).await;
+    let first = quiet.expect("bookmark", "").await.id.expect("a revision");
+    let busy = async {
+        for number in 0u64.. {
+            put(api, "busy", 1, &number.to_string()).await;
+        }
+    };
+    let told = async {
+        loop {
+            let next = quiet.expect("bookmark", "").await.id.expect("a revision");
+            if next > first {
+                return next;
+            }
+        }
+    };
+    tokio::select! {
+        () = busy => unreachable!("it never ends"),
+        next = told => assert!(next <= datacenter.app.model.revision()),
+    }
 }
