@@ -70,6 +70,7 @@ impl Fetcher {
             "fetch-failed",
             format!("{url} has more than the {} bytes that an image may have", self.max_bytes),
         )
+        .remedy("use a smaller image, or one in a sparse format such as qcow2")
     }
 }
 
@@ -96,5 +97,5 @@ fn failed(url: &str, error: &reqwest::Error) -> Problem {
     if hopeless {
         return Problem::permanent("fetch-failed", detail).remedy("check the URL with: curl -fLO URL");
     }
-    Problem::transient("fetch-failed", detail)
+    Problem::transient("fetch-failed", detail).remedy("check the server, and the controller's way to it: curl -fLO URL")
 }

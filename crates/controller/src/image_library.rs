@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use gantry_storage::{ImageStore, ImportLimits, ImportOptions, ImportPhase, Sha256Digest, StorageError};
-use gantry_types::{ImageFormat, Problem};
+use gantry_types::{ErrorClass, ImageFormat, Problem};
 
 use crate::{config::Config, fetch::Fetcher};
 
@@ -150,5 +150,9 @@ fn storage_problem(error: StorageError) -> Problem {
         detail = format!("{detail}: {inner}");
         cause = inner.source();
     }
-    Problem::new(error.class(), "image-storage", detail)
+    let remedy = match error.class() {
+        ErrorClass::Invalid => "repair or convert the image (qemu-img convert), or tell its format and SHA-256 rightly",
+        _ => "check the space and the permissions of the controller's data directory, then import the image again",
+    };
+    Problem::new(error.class(), "image-storage", detail).remedy(remedy)
 }

@@ -69,9 +69,11 @@ pub struct MigrationFigures {
     pub total_ms: u64,
     /// As the source's QEMU measured it.
     pub downtime_ms: u64,
-    /// From the guest's stop on the source to its `cont` on the destination, by the hosts' clocks.
+    /// From the guest's stop to the destination's answer that it committed, by the source's clock.
     pub blackout_ms: u64,
-    /// The largest gap the guest's own clock saw, if its agent could be asked.
+    /// The downtime by the guest's own clock: how much further it is behind the destination's clock after the move than
+    /// it was behind the source's before. Absent if the guest agent could not be asked on both; as exact as the two hosts'
+    /// clocks are in step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_gap_ms: Option<u64>,
     pub disk_bytes: u64,

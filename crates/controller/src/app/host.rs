@@ -15,13 +15,17 @@ pub struct Joining {
     pub token: Name,
 }
 
-/// Makes the host known and uses its join token up, in one transaction.
+/// Makes the host known and uses its join token up, in one transaction. A host that lost its certificates joins again
+/// under its name, with the VMs it has; but not while there is one of that name that answers.
 pub async fn join(app: &App, joining: &Joining) -> Result<Host, Problem> {
     check_addresses(joining)?;
     let token: ApiToken = app.objects.find(joining.token.as_str()).await?.ok_or_else(used_up)?;
     if token.spec.role != Role::Join {
         return Err(Problem::denied("denied", format!("token '{}' is not a join token", joining.token))
             .remedy("make one: gantry token create NAME --role join"));
+    }
+    if let Some(host) = app.objects.find::<Host>(joining.name.as_str()).await? {
+        return rejoin(app, joining, host, &token).await;
     }
     let mut host = Host::new(joining.name.clone(), HostSpec::default());
     app.stamp(&mut host.metadata);
@@ -31,18 +35,36 @@ pub async fn join(app: &App, joining: &Joining) -> Result<Host, Problem> {
         underlay_address: joining.underlay_address.clone(),
         ..HostStatus::default()
     };
-    if app.objects.find::<Host>(joining.name.as_str()).await?.is_some() {
-        return Err(already_exists(&host).remedy(format!(
-            "choose another name, or if that host is gone for good: gantry host delete {}",
-            joining.name
-        )));
-    }
     let mut change = Change::new();
     change.create(&host)?.delete(&token).event(&app.event(
         host.reference(),
         Severity::Normal,
         "HostJoined",
         format!("host '{}' joined with token '{}'", joining.name, joining.token),
+    ))?;
+    host.metadata.revision = app.commit(change).await?;
+    Ok(host)
+}
+
+/// Its state stays: what says that the host is there again is its next heartbeat.
+async fn rejoin(app: &App, joining: &Joining, mut host: Host, token: &ApiToken) -> Result<Host, Problem> {
+    let name = &joining.name;
+    if host.status.state == HostState::Ready {
+        return Err(already_exists(&host).remedy(format!(
+            "choose another name; if this is that host, stop its agent (systemctl stop gantry-agent), wait until 'gantry \
+             host show {name}' says lost, and join again"
+        )));
+    }
+    host.status.agent_address.clone_from(&joining.agent_address);
+    host.status.underlay_address.clone_from(&joining.underlay_address);
+    let message =
+        format!("host '{name}' joined again with token '{}', now at {}", joining.token, joining.agent_address);
+    let mut change = Change::new();
+    change.update(&host)?.delete(token).event(&app.event(
+        host.reference(),
+        Severity::Warning,
+        "HostRejoined",
+        message,
     ))?;
     host.metadata.revision = app.commit(change).await?;
     Ok(host)
@@ -147,5 +169,8 @@ fn expect_empty(app: &App, host: &Host) -> Result<(), Problem> {
     }
     Err(Problem::conflict("host-in-use", format!("host '{name}' has VMs: {}", vms.join(", ")))
         .object(host.reference())
-        .remedy("move them (gantry vm migrate NAME) or delete them first"))
+        .remedy(
+            "move them (gantry vm migrate NAME) or delete them first; if the host is gone for good: gantry vm delete \
+             NAME --force",
+        ))
 }

@@ -61,9 +61,10 @@ fn choose_vni(app: &App, network: &Network) -> Result<u32, Problem> {
                 .remedy("choose another spec.vni, or leave it out to get a free one")),
                 None => Ok(vni),
             },
-            None => (FIRST_CHOSEN_VNI..=0x00ff_ffff)
-                .find(|vni| holder(*vni).is_none())
-                .ok_or_else(|| Problem::conflict("no-free-vni", "all VXLAN identifiers are in use")),
+            None => (FIRST_CHOSEN_VNI..=0x00ff_ffff).find(|vni| holder(*vni).is_none()).ok_or_else(|| {
+                Problem::conflict("no-free-vni", "all VXLAN identifiers are in use")
+                    .remedy("delete a network that nobody needs, or name a free one in spec.vni (below 1000)")
+            }),
         }
     })
 }

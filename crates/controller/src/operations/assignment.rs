@@ -23,9 +23,12 @@ pub fn image_of(app: &App, vm: &Vm) -> Result<Option<ImageRef>, Problem> {
             format!("image '{name}' is not usable: {}", image.status.reason.as_deref().unwrap_or("its import failed")),
         )
         .object(image.reference())
-        .remedy(format!("import it again: gantry image import {name} FILE"))),
+        .remedy(format!("import it again: gantry image import {name} FILE|URL"))),
         _ => Err(Problem::transient("image-not-ready", format!("image '{name}' has not been imported yet"))
-            .object(image.reference())),
+            .object(image.reference())
+            .remedy(format!(
+                "see its import: gantry describe image {name}; send its content: gantry image import {name} FILE"
+            ))),
     }
 }
 

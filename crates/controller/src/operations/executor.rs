@@ -11,7 +11,7 @@ use tokio::{sync::broadcast::error::RecvError, task::JoinSet};
 
 use super::{
     procedure,
-    step::{Ending, Patience, Procedure, Step, StepContext, Undone},
+    step::{CANCELLED, Ending, Patience, Procedure, Step, StepContext, Undone},
 };
 use crate::{
     app::App,
@@ -157,7 +157,7 @@ impl Execution {
                     step.error = None;
                 }
                 Some(problem) => {
-                    let cancelled = reversible && self.context.cancel_requested();
+                    let cancelled = self.context.cancel_requested() || problem.code() == CANCELLED;
                     let step = &mut self.context.operation.status.steps[index];
                     step.state = StepState::Failed;
                     step.error = Some(problem.to_string());

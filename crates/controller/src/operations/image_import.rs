@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use gantry_types::{ByteSize, ErrorClass, Image, ImagePhase, ImageSource, ImageStatus, Problem, Progress, Severity};
 
-use super::step::{Ending, Procedure, Step, StepContext, Undone};
+use super::step::{CANCELLED, Ending, Procedure, Step, StepContext, Undone};
 use crate::{
     app::image::upload_path,
     image_library::{ImportProgress, ImportRequest, ImportedImage},
@@ -83,7 +83,7 @@ async fn watched<T, W: Future<Output = Result<T, Problem>> + Send>(
             done = &mut work => return done,
             () = clock.sleep(TICK) => {
                 if context.cancel_requested() {
-                    return Err(Problem::conflict("cancelled", "the import was cancelled"));
+                    return Err(Problem::conflict(CANCELLED, "the import was cancelled"));
                 }
                 let progress = latest.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if let Some(progress) = progress {
@@ -144,12 +144,19 @@ impl Step for Convert {
             sha256: image.spec.sha256,
             format: image.spec.format,
         };
+        // Where the controller keeps it is nobody's business.
+        let inner = request.source.display().to_string();
+        let shown = match image.spec.source {
+            ImageSource::Upload => "(the uploaded content)".to_owned(),
+            ImageSource::Url(url) => url,
+        };
         let library = Arc::clone(&context.app.images);
         let imported = watched(context, move |progress| async move { library.import(&request, progress).await }).await;
         let imported = imported.map_err(|problem| {
+            let detail = problem.detail.replace(&inner, &shown);
             // The upload is gone or never came: nothing here can bring it back.
             let class = if problem.class == ErrorClass::NotFound { ErrorClass::Permanent } else { problem.class };
-            Problem { class, ..problem }
+            Problem { class, detail, ..problem }
         })?;
         context.note(IMPORTED, &imported)
     }

@@ -19,6 +19,9 @@ use super::{
     vm_migrate::Plan,
 };
 
+/// How far the guest's clock was behind its host's, before the move and after it.
+pub(super) const LAG_BEFORE: &str = "lag_before_ms";
+const LAG_AFTER: &str = "lag_after_ms";
 pub(super) const NOT_ALIVE: &str = "not_alive";
 /// How long the destination may take to show that the guest executes.
 const LIVENESS_LIMIT: Duration = Duration::from_secs(15);
@@ -106,7 +109,7 @@ impl Step for CheckLiveness {
         loop {
             let liveness = agent.check_liveness(vm, plan.guest_agent).await?;
             if liveness.alive {
-                return Ok(());
+                return liveness.guest_clock_lag_ms.map_or(Ok(()), |lag_ms| context.note(LAG_AFTER, &lag_ms));
             }
             if clock.elapsed() >= until {
                 // The move itself is done; the last step reports this.
@@ -183,6 +186,7 @@ async fn await_source(context: &mut StepContext, plan: &Plan, vm: Uuid, source: 
                 context.operation.status.figures = Some(MigrationFigures {
                     from: plan.source.to_string(),
                     to: plan.destination.to_string(),
+                    guest_gap_ms: guest_gap_ms(context)?,
                     ..figures
                 });
                 // Once released, the source can't be asked again.
@@ -193,6 +197,12 @@ async fn await_source(context: &mut StepContext, plan: &Plan, vm: Uuid, source: 
         // It has yet to learn that the destination committed, or still sends memory.
         context.sleep(POLL).await;
     }
+}
+
+/// What the guest's clock lost on the way, if both hosts could ask for it.
+fn guest_gap_ms(context: &StepContext) -> Result<Option<u64>, Problem> {
+    let lags = context.memo::<i64>(LAG_BEFORE)?.zip(context.memo::<i64>(LAG_AFTER)?);
+    Ok(lags.map(|(before, after)| after.saturating_sub(before).max(0).unsigned_abs()))
 }
 
 /// A guest that waited for memory when it was looked at first may execute by now.

@@ -21,7 +21,7 @@ use gantry_types::{ErrorClass, Host, HostState, MigrationProgress, Problem, Prog
 use uuid::Uuid;
 
 use super::{
-    step::{StepContext, Undone},
+    step::{CANCELLED, StepContext, Undone},
     vm_migrate::Plan,
     vm_start::or_absent,
 };
@@ -86,7 +86,7 @@ fn outcome_of(report: MigrationReport) -> Option<Outcome> {
     match report.state {
         MigrationState::Moved => Some(Outcome::Moved),
         MigrationState::Cancelled => {
-            Some(Outcome::Stayed(Problem::conflict("cancelled", "the migration was cancelled; the VM is where it was")))
+            Some(Outcome::Stayed(Problem::conflict(CANCELLED, "the migration was cancelled; the VM is where it was")))
         }
         MigrationState::Failed => {
             let problem = report.error.unwrap_or_else(|| {
@@ -121,10 +121,13 @@ async fn lost_source(context: &StepContext, plan: &Plan, vm: Uuid, problem: Prob
     let destination = context.agent(&plan.destination).await?;
     match verdict(&*destination, vm, plan).await? {
         Verdict::Committed => Ok(Outcome::Moved),
-        Verdict::Aborted => Ok(Outcome::Stayed(Problem::permanent(
-            "source-lost",
-            format!("host '{}' was lost while the VM moved to '{}'", plan.source, plan.destination),
-        ))),
+        Verdict::Aborted => Ok(Outcome::Stayed(
+            Problem::permanent(
+                "source-lost",
+                format!("host '{}' was lost while the VM moved to '{}'", plan.source, plan.destination),
+            )
+            .remedy(format!("bring host '{}' back, then start the VM there", plan.source)),
+        )),
     }
 }
 

@@ -10,6 +10,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{FORMER, FormerState};
 use crate::{app::App, objects::Change};
 
+/// The code of a step's error if it ended because somebody cancelled it, whoever noticed that first.
+pub const CANCELLED: &str = "cancelled";
+
 /// How often progress is written down at most.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(2);
 

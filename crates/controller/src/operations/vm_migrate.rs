@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::{
     assignment::{assignment, image_of},
-    migration_ending::{CheckLiveness, MoveNetwork, NOT_ALIVE, Record, Release},
+    migration_ending::{CheckLiveness, LAG_BEFORE, MoveNetwork, NOT_ALIVE, Record, Release},
     migration_outcome::{Outcome, abandon, follow, take_away},
     placing::choose,
     step::{Ending, Patience, Procedure, Step, StepContext, Undone},
@@ -112,7 +112,9 @@ impl Step for Check {
             return Ok(());
         }
         let source = vm.status.host.clone().ok_or_else(|| {
-            Problem::conflict("vm-without-host", format!("VM '{}' is on no host", vm.name())).object(vm.reference())
+            Problem::conflict("vm-without-host", format!("VM '{}' is on no host", vm.name()))
+                .object(vm.reference())
+                .remedy(format!("start it: gantry vm start {}", vm.name()))
         })?;
         let here = ready(context.host(&source).await?)?;
         let inventory = here.status.inventory.as_ref().ok_or_else(|| not_ready(&here))?;
@@ -230,6 +232,18 @@ impl Step for Receive {
     }
 }
 
+/// How far the guest's clock is behind the source's, by the source's last heartbeat; once, while the guest runs there.
+fn note_lag_before(context: &mut StepContext, plan: &Plan, vm: Uuid) -> Result<(), Problem> {
+    if context.memo::<i64>(LAG_BEFORE)?.is_some() {
+        return Ok(());
+    }
+    let lag_ms = context.app.model.overlay(|overlay| {
+        let observation = overlay.hosts.get(plan.source.as_str())?.vms.get(&vm)?;
+        observation.metrics?.guest_clock_lag_ms
+    });
+    lag_ms.map_or(Ok(()), |lag_ms| context.note(LAG_BEFORE, &lag_ms))
+}
+
 struct Transfer;
 
 #[async_trait]
@@ -245,6 +259,7 @@ impl Step for Transfer {
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let plan = Plan::need(context)?;
         let vm = context.vm().await?.metadata.uuid;
+        note_lag_before(context, &plan, vm)?;
         let (_, policy) = wanted(context)?;
         let request = SendMigration {
             migration: plan.migration,

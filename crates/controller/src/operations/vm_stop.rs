@@ -9,7 +9,7 @@ use gantry_api::agent::{PowerAction, PowerRequest, VmRunState};
 use gantry_types::{Action, Problem, Resource, Severity, Timestamp, VmPhase};
 
 use super::{
-    step::{Ending, Procedure, Step, StepContext},
+    step::{CANCELLED, Ending, Procedure, Step, StepContext},
     vm_power::back_to_former,
     vm_start::{at_host, observe, or_absent},
 };
@@ -86,7 +86,7 @@ impl Step for ShutDown {
                 return Ok(());
             }
             if context.cancel_requested() {
-                return Err(Problem::conflict("cancelled", "waiting for the guest to shut down was cancelled"));
+                return Err(Problem::conflict(CANCELLED, "waiting for the guest to shut down was cancelled"));
             }
             let now = clock.elapsed();
             if asked.is_none_or(|at| now.saturating_sub(at) >= ASK_AGAIN) {

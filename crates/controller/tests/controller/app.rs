@@ -4,10 +4,11 @@ use gantry_api::rest::{CreateToken, ListQuery, MigrateRequest, WriteQuery};
 use gantry_controller::{
     Caller,
     app::{self, host, image, network, operation, token, vm},
+    loops::host_failure_detector,
 };
 use gantry_types::{
-    ApiToken, ByteSize, ErrorClass, Event, Host, Image, Network, Operation, OperationPhase, PowerState, Problem,
-    Resource, Role, Vm, VmPhase,
+    ApiToken, ByteSize, ErrorClass, Event, Host, HostState, Image, ImagePhase, Network, Operation, OperationPhase,
+    PowerState, Problem, Resource, Role, Vm, VmPhase,
 };
 use serde_json::json;
 
@@ -108,7 +109,7 @@ async fn a_stale_revision_and_another_object_of_the_same_name_are_conflicts() {
     mine.metadata.uuid = uuid::Uuid::now_v7();
     assert_eq!(code(vm::put(app, &admin(), "web", mine, &now()).await), "different-object");
     let query = WriteQuery { revision: Some(1), ..now() };
-    assert_eq!(code(vm::delete(app, &admin(), "web", &query).await), "changed-meanwhile");
+    assert_eq!(code(vm::delete(app, &admin(), "web", false, &query).await), "changed-meanwhile");
 }
 
 #[tokio::test]
@@ -173,7 +174,7 @@ async fn used_things_are_not_deleted_and_their_users_are_named() {
         assert_eq!(problem.class, ErrorClass::Conflict);
         assert!(problem.detail.contains("web"), "{problem}");
     }
-    let delete = vm::delete(app, &admin(), "web", &now()).await.expect("fine").operation.expect("an operation");
+    let delete = vm::delete(app, &admin(), "web", false, &now()).await.expect("fine").operation.expect("an operation");
     controller.execute(&delete.metadata.name).await;
     network::delete(app, &admin(), "default", &now()).await.expect("free now");
     host::delete(app, &admin(), "host-1", &now()).await.expect("free now");
@@ -264,13 +265,14 @@ async fn tokens_show_no_hash_expire_and_the_last_admin_stays() {
     let controller = world.controller().await;
     let app = &*controller.app;
     let request = |text: &str, role, expires_at| CreateToken { name: name(text), role, expires_at };
-    let made = token::create(app, &admin(), &request("root", Role::Admin, None), "aa".into()).await.expect("made");
+    let made =
+        token::create(app, &admin(), &request("root", Role::Admin, None), "aa".into(), &now()).await.expect("made");
     assert_eq!(made.status.hash, "");
     assert_eq!(app::get::<ApiToken>(app, &admin(), "root").expect("there").status.hash, "");
     assert!(token::by_hash(app, "aa").is_some() && token::by_hash(app, "").is_none());
-    assert_eq!(code(token::delete(app, &admin(), "root").await), "last-admin-token");
+    assert_eq!(code(token::delete(app, &admin(), "root", &now()).await), "last-admin-token");
     let soon = gantry_types::Timestamp::from_unix_ms(app.clock.now().unix_ms() + 1000);
-    token::create(app, &admin(), &request("soon", Role::Viewer, Some(soon)), "bb".into()).await.expect("made");
+    token::create(app, &admin(), &request("soon", Role::Viewer, Some(soon)), "bb".into(), &now()).await.expect("made");
     assert!(token::by_hash(app, "bb").is_some());
     world.clock.advance(std::time::Duration::from_secs(2));
     assert!(token::by_hash(app, "bb").is_none());
@@ -282,7 +284,7 @@ async fn a_join_token_lets_one_host_in() {
     let controller = world.controller().await;
     let app = &*controller.app;
     let request = CreateToken { name: name("joiner"), role: Role::Join, expires_at: None };
-    token::create(app, &admin(), &request, "cc".into()).await.expect("made");
+    token::create(app, &admin(), &request, "cc".into(), &now()).await.expect("made");
     let joining = |host: &str| host::Joining {
         name: name(host),
         agent_address: "10.0.0.9:7443".into(),
@@ -295,15 +297,76 @@ async fn a_join_token_lets_one_host_in() {
 }
 
 #[tokio::test]
+async fn a_lost_host_joins_again_under_its_name_and_keeps_its_vms() {
+    let (world, controller, vm) = a_running_vm().await;
+    let app = &*controller.app;
+    let request = CreateToken { name: name("joiner"), role: Role::Join, expires_at: None };
+    token::create(app, &admin(), &request, "cc".into(), &now()).await.expect("made");
+    let joining = host::Joining {
+        name: name("host-1"),
+        agent_address: "10.0.0.9:7444".into(),
+        underlay_address: "10.0.0.9".into(),
+        token: name("joiner"),
+    };
+    let refused = host::join(app, &joining).await.expect_err("there is one that answers");
+    assert!(refused.code() == "already-exists" && refused.remedy.expect("one").contains("stop its agent"));
+    assert!(app.model.get::<ApiToken>("joiner").is_some(), "a refused join uses no token up");
+
+    world.hosts.cut(&name("host-1"));
+    world.clock.advance(std::time::Duration::from_secs(5));
+    host_failure_detector::pass(app, std::time::Duration::ZERO).await.expect("a store");
+    let before = app.model.get::<Host>("host-1").expect("a host");
+    let joined = host::join(app, &joining).await.expect("joins again");
+    assert_eq!((joined.metadata.uuid, joined.status.agent_address.as_str()), (before.metadata.uuid, "10.0.0.9:7444"));
+    assert_eq!(joined.status.state, HostState::Lost, "only a heartbeat says that it is there");
+    assert!(app.model.get::<ApiToken>("joiner").is_none());
+    assert!(app.model.list::<Event>().iter().any(|event| event.spec.reason == "HostRejoined"));
+    world.hosts.mend(&name("host-1"));
+    world.reports(&controller).await;
+    assert_eq!(app.model.get::<Host>("host-1").expect("a host").status.state, HostState::Ready);
+    assert_eq!(world.vm("web").await.expect("a VM").status.host, vm.status.host);
+    world.check().await;
+}
+
+#[tokio::test]
+async fn an_image_without_content_may_be_changed_and_its_url_is_fetched_again() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    let app = &controller.app;
+    let put = async |spec: serde_json::Value| {
+        let sent = Image::new(name("tiny"), serde_json::from_value(spec).expect("a spec"));
+        image::put(app, &admin(), "tiny", sent, &now()).await
+    };
+    put(json!({"sha256": "0".repeat(64)})).await.expect("made");
+    let changed = put(json!({})).await.expect("it has no content yet").object;
+    assert_eq!((changed.status.phase, changed.spec.sha256), (ImagePhase::Pending, None));
+    *world.images.refuse.lock().expect("unpoisoned") = Some(Problem::invalid("image-storage", "not an image"));
+    let url = json!({"source": {"url": "http://192.0.2.1/i.qcow2"}});
+    for _ in 0..2 {
+        let fetch = put(url.clone()).await.expect("fetched").operation.expect("an operation");
+        assert_eq!(code(put(json!({})).await), "unchangeable");
+        controller.execute(&fetch.metadata.name).await;
+        assert_eq!(app.model.get::<Image>("tiny").expect("an image").status.phase, ImagePhase::Failed);
+    }
+    *world.images.refuse.lock().expect("unpoisoned") = None;
+    let fetch = put(url.clone()).await.expect("fetched").operation.expect("an operation");
+    controller.execute(&fetch.metadata.name).await;
+    succeeded(&world.operation(fetch.name()).await);
+    assert!(put(url).await.expect("as it is").operation.is_none());
+    assert_eq!(code(put(json!({})).await), "unchangeable");
+}
+
+#[tokio::test]
 async fn a_refused_import_says_why_and_can_be_repeated() {
     let world = World::new().await;
     let controller = world.controller().await;
     let app = &controller.app;
-    let why = Problem::invalid("image-storage", "it names a backing file");
-    *world.images.refuse.lock().expect("unpoisoned") = Some(why);
+    *world.images.refuse.lock().expect("unpoisoned") =
+        Some(Problem::invalid("image-storage", "PATH names a backing file"));
     controller.import().await;
     let image = app.model.get::<Image>("tiny").expect("an image");
-    assert_eq!(image.status.reason.as_deref(), Some("it names a backing file"));
+    // The path in the data directory says nothing to whoever sent it.
+    assert_eq!(image.status.reason.as_deref(), Some("(the uploaded content) names a backing file"));
     *world.images.refuse.lock().expect("unpoisoned") = None;
     let again = image::content_uploaded(app, &admin(), "tiny").await.expect("again").operation.expect("an operation");
     controller.execute(&again.metadata.name).await;
@@ -318,7 +381,7 @@ async fn a_finished_operation_is_not_cancelled_and_old_ones_are_dropped() {
     let finished = app.model.list::<Operation>();
     assert!(finished.iter().all(|operation| operation.status.phase == OperationPhase::Succeeded));
     let first = finished.first().expect("an operation").name().to_owned();
-    assert_eq!(code(operation::cancel(app, &admin(), &first).await), "operation-finished");
+    assert_eq!(code(operation::cancel(app, &admin(), &first, &now()).await), "operation-finished");
     let mut config = app.config.clone();
     (config.max_events, config.max_finished_operations) = (1, 1);
     let strict = world.controller_with(config).await;

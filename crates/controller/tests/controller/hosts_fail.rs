@@ -225,20 +225,115 @@ async fn a_destination_that_dies_leaves_the_vm_running_at_the_source() {
     world.check().await;
 }
 
-#[tokio::test]
-async fn what_a_forgotten_vm_left_on_a_host_is_removed_and_nothing_else() {
-    let (world, controller) = a_running_vm().await;
-    let stray: gantry_api::agent::Assignment = serde_json::from_value(serde_json::json!({
+/// Puts a VM on a host of which no object knows.
+async fn put_ghost(world: &World, host: &str) -> gantry_api::agent::Assignment {
+    let ghost: gantry_api::agent::Assignment = serde_json::from_value(serde_json::json!({
         "uuid": uuid::Uuid::now_v7(), "name": "ghost", "epoch": 7, "arch": "x86_64", "cpus": 1, "memory": "64MiB",
         "firmware": "bios", "disk": {"size": "1MiB"}, "nics": [], "power": "running"
     }))
     .expect("an assignment");
-    let host = world.hosts.host(&name("host-2"));
-    gantry_api::AgentApi::define_vm(&host, &stray).await.expect("defined");
+    let host = world.hosts.host(&name(host));
+    gantry_api::AgentApi::define_vm(&host, &ghost).await.expect("defined");
+    ghost
+}
+
+fn told(controller: &Controller, reason: &str) -> Vec<gantry_types::EventSpec> {
+    let events = controller.app.model.list::<Event>();
+    events.iter().filter(|event| event.spec.reason == reason).map(|event| event.spec.clone()).collect()
+}
+
+#[tokio::test]
+async fn a_vm_that_the_store_knows_nothing_of_is_told_of_once_and_left_alone() {
+    let (world, controller) = a_running_vm().await;
+    let ghost = put_ghost(&world, "host-2").await;
+    for _ in 0..3 {
+        world.heartbeats(&controller).await;
+        stray_vms::pass(&controller.app).await;
+    }
+    assert_eq!(world.hosts.vms_on(&name("host-2")).len(), 1);
+    let unknown = told(&controller, "UnknownVm");
+    assert_eq!(unknown.len(), 1, "{unknown:?}");
+    assert_eq!((unknown[0].regarding.uuid, unknown[0].host.clone()), (ghost.uuid, Some(name("host-2"))));
+    assert!(unknown[0].message.contains("ghost") && unknown[0].message.contains("backup"), "{}", unknown[0].message);
+    // Another controller on the same store does not repeat it.
+    let next = world.controller().await;
+    world.heartbeats(&next).await;
+    stray_vms::pass(&next.app).await;
+    assert_eq!((told(&next, "UnknownVm").len(), told(&next, "StrayVmRemoved").len()), (1, 0));
+}
+
+#[tokio::test]
+async fn what_a_deleted_vm_left_on_a_host_is_removed_and_nothing_else() {
+    let (world, controller) = a_running_vm().await;
+    let ghost = put_ghost(&world, "host-2").await;
+    let operation: gantry_types::Operation = serde_json::from_value(serde_json::json!({
+        "metadata": {"name": "vm-delete-1"},
+        "spec": {"action": {"action": "vm_delete"}, "target": {"kind": "vm", "name": "ghost", "uuid": ghost.uuid},
+                 "requested_by": "token/admin"},
+        "status": {"phase": "succeeded"}
+    }))
+    .expect("an operation as older versions wrote it");
+    let mut change = gantry_controller::objects::Change::new();
+    change.create(&operation).expect("writable");
+    let revision = controller.app.objects.commit(change).await.expect("a store");
+    controller.app.model.wait_for(revision).await;
     world.heartbeats(&controller).await;
     stray_vms::pass(&controller.app).await;
     assert!(world.hosts.vms_on(&name("host-2")).is_empty());
     assert_eq!(world.hosts.vms_on(&name("host-1")).len(), 1);
+    assert!(told(&controller, "UnknownVm").is_empty());
+    world.check().await;
+}
+
+async fn delete_web(controller: &Controller, force: bool) -> Name {
+    let caller = gantry_controller::Caller::controller();
+    let deleted = gantry_controller::app::vm::delete(&controller.app, &caller, "web", force, &Default::default()).await;
+    deleted.expect("accepted").operation.expect("an operation").metadata.name
+}
+
+#[tokio::test]
+async fn a_vm_of_a_lost_host_is_deleted_by_force_and_removed_when_the_host_is_back() {
+    let (world, controller) = a_running_vm().await;
+    world.hosts.cut(&name("host-1"));
+    lose_silent_hosts(&world, &controller).await;
+    // Without force it waits, until that is cancelled; then deleting it goes on with force.
+    let waiting = delete_web(&controller, false).await;
+    let cancel = async {
+        while world.operation(waiting.as_str()).await.status.steps[0].attempts < 2 {
+            tokio::task::yield_now().await;
+        }
+        let caller = gantry_controller::Caller::controller();
+        gantry_controller::app::operation::cancel(&controller.app, &caller, waiting.as_str(), &Default::default())
+            .await
+            .expect("asked");
+    };
+    tokio::join!(cancel, controller.execute(&waiting));
+    assert_eq!(world.operation(waiting.as_str()).await.status.phase, OperationPhase::Cancelled);
+    assert_eq!(phase(&world).await, VmPhase::Deleting);
+    let forced = delete_web(&controller, true).await;
+    controller.execute(&forced).await;
+    succeeded(&world.operation(forced.as_str()).await);
+    assert!(world.vm("web").await.is_none());
+    let deleted = told(&controller, "VmDeleted").pop().expect("told");
+    assert!(deleted.severity == gantry_types::Severity::Warning && deleted.message.contains("host-1"), "{deleted:?}");
+    let network = controller.app.model.get::<gantry_types::Network>("default").expect("a network");
+    assert!(network.status.leases.is_empty());
+    assert_eq!(world.hosts.vms_on(&name("host-1")).len(), 1);
+
+    world.hosts.mend(&name("host-1"));
+    world.reports(&controller).await;
+    stray_vms::pass(&controller.app).await;
+    assert!(world.hosts.vms_on(&name("host-1")).is_empty());
+    world.check().await;
+}
+
+#[tokio::test]
+async fn force_does_not_spare_a_host_that_answers() {
+    let (world, controller) = a_running_vm().await;
+    let forced = delete_web(&controller, true).await;
+    controller.execute(&forced).await;
+    assert!(world.vm("web").await.is_none() && world.hosts.vms_on(&name("host-1")).is_empty());
+    assert_eq!(told(&controller, "VmDeleted")[0].severity, gantry_types::Severity::Normal);
     world.check().await;
 }
 
@@ -260,4 +355,36 @@ async fn each_host_knows_where_the_others_ports_are() {
     let generation = first.generation;
     network_distributor::pass(&controller.app).await;
     assert_eq!(world.hosts.networks_on(&name("host-1")).generation, generation);
+}
+
+#[tokio::test]
+async fn a_move_tells_how_long_the_guests_own_clock_stood_still() {
+    let (world, operation) = Scenario::Migrate.prepare().await;
+    let controller = world.controller().await;
+    world.heartbeats(&controller).await;
+    let vm = world.vm("web").await.expect("a VM").metadata.uuid;
+    let lag_before_ms = 30;
+    controller.app.model.overlay_mut(|overlay| {
+        let report = overlay.hosts.get_mut("host-1").expect("it reported");
+        let metrics = gantry_types::VmMetrics { guest_clock_lag_ms: Some(lag_before_ms), ..Default::default() };
+        report.vms.get_mut(&vm).expect("it is there").metrics = Some(metrics);
+    });
+    controller.execute(&operation).await;
+    let figures = world.operation(operation.as_str()).await.status.figures.expect("figures");
+    let expected = gantry_hostlink::fake::CLOCK_LAG_MS - lag_before_ms;
+    assert_eq!(figures.guest_gap_ms, Some(expected.unsigned_abs()));
+}
+
+#[tokio::test]
+async fn a_move_that_is_cancelled_at_the_source_ends_as_cancelled() {
+    let (world, operation) = Scenario::Migrate.prepare().await;
+    let controller = world.controller().await;
+    // The source tells of it before the operation knows.
+    let cancelled = Problem::conflict("cancelled", "the migration was cancelled");
+    world.hosts.inject(Fault::once("send_migration", When::Before, cancelled));
+    controller.execute(&operation).await;
+    let ended = world.operation(operation.as_str()).await;
+    assert_eq!((ended.status.phase, ended.status.error), (OperationPhase::Cancelled, None));
+    assert_eq!(phase(&world).await, VmPhase::Running);
+    world.check().await;
 }

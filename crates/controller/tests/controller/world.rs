@@ -90,9 +90,10 @@ impl ImageLibrary for FakeImages {
         progress("fetching", 1, 1);
         Ok(())
     }
-    async fn import(&self, _request: &ImportRequest, progress: ImportProgress) -> Result<ImportedImage, Problem> {
+    async fn import(&self, request: &ImportRequest, progress: ImportProgress) -> Result<ImportedImage, Problem> {
         if let Some(problem) = self.refuse.lock().expect("unpoisoned").clone() {
-            return Err(problem);
+            let detail = problem.detail.replace("PATH", &request.source.display().to_string());
+            return Err(Problem { detail, ..problem });
         }
         progress("converting", 1, 1);
         let digest = "ab".repeat(32);

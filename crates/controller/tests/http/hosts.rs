@@ -31,7 +31,8 @@ async fn a_host_joins_and_reports() {
 #[tokio::test]
 async fn a_refused_join_does_not_use_the_token_up() {
     let mut datacenter = Datacenter::new().await;
-    datacenter.join("host-1").await;
+    // Joined is not enough: a host that was never heard of may join again.
+    datacenter.ready("host-1").await;
     let token = datacenter.mint("second", Role::Join, None).await;
     let viewer = datacenter.mint("viewer", Role::Viewer, None).await;
     let nobody = datacenter.with_token(None);

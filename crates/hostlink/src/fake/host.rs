@@ -24,6 +24,8 @@ use super::{
 /// How often a source says `sending` before it hands over, and `committing` while post-copy lasts.
 const ROUNDS: u32 = 2;
 const FIRST_UID: u32 = 100_000;
+/// How far every guest's clock is behind when it is looked at.
+pub const CLOCK_LAG_MS: i64 = 130;
 
 /// One host of a [`FakeWorld`].
 #[derive(Clone)]
@@ -359,7 +361,7 @@ impl AgentApi for FakeHost {
                 alive,
                 evidence: if alive { "it runs" } else { "it does not run" }.into(),
                 disk_writes: 0,
-                guest_clock_lag_ms: None,
+                guest_clock_lag_ms: alive.then_some(CLOCK_LAG_MS),
             })
         })
     }

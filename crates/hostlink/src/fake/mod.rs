@@ -21,7 +21,7 @@ use gantry_types::{HostNetworks, Name, Problem};
 use uuid::Uuid;
 
 pub use faults::{Call, Fault, When};
-pub use host::FakeHost;
+pub use host::{CLOCK_LAG_MS, FakeHost};
 
 use faults::Faults;
 use guest::{FakeVm, Guest};
