@@ -36,18 +36,57 @@ pub struct Overlay {
     pub owner_uids: HashMap<(String, Uuid), u32>,
     /// From which heartbeat of its host on a VM's observation may contradict its object: earlier ones may have been
     /// made before the operation that has just ended.
-    pub trusted_from: HashMap<Uuid, (Uuid, u64)>,
+    pub trusted_from: HashMap<Uuid, Fence>,
+    /// From which heartbeat of a host on it may say again that it has a VM that was taken off it.
+    left_from: HashMap<(String, Uuid), Fence>,
+}
+
+/// A heartbeat: the agent's instance and the sequence number.
+type Fence = (Uuid, u64);
+
+/// Whether this heartbeat was surely made after the fence was put up. An agent that has restarted since made its
+/// heartbeats after that, too, but the first may be late.
+fn is_past(fence: Fence, instance: Uuid, sequence: u64) -> bool {
+    if fence.0 == instance { sequence >= fence.1 } else { sequence >= 3 }
 }
 
 impl Overlay {
     /// Takes in what a host answered about a VM.
     pub fn observed(&mut self, host: &str, observation: &VmObservation) {
-        self.owner_uids.insert((host.to_owned(), observation.uuid), observation.owner_uid);
+        let at = (host.to_owned(), observation.uuid);
+        self.left_from.remove(&at);
+        self.owner_uids.insert(at, observation.owner_uid);
     }
 
-    /// Forgets a VM that is no longer on a host.
+    /// Takes in a host's newest heartbeat, without what it says of VMs that were taken off the host after it was made.
+    pub fn reported(&mut self, host: &str, mut report: HostReport) {
+        let (instance, sequence) = (report.agent_instance, report.sequence);
+        self.left_from.retain(|(at, _), fence| at != host || !is_past(*fence, instance, sequence));
+        report.vms.retain(|vm, _| !self.left_from.contains_key(&(host.to_owned(), *vm)));
+        for observation in report.vms.values() {
+            self.owner_uids.insert((host.to_owned(), observation.uuid), observation.owner_uid);
+            match observation.metrics {
+                Some(metrics) => self.vm_metrics.insert(observation.uuid, metrics),
+                None => self.vm_metrics.remove(&observation.uuid),
+            };
+        }
+        self.hosts.insert(host.to_owned(), report);
+    }
+
+    /// Forgets a VM that is no longer on a host, and what the host is still about to say of it.
     pub fn left(&mut self, host: &str, vm: Uuid) {
-        self.owner_uids.remove(&(host.to_owned(), vm));
+        let fence = self.fence(host);
+        let at = (host.to_owned(), vm);
+        self.owner_uids.remove(&at);
+        self.left_from.insert(at, fence);
+        if let Some(report) = self.hosts.get_mut(host) {
+            report.vms.remove(&vm);
+        }
+    }
+
+    /// The next heartbeat may have been made before now; the one after it is made when the next was answered.
+    fn fence(&self, host: &str) -> Fence {
+        self.hosts.get(host).map_or((Uuid::nil(), 2), |report| (report.agent_instance, report.sequence + 2))
     }
 
     /// Forgets what was only of interest while an operation ran.
@@ -56,21 +95,15 @@ impl Overlay {
         self.migrations.remove(&target.uuid);
     }
 
-    /// An operation on this VM, now on `host`, has ended. The next heartbeat may have been made before that; the one
-    /// after it is made when the next was answered.
+    /// An operation on this VM, now on `host`, has ended.
     pub fn settled(&mut self, vm: Uuid, host: &str) {
-        let newest = self.hosts.get(host).map_or((Uuid::nil(), 0), |report| (report.agent_instance, report.sequence));
-        self.trusted_from.insert(vm, (newest.0, newest.1 + 2));
+        let fence = self.fence(host);
+        self.trusted_from.insert(vm, fence);
     }
 
-    /// Whether this heartbeat was surely made after the last operation on the VM. An agent that has restarted since
-    /// made its heartbeats after that, too, but the first may be late.
+    /// Whether this heartbeat was surely made after the last operation on the VM.
     pub fn is_trusted(&self, vm: Uuid, instance: Uuid, sequence: u64) -> bool {
-        match self.trusted_from.get(&vm) {
-            Some((fenced, from)) if *fenced == instance => sequence >= *from,
-            Some(_) => sequence >= 3,
-            None => true,
-        }
+        self.trusted_from.get(&vm).is_none_or(|fence| is_past(*fence, instance, sequence))
     }
 
     /// Forgets a VM that no longer exists.
@@ -78,6 +111,10 @@ impl Overlay {
         self.vm_metrics.remove(&vm);
         self.trusted_from.remove(&vm);
         self.migrations.remove(&vm);
+        let hosts: Vec<String> = self.hosts.keys().cloned().collect();
+        for host in hosts {
+            self.left(&host, vm);
+        }
         self.owner_uids.retain(|(_, owner), _| *owner != vm);
     }
 }

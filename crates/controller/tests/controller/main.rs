@@ -5,6 +5,7 @@
 mod app;
 mod crashing_store;
 mod hosts_fail;
+mod late_reports;
 mod scenarios;
 mod world;
 

@@ -195,6 +195,14 @@ impl World {
 
     /// Every reachable host reports what it has.
     pub async fn heartbeats(&self, controller: &Controller) {
+        for (host, beat) in self.beats(controller).await {
+            heartbeat(&controller.app, &host, beat).await.expect("taken in");
+        }
+    }
+
+    /// What every reachable host would report now.
+    pub async fn beats(&self, controller: &Controller) -> Vec<(Name, Heartbeat)> {
+        let mut beats = Vec::new();
         let sequence = self.beats.fetch_add(1, Ordering::SeqCst) + 1;
         for host in HOSTS.map(name) {
             let Ok(vms) = self.hosts.host(&host).observe().await else { continue };
@@ -209,8 +217,9 @@ impl World {
                 vms,
                 networks_generation: self.hosts.networks_on(&host).generation,
             };
-            heartbeat(&controller.app, &host, beat).await.expect("taken in");
+            beats.push((host, beat));
         }
+        beats
     }
 
     /// As many heartbeats as it takes until they are sure to be newer than every operation.

@@ -1,0 +1,88 @@
+//! Heartbeats that were made before an operation ended and arrive after it: they tell of nothing new.
+
+use gantry_controller::{
+    Caller,
+    app::vm,
+    loops::{intake::heartbeat, stray_vms},
+};
+use gantry_types::{Event, Name, VmPhase};
+
+use crate::{
+    scenarios::Scenario,
+    world::{Controller, World, name, succeeded},
+};
+
+fn told(controller: &Controller, reason: &str) -> bool {
+    controller.app.model.list::<Event>().iter().any(|event| event.spec.reason == reason)
+}
+
+/// Carries the operation out, with a heartbeat of each host on its way meanwhile.
+async fn with_late_reports(world: &World, controller: &Controller, operation: &Name) {
+    world.reports(controller).await;
+    let late = world.beats(controller).await;
+    controller.execute(operation).await;
+    succeeded(&world.operation(operation.as_str()).await);
+    let calls = world.hosts.calls();
+    // By what was known before, then by what arrives late, then by what is so.
+    stray_vms::pass(&controller.app).await;
+    for (host, beat) in late {
+        heartbeat(&controller.app, &host, beat).await.expect("taken in");
+    }
+    stray_vms::pass(&controller.app).await;
+    assert_eq!(world.hosts.calls(), calls, "something was removed that was gone already");
+    world.reports(controller).await;
+    stray_vms::pass(&controller.app).await;
+    assert!(!told(controller, "StrayVmRemoved"));
+    world.check().await;
+}
+
+#[tokio::test]
+async fn a_vm_that_has_moved_is_no_stray_where_it_was() {
+    let (world, operation) = Scenario::Migrate.prepare().await;
+    let controller = world.controller().await;
+    with_late_reports(&world, &controller, &operation).await;
+    let vm = world.vm("web").await.expect("a VM");
+    assert_eq!((vm.status.phase, vm.status.host), (VmPhase::Running, Some(name("host-3"))));
+    // There and back again: what its first host says of it counts once more.
+    let request = serde_json::from_value(serde_json::json!({"to": "host-1"})).expect("a request");
+    let back = vm::migrate(&controller.app, &Caller::controller(), "web", &request, &Default::default()).await;
+    let back = back.expect("accepted").operation.expect("an operation").metadata.name;
+    with_late_reports(&world, &controller, &back).await;
+    let vm = world.vm("web").await.expect("a VM");
+    assert_eq!((vm.status.phase, vm.status.host), (VmPhase::Running, Some(name("host-1"))));
+    world.hosts.guest_powers_off(&name("host-1"), vm.metadata.uuid);
+    world.reports(&controller).await;
+    assert_eq!(world.vm("web").await.expect("a VM").status.phase, VmPhase::Stopped);
+}
+
+#[tokio::test]
+async fn a_vm_that_was_deleted_is_no_stray_either() {
+    let (world, operation) = Scenario::Delete.prepare().await;
+    let controller = world.controller().await;
+    with_late_reports(&world, &controller, &operation).await;
+    assert!(!told(&controller, "UnknownVm"));
+}
+
+#[tokio::test]
+async fn what_a_host_keeps_although_it_was_removed_is_found_all_the_same() {
+    let (world, operation) = Scenario::Delete.prepare().await;
+    let controller = world.controller().await;
+    world.reports(&controller).await;
+    let vm = world.vm("web").await.expect("a VM");
+    let late = world.beats(&controller).await;
+    controller.execute(&operation).await;
+    let kept = late.iter().find_map(|(host, beat)| {
+        beat.vms.iter().find(|seen| seen.uuid == vm.metadata.uuid).map(|seen| (host.clone(), seen.clone()))
+    });
+    let (host, kept) = kept.expect("it was there");
+    for _ in 0..3 {
+        for (at, mut beat) in world.beats(&controller).await {
+            if at == host {
+                beat.vms.push(kept.clone());
+            }
+            heartbeat(&controller.app, &at, beat).await.expect("taken in");
+        }
+    }
+    stray_vms::pass(&controller.app).await;
+    assert!(told(&controller, "StrayVmRemoved"));
+}
