@@ -60,7 +60,11 @@ pub enum ConfigError {
         #[source]
         source: io::Error,
     },
-    #[error("this host has not joined a datacenter ({} does not exist): run gantry agent join", path.display())]
+    #[error(
+        "this host has not joined a datacenter ({} does not exist): run gantry host join URL TOKEN, \
+         with a token from gantry token create HOST --role join",
+        path.display()
+    )]
     NotJoined { path: PathBuf },
     #[error("{} is not a valid agent configuration", path.display())]
     Invalid {
@@ -131,7 +135,9 @@ mod tests {
     #[test]
     fn what_is_saved_is_loaded_and_a_host_that_has_not_joined_is_told_so() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(matches!(AgentConfig::load(directory.path()), Err(ConfigError::NotJoined { .. })));
+        let error = AgentConfig::load(directory.path()).unwrap_err();
+        assert!(matches!(error, ConfigError::NotJoined { .. }));
+        assert!(error.to_string().contains("gantry host join URL TOKEN"), "{error}");
         let config = AgentConfig::new(
             "host-1".parse().unwrap(),
             "10.0.0.1:7443".parse().unwrap(),
