@@ -6,7 +6,7 @@
 //! <state>/qemu-identity/    the key and certificate of its QEMU processes' streams
 //! <state>/networks.json     the data plane last applied
 //! <state>/pool/             images and disks (gantry-storage)
-//! <state>/vms/<uuid>/       record.json, qemu.log, run/ (sockets, console.log, UEFI variables), tls/
+//! <state>/vms/<uuid>/       record.json, qemu.log, console.log, seed.img, uefi-vars.fd, tls/, run/ (sockets)
 //! <state>/verdicts/         one file for each migration this host decided about as its destination
 //! <state>/inventory.json    what the probes found since the host booted
 //! ```

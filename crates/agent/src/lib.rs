@@ -28,6 +28,7 @@ mod problem;
 mod records;
 mod renewal;
 mod vm;
+mod vm_files;
 
 use std::sync::Arc;
 

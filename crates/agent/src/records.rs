@@ -154,7 +154,7 @@ impl Records {
     pub fn vm_dir(&self, vm: Uuid) -> PathBuf {
         self.root.join(vm.to_string())
     }
-    /// QEMU's sockets, console log and UEFI variables; belongs to the VM's user.
+    /// QEMU's sockets and nothing else; belongs to the VM's user.
     pub fn run_dir(&self, vm: Uuid) -> PathBuf {
         self.vm_dir(vm).join("run")
     }

@@ -16,7 +16,6 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::{Duration, Instant, timeout_at};
 
@@ -142,7 +141,7 @@ pub struct GuestAgent {
 impl GuestAgent {
     /// Opens the socket, which succeeds with QEMU alone: whether the guest answers shows the first call.
     pub async fn connect(path: &Path) -> Result<Self, GuestAgentError> {
-        let stream = UnixStream::connect(path)
+        let stream = crate::connect_socket(path)
             .await
             .map_err(|source| GuestAgentError::Connect { path: path.to_owned(), source })?;
         let (reader, writer) = stream.into_split();

@@ -18,8 +18,10 @@ pub mod migration;
 pub mod probe;
 pub mod process;
 pub mod qmp;
+mod socket;
 
 pub use gantry_types::ErrorClass;
+pub use socket::connect_socket;
 
 pub(crate) fn class_of_io(error: &std::io::Error) -> ErrorClass {
     use std::io::ErrorKind;

@@ -4,20 +4,20 @@
 //! writes the console's log file itself, so nothing is lost while the agent is away.
 
 use std::collections::VecDeque;
-use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_hostlink::Console;
-use gantry_qemu::machine::SocketsDir;
+use gantry_qemu::{connect_socket, machine::SocketsDir};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
-const SCROLLBACK_BYTES: usize = 64 << 10;
+use crate::vm_files::{LOG_TAIL_BYTES, log_tail};
+
+const SCROLLBACK_BYTES: usize = LOG_TAIL_BYTES as usize;
 /// Pieces of output that a slow reader may fall behind; then it misses some.
 const OUTPUT_BACKLOG: usize = 1024;
 const INPUT_BACKLOG: usize = 64;
@@ -68,32 +68,23 @@ impl ConsoleLine {
 }
 
 /// Connects in the background; ends when the handle is dropped.
-pub(super) fn start(sockets: &SocketsDir) -> (ConsoleLine, AbortOnDropHandle<()>) {
+pub(super) fn start(sockets: &SocketsDir, log: &Path) -> (ConsoleLine, AbortOnDropHandle<()>) {
     let (input, typed) = mpsc::channel(INPUT_BACKLOG);
     let (output, _) = broadcast::channel(OUTPUT_BACKLOG);
-    let scrollback = tail(&sockets.console_log());
+    let scrollback = log_tail(log).unwrap_or_else(|error| {
+        tracing::warn!(path = %log.display(), %error, "what was printed before can't be shown");
+        Vec::new()
+    });
+    let scrollback = scrollback.into();
     let printed = Arc::new(Mutex::new(Printed { scrollback, output }));
     let line = ConsoleLine { printed: printed.clone(), input };
     let task = tokio::spawn(relay(sockets.console(), printed, typed));
     (line, AbortOnDropHandle::new(task))
 }
 
-fn tail(log: &Path) -> VecDeque<u8> {
-    let read = || {
-        let mut file = std::fs::File::open(log)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(SCROLLBACK_BYTES as u64)))?;
-        let mut bytes = Vec::new();
-        file.take(SCROLLBACK_BYTES as u64).read_to_end(&mut bytes)?;
-        std::io::Result::Ok(bytes)
-    };
-    // A VM that has never printed has no log.
-    read().unwrap_or_default().into()
-}
-
 async fn relay(path: PathBuf, printed: Arc<Mutex<Printed>>, mut typed: mpsc::Receiver<Bytes>) {
     loop {
-        if let Ok(stream) = UnixStream::connect(&path).await {
+        if let Ok(stream) = connect_socket(&path).await {
             let (mut reader, mut writer) = stream.into_split();
             let mut buffer = vec![0; 8 << 10];
             loop {
@@ -131,9 +122,10 @@ mod tests {
     async fn a_late_reader_sees_the_log_and_both_readers_see_what_is_new() {
         let directory = tempfile::tempdir().unwrap();
         let sockets = SocketsDir(directory.path().to_owned());
-        std::fs::write(sockets.console_log(), b"booted\n").unwrap();
+        let log = directory.path().join("console.log");
+        std::fs::write(&log, b"booted\n").unwrap();
         let guest = UnixListener::bind(sockets.console()).unwrap();
-        let (line, _task) = start(&sockets);
+        let (line, _task) = start(&sockets, &log);
         let (mut serial, _) = guest.accept().await.unwrap();
 
         let mut first = line.open();

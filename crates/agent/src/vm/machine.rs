@@ -3,10 +3,10 @@
 //! Before QEMU starts: the disk and the seed belong to the VM's user, the taps exist with their guards. QEMU itself gets
 //! descriptors for the taps and needs no privilege.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +31,7 @@ use crate::images::digest;
 use crate::inventory::{accelerator_name, qemu_arch, supplementary_gids};
 use crate::problem::problem;
 use crate::records::{ProcessRecord, Record, blocking};
+use crate::vm_files;
 
 pub(crate) const DISK_NODE: &str = "disk0";
 const MONITOR_LIMIT: Duration = Duration::from_secs(20);
@@ -48,17 +49,26 @@ pub(crate) struct Machine {
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
-/// Files of one VM.
+/// Files of one VM. Only in `run_dir` and `tls` can its user make any.
 pub(crate) struct Files {
     pub run_dir: PathBuf,
     pub log: PathBuf,
+    pub console_log: PathBuf,
+    pub uefi_variables: PathBuf,
     pub tls: PathBuf,
     pub seed: PathBuf,
 }
 
 pub(crate) fn files(host: &Host, vm: Uuid) -> Files {
-    let (vm_dir, run_dir) = (host.records.vm_dir(vm), host.records.run_dir(vm));
-    Files { seed: run_dir.join("seed.img"), run_dir, log: vm_dir.join("qemu.log"), tls: vm_dir.join("tls") }
+    let at = |name| host.records.vm_dir(vm).join(name);
+    Files {
+        run_dir: host.records.run_dir(vm),
+        log: at("qemu.log"),
+        console_log: at("console.log"),
+        uefi_variables: at("uefi-vars.fd"),
+        tls: at("tls"),
+        seed: at("seed.img"),
+    }
 }
 
 fn named(record: &Record) -> String {
@@ -97,32 +107,15 @@ pub(crate) async fn prepare_files(host: &Host, record: &Record) -> Result<(), Pr
     };
     let what = named(record);
     blocking(move || {
-        private_dir(&files.run_dir, uid).map_err(|error| file_problem(&what, &files.run_dir, &error))?;
+        vm_files::make_socket_dir(&files.run_dir, uid).map_err(|error| file_problem(&what, &files.run_dir, &error))?;
         Seed::write(&content, &files.seed, Some(uid)).map_err(|error| problem("seed-not-written", &what, &error))?;
         if let Some(template) = vars {
-            let path = files.run_dir.join("uefi-vars.fd");
-            copy_vars(&template, &path, uid).map_err(|error| file_problem(&what, &path, &error))?;
+            let path = files.uefi_variables;
+            vm_files::copy_once(&template, &path, uid).map_err(|error| file_problem(&what, &path, &error))?;
         }
         Ok(())
     })
     .await
-}
-
-fn private_dir(path: &Path, uid: u32) -> io::Result<()> {
-    fs::create_dir_all(path)?;
-    fs::set_permissions(path, Permissions::from_mode(0o700))?;
-    chown(path, Some(uid), Some(uid))
-}
-
-fn copy_vars(template: &Path, path: &Path, uid: u32) -> io::Result<()> {
-    if path.exists() {
-        return Ok(());
-    }
-    let fresh = path.with_added_extension("new");
-    fs::copy(template, &fresh)?;
-    fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
-    chown(&fresh, Some(uid), Some(uid))?;
-    fs::rename(fresh, path)
 }
 
 fn file_problem(what: &str, path: &Path, error: &io::Error) -> Problem {
@@ -155,6 +148,8 @@ pub(crate) async fn launch(
         io::ErrorKind::NotFound => Ok(()),
         _ => Err(file_problem(&what, &files.log, &error)),
     })?;
+    vm_files::make_log(&files.console_log, record.owner_uid)
+        .map_err(|error| file_problem(&what, &files.console_log, &error))?;
     let process = QemuProcess::spawn(SpawnSpec {
         binary: binary.path.clone(),
         argv,
@@ -205,7 +200,7 @@ fn assemble(
     let process = Arc::new(process);
     let sockets = SocketsDir(files.run_dir.clone());
     let (guest, guest_task) = guest::start(sockets.guest_agent(), shared.clone());
-    let (line, console_task): (ConsoleLine, _) = console::start(&sockets);
+    let (line, console_task): (ConsoleLine, _) = console::start(&sockets, &files.console_log);
     shared.set_console(Some(line));
     let taps = record.assignment.nics.iter().map(|nic| gantry_network::tap_name(nic.port)).collect();
     let metrics_task = metrics::start(process.clone(), qmp.clone(), taps, shared.clone());
@@ -259,16 +254,19 @@ pub(crate) async fn adopt(host: &Host, record: &Record, shared: &Arc<Shared>) ->
     }
 }
 
-/// A QEMU that has its sockets in `run_dir`: no other VM of any host on this kernel has the same directory.
+/// A QEMU that has its sockets in `run_dir`: no other VM of any host on this kernel has the same directory. It runs as the
+/// user of that directory: what another VM's QEMU calls itself is not believed.
 pub(crate) fn find_orphan(run_dir: &Path) -> Result<Option<QemuProcess>, gantry_qemu::process::ProcessError> {
     let Some(needle) = run_dir.to_str() else { return Ok(None) };
     let needle = format!("path={needle}/qmp.sock");
+    let Ok(owner_uid) = fs::symlink_metadata(run_dir).map(|found| found.uid()) else { return Ok(None) };
     let Ok(entries) = fs::read_dir("/proc") else { return Ok(None) };
     for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
         let Ok(command_line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
         let mut arguments = command_line.split(|byte| *byte == 0);
         let is_qemu = arguments.next().is_some_and(|program| String::from_utf8_lossy(program).contains("qemu-system-"));
-        if !is_qemu || !arguments.any(|argument| String::from_utf8_lossy(argument).ends_with(&needle)) {
+        let is_owners = fs::metadata(format!("/proc/{pid}")).is_ok_and(|found| found.uid() == owner_uid);
+        if !is_qemu || !is_owners || !arguments.any(|argument| String::from_utf8_lossy(argument).ends_with(&needle)) {
             continue;
         }
         let Some(start_time_ticks) = start_time_ticks(pid) else { continue };
@@ -356,7 +354,7 @@ async fn describe(host: &Host, record: &Record, incoming: bool) -> Result<Machin
     };
     let firmware = match assignment.firmware {
         Firmware::Bios => QemuFirmware::Bios,
-        Firmware::Uefi => QemuFirmware::Uefi { code: uefi(record)?.0, vars: files.run_dir.join("uefi-vars.fd") },
+        Firmware::Uefi => QemuFirmware::Uefi { code: uefi(record)?.0, vars: files.uefi_variables },
     };
     let nics = assignment.nics.iter().map(|nic| Nic { mac: nic.mac.to_string(), mtu: u16::try_from(nic.mtu).ok() });
     Ok(MachineConfig {
@@ -373,6 +371,7 @@ async fn describe(host: &Host, record: &Record, incoming: bool) -> Result<Machin
         nics: nics.collect(),
         kernel: None,
         sockets: SocketsDir(files.run_dir),
+        console_log: files.console_log,
         incoming,
         start_paused: false,
         pvpanic: true,

@@ -154,6 +154,7 @@ impl PeerMachine {
             nics: vec![Nic { mac: like.mac.to_string(), mtu: Some(MTU) }],
             kernel: None,
             sockets: SocketsDir(directory.to_owned()),
+            console_log: directory.join("console.log"),
             incoming,
             start_paused: false,
             pvpanic: true,

@@ -188,7 +188,7 @@ impl MachineConfig {
         args.pair("-mon", "chardev=qmp,mode=control");
         let mut console = socket("console", &self.sockets.console());
         console.push(",logappend=on,logfile=");
-        console.push(double_commas_os(self.sockets.console_log().as_os_str()));
+        console.push(double_commas_os(self.console_log.as_os_str()));
         args.pair("-chardev", console);
         args.pair("-serial", "chardev:console");
         args.pair("-chardev", socket("agent", &self.sockets.guest_agent()));

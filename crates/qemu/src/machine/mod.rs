@@ -131,7 +131,7 @@ pub struct KernelBoot {
     pub cmdline: String,
 }
 
-/// Where QEMU puts its sockets and the console's log. The process's user must be able to write there.
+/// Where QEMU puts its sockets. The directory must belong to the process's user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketsDir(pub PathBuf);
 
@@ -144,9 +144,6 @@ impl SocketsDir {
     }
     pub fn console(&self) -> PathBuf {
         self.0.join("console.sock")
-    }
-    pub fn console_log(&self) -> PathBuf {
-        self.0.join("console.log")
     }
 }
 
@@ -171,6 +168,8 @@ pub struct MachineConfig {
     pub nics: Vec<Nic>,
     pub kernel: Option<KernelBoot>,
     pub sockets: SocketsDir,
+    /// Everything the guest prints on its console is appended here. If it exists it must belong to the process's user.
+    pub console_log: PathBuf,
     /// Wait for a migration (`-incoming defer`); implies `start_paused`.
     pub incoming: bool,
     /// Do not run until told to (`cont`).

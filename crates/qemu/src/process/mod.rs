@@ -13,7 +13,7 @@ mod tap;
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -255,7 +255,16 @@ fn keep_open_across_exec(fd: RawFd) -> io::Result<()> {
 /// The last lines of a log of QEMU's complaints, for an error message. Empty if it cannot be read.
 pub fn log_tail(path: &Path) -> String {
     const TAIL_LINES: usize = 5;
-    let text = std::fs::read(path).unwrap_or_default();
+    const TAIL_BYTES: u64 = 16 << 10;
+    let read = || {
+        let mut file = std::fs::File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(io::SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        let mut text = Vec::new();
+        file.take(TAIL_BYTES).read_to_end(&mut text)?;
+        io::Result::Ok(text)
+    };
+    let text = read().unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")

@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
 
 pub use command::Command;
@@ -120,7 +119,7 @@ impl Qmp {
     /// still starting) it is tried again until `deadline`.
     pub async fn connect(path: &Path, deadline: Instant) -> Result<Self, QmpError> {
         let stream = loop {
-            let source = match UnixStream::connect(path).await {
+            let source = match crate::connect_socket(path).await {
                 Ok(stream) => break stream,
                 Err(source) => source,
             };

@@ -161,6 +161,7 @@ impl TestVm {
             nics: Vec::new(),
             kernel: None,
             sockets: SocketsDir(dir.to_owned()),
+            console_log: dir.join("console.log"),
             incoming,
             start_paused: false,
             pvpanic: true,

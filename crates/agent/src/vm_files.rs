@@ -1,0 +1,132 @@
+//! Files of a VM that its unprivileged user may write: made and read by the agent, which is root.
+//!
+//! They lie in the VM's directory, which belongs to root. So a guest that has taken over its QEMU can change what is in
+//! its files, but it can't put a link, a pipe or another file in their place. The one directory it can write to, `run/`, has
+//! nothing but sockets, and what is connected to there is checked (`gantry_qemu::connect_socket`).
+//!
+//! On failure nothing is left that is neither root's nor complete.
+
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
+use std::path::Path;
+
+use rustix::fs::OFlags;
+
+/// Read and written by its owner alone.
+const MODE: u32 = 0o600;
+/// What is shown of a log.
+pub(crate) const LOG_TAIL_BYTES: u64 = 64 << 10;
+
+/// Makes the directory for QEMU's sockets, which the VM's user may write to.
+pub(crate) fn make_socket_dir(path: &Path, uid: u32) -> io::Result<()> {
+    match fs::DirBuilder::new().create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let directory = OpenOptions::new().read(true).custom_flags(custom(flags)).open(path)?;
+    directory.set_permissions(Permissions::from_mode(0o700))?;
+    fchown(&directory, Some(uid), Some(uid))
+}
+
+/// Copies `template` to `path` for the VM's user; a file that is there is left as it is.
+pub(crate) fn copy_once(template: &Path, path: &Path, uid: u32) -> io::Result<()> {
+    if fs::symlink_metadata(path).is_ok() {
+        return Ok(());
+    }
+    let fresh = path.with_added_extension("new");
+    match fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&fresh)?;
+    io::copy(&mut File::open(template)?, &mut file)?;
+    fchown(&file, Some(uid), Some(uid))?;
+    file.sync_all()?;
+    fs::rename(fresh, path)
+}
+
+/// Makes sure of a log that the VM's user appends to.
+pub(crate) fn make_log(path: &Path, uid: u32) -> io::Result<()> {
+    let file = open(path, OpenOptions::new().create(true).append(true).mode(MODE))?;
+    fchown(&file, Some(uid), Some(uid))
+}
+
+/// The end of a log; empty if there is none.
+pub(crate) fn log_tail(path: &Path) -> io::Result<Vec<u8>> {
+    match open(path, OpenOptions::new().read(true)) {
+        Ok(mut file) => read_tail(&mut file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn read_tail(file: &mut File) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(LOG_TAIL_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_TAIL_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Opens a plain file and nothing else: no link is followed, no pipe or device is waited for.
+fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let file = options.custom_flags(custom(OFlags::NOFOLLOW | OFlags::NONBLOCK)).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file: remove it"));
+    }
+    Ok(file)
+}
+
+fn custom(flags: OFlags) -> i32 {
+    flags.bits().cast_signed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    const OWNER: u32 = 200_001;
+
+    #[test]
+    fn no_link_leads_to_a_file_of_the_host() {
+        assert!(rustix::process::geteuid().is_root(), "root is needed");
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("template"), b"empty variables").unwrap();
+        fs::write(at("shadow"), b"root:secret").unwrap();
+        let untouched = || {
+            assert_eq!(fs::read(at("shadow")).unwrap(), b"root:secret");
+            assert_eq!(fs::metadata(at("shadow")).unwrap().uid(), 0);
+        };
+        for name in ["vars", "vars.new", "console.log"] {
+            symlink(at("shadow"), at(name)).unwrap();
+        }
+        copy_once(&at("template"), &at("vars"), OWNER).unwrap();
+        untouched();
+        fs::remove_file(at("vars")).unwrap();
+        copy_once(&at("template"), &at("vars"), OWNER).unwrap();
+        untouched();
+        assert_eq!(fs::read(at("vars")).unwrap(), b"empty variables");
+        let made = fs::symlink_metadata(at("vars")).unwrap();
+        assert_eq!((made.uid(), made.mode() & 0o777), (OWNER, MODE));
+
+        make_log(&at("console.log"), OWNER).unwrap_err();
+        log_tail(&at("console.log")).unwrap_err();
+        untouched();
+        symlink(directory.path(), at("run")).unwrap();
+        make_socket_dir(&at("run"), OWNER).unwrap_err();
+        assert_eq!(fs::metadata(directory.path()).unwrap().uid(), 0);
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_log_blocks_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("console.log");
+        nix::unistd::mkfifo(&log, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        log_tail(&log).unwrap_err();
+        make_log(&log, OWNER).unwrap_err();
+    }
+}
