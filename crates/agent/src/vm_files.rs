@@ -1,22 +1,28 @@
-//! Files of a VM that its unprivileged user may write: made and read by the agent, which is root.
+//! Files of a VM that its unprivileged user may write: made, read and kept short by the agent, which is root.
 //!
 //! They lie in the VM's directory, which belongs to root. So a guest that has taken over its QEMU can change what is in
 //! its files, but it can't put a link, a pipe or another file in their place. The one directory it can write to, `run/`, has
 //! nothing but sockets, and what is connected to there is checked (`gantry_qemu::connect_socket`).
 //!
-//! On failure nothing is left that is neither root's nor complete.
+//! On failure nothing is left that is neither root's nor complete. A log that can't be kept short is tried again.
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 
+use crate::records::blocking;
+
 /// Read and written by its owner alone.
 const MODE: u32 = 0o600;
-/// What is shown of a log.
+/// What of a log is kept when it is cut, and what is shown of it first.
 pub(crate) const LOG_TAIL_BYTES: u64 = 64 << 10;
+const LOG_BYTES_MAX: u64 = 8 << 20;
+/// A guest that prints as fast as it can adds some MiB in this time.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Makes the directory for QEMU's sockets, which the VM's user may write to.
 pub(crate) fn make_socket_dir(path: &Path, uid: u32) -> io::Result<()> {
@@ -60,6 +66,34 @@ pub(crate) fn log_tail(path: &Path) -> io::Result<Vec<u8>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
+}
+
+/// Keeps logs that others append to short, until it is dropped.
+pub(crate) async fn keep_short(logs: Vec<PathBuf>) {
+    loop {
+        for path in logs.clone() {
+            let shown = path.display().to_string();
+            if let Err(error) = blocking(move || cut(&path, LOG_BYTES_MAX)).await {
+                tracing::warn!(path = shown, %error, "this log can't be kept short");
+            }
+        }
+        tokio::time::sleep(LOG_INTERVAL).await;
+    }
+}
+
+/// Cuts a log above `max_bytes` down to its end. Its writers must append (O_APPEND): they go on behind what is kept. What
+/// they write in this very moment may be lost or come before it.
+fn cut(path: &Path, max_bytes: u64) -> io::Result<()> {
+    let mut file = match open(path, OpenOptions::new().read(true).append(true)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    if file.metadata()?.len() <= max_bytes {
+        return Ok(());
+    }
+    let tail = read_tail(&mut file)?;
+    file.set_len(0)?;
+    file.write_all(&tail)
 }
 
 fn read_tail(file: &mut File) -> io::Result<Vec<u8>> {
@@ -115,6 +149,7 @@ mod tests {
 
         make_log(&at("console.log"), OWNER).unwrap_err();
         log_tail(&at("console.log")).unwrap_err();
+        cut(&at("console.log"), 0).unwrap_err();
         untouched();
         symlink(directory.path(), at("run")).unwrap();
         make_socket_dir(&at("run"), OWNER).unwrap_err();
@@ -127,6 +162,26 @@ mod tests {
         let log = directory.path().join("console.log");
         nix::unistd::mkfifo(&log, nix::sys::stat::Mode::S_IRWXU).unwrap();
         log_tail(&log).unwrap_err();
+        cut(&log, 0).unwrap_err();
         make_log(&log, OWNER).unwrap_err();
+    }
+
+    #[test]
+    fn a_log_stays_short_and_its_writer_goes_on_behind_what_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("console.log");
+        cut(&log, 1 << 20).unwrap();
+        let mut guest = OpenOptions::new().create(true).append(true).open(&log).unwrap();
+        guest.write_all(b"short").unwrap();
+        cut(&log, 1 << 20).unwrap();
+        assert_eq!(log_tail(&log).unwrap(), b"short");
+
+        guest.write_all(&vec![b'.'; 1 << 20]).unwrap();
+        guest.write_all(b"the end").unwrap();
+        cut(&log, 1 << 20).unwrap();
+        assert_eq!(fs::metadata(&log).unwrap().len(), LOG_TAIL_BYTES);
+        guest.write_all(b", and more").unwrap();
+        assert_eq!(fs::metadata(&log).unwrap().len(), LOG_TAIL_BYTES + 10);
+        assert!(log_tail(&log).unwrap().ends_with(b"..the end, and more"));
     }
 }

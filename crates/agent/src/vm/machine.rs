@@ -204,6 +204,8 @@ fn assemble(
     shared.set_console(Some(line));
     let taps = record.assignment.nics.iter().map(|nic| gantry_network::tap_name(nic.port)).collect();
     let metrics_task = metrics::start(process.clone(), qmp.clone(), taps, shared.clone());
+    let logs = vec![files.console_log.clone(), files.log.clone()];
+    let logs_task = AbortOnDropHandle::new(tokio::spawn(vm_files::keep_short(logs)));
     Machine {
         process,
         events: qmp.events(),
@@ -211,7 +213,7 @@ fn assemble(
         monitored: true,
         accelerator,
         guest,
-        _tasks: vec![guest_task, console_task, metrics_task],
+        _tasks: vec![guest_task, console_task, metrics_task, logs_task],
     }
 }
 
