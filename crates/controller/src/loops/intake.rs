@@ -20,10 +20,10 @@ const POOL_GRAIN: ByteSize = ByteSize::mib(256);
 /// Takes in a heartbeat from the host that the peer's certificate names.
 ///
 /// # Errors
-/// `host-unknown` (denied) if there is no such host: it was deleted.
+/// `unknown-host` (denied) if there is no such host: it was deleted.
 pub async fn heartbeat(app: &App, host: &Name, beat: Heartbeat) -> Result<HeartbeatReply, Problem> {
     if app.model.get::<Host>(host.as_str()).is_none() {
-        return Err(Problem::denied("host-unknown", format!("host '{host}' is not part of this datacenter"))
+        return Err(Problem::denied("unknown-host", format!("host '{host}' is not part of this datacenter"))
             .remedy("join it again: gantry host join URL TOKEN"));
     }
     let reply = HeartbeatReply { interval_ms: app.config.heartbeat_interval.as_millis() as u64 };
@@ -154,5 +154,8 @@ async fn note_vm(
 }
 
 fn strays(app: &App, host: &Name, beat: &Heartbeat) -> bool {
-    app.model.read(|tables| super::stray_vms::find(tables, host, &beat.vms).next().is_some())
+    app.model.read(|tables| {
+        super::stray_vms::find(tables, host, &beat.vms).next().is_some()
+            || super::stray_vms::find_unknown(tables, host, &beat.vms).next().is_some()
+    })
 }
