@@ -33,9 +33,9 @@ pub async fn heartbeat(app: &App, host: &Name, beat: Heartbeat) -> Result<Heartb
     note_host(app, host, &beat).await?;
     for vm in vms_of(app, host) {
         let observation = beat.vms.iter().find(|observation| observation.uuid == vm.metadata.uuid);
-        let trusted =
-            app.model.overlay(|overlay| overlay.is_trusted(vm.metadata.uuid, beat.agent_instance, beat.sequence));
-        if let Err(problem) = note_vm(app, host, &vm, observation, trusted).await {
+        let uuid = vm.metadata.uuid;
+        let is_trusted = || app.model.overlay(|overlay| overlay.is_trusted(uuid, beat.agent_instance, beat.sequence));
+        if let Err(problem) = note_vm(app, host, &vm, observation, is_trusted).await {
             tracing::debug!(vm = vm.name(), %problem, "the next heartbeat settles this VM");
         }
     }
@@ -130,9 +130,9 @@ async fn note_vm(
     host: &Name,
     shown: &Vm,
     observation: Option<&VmObservation>,
-    trusted: bool,
+    is_trusted: impl Fn() -> bool,
 ) -> Result<(), Problem> {
-    if settle(shown, host, observation, trusted).is_none() {
+    if settle(shown, host, observation, is_trusted()).is_none() {
         return Ok(());
     }
     // Once: if somebody was faster, the next heartbeat looks again.
@@ -141,7 +141,8 @@ async fn note_vm(
     {
         return Ok(());
     }
-    let Some(settled) = settle(&vm, host, observation, trusted) else { return Ok(()) };
+    // Asked after reading: an operation that has ended since has raised the bar before its end could be read.
+    let Some(settled) = settle(&vm, host, observation, is_trusted()) else { return Ok(()) };
     let mut change = Change::new();
     change.update(&settled.vm)?;
     if let Some((severity, reason, message)) = settled.event {

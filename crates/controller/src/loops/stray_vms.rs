@@ -1,20 +1,18 @@
 //! Removes what hosts still have of VMs that are not theirs any more: after a host that was lost comes back, or after
 //! an operation had to leave something behind.
 //!
-//! A VM is a stray on a host only if this datacenter has deleted it, which a finished operation proves, or if nothing
-//! places it there: it is recorded elsewhere (or nowhere) with an epoch at least as high, is not moving there, and no
-//! operation is at work on it. The host refuses the removal if it knows a higher epoch, so a decision made on old
-//! knowledge does nothing.
+//! A VM is a stray on a host only if this datacenter has deleted it, which a deletion that succeeded proves, or if
+//! nothing places it there: it is recorded elsewhere with a higher epoch (or nowhere with one as high), is not moving
+//! there, and no operation is at work on it. The host refuses the removal if it knows a higher epoch, so a decision made
+//! on old knowledge does nothing.
 //!
 //! A VM that this store knows nothing of may be somebody's only copy: of a VM made after the backup that the store was
 //! restored from, or deleted so long ago that its operations were dropped. It is told of once and left alone.
 
 use std::{sync::Arc, time::Duration};
 
-use gantry_api::agent::{VmObservation, VmRunState};
-use gantry_types::{
-    Action, Host, HostState, Name, ObjectRef, Operation, OperationPhase, Problem, Resource, Severity, Vm,
-};
+use gantry_api::agent::{Verdict, VmObservation, VmRunState};
+use gantry_types::{Action, Host, HostState, Name, ObjectRef, OperationPhase, Problem, Resource, Severity, Vm};
 use uuid::Uuid;
 
 use super::woken;
@@ -36,8 +34,17 @@ pub struct Stray {
     pub uuid: Uuid,
     pub name: Name,
     pub epoch: u64,
-    /// It was handed over by this migration, so it is released, not removed.
-    pub handed_over: Option<Uuid>,
+    pub ending: StrayEnding,
+}
+
+/// How what a host has of a VM is ended. A migration is named, so that an order that comes late can't hit the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StrayEnding {
+    Remove,
+    /// It was handed over by this migration.
+    Release(Uuid),
+    /// It was to be received by this migration, which was never committed.
+    Abort(Uuid),
 }
 
 /// The strays among what a host reports.
@@ -49,19 +56,32 @@ pub fn find<'a>(
     observations.into_iter().filter_map(move |observation| {
         let uuid = observation.uuid;
         let migration = observation.migration.as_ref().map(|report| report.migration);
-        let handed_over = migration.filter(|_| observation.state == VmRunState::HandedOver);
-        let stray = |epoch: u64| Stray { uuid, name: observation.name.clone(), epoch, handed_over };
-        // Names are not reused while the VM exists, so this is the quick way to find it.
-        let same_name = tables.vms.get(observation.name.as_str()).filter(|vm| vm.metadata.uuid == uuid);
-        let Some(vm) = same_name else {
+        let ending = match (observation.state, migration) {
+            (VmRunState::HandedOver, Some(migration)) => StrayEnding::Release(migration),
+            (VmRunState::Receiving, Some(migration)) => StrayEnding::Abort(migration),
+            _ => StrayEnding::Remove,
+        };
+        let stray = |epoch: u64| Stray { uuid, name: observation.name.clone(), epoch, ending };
+        let Some(vm) = by_uuid(tables, observation) else {
             return (past_of(tables, uuid) == Past::Deleted).then(|| stray(observation.epoch));
         };
         let placed_here = [&vm.status.host, &vm.status.moving_to].into_iter().flatten().any(|at| at == host);
-        // A destination that never committed has the epoch that the VM would have had there.
-        let outranked = vm.status.epoch >= observation.epoch || observation.state == VmRunState::Receiving;
+        // A destination that never committed has the epoch that the VM would have had there. The same epoch on another
+        // host is no proof: after a host joined under another name, or an old store came back, it may be the VM itself.
+        let outranked = match &vm.status.host {
+            Some(_) => vm.status.epoch > observation.epoch,
+            None => vm.status.epoch >= observation.epoch,
+        } || observation.state == VmRunState::Receiving;
         let stray_here = !placed_here && vm.status.operation.is_none() && outranked;
         stray_here.then(|| stray(vm.status.epoch.max(observation.epoch)))
     })
+}
+
+/// The VM, whatever name the host has for it: a damaged record has none.
+fn by_uuid<'a>(tables: &'a Tables, observation: &VmObservation) -> Option<&'a Vm> {
+    let same = |vm: &&std::sync::Arc<Vm>| vm.metadata.uuid == observation.uuid;
+    let vm = tables.vms.get(observation.name.as_str()).filter(same);
+    vm.or_else(|| tables.vms.values().find(same)).map(|vm| &**vm)
 }
 
 /// What the store knows of a VM that is not there.
@@ -78,17 +98,11 @@ fn past_of(tables: &Tables, vm: Uuid) -> Past {
     if operations.clone().any(|operation| !operation.status.phase.is_finished()) {
         return Past::Busy;
     }
-    if operations.any(|operation| left_it_behind(operation)) { Past::Deleted } else { Past::Unknown }
-}
-
-/// Whether this finished operation on a VM that does not exist proves that what hosts have of it is refuse.
-fn left_it_behind(operation: &Operation) -> bool {
-    match operation.spec.action {
-        Action::VmDelete { .. } => true,
-        // Undone: what it made was to be removed.
-        Action::VmStart | Action::VmMigrate { .. } => operation.status.phase != OperationPhase::Succeeded,
-        _ => false,
-    }
+    // Only a deletion that was carried through proves that nobody wants what is left of it.
+    let deleted = operations.any(|operation| {
+        matches!(operation.spec.action, Action::VmDelete { .. }) && operation.status.phase == OperationPhase::Succeeded
+    });
+    if deleted { Past::Deleted } else { Past::Unknown }
 }
 
 /// The VMs among what a host reports that this datacenter knows nothing of and has not told of yet.
@@ -99,8 +113,7 @@ pub fn find_unknown<'a>(
 ) -> impl Iterator<Item = &'a VmObservation> {
     observations.into_iter().filter(move |observation| {
         let uuid = observation.uuid;
-        let exists = tables.vms.get(observation.name.as_str()).is_some_and(|vm| vm.metadata.uuid == uuid);
-        !exists && past_of(tables, uuid) == Past::Unknown && !is_told(tables, host, uuid)
+        by_uuid(tables, observation).is_none() && past_of(tables, uuid) == Past::Unknown && !is_told(tables, host, uuid)
     })
 }
 
@@ -131,6 +144,11 @@ pub async fn pass(app: &App) {
             }
         }
         for stray in strays {
+            // The removals before this one took their time.
+            let still = app.model.read(|tables| find(tables, name, &observations).any(|found| found == stray));
+            if !still {
+                continue;
+            }
             match remove(app, &host, &stray).await {
                 Ok(()) => {}
                 Err(problem) => tracing::warn!(host = %name, vm = %stray.name, %problem, "a stray VM stays for now"),
@@ -141,9 +159,15 @@ pub async fn pass(app: &App) {
 
 async fn remove(app: &App, host: &Host, stray: &Stray) -> Result<(), Problem> {
     let agent = app.links.agent(host);
-    match stray.handed_over {
-        Some(migration) => agent.release_migration(stray.uuid, migration).await?,
-        None => agent.remove_vm(stray.uuid, stray.epoch).await?,
+    match stray.ending {
+        StrayEnding::Remove => agent.remove_vm(stray.uuid, stray.epoch).await?,
+        StrayEnding::Release(migration) => agent.release_migration(stray.uuid, migration).await?,
+        StrayEnding::Abort(migration) => {
+            if agent.abort_migration(stray.uuid, migration).await? == Verdict::Committed {
+                let detail = format!("host '{}' committed migration {migration} after all", host.name());
+                return Err(Problem::conflict("migration-committed", detail));
+            }
+        }
     }
     let name = host.name().to_owned();
     app.model.overlay_mut(|overlay| overlay.left(&name, stray.uuid));
