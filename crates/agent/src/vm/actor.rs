@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_api::agent::{Assignment, MigrationReport, MigrationState, VmObservation, VmRunState};
+use gantry_api::agent::{MigrationState, VmRunState};
 use gantry_qemu::process::{QemuProcess, log_tail};
 use gantry_qemu::qmp::{Event, QmpError, command::QueryStatus};
 use gantry_types::{PowerState, Problem, Timestamp};
@@ -14,9 +14,7 @@ use super::machine::{self, Machine};
 use super::{Command, MONITOR_LIMIT, Shared, liveness, within};
 use crate::host::Host;
 use crate::migration::{Interrupted, SendingTask};
-use crate::networks::Place;
-use crate::problem::problem;
-use crate::records::{End, MigrationRole, Record};
+use crate::records::{End, Record};
 
 /// After QEMU has gone its last events are read; this is how long they may take.
 const LAST_EVENTS_LIMIT: Duration = Duration::from_secs(1);
@@ -37,7 +35,7 @@ pub(crate) struct VmTask {
     /// Post-copy to this host was interrupted and waits to go on.
     pub(crate) interrupted: Option<Interrupted>,
     /// The agent has just started and has not looked for QEMU yet.
-    recovering: bool,
+    pub(super) recovering: bool,
     pub(crate) shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
     pub(crate) self_commands: mpsc::WeakSender<Command>,
@@ -286,97 +284,6 @@ impl VmTask {
         Next::Continue
     }
 
-    async fn define(&mut self, assignment: Assignment) -> Result<VmObservation, Problem> {
-        let Some(record) = &self.record else { return self.define_new(assignment).await };
-        self.check_epoch(assignment.epoch)?;
-        self.check_not_moving()?;
-        if record.assignment == assignment && record.process.is_some() {
-            return self.observation();
-        }
-        let same_machine = Assignment { epoch: record.assignment.epoch, ..assignment.clone() };
-        let same_machine = Assignment { power: record.assignment.power, ..same_machine } == record.assignment;
-        if !matches!(self.run, Run::Off) && !same_machine {
-            let detail = format!("VM '{}' runs; its machine is changed while it is stopped", assignment.name);
-            return Err(Problem::conflict("vm-running", detail).remedy("stop it first"));
-        }
-        let before = record.clone();
-        let changed = Record { assignment, ..before.clone() };
-        let made = self.make(changed).await;
-        if made.is_err() {
-            // What can't be made is not what the VM is.
-            self.record = Some(before);
-            self.save().await?;
-        }
-        made
-    }
-
-    async fn define_new(&mut self, assignment: Assignment) -> Result<VmObservation, Problem> {
-        let owner_uid = self.host.uids.take()?;
-        let record =
-            Record { assignment, owner_uid, wanted: PowerState::Stopped, process: None, end: None, migration: None };
-        let made = self.make(record).await;
-        if made.is_err() && self.record.is_none() {
-            self.host.uids.release(owner_uid);
-        }
-        made
-    }
-
-    /// The record first: what a crash leaves of the rest is found through it.
-    async fn make(&mut self, record: Record) -> Result<VmObservation, Problem> {
-        self.host.records.save(&record).await.map_err(|error| error.problem())?;
-        let record = self.record.insert(record);
-        let is_off = matches!(self.run, Run::Off);
-        if is_off {
-            machine::prepare_files(&self.host, record).await?;
-        }
-        let (nics, uid) = (&record.assignment.nics, record.owner_uid);
-        self.host.networks.ensure(self.vm, nics, uid, Place::Here).await?;
-        self.observation()
-    }
-
-    async fn remove(&mut self, epoch: u64) -> Result<(), Problem> {
-        if self.record.is_none() {
-            return Ok(());
-        }
-        self.check_epoch(epoch)?;
-        self.check_not_handed_over("removed")?;
-        if self.is_receiving() {
-            self.decide_aborted("the VM was removed").await?;
-        }
-        self.stop_sending("the VM was removed").await;
-        // An agent that is killed half way must not start it again.
-        self.want(PowerState::Stopped).await?;
-        self.tear_down().await
-    }
-
-    /// Ends QEMU and deletes everything of the VM; the record last.
-    pub(crate) async fn tear_down(&mut self) -> Result<(), Problem> {
-        self.end_qemu().await?;
-        self.host.networks.remove(self.vm).await?;
-        let what = format!("the disk of VM {}", self.vm);
-        self.host.pool.delete_disk(self.vm).await.map_err(|error| problem("disk-not-deleted", &what, &error))?;
-        self.host.records.remove(self.vm).await.map_err(|error| error.problem())?;
-        if let Some(record) = self.record.take() {
-            self.host.uids.release(record.owner_uid);
-        }
-        Ok(())
-    }
-
-    /// Nothing of QEMU is left afterwards.
-    pub(crate) async fn end_qemu(&mut self) -> Result<(), Problem> {
-        match &self.run {
-            Run::Off => {}
-            Run::On(machine) => machine::end(&machine.process).await?,
-            Run::Deaf(process) => machine::end(process).await?,
-        }
-        self.run = Run::Off;
-        self.interrupted = None;
-        self.expected_end = None;
-        self.hold_reason = None;
-        self.shared.forget_run();
-        Ok(())
-    }
-
     fn probe(&self) -> Result<liveness::Probe, Problem> {
         let machine = self.machine()?;
         Ok(liveness::Probe { process: machine.process.clone(), qmp: machine.qmp.clone() })
@@ -436,69 +343,6 @@ impl VmTask {
 
     pub(crate) fn is_receiving(&self) -> bool {
         self.record.as_ref().is_some_and(Record::is_receiving)
-    }
-
-    fn run_state(&self) -> VmRunState {
-        let Some(record) = &self.record else { return VmRunState::Stopped };
-        if let Some(migration) = &record.migration {
-            match (&migration.role, migration.state) {
-                (MigrationRole::Source(_), MigrationState::Committing | MigrationState::Moved) => {
-                    return VmRunState::HandedOver;
-                }
-                (MigrationRole::Destination { .. }, MigrationState::Receiving) => return VmRunState::Receiving,
-                _ => {}
-            }
-        }
-        match &self.run {
-            Run::On(_) if self.paused => VmRunState::Paused,
-            Run::On(_) => VmRunState::Running,
-            Run::Deaf(_) => VmRunState::Failed,
-            // Its QEMU may well run: a heartbeat that called it stopped would be believed.
-            Run::Off if self.recovering => VmRunState::Starting,
-            Run::Off if record.end.as_ref().is_some_and(|end| end.failed) => VmRunState::Failed,
-            Run::Off => VmRunState::Stopped,
-        }
-    }
-
-    pub(crate) fn observation(&self) -> Result<VmObservation, Problem> {
-        let record = self.known()?;
-        let reason = match &self.run {
-            Run::On(_) => self.hold_reason.clone(),
-            Run::Deaf(process) => Some(format!("QEMU process {} runs but does not answer", process.pid())),
-            Run::Off => record.end.as_ref().map(|end| end.reason.clone()),
-        };
-        let accelerator = match &self.run {
-            Run::On(machine) => Some(machine.accelerator.clone()),
-            _ => None,
-        };
-        let base = VmObservation {
-            uuid: self.vm,
-            name: record.assignment.name.clone(),
-            epoch: record.assignment.epoch,
-            state: self.run_state(),
-            reason,
-            guest_agent: false,
-            guest: None,
-            accelerator,
-            metrics: None,
-            migration: record.migration.as_ref().map(|migration| MigrationReport {
-                migration: migration.id,
-                state: migration.state,
-                progress: Default::default(),
-                figures: migration.figures.clone(),
-                error: migration.error.clone(),
-                source: migration.source(&self.host.config.name),
-                recovery_port: self.interrupted.as_ref().map(Interrupted::port),
-            }),
-            owner_uid: record.owner_uid,
-        };
-        self.shared.publish(base.clone());
-        Ok(self.shared.observation().unwrap_or(base))
-    }
-
-    pub(crate) fn publish(&self) {
-        // Without a record there is nothing to show.
-        drop(self.observation());
     }
 }
 

@@ -21,10 +21,12 @@
 
 mod actor;
 mod console;
+mod definition;
 mod guest;
 mod liveness;
 mod machine;
 mod metrics;
+mod observation;
 mod power;
 mod recover;
 

@@ -1,0 +1,103 @@
+//! What a VM is on this host: made from its assignment, changed while it is stopped, removed with all it had.
+
+use gantry_api::agent::{Assignment, VmObservation};
+use gantry_types::{PowerState, Problem};
+
+use super::actor::{Run, VmTask};
+use super::machine;
+use crate::networks::Place;
+use crate::problem::problem;
+use crate::records::Record;
+
+impl VmTask {
+    pub(super) async fn define(&mut self, assignment: Assignment) -> Result<VmObservation, Problem> {
+        let Some(record) = &self.record else { return self.define_new(assignment).await };
+        self.check_epoch(assignment.epoch)?;
+        self.check_not_moving()?;
+        if record.assignment == assignment && record.process.is_some() {
+            return self.observation();
+        }
+        let same_machine = Assignment { epoch: record.assignment.epoch, ..assignment.clone() };
+        let same_machine = Assignment { power: record.assignment.power, ..same_machine } == record.assignment;
+        if !matches!(self.run, Run::Off) && !same_machine {
+            let detail = format!("VM '{}' runs; its machine is changed while it is stopped", assignment.name);
+            return Err(Problem::conflict("vm-running", detail).remedy("stop it first"));
+        }
+        let before = record.clone();
+        let changed = Record { assignment, ..before.clone() };
+        let made = self.make(changed).await;
+        if made.is_err() {
+            // What can't be made is not what the VM is.
+            self.record = Some(before);
+            self.save().await?;
+        }
+        made
+    }
+
+    async fn define_new(&mut self, assignment: Assignment) -> Result<VmObservation, Problem> {
+        let owner_uid = self.host.uids.take()?;
+        let record =
+            Record { assignment, owner_uid, wanted: PowerState::Stopped, process: None, end: None, migration: None };
+        let made = self.make(record).await;
+        if made.is_err() && self.record.is_none() {
+            self.host.uids.release(owner_uid);
+        }
+        made
+    }
+
+    /// The record first: what a crash leaves of the rest is found through it.
+    async fn make(&mut self, record: Record) -> Result<VmObservation, Problem> {
+        self.host.records.save(&record).await.map_err(|error| error.problem())?;
+        let record = self.record.insert(record);
+        let is_off = matches!(self.run, Run::Off);
+        if is_off {
+            machine::prepare_files(&self.host, record).await?;
+        }
+        let (nics, uid) = (&record.assignment.nics, record.owner_uid);
+        self.host.networks.ensure(self.vm, nics, uid, Place::Here).await?;
+        self.observation()
+    }
+
+    pub(super) async fn remove(&mut self, epoch: u64) -> Result<(), Problem> {
+        if self.record.is_none() {
+            return Ok(());
+        }
+        self.check_epoch(epoch)?;
+        self.check_not_handed_over("removed")?;
+        if self.is_receiving() {
+            self.decide_aborted("the VM was removed").await?;
+        }
+        self.stop_sending("the VM was removed").await;
+        // An agent that is killed half way must not start it again.
+        self.want(PowerState::Stopped).await?;
+        self.tear_down().await
+    }
+
+    /// Ends QEMU and deletes everything of the VM; the record last.
+    pub(crate) async fn tear_down(&mut self) -> Result<(), Problem> {
+        self.end_qemu().await?;
+        self.host.networks.remove(self.vm).await?;
+        let what = format!("the disk of VM {}", self.vm);
+        self.host.pool.delete_disk(self.vm).await.map_err(|error| problem("disk-not-deleted", &what, &error))?;
+        self.host.records.remove(self.vm).await.map_err(|error| error.problem())?;
+        if let Some(record) = self.record.take() {
+            self.host.uids.release(record.owner_uid);
+        }
+        Ok(())
+    }
+
+    /// Nothing of QEMU is left afterwards.
+    pub(crate) async fn end_qemu(&mut self) -> Result<(), Problem> {
+        match &self.run {
+            Run::Off => {}
+            Run::On(machine) => machine::end(&machine.process).await?,
+            Run::Deaf(process) => machine::end(process).await?,
+        }
+        self.run = Run::Off;
+        self.interrupted = None;
+        self.expected_end = None;
+        self.hold_reason = None;
+        self.shared.forget_run();
+        Ok(())
+    }
+}

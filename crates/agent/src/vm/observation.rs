@@ -1,0 +1,73 @@
+//! What the VM's task tells of itself: from its record and what there is of QEMU, without asking either.
+
+use gantry_api::agent::{MigrationReport, MigrationState, VmObservation, VmRunState};
+use gantry_types::Problem;
+
+use super::actor::{Run, VmTask};
+use crate::migration::Interrupted;
+use crate::records::MigrationRole;
+
+impl VmTask {
+    pub(super) fn run_state(&self) -> VmRunState {
+        let Some(record) = &self.record else { return VmRunState::Stopped };
+        if let Some(migration) = &record.migration {
+            match (&migration.role, migration.state) {
+                (MigrationRole::Source(_), MigrationState::Committing | MigrationState::Moved) => {
+                    return VmRunState::HandedOver;
+                }
+                (MigrationRole::Destination { .. }, MigrationState::Receiving) => return VmRunState::Receiving,
+                _ => {}
+            }
+        }
+        match &self.run {
+            Run::On(_) if self.paused => VmRunState::Paused,
+            Run::On(_) => VmRunState::Running,
+            Run::Deaf(_) => VmRunState::Failed,
+            // Its QEMU may well run: a heartbeat that called it stopped would be believed.
+            Run::Off if self.recovering => VmRunState::Starting,
+            Run::Off if record.end.as_ref().is_some_and(|end| end.failed) => VmRunState::Failed,
+            Run::Off => VmRunState::Stopped,
+        }
+    }
+
+    pub(crate) fn observation(&self) -> Result<VmObservation, Problem> {
+        let record = self.known()?;
+        let reason = match &self.run {
+            Run::On(_) => self.hold_reason.clone(),
+            Run::Deaf(process) => Some(format!("QEMU process {} runs but does not answer", process.pid())),
+            Run::Off => record.end.as_ref().map(|end| end.reason.clone()),
+        };
+        let accelerator = match &self.run {
+            Run::On(machine) => Some(machine.accelerator.clone()),
+            _ => None,
+        };
+        let base = VmObservation {
+            uuid: self.vm,
+            name: record.assignment.name.clone(),
+            epoch: record.assignment.epoch,
+            state: self.run_state(),
+            reason,
+            guest_agent: false,
+            guest: None,
+            accelerator,
+            metrics: None,
+            migration: record.migration.as_ref().map(|migration| MigrationReport {
+                migration: migration.id,
+                state: migration.state,
+                progress: Default::default(),
+                figures: migration.figures.clone(),
+                error: migration.error.clone(),
+                source: migration.source(&self.host.config.name),
+                recovery_port: self.interrupted.as_ref().map(Interrupted::port),
+            }),
+            owner_uid: record.owner_uid,
+        };
+        self.shared.publish(base.clone());
+        Ok(self.shared.observation().unwrap_or(base))
+    }
+
+    pub(crate) fn publish(&self) {
+        // Without a record there is nothing to show.
+        drop(self.observation());
+    }
+}

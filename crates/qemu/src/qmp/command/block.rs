@@ -1,0 +1,159 @@
+//! Disks: their figures, mirrors and exports.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Command, Nothing};
+
+plain_command!(QueryBlockstats, "query-blockstats", Vec<BlockStats>);
+plain_command!(QueryBlockJobs, "query-block-jobs", Vec<BlockJobInfo>);
+plain_command!(NbdServerStop, "nbd-server-stop", Nothing);
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct BlockStats {
+    #[serde(rename = "node-name", default)]
+    pub node_name: Option<String>,
+    #[serde(default)]
+    pub qdev: Option<String>,
+    pub stats: BlockDeviceStats,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct BlockDeviceStats {
+    pub rd_bytes: u64,
+    pub wr_bytes: u64,
+    pub rd_operations: u64,
+    pub wr_operations: u64,
+}
+
+/// A background block job; `len` and `offset` are in bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct BlockJobInfo {
+    #[serde(rename = "device")]
+    pub id: String,
+    pub len: u64,
+    pub offset: u64,
+    pub ready: bool,
+    pub status: String,
+    #[serde(default)]
+    pub error: Option<String>,
+}
+
+/// All block nodes, without their children.
+#[derive(Debug, Clone, Serialize)]
+pub struct QueryNamedBlockNodes {
+    pub flat: bool,
+}
+command!(QueryNamedBlockNodes, "query-named-block-nodes", Vec<BlockNodeInfo>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct BlockNodeInfo {
+    #[serde(rename = "node-name", default)]
+    pub node_name: Option<String>,
+}
+
+/// A TCP address in QMP's form: the port is text there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InetAddress {
+    pub host: String,
+    pub port: String,
+}
+
+/// `blockdev-add` of a remote NBD export.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "driver", rename_all = "kebab-case")]
+pub enum BlockdevAdd {
+    #[serde(rename_all = "kebab-case")]
+    Nbd {
+        node_name: String,
+        server: SocketAddress,
+        export: String,
+        /// Seconds to keep trying to connect.
+        open_timeout: u32,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tls_creds: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tls_hostname: Option<String>,
+    },
+}
+command!(BlockdevAdd, "blockdev-add", Nothing);
+
+/// `SocketAddress` of the schema.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "lowercase")]
+pub enum SocketAddress {
+    Inet(InetAddress),
+}
+
+/// `SocketAddressLegacy` of the schema, which `nbd-server-start` takes.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "type", content = "data", rename_all = "lowercase")]
+pub enum SocketAddressLegacy {
+    Inet(InetAddress),
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockdevDel {
+    pub node_name: String,
+}
+command!(BlockdevDel, "blockdev-del", Nothing);
+
+/// How much of a disk a mirror copies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MirrorSync {
+    /// Everything, the backing image included.
+    Full,
+    /// Only what the top overlay holds; the destination's overlay has the same backing image.
+    Top,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MirrorCopyMode {
+    Background,
+}
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockdevMirror {
+    pub job_id: String,
+    pub device: String,
+    pub target: String,
+    pub sync: MirrorSync,
+    pub copy_mode: MirrorCopyMode,
+    /// Bytes a second; zero means no limit.
+    pub speed: u64,
+    pub auto_dismiss: bool,
+}
+command!(BlockdevMirror, "blockdev-mirror", Nothing);
+
+#[derive(Debug, Clone, Serialize)]
+pub struct BlockJobCancel {
+    pub device: String,
+    pub force: bool,
+}
+command!(BlockJobCancel, "block-job-cancel", Nothing);
+
+#[derive(Debug, Clone, Serialize)]
+pub struct JobDismiss {
+    pub id: String,
+}
+command!(JobDismiss, "job-dismiss", Nothing);
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct NbdServerStart {
+    pub addr: SocketAddressLegacy,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_creds: Option<String>,
+}
+command!(NbdServerStart, "nbd-server-start", Nothing);
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum BlockExportAdd {
+    #[serde(rename_all = "kebab-case")]
+    Nbd { id: String, node_name: String, name: String, writable: bool },
+}
+command!(BlockExportAdd, "block-export-add", Nothing);
