@@ -71,9 +71,15 @@ pub fn build_operator(layout: Layout, hosts: u8) -> Result<()> {
 }
 
 pub fn remove_operator(layout: Layout) -> Result<()> {
+    let exists = |link: &str| ip(&["link", "show", "dev", link]).is_ok();
     for link in [layout.operator_vxlan(), layout.operator_link()] {
-        if ip(&["link", "show", "dev", &link]).is_ok() {
-            ip(&["link", "delete", "dev", &link])?;
+        if !exists(&link) {
+            continue;
+        }
+        // The kernel removes the cable by itself some time after the switch's namespace has gone.
+        match ip(&["link", "delete", "dev", &link]) {
+            Err(error) if exists(&link) => return Err(error),
+            _ => {}
         }
     }
     Ok(())
