@@ -1,6 +1,6 @@
 //! Agents, the controller and whole hosts that die outside of moves.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gantry_api::rest::WriteQuery;
@@ -17,19 +17,26 @@ async fn agent_and_controller_crash_during_create_and_delete() -> Result<()> {
     lab.import_guest().await?;
     for (number, victim) in ["agent", "controller", "both"].into_iter().enumerate() {
         let name = format!("vm-{number}");
+        let started = Instant::now();
+        let step = |what: &str| eprintln!("{victim}: {what} after {:?}", started.elapsed());
         let vm = Vm::new(name.parse()?, guest_spec(&Workload::default())?);
         let created = lab.client().create(&vm, &WriteQuery::default()).await?;
         crash(&lab, victim)?;
         lab.resume().await?;
+        step("resumed");
         let ended = lab.finished(&created).await?;
+        step("created");
         ensure!(ended.status.phase == OperationPhase::Succeeded, "create, {victim}: {:?}", ended.status);
         let vm = lab.serving(&name).await?;
         ensure!(qemus(vm.metadata.uuid).len() == 1);
+        step("serving");
 
         let deleted = lab.client().delete::<Vm>(&name, &WriteQuery::default()).await?;
         crash(&lab, victim)?;
         lab.resume().await?;
+        step("resumed again");
         lab.finished(&deleted).await?;
+        step("deleted");
         lab.gantry(&["wait", "vm", &name, "--for", "deleted", "--timeout", "60s"]).await?.ok()?;
         ensure!(qemus(vm.metadata.uuid).is_empty(), "delete, {victim}: its QEMU is left");
         ensure!(!lab.disk(1, vm.metadata.uuid).exists(), "delete, {victim}: its disk is left");

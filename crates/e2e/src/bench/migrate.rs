@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use gantry_types::{MigrationPolicy, PostCopy};
+use anyhow::{Result, ensure};
+use gantry_types::{MigrationPolicy, Operation, OperationPhase, PostCopy};
 
 use super::{Better, Figure};
 use crate::lab::host_of;
@@ -64,8 +64,9 @@ async fn product_move(lab: &Lab, name: &str) -> Result<Moved> {
     let policy = MigrationPolicy { post_copy: PostCopy::Never, ..MigrationPolicy::default() };
     let started = Instant::now();
     let moving = lab.migrate(name, to, policy).await?;
-    lab.follow(&moving).await?;
+    let operation = lab.finished(&moving).await?;
     let ended = Instant::now();
+    ensure!(operation.status.phase == OperationPhase::Succeeded, "the move: {:?}", operation.status);
     tokio::time::sleep(AFTERMATH).await;
     let blackout = ticks.report().longest_gap(started, Instant::now());
     let acknowledged = writes.last();
@@ -73,5 +74,15 @@ async fn product_move(lab: &Lab, name: &str) -> Result<Moved> {
     let found = disk::read(&disk)?;
     let lost = acknowledged.saturating_sub(found.last) + found.bad;
     lab.gantry(&["vm", "delete", name]).await?.ok()?;
+    eprintln!("{}", steps(&operation));
     Ok(Moved { total: ended - started, blackout, lost })
+}
+
+/// Where the time went.
+fn steps(operation: &Operation) -> String {
+    let steps = operation.status.steps.iter().map(|step| {
+        let ms = step.finished_at.zip(step.started_at).map_or(0, |(end, begin)| end.unix_ms() - begin.unix_ms());
+        format!("{} {ms} ms", step.name)
+    });
+    steps.collect::<Vec<_>>().join(", ")
 }

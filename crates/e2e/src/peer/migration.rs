@@ -197,7 +197,7 @@ async fn script(source: &Qmp, destination: &Qmp, tls_dir: &str) -> Result<()> {
     let uri = format!("tcp:{host}:{RAM_PORT}");
     destination.execute(MigrateIncoming { uri: uri.clone() }).await?;
     let mut resumed = destination.events();
-    source.execute(Migrate { uri }).await?;
+    source.execute(Migrate { uri, resume: None }).await?;
     wait(&mut events, "MIGRATION", |event| event.data["status"] == "pre-switchover").await?;
     source.execute(BlockJobCancel { device: "mirror0".to_owned(), force: false }).await?;
     wait(&mut events, "BLOCK_JOB_COMPLETED", |_| true).await?;
