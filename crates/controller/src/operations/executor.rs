@@ -277,7 +277,11 @@ impl Execution {
         let revision = match app.objects.find::<Operation>(&name).await? {
             None => 0,
             Some(stored) if stored.status.phase.is_finished() => stored.metadata.revision,
-            Some(stored) => self.write_end(ending, &stored).await?,
+            Some(stored) => {
+                // Before the end can be seen: a heartbeat from before it must not be believed after it.
+                app.settled(&self.context.operation.spec.target);
+                self.write_end(ending, &stored).await?
+            }
         };
         app.model.wait_for(revision).await;
         app.model.overlay_mut(|overlay| overlay.operation_ended(&self.context.operation.spec.target, &name));
