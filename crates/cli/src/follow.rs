@@ -118,9 +118,11 @@ pub fn figures_text(figures: &MigrationFigures) -> String {
     let span = |ms| duration(Duration::from_millis(ms));
     let mode = match figures.mode {
         Some(MigrationMode::PostCopy) => "post-copy",
-        _ => "pre-copy",
+        Some(MigrationMode::PreCopy) => "pre-copy",
+        None => "mode not known",
     };
-    let gap = figures.guest_gap_ms.map_or_else(|| "not measured".to_owned(), span);
+    let measured = |ms: Option<u64>| ms.map_or_else(|| "not measured".to_owned(), span);
+    let gap = measured(figures.guest_gap_ms);
     format!(
         "moved from {} to {} in {} ({mode}, {} passes)\n\
          downtime {} (QEMU), blackout {}, gap seen by the guest {gap}; disk {}, memory {}\n",
@@ -128,8 +130,8 @@ pub fn figures_text(figures: &MigrationFigures) -> String {
         figures.to,
         span(figures.total_ms),
         figures.passes,
-        span(figures.downtime_ms),
-        span(figures.blackout_ms),
+        measured(figures.downtime_ms),
+        measured(figures.blackout_ms),
         ByteSize(figures.disk_bytes).approximate(),
         ByteSize(figures.memory_bytes).approximate(),
     )

@@ -68,9 +68,12 @@ pub struct MigrationFigures {
     /// From the first byte of the disk to the last byte of memory.
     pub total_ms: u64,
     /// As the source's QEMU measured it.
-    pub downtime_ms: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downtime_ms: Option<u64>,
     /// From the guest's stop to the destination's answer that it committed, by the source's clock.
-    pub blackout_ms: u64,
+    /// Absent if the source's agent did not see it all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blackout_ms: Option<u64>,
     /// The downtime by the guest's own clock: how much further it is behind the destination's clock after the move than
     /// it was behind the source's before. Absent if the guest agent could not be asked on both; as exact as the two hosts'
     /// clocks are in step.

@@ -219,7 +219,7 @@ impl Sending {
             from: self.host_name.clone(),
             to: self.request.destination.to_string(),
             mode: measured.mode,
-            blackout_ms: stopped_at.map_or(0, |stopped| answered.since(stopped).as_millis() as u64),
+            blackout_ms: stopped_at.map(|stopped| answered.since(stopped).as_millis() as u64),
             disk_bytes: measured.disk_bytes,
             ..MigrationFigures::default()
         };
@@ -244,7 +244,7 @@ impl Sending {
             let deadline = Instant::now() + COPY_LIMIT;
             match source.wait_completed(on_progress, SILENCE_LIMIT, deadline).await {
                 Ok(progress) => {
-                    figures.downtime_ms = progress.downtime_ms.unwrap_or(0);
+                    figures.downtime_ms = progress.downtime_ms;
                     figures.memory_bytes = progress.ram_transferred_bytes;
                     figures.passes = progress.passes;
                     return;
