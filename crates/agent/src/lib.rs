@@ -23,6 +23,7 @@ mod images;
 mod inventory;
 mod join;
 mod migration;
+mod network_watch;
 mod networks;
 mod problem;
 mod records;
@@ -99,8 +100,9 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     let router = gantry_hostlink::router(api, consoles);
     tracing::info!(name = %host.config.name, %address, "agent ready");
     let renewal = renewal::run(host.clone(), controller.clone(), shutdown.clone());
-    let heartbeat = heartbeat::run(host, agent, controller, shutdown.clone());
-    tokio::join!(server.serve(listener, router, shutdown), heartbeat, renewal);
+    let watch = network_watch::run(&host.networks, network_watch::INTERVAL, shutdown.clone());
+    let heartbeat = heartbeat::run(host.clone(), agent, controller, shutdown.clone());
+    tokio::join!(server.serve(listener, router, shutdown), heartbeat, renewal, watch);
     Ok(())
 }
 

@@ -15,8 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use gantry_api::agent::NicAssignment;
-use gantry_network::{DataPlane, PortRef};
-use gantry_types::{HostNetwork, HostNetworks, LocalPort, Problem, RemotePort};
+use gantry_network::plan::{Scope, plan};
+use gantry_network::{DataPlane, NetworkError, PortRef, target};
+use gantry_types::{ErrorClass, HostNetwork, HostNetworks, LocalPort, Problem, RemotePort};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -54,6 +55,19 @@ pub(crate) struct Networks {
 struct State {
     desired: HostNetworks,
     vms: BTreeMap<Uuid, VmPorts>,
+    /// Grows with each change made for one VM; what is left to tidy up after it waits for the next look at the whole.
+    touched: u64,
+    /// `touched` when the whole data plane was last seen to be as wanted.
+    settled: Option<u64>,
+}
+
+/// What [`Networks::repair`] did.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Repair {
+    /// One line for each change, in the order made.
+    pub changes: Vec<String>,
+    /// What was there was as wanted before, so somebody else has changed it.
+    pub was_tampered_with: bool,
 }
 
 impl Networks {
@@ -69,7 +83,7 @@ impl Networks {
             Err(error) => return Err(damaged(error.to_string())),
         };
         let generation = AtomicU64::new(desired.generation);
-        let state = Mutex::new(State { desired, vms: BTreeMap::new() });
+        let state = Mutex::new(State { desired, vms: BTreeMap::new(), ..State::default() });
         Ok(Self { plane, underlay_address, path, state, generation })
     }
 
@@ -84,35 +98,57 @@ impl Networks {
         if desired.generation < current {
             let detail =
                 format!("generation {} of the networks is older than {current}, which is here", desired.generation);
-            return Err(Problem::conflict("stale-generation", detail));
+            return Err(Problem::conflict("stale-generation", detail)
+                .remedy("nothing is to be done: the controller sends the newest networks by itself"));
         }
         let plan = merged(desired, &state.vms, self.underlay_address);
-        self.plane
-            .apply(&plan)
-            .await
-            .map_err(|error| problem("networks-not-applied", "this host's networks", &error))?;
+        self.plane.apply(&plan).await.map_err(not_applied)?;
+        state.settled = Some(state.touched);
         if state.desired != *desired {
             let text = serde_json::to_vec_pretty(desired)
-                .map_err(|error| Problem::permanent("networks-not-written", error.to_string()))?;
+                .map_err(|error| self.not_written(ErrorClass::Permanent, &error.to_string()))?;
             let path = self.path.clone();
-            blocking(move || durable::replace(&path, &text)).await.map_err(|error| {
-                Problem::transient("networks-not-written", format!("cannot write {}: {error}", self.path.display()))
-            })?;
-            state.desired = desired.clone();
+            blocking(move || durable::replace(&path, &text))
+                .await
+                .map_err(|error| self.not_written(ErrorClass::Transient, &error.to_string()))?;
             self.generation.store(desired.generation, Ordering::Relaxed);
+            state.desired = desired.clone();
         }
         Ok(())
     }
 
+    fn not_written(&self, class: ErrorClass, reason: &str) -> Problem {
+        Problem::new(class, "networks-not-written", format!("cannot write {}: {reason}", self.path.display()))
+            .remedy("check that the state directory's filesystem is writable and has space")
+    }
+
     /// Makes the data plane as it was last wanted, with the VMs known by now.
     pub async fn reapply(&self) -> Result<(), Problem> {
-        let state = self.state.lock().await;
+        let mut state = self.state.lock().await;
         let plan = merged(&state.desired, &state.vms, self.underlay_address);
-        self.plane
-            .apply(&plan)
-            .await
-            .map_err(|error| problem("networks-not-applied", "this host's networks", &error))?;
+        self.plane.apply(&plan).await.map_err(not_applied)?;
+        state.settled = Some(state.touched);
         Ok(())
+    }
+
+    /// Puts back what was removed or changed behind the agent's back. While all is as wanted this only reads, and holds
+    /// nobody up: a guest may just be moving.
+    pub async fn repair(&self) -> Result<Repair, Problem> {
+        let (wanted, touched) = {
+            let state = self.state.lock().await;
+            (merged(&state.desired, &state.vms, self.underlay_address), state.touched)
+        };
+        let seen = self.plane.observe().await.map_err(not_applied)?;
+        if plan(&seen, &target::host(&wanted), Scope::Everything).is_ok_and(|changes| changes.is_empty()) {
+            self.state.lock().await.settled = Some(touched);
+            return Ok(Repair::default());
+        }
+        let mut state = self.state.lock().await;
+        let wanted = merged(&state.desired, &state.vms, self.underlay_address);
+        let applied = self.plane.apply(&wanted).await.map_err(not_applied)?;
+        let touched = state.touched;
+        let was_settled = state.settled.replace(touched) == Some(touched);
+        Ok(Repair { was_tampered_with: was_settled && !applied.changes.is_empty(), changes: applied.changes })
     }
 
     /// Remembers a VM's ports without touching the host; [`Self::reapply`] follows.
@@ -124,6 +160,7 @@ impl Networks {
     pub async fn ensure(&self, vm: Uuid, nics: &[NicAssignment], owner_uid: u32, place: Place) -> Result<(), Problem> {
         let mut state = self.state.lock().await;
         let failed = |error| problem("port-not-made", &format!("a port of VM {vm}"), &error);
+        state.touched += 1;
         let before = state.vms.insert(vm, VmPorts { nics: nics.to_vec(), owner_uid, place });
         let kept = |nic: &NicAssignment| nics.iter().any(|new| new.port == nic.port && new.vni == nic.vni);
         for nic in before.iter().flat_map(|ports| &ports.nics).filter(|nic| !kept(nic)) {
@@ -143,6 +180,7 @@ impl Networks {
     /// The guest is here now: its frames go through its taps.
     pub async fn activate(&self, vm: Uuid) -> Result<(), Problem> {
         let mut state = self.state.lock().await;
+        state.touched += 1;
         let Some(ports) = state.vms.get_mut(&vm) else { return Ok(()) };
         ports.place = Place::Here;
         for nic in &ports.nics {
@@ -155,6 +193,7 @@ impl Networks {
     /// The guest is behind `vtep` now.
     pub async fn move_away(&self, vm: Uuid, vtep: IpAddr) -> Result<(), Problem> {
         let mut state = self.state.lock().await;
+        state.touched += 1;
         let Some(ports) = state.vms.get_mut(&vm) else { return Ok(()) };
         ports.place = Place::Left(vtep);
         for nic in &ports.nics {
@@ -166,6 +205,7 @@ impl Networks {
 
     pub async fn remove(&self, vm: Uuid) -> Result<(), Problem> {
         let mut state = self.state.lock().await;
+        state.touched += 1;
         let Some(ports) = state.vms.get(&vm) else { return Ok(()) };
         for nic in &ports.nics {
             let removed = self.plane.remove_port(&port_ref(nic)).await;
@@ -174,6 +214,10 @@ impl Networks {
         state.vms.remove(&vm);
         Ok(())
     }
+}
+
+fn not_applied(error: NetworkError) -> Problem {
+    problem("networks-not-applied", "this host's networks", &error)
 }
 
 fn port_ref(nic: &NicAssignment) -> PortRef {
@@ -226,6 +270,7 @@ fn network_of<'a>(plan: &'a mut HostNetworks, nic: &NicAssignment, underlay_addr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gantry_network::FakeDataPlane;
     use gantry_types::MacAddress;
 
     const HERE: &str = "10.0.0.1";
@@ -258,6 +303,33 @@ mod tests {
 
     fn remote() -> RemotePort {
         RemotePort { mac: nic().mac, addresses: vec![nic().address], vtep: THERE.parse().unwrap() }
+    }
+
+    async fn networks(plane: &Arc<FakeDataPlane>, directory: &Path) -> Networks {
+        Networks::open(plane.clone(), HERE.parse().unwrap(), directory).unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_what_was_changed_behind_the_back_counts_as_tampering() {
+        let directory = tempfile::tempdir().unwrap();
+        let plane = Arc::new(FakeDataPlane::new());
+        plane.set_underlay(HERE.parse().unwrap(), "eth1", 1500);
+        let networks = networks(&plane, directory.path()).await;
+        let vm = Uuid::from_u128(1);
+        networks.ensure(vm, &[nic()], 200_001, Place::Here).await.unwrap();
+        assert!(!networks.repair().await.unwrap().was_tampered_with);
+        let whole = plane.observe().await.unwrap();
+
+        plane.tamper(|state| state.guards.clear());
+        let repair = networks.repair().await.unwrap();
+        assert!(repair.was_tampered_with && !repair.changes.is_empty());
+        assert_eq!(plane.observe().await.unwrap(), whole);
+        assert_eq!(networks.repair().await.unwrap(), Repair::default());
+
+        // Its network goes with the last VM: that is tidying up.
+        networks.remove(vm).await.unwrap();
+        let repair = networks.repair().await.unwrap();
+        assert!(!repair.was_tampered_with && !repair.changes.is_empty());
     }
 
     #[test]
