@@ -78,7 +78,10 @@ impl Agent {
         if let Some(reason) = self.damaged.lock().await.get(&vm) {
             return Err(damaged_problem(vm, reason));
         }
-        self.find(vm).await.ok_or_else(|| Problem::not_found("vm", &vm.to_string()))
+        self.find(vm).await.ok_or_else(|| {
+            Problem::not_found("vm", &vm.to_string())
+                .remedy("look again on which host the VM is, then repeat the command")
+        })
     }
 
     /// The VM's task; a new one, without a record, for a VM that is not known.

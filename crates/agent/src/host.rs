@@ -45,6 +45,7 @@ impl Uids {
         let free = (self.first..self.first.saturating_add(UID_RANGE)).find(|uid| !taken.contains(uid));
         let uid = free.ok_or_else(|| {
             Problem::conflict("host-full", format!("all {UID_RANGE} user ids for VMs of this host are taken"))
+                .remedy("use another host, or remove VMs from this one")
         })?;
         taken.insert(uid);
         Ok(uid)

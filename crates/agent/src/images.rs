@@ -48,5 +48,8 @@ impl Images {
 }
 
 pub(crate) fn digest(text: &str) -> Result<Sha256Digest, Problem> {
-    text.parse().map_err(|error: gantry_storage::DigestError| Problem::invalid("invalid-digest", error.to_string()))
+    text.parse().map_err(|error: gantry_storage::DigestError| {
+        Problem::invalid("invalid-digest", error.to_string())
+            .remedy("give the SHA-256 of the image: 64 digits 0-9, a-f")
+    })
 }

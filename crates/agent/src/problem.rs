@@ -30,7 +30,74 @@ classified! {
     gantry_storage::StorageError,
 }
 
-/// A problem about `what` (for example `VM 'web-1'`), with a stable code.
+/// A problem about `what` (for example `VM 'web-1'`), with a stable code and what to do about it.
 pub(crate) fn problem(code: &str, what: &str, error: &(impl Classified + 'static)) -> Problem {
-    Problem::new(error.error_class(), code, format!("{what}: {}", chain(error)))
+    let class = error.error_class();
+    Problem::new(class, code, format!("{what}: {}", chain(error))).remedy(remedy(code, class))
+}
+
+/// What a person does about a problem with this code; without advice of its own, what its class says.
+fn remedy(code: &str, class: ErrorClass) -> &'static str {
+    match code {
+        "disk-not-made" | "seed-not-written" => {
+            "check the filesystem of this host's pool (gantry host show: is there space?), then start the VM again"
+        }
+        "disk-not-deleted" | "image-not-removed" => "check the filesystem of this host's pool, then repeat the command",
+        "image-not-fetched" => {
+            "check that this host reaches the controller and that its pool has space; the fetch is repeated with the command"
+        }
+        "image-not-found" => "check the filesystem of this host's pool",
+        "no-uefi" => "install the firmware on this host (Debian: ovmf, qemu-efi-aarch64), or choose another host",
+        "machine-not-possible" => "change the VM's specification as the message says",
+        "qemu-not-started" => {
+            "check that QEMU is installed on this host and that the host has memory and processes to spare"
+        }
+        "qemu-not-ended" => "look on the host for a hanging disk or filesystem, then repeat the command",
+        "process-not-adopted" => "restart the agent of this host; the VM runs on meanwhile",
+        "qemu-refused" | "guest-not-resumed" => {
+            "repeat the command; if it fails again, stop the VM with force (gantry vm stop --force) and start it"
+        }
+        "tap-not-opened" => {
+            "repeat the command: the VM's port is made again; if it stays so, restart this host's agent"
+        }
+        "networks-not-applied" | "port-not-made" | "port-not-activated" | "port-not-moved" | "port-not-removed" => {
+            "check that iproute2 and nftables work on this host; the agent looks at its networks every 30 s and repairs them"
+        }
+        "underlay-mtu-too-small" => {
+            "raise the underlay's MTU on every host and every switch between them, or lower the network's"
+        }
+        "no-underlay" => {
+            "give this host its underlay address, or let it join again with another: gantry host join … --underlay-address"
+        }
+        "underlay-not-checked" => "check that iproute2 works on this host, then repeat the command",
+        "cannot-receive" => {
+            "check this host's free memory and the ports 49152-49663 of its underlay address, then repeat"
+        }
+        "not-taken-over" => "nothing is to be done: the source asks again until this host answers",
+        "liveness-unknown" => "look at the VM's console and at the agent's log on its host",
+        _ => match class {
+            ErrorClass::Invalid => "correct the request as the message says",
+            ErrorClass::Conflict => "look at the object again, then repeat what is still to be done",
+            ErrorClass::NotFound => "check the name, and that the object is on this host",
+            ErrorClass::Denied | ErrorClass::Unauthenticated => {
+                "check this host's certificates and the rights on its files"
+            }
+            ErrorClass::Transient => "try again; if it stays so, see the agent's log on the host",
+            ErrorClass::Permanent => "see the agent's log on the host; trying again does not help",
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_is_told_what_to_do() {
+        let error = gantry_network::NetworkError::TimedOut { program: "ip", attempt: "look".to_owned(), limit_ms: 1 };
+        let known = problem("networks-not-applied", "this host's networks", &error);
+        assert!(known.remedy.unwrap().contains("nftables"));
+        let other = problem("something-new", "this host", &error);
+        assert!(other.is_transient() && other.remedy.unwrap().contains("try again"));
+    }
 }

@@ -46,7 +46,10 @@ pub(crate) async fn run(host: Arc<Host>, http: reqwest::Client, shutdown: Cancel
 
 /// On disk before they are used: an agent that is killed in between has the old or the new ones, both of them good.
 async fn renew(host: &Host, http: &reqwest::Client) -> Result<(), Problem> {
-    let failed = |error: gantry_trust::TrustError| Problem::new(error.class(), "not-renewed", chain(&error));
+    let failed = |error: gantry_trust::TrustError| {
+        Problem::new(error.class(), "not-renewed", chain(&error))
+            .remedy("if it stays so until they expire, let this host join again: gantry host join URL TOKEN")
+    };
     let (agent_key, qemu_key) = (KeyRequest::generate().map_err(failed)?, KeyRequest::generate().map_err(failed)?);
     let request =
         RenewRequest { agent_csr: agent_key.request_pem().to_owned(), qemu_csr: qemu_key.request_pem().to_owned() };

@@ -100,6 +100,7 @@ pub(crate) async fn prepare_files(host: &Host, record: &Record) -> Result<(), Pr
     };
     let content = seed.build().map_err(|error| {
         Problem::invalid("invalid-seed", format!("{}: {}", named(record), crate::problem::chain(&error)))
+            .remedy("change the VM's name, networks or user data as the message says")
     })?;
     let vars = match assignment.firmware {
         Firmware::Bios => None,

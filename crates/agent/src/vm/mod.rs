@@ -221,7 +221,10 @@ impl VmHandle {
 
     pub async fn ask<T>(&self, vm: Uuid, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Problem> {
         let (reply, answer) = oneshot::channel();
-        let gone = || Problem::transient("vm-going", format!("VM {vm} is just being removed from this host"));
+        let gone = || {
+            Problem::transient("vm-going", format!("VM {vm} is just being removed from this host"))
+                .remedy("look again where the VM is; if it is to be here, repeat the command")
+        };
         self.commands.send(command(reply)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
