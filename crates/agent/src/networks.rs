@@ -5,6 +5,9 @@
 //! records, and a call of the controller that is computed from an older view of this host never takes a VM's tap away.
 //!
 //! What was applied is on disk and is applied again when the agent starts, before any guest does.
+//!
+//! A network that the underlay can't carry is refused when it first comes to this host, with what to do about it. One that
+//! is here stays.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -91,7 +94,8 @@ impl Networks {
         self.generation.load(Ordering::Relaxed)
     }
 
-    /// Takes over what the controller wants and makes it so.
+    /// Takes over what the controller wants and makes it so. Networks that can't be here are left out; then the rest is
+    /// done, the answer names the first of them, and the generation stays the last one that was carried out whole.
     pub async fn apply(&self, desired: &HostNetworks) -> Result<(), Problem> {
         let mut state = self.state.lock().await;
         let current = state.desired.generation;
@@ -101,25 +105,65 @@ impl Networks {
             return Err(Problem::conflict("stale-generation", detail)
                 .remedy("nothing is to be done: the controller sends the newest networks by itself"));
         }
-        let plan = merged(desired, &state.vms, self.underlay_address);
+        let (possible, refused) = self.fitting(desired, &state).await;
+        let plan = merged(&possible, &state.vms, self.underlay_address);
         self.plane.apply(&plan).await.map_err(not_applied)?;
         state.settled = Some(state.touched);
-        if state.desired != *desired {
-            let text = serde_json::to_vec_pretty(desired)
+        if state.desired != possible {
+            let text = serde_json::to_vec_pretty(&possible)
                 .map_err(|error| self.not_written(ErrorClass::Permanent, &error.to_string()))?;
             let path = self.path.clone();
             blocking(move || durable::replace(&path, &text))
                 .await
                 .map_err(|error| self.not_written(ErrorClass::Transient, &error.to_string()))?;
-            self.generation.store(desired.generation, Ordering::Relaxed);
-            state.desired = desired.clone();
+            self.generation.store(possible.generation, Ordering::Relaxed);
+            state.desired = possible;
         }
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 
     fn not_written(&self, class: ErrorClass, reason: &str) -> Problem {
         Problem::new(class, "networks-not-written", format!("cannot write {}: {reason}", self.path.display()))
             .remedy("check that the state directory's filesystem is writable and has space")
+    }
+
+    /// `desired` without the networks that are new and that the underlay can't carry; a network that is here already
+    /// stays as it is. With the first reason, if there is one.
+    async fn fitting(&self, desired: &HostNetworks, state: &State) -> (HostNetworks, Option<Problem>) {
+        let mut possible = HostNetworks { networks: Vec::new(), ..desired.clone() };
+        let mut refused = None;
+        for network in &desired.networks {
+            match self.check_underlay(network, state).await {
+                Ok(()) => possible.networks.push(network.clone()),
+                Err(problem) => {
+                    let before = state.desired.networks.iter().find(|before| before.vni == network.vni);
+                    possible.networks.extend(before.cloned());
+                    possible.generation = state.desired.generation;
+                    refused.get_or_insert(problem);
+                }
+            }
+        }
+        (possible, refused)
+    }
+
+    async fn check_underlay(&self, network: &HostNetwork, state: &State) -> Result<(), Problem> {
+        let is_same = |vni: u32, mtu: u32| (vni, mtu) == (network.vni, network.mtu);
+        let is_here = state.desired.networks.iter().any(|here| is_same(here.vni, here.mtu))
+            || state.vms.values().flat_map(|ports| &ports.nics).any(|nic| is_same(nic.vni, nic.mtu));
+        if is_here {
+            return Ok(());
+        }
+        match self.plane.check_underlay(network).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let code = match &error {
+                    NetworkError::UnderlayTooSmall { .. } => "underlay-mtu-too-small",
+                    NetworkError::NoUnderlay { .. } => "no-underlay",
+                    _ => "underlay-not-checked",
+                };
+                Err(problem(code, "this host's underlay", &error))
+            }
+        }
     }
 
     /// Makes the data plane as it was last wanted, with the VMs known by now.
@@ -160,6 +204,10 @@ impl Networks {
     pub async fn ensure(&self, vm: Uuid, nics: &[NicAssignment], owner_uid: u32, place: Place) -> Result<(), Problem> {
         let mut state = self.state.lock().await;
         let failed = |error| problem("port-not-made", &format!("a port of VM {vm}"), &error);
+        for nic in nics {
+            let network = network_of(&mut HostNetworks::default(), nic, self.underlay_address).clone();
+            self.check_underlay(&network, &state).await?;
+        }
         state.touched += 1;
         let before = state.vms.insert(vm, VmPorts { nics: nics.to_vec(), owner_uid, place });
         let kept = |nic: &NicAssignment| nics.iter().any(|new| new.port == nic.port && new.vni == nic.vni);
@@ -307,6 +355,50 @@ mod tests {
 
     async fn networks(plane: &Arc<FakeDataPlane>, directory: &Path) -> Networks {
         Networks::open(plane.clone(), HERE.parse().unwrap(), directory).unwrap()
+    }
+
+    fn wanted(generation: u64, of: &[(u32, u32)]) -> HostNetworks {
+        let mut desired = HostNetworks { generation, networks: Vec::new() };
+        for (vni, mtu) in of {
+            network_of(&mut desired, &NicAssignment { vni: *vni, mtu: *mtu, ..nic() }, HERE.parse().unwrap());
+        }
+        desired
+    }
+
+    #[tokio::test]
+    async fn a_network_too_large_for_the_underlay_is_refused_and_the_others_are_made() {
+        let directory = tempfile::tempdir().unwrap();
+        let plane = Arc::new(FakeDataPlane::new());
+        plane.set_underlay(HERE.parse().unwrap(), "eth1", 1500);
+        let networks = networks(&plane, directory.path()).await;
+
+        networks.apply(&wanted(1, &[(100, 1400)])).await.unwrap();
+        let error = networks.apply(&wanted(2, &[(100, 1400), (200, 1500), (300, 1400)])).await.unwrap_err();
+        assert_eq!(error.code(), "underlay-mtu-too-small");
+        for part in ["MTU 1500", "at least 1550", "'eth1'", "has 1500", "to 1450"] {
+            assert!(error.detail.contains(part), "{part}: {error}");
+        }
+        assert!(error.remedy.is_some());
+        let bridges =
+            async || plane.observe().await.unwrap().links.into_keys().filter(|name| name.starts_with("gb")).count();
+        assert_eq!((networks.generation(), bridges().await), (1, 2));
+        assert_eq!(networks.repair().await.unwrap(), Repair::default());
+
+        // Nor does a VM bring it here.
+        let large = NicAssignment { vni: 200, mtu: 1500, ..nic() };
+        for place in [Place::Here, Place::Coming] {
+            let error = networks.ensure(Uuid::from_u128(1), std::slice::from_ref(&large), 200_001, place).await;
+            assert_eq!(error.unwrap_err().code(), "underlay-mtu-too-small");
+        }
+        assert_eq!(bridges().await, 2);
+
+        // An underlay that has become smaller takes nothing away.
+        plane.set_underlay(HERE.parse().unwrap(), "eth1", 1400);
+        networks.apply(&wanted(3, &[(100, 1400), (300, 1400)])).await.unwrap();
+        // It was repaired.
+        plane.set_underlay(HERE.parse().unwrap(), "eth1", 9000);
+        networks.apply(&wanted(4, &[(100, 1400), (200, 1500), (300, 1400)])).await.unwrap();
+        assert_eq!((networks.generation(), bridges().await), (4, 3));
     }
 
     #[tokio::test]
