@@ -28,6 +28,7 @@ mod networks;
 mod problem;
 mod records;
 mod renewal;
+mod service_manager;
 mod vm;
 mod vm_files;
 
@@ -85,6 +86,7 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     config::create_state_dir(&config.state_dir)?;
     let _lock = lock(&config)?;
     let address = config.agent_address;
+    service_manager::warn_of_ended_vms().await;
     let (host, loaded) = open(config).await?;
     let controller = ClientConfig::with_identity(&host.identity, ExpectedPeer::any_controller())?.http()?;
     let images = Images::new(host.pool.clone(), controller.clone(), &host.config.controller_url);
