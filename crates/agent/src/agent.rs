@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::host::Host;
 use crate::images::Images;
 use crate::migration::{decide_unknown, settled_report};
-use crate::problem::problem;
+use crate::problem::chain;
 use crate::records::Loaded;
 use crate::vm::{self, Command, VmHandle};
 
@@ -52,7 +52,7 @@ impl Agent {
                     vms.insert(vm, VmHandle::start(self.host.clone(), vm, Some(record)));
                 }
                 Err(error) => {
-                    let reason = error.problem().detail;
+                    let reason = chain(&error);
                     tracing::error!(%vm, reason, "this VM can't be managed");
                     self.damaged.lock().await.insert(vm, reason);
                 }
@@ -61,6 +61,7 @@ impl Agent {
     }
 
     pub async fn observations(&self) -> Vec<VmObservation> {
+        self.read_damaged_again().await;
         let mut vms = self.vms.lock().await;
         vms.retain(|_, handle| !handle.is_over());
         let mut all: Vec<_> = vms.values().filter_map(|handle| handle.shared.observation()).collect();
@@ -76,7 +77,7 @@ impl Agent {
 
     async fn existing(&self, vm: Uuid) -> Result<VmHandle, Problem> {
         if let Some(reason) = self.damaged.lock().await.get(&vm) {
-            return Err(damaged_problem(vm, reason));
+            return Err(self.damaged_problem(vm, reason));
         }
         self.find(vm).await.ok_or_else(|| {
             Problem::not_found("vm", &vm.to_string())
@@ -87,7 +88,7 @@ impl Agent {
     /// The VM's task; a new one, without a record, for a VM that is not known.
     async fn obtain(&self, vm: Uuid) -> Result<VmHandle, Problem> {
         if let Some(reason) = self.damaged.lock().await.get(&vm) {
-            return Err(damaged_problem(vm, reason));
+            return Err(self.damaged_problem(vm, reason));
         }
         let mut vms = self.vms.lock().await;
         match vms.get(&vm).filter(|handle| !handle.is_over()) {
@@ -107,24 +108,46 @@ impl Agent {
         }
     }
 
-    /// Removes what can be found of a VM without its record.
-    async fn remove_damaged(&self, vm: Uuid) -> Result<(), Problem> {
-        let what = format!("VM {vm}");
-        let orphan = vm::find_orphan(&self.host.records.run_dir(vm));
-        if let Some(process) = orphan.map_err(|error| problem("qemu-not-ended", &what, &error))? {
-            vm::end(&process).await?;
+    /// What could not be read may be readable now: an I/O error passes, and a record can be repaired.
+    async fn read_damaged_again(&self) {
+        let mut damaged = self.damaged.lock().await;
+        let mut repaired = Vec::new();
+        for (vm, reason) in damaged.iter_mut() {
+            match self.host.records.read(*vm).await {
+                Ok(record) => repaired.push((*vm, record)),
+                Err(error) => *reason = chain(&error),
+            }
         }
-        self.host.pool.delete_disk(vm).await.map_err(|error| problem("disk-not-deleted", &what, &error))?;
-        self.host.records.remove(vm).await.map_err(|error| error.problem())?;
-        self.damaged.lock().await.remove(&vm);
-        // Its ports are not known; applying what is known removes them.
-        self.host.networks.reapply().await
+        if repaired.is_empty() {
+            return;
+        }
+        for (vm, record) in &repaired {
+            tracing::info!(%vm, "its record can be read again");
+            self.host.uids.claim(record.owner_uid);
+            self.host.networks.remember(*vm, &record.assignment.nics, record.owner_uid, record.place()).await;
+        }
+        if let Err(error) = self.host.networks.reapply().await {
+            tracing::error!(%error, "the networks of VMs that are managed again are not as they were");
+        }
+        let mut vms = self.vms.lock().await;
+        for (vm, record) in repaired {
+            damaged.remove(&vm);
+            vms.insert(vm, VmHandle::start(self.host.clone(), vm, Some(record)));
+        }
     }
-}
 
-fn damaged_problem(vm: Uuid, reason: &str) -> Problem {
-    Problem::permanent("record-damaged", format!("VM {vm} can't be managed: {reason}"))
-        .remedy("remove the VM from this host, or restore its record and restart the agent")
+    fn damaged_problem(&self, vm: Uuid, reason: &str) -> Problem {
+        let directory = self.host.records.vm_dir(vm);
+        let path = directory.join("record.json");
+        Problem::permanent("record-damaged", format!("VM {vm} can't be managed and is left as it is: {reason}")).remedy(
+            format!(
+                "repair or put back {}: it is read again every second; to delete the VM for good, stop the agent, end \
+                 the VM's QEMU and remove {}",
+                path.display(),
+                directory.display()
+            ),
+        )
+    }
 }
 
 fn damaged_observation(vm: Uuid, reason: &str) -> Option<VmObservation> {
@@ -142,6 +165,7 @@ fn damaged_observation(vm: Uuid, reason: &str) -> Option<VmObservation> {
         metrics: None,
         migration: None,
         owner_uid: 0,
+        damaged: true,
     })
 }
 
@@ -171,8 +195,9 @@ impl AgentApi for Agent {
         self.existing(vm).await?.ask(vm, |reply| Command::Power(request.clone(), reply)).await
     }
     async fn remove_vm(&self, vm: Uuid, epoch: u64) -> Result<(), Problem> {
-        if self.damaged.lock().await.contains_key(&vm) {
-            return self.remove_damaged(vm).await;
+        // Whose epoch is not known: whatever the caller means may be older than what is here.
+        if let Some(reason) = self.damaged.lock().await.get(&vm) {
+            return Err(self.damaged_problem(vm, reason));
         }
         match self.find(vm).await {
             Some(handle) => handle.ask(vm, |reply| Command::Remove { epoch, reply }).await,

@@ -51,6 +51,11 @@ impl Uids {
         Ok(uid)
     }
 
+    /// Takes the one a VM has already.
+    pub fn claim(&self, uid: u32) {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner).insert(uid);
+    }
+
     pub fn release(&self, uid: u32) {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner).remove(&uid);
     }

@@ -40,6 +40,7 @@ pub(crate) struct Record {
 
 /// Identifies a process across agent restarts and reboots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct ProcessRecord {
     pub pid: u32,
     pub start_time_ticks: u64,
@@ -49,6 +50,7 @@ pub(crate) struct ProcessRecord {
 
 /// How a VM's last run ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct End {
     /// It should have gone on running.
     pub failed: bool,
@@ -57,6 +59,7 @@ pub(crate) struct End {
 
 /// The one migration a VM is, or last was, in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct MigrationRecord {
     pub id: Uuid,
     pub state: MigrationState,
@@ -116,8 +119,14 @@ pub(crate) enum RecordError {
         #[source]
         source: io::Error,
     },
-    #[error("{} is damaged: restore it from a backup, or remove the VM", path.display())]
+    #[error("{} is damaged", path.display())]
     Damaged {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("{} was written by a newer agent than this one ({})", path.display(), env!("CARGO_PKG_VERSION"))]
+    Newer {
         path: PathBuf,
         #[source]
         source: serde_json::Error,
@@ -130,7 +139,11 @@ impl RecordError {
         match self {
             Self::File { .. } => Problem::transient("record-not-written", detail)
                 .remedy("check that the state directory's filesystem is writable and has space"),
-            Self::Damaged { .. } => Problem::permanent("record-damaged", detail),
+            Self::Damaged { .. } => Problem::permanent("record-damaged", detail)
+                .remedy("restore it from a backup; it is read again by itself"),
+            Self::Newer { .. } => {
+                Problem::permanent("record-newer", detail).remedy("run the newer agent again; nothing was changed")
+            }
         }
     }
 }
@@ -173,10 +186,7 @@ impl Records {
             };
             let path = self.path(vm);
             match fs::read(&path) {
-                Ok(text) => {
-                    let record = serde_json::from_slice(&text).map_err(|source| RecordError::Damaged { path, source });
-                    found.push((vm, record));
-                }
+                Ok(text) => found.push((vm, parse(path, &text))),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     fs::remove_dir_all(entry.path()).map_err(failed("remove", &entry.path()))?;
                 }
@@ -184,6 +194,16 @@ impl Records {
             }
         }
         Ok(found)
+    }
+
+    /// A record that must be there.
+    pub async fn read(&self, vm: Uuid) -> Result<Record, RecordError> {
+        let path = self.path(vm);
+        blocking(move || {
+            let text = fs::read(&path).map_err(failed("read", &path))?;
+            parse(path, &text)
+        })
+        .await
     }
 
     /// On disk when it returns.
@@ -224,6 +244,19 @@ impl Records {
             })
             .collect()
     }
+}
+
+/// What an older agent wrote lacks fields, which have defaults. What a newer one wrote has more: to go on without them
+/// would lose them at the next save.
+fn parse(path: PathBuf, text: &[u8]) -> Result<Record, RecordError> {
+    serde_json::from_slice(text).map_err(|source| {
+        let reason = source.to_string();
+        if reason.starts_with("unknown field") || reason.starts_with("unknown variant") {
+            RecordError::Newer { path, source }
+        } else {
+            RecordError::Damaged { path, source }
+        }
+    })
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> RecordError {
@@ -291,6 +324,28 @@ pub(crate) mod tests {
         records.remove(kept).await.unwrap();
         records.remove(kept).await.unwrap();
         assert!(records.load_all().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_newer_agents_record_is_refused_as_such_and_an_older_ones_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let records = Records::open(directory.path()).unwrap();
+        let vm = Uuid::new_v4();
+        records.save(&record(vm)).await.unwrap();
+        let written: serde_json::Value = serde_json::from_slice(&fs::read(records.path(vm)).unwrap()).unwrap();
+
+        let mut newer = written.clone();
+        newer["snapshots"] = serde_json::json!([]);
+        fs::write(records.path(vm), newer.to_string()).unwrap();
+        let error = records.read(vm).await.unwrap_err();
+        assert!(matches!(error, RecordError::Newer { .. }) && error.to_string().contains("newer agent"), "{error}");
+
+        let mut older = written;
+        for later in ["process", "end", "migration"] {
+            older.as_object_mut().unwrap().remove(later);
+        }
+        fs::write(records.path(vm), older.to_string()).unwrap();
+        assert_eq!(records.read(vm).await.unwrap(), record(vm));
     }
 
     #[tokio::test]

@@ -164,6 +164,10 @@ pub struct VmObservation {
     pub migration: Option<MigrationReport>,
     /// The unprivileged user its QEMU runs as here.
     pub owner_uid: u32,
+    /// What the host wrote down about it can't be read. Name, epoch and state are placeholders, and the host neither
+    /// starts, ends nor removes it: its QEMU may run, and its disk may be the only one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damaged: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -47,7 +47,7 @@ use crate::records::Record;
 pub(crate) use actor::{Next, Run, VmTask};
 pub(crate) use console::ConsoleLine;
 pub(crate) use liveness::check as check_liveness;
-pub(crate) use machine::{DISK_NODE, Machine, end, files, find_orphan, prepare_files};
+pub(crate) use machine::{DISK_NODE, Machine, files, prepare_files};
 
 /// A guest agent that was silent for longer is not reported as there.
 const GUEST_AGENT_MEMORY: Duration = Duration::from_secs(10);

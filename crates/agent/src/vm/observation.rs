@@ -61,6 +61,7 @@ impl VmTask {
                 recovery_port: self.interrupted.as_ref().map(Interrupted::port),
             }),
             owner_uid: record.owner_uid,
+            damaged: false,
         };
         self.shared.publish(base.clone());
         Ok(self.shared.observation().unwrap_or(base))

@@ -5,6 +5,7 @@ use std::time::Duration;
 use gantry_api::AgentApi;
 use gantry_api::agent::{PowerAction, VmRunState};
 use gantry_trust::{Identity, LeafNames, PeerIdentity, Role};
+use gantry_types::ErrorClass;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -53,7 +54,7 @@ fn a_killed_agent_finds_its_vms_again() {
 }
 
 #[test]
-fn a_vm_whose_record_is_damaged_is_shown_and_can_be_removed() {
+fn a_vm_whose_record_is_damaged_is_left_alone_until_it_is_repaired() {
     in_world(1, async |mut world| {
         let vm = world.assignment("web-1");
         let agent = world.agent(0);
@@ -61,14 +62,22 @@ fn a_vm_whose_record_is_damaged_is_shown_and_can_be_removed() {
         agent.power(vm.uuid, &request(&vm, PowerAction::Start)).await.unwrap();
         world.kill_agent(0);
         let path = world.hosts[0].state_dir.join(format!("vms/{}/record.json", vm.uuid));
-        std::fs::write(path, "{").unwrap();
+        let record = std::fs::read(&path).unwrap();
+        std::fs::write(&path, "{").unwrap();
         world.start_agent(0).await;
 
         let seen = world.look(0, vm.uuid).await.unwrap();
-        assert_eq!(seen.state, VmRunState::Failed);
+        assert!(seen.damaged && seen.state == VmRunState::Failed);
         assert!(seen.reason.unwrap().contains("damaged"));
         assert_eq!(code(agent.define_vm(&vm).await), "record-damaged");
+        let refused = agent.remove_vm(vm.uuid, u64::MAX).await.unwrap_err();
+        assert_eq!((refused.code(), refused.class), ("record-damaged", ErrorClass::Permanent));
+        assert!(refused.remedy.unwrap().contains("record.json"));
         assert_eq!(world.qemus(0).len(), 1, "it is left alone");
+
+        std::fs::write(&path, record).unwrap();
+        let seen = world.until(0, vm.uuid, "it is managed again", |vm| vm.state == VmRunState::Running).await;
+        assert!(!seen.damaged);
         agent.remove_vm(vm.uuid, vm.epoch).await.unwrap();
         assert!(world.qemus(0).is_empty() && agent.observe().await.unwrap().is_empty());
     });

@@ -131,6 +131,7 @@ mod tests {
             metrics: None,
             migration: None,
             owner_uid: 0,
+            damaged: false,
         }
     }
     fn settled(phase: VmPhase, observation: Option<VmObservation>, trusted: bool) -> Option<Settled> {

@@ -85,6 +85,7 @@ impl FakeVm {
             metrics: None,
             migration: self.migration.as_ref().map(|migration| migration.report(&self.assignment)),
             owner_uid: self.owner_uid,
+            damaged: false,
         }
     }
 }
