@@ -14,9 +14,10 @@ use crate::process;
 use crate::workspace;
 
 /// A program or file that tells whether a package is there, and the package.
-const NEEDS: [(&str, &str); 12] = [
+const NEEDS: [(&str, &str); 13] = [
     ("qemu-system-x86_64", QEMU_SYSTEM),
     ("qemu-img", QEMU_UTILS),
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
     ("nft", "nftables"),
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),

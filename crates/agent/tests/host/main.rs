@@ -6,6 +6,7 @@
 mod lifecycle;
 mod migration;
 mod restart;
+mod uefi;
 mod world;
 
 /// Not a test: the body of the agent processes that the others start and kill.

@@ -11,13 +11,13 @@ use uuid::Uuid;
 
 use crate::world::{World, code, eventually, in_world};
 
-struct Move {
+pub struct Move {
     vm: Assignment,
-    migration: Uuid,
+    pub migration: Uuid,
 }
 
 impl Move {
-    fn of(vm: &Assignment) -> Self {
+    pub fn of(vm: &Assignment) -> Self {
         Self { vm: vm.clone(), migration: Uuid::new_v4() }
     }
 
@@ -28,7 +28,7 @@ impl Move {
     }
 
     /// From host 0 to host 1. `mib_per_s` of zero is no limit.
-    async fn begin(&self, world: &World, mib_per_s: u32, post_copy: PostCopy) {
+    pub async fn begin(&self, world: &World, mib_per_s: u32, post_copy: PostCopy) {
         let mut receive = self.receive();
         receive.post_copy = post_copy != PostCopy::Never;
         let endpoint = world.agent(1).receive_migration(self.vm.uuid, &receive).await.unwrap();
@@ -51,7 +51,7 @@ impl Move {
         world.agent(host).migration_report(self.vm.uuid, self.migration).await.ok()
     }
 
-    async fn until(&self, world: &World, host: usize, state: MigrationState) -> MigrationReport {
+    pub async fn until(&self, world: &World, host: usize, state: MigrationState) -> MigrationReport {
         let what = format!("{state:?} on host {host}");
         eventually(&what, async || {
             let report = self.report(world, host).await?;
