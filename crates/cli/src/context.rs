@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Write,
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -71,16 +71,19 @@ impl Contexts {
 
     fn save_to(&self, path: &Path) -> Result<(), Problem> {
         let write = || -> std::io::Result<()> {
-            if let Some(parent) = path.parent() {
-                create_owned(parent)?;
-            }
-            let temporary = path.with_extension("toml.new");
-            let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+            let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            create_owned(parent)?;
+            // A new file of a name that nobody can foresee, mode 0600: a link planted in its place would be followed.
+            let mut file = tempfile::NamedTempFile::new_in(parent)?;
             let text = toml::to_string(self).map_err(std::io::Error::other)?;
             file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            belong_to_parents_owner(&temporary)?;
-            fs::rename(&temporary, path)
+            file.as_file().sync_all()?;
+            if rustix::process::geteuid().is_root() {
+                let owner = fs::metadata(parent)?;
+                std::os::unix::fs::fchown(file.as_file(), Some(owner.uid()), Some(owner.gid()))?;
+            }
+            file.persist(path)?;
+            Ok(())
         };
         write().map_err(|error| failed(path, "can't be written", &error))
     }
@@ -100,22 +103,42 @@ impl Contexts {
 
     pub fn client(&self, name: Option<&str>) -> Result<Client, Problem> {
         let (name, context) = self.choose(name)?;
-        Client::new(&context.url, &context.ca, &context.token).map_err(|error| {
+        context.client(name)
+    }
+
+    /// The first one is the current one.
+    ///
+    /// # Errors
+    /// A conflict if there is one of that name: its token may be stored nowhere else.
+    pub fn add(&mut self, name: &str, context: Context) -> Result<(), Problem> {
+        if self.contexts.contains_key(name) {
+            return Err(Problem::conflict("already-exists", format!("context '{name}' exists already"))
+                .remedy(format!("choose another name, or remove it first: gantry context delete {name}")));
+        }
+        self.contexts.insert(name.to_owned(), context);
+        self.current.get_or_insert_with(|| name.to_owned());
+        Ok(())
+    }
+
+    pub fn remove(&mut self, name: &str) -> Result<(), Problem> {
+        self.choose(Some(name))?;
+        self.contexts.remove(name);
+        self.current.take_if(|current| current == name);
+        Ok(())
+    }
+}
+
+impl Context {
+    /// Nothing is sent yet. `name` is for the problem.
+    pub fn client(&self, name: &str) -> Result<Client, Problem> {
+        Client::new(&self.url, &self.ca, &self.token).map_err(|error| {
             Problem::invalid("invalid-context", format!("context '{name}' can't be used: {error}"))
                 .remedy("see it: gantry context show")
         })
     }
 }
-/// Under sudo with the user's HOME, what is made there is the user's and not root's.
-fn belong_to_parents_owner(path: &Path) -> std::io::Result<()> {
-    if !rustix::process::geteuid().is_root() {
-        return Ok(());
-    }
-    let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
-    let owner = fs::metadata(parent)?;
-    std::os::unix::fs::chown(path, Some(owner.uid()), Some(owner.gid()))
-}
 
+/// Under sudo with the user's HOME, what is made there is the user's and not root's.
 fn create_owned(directory: &Path) -> std::io::Result<()> {
     if directory.as_os_str().is_empty() || directory.exists() {
         return Ok(());
@@ -124,7 +147,12 @@ fn create_owned(directory: &Path) -> std::io::Result<()> {
         create_owned(parent)?;
     }
     fs::create_dir(directory)?;
-    belong_to_parents_owner(directory)
+    let Some(parent) = directory.parent().filter(|parent| rustix::process::geteuid().is_root() && parent.exists())
+    else {
+        return Ok(());
+    };
+    let owner = fs::metadata(parent)?;
+    std::os::unix::fs::lchown(directory, Some(owner.uid()), Some(owner.gid()))
 }
 
 #[cfg(test)]
@@ -150,6 +178,22 @@ mod tests {
         fs::write(&path, "current = 3").unwrap();
         let damaged = Contexts::load_from(&path).unwrap_err();
         assert!(damaged.class == ErrorClass::Invalid && damaged.detail.contains("config.toml"), "{damaged}");
+    }
+
+    #[test]
+    fn contexts_are_added_and_removed_and_none_is_overwritten() {
+        let context = |url: &str| Context { url: url.into(), ca: String::new(), token: "t".into() };
+        let mut contexts = Contexts::default();
+        contexts.add("a", context("https://a")).unwrap();
+        contexts.add("b", context("https://b")).unwrap();
+        assert_eq!(contexts.current.as_deref(), Some("a"));
+        assert_eq!(contexts.add("a", context("https://c")).unwrap_err().class, ErrorClass::Conflict);
+        assert_eq!(contexts.contexts["a"].url, "https://a");
+        contexts.remove("b").unwrap();
+        assert_eq!(contexts.current.as_deref(), Some("a"));
+        contexts.remove("a").unwrap();
+        assert_eq!(contexts.current, None);
+        assert_eq!(contexts.remove("a").unwrap_err().class, ErrorClass::NotFound);
     }
 
     #[test]

@@ -21,21 +21,24 @@ pub struct BuiltIn;
 
 impl Programs for BuiltIn {
     async fn controller_init(&self, arguments: &ControllerInit) -> Result<Context> {
+        let mut addresses = arguments.addresses.clone();
+        if addresses.is_empty() && arguments.dns_names.is_empty() {
+            addresses.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
+        let url = url_of(&addresses, &arguments.dns_names, arguments.listen.port());
         let options = InitOptions {
             data_dir: arguments.data.clone(),
             datacenter: arguments.name.clone(),
-            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, CONTROLLER_PORT)),
-            addresses: arguments.addresses.clone(),
-            dns_names: Vec::new(),
+            listen: arguments.listen,
+            addresses,
+            dns_names: arguments.dns_names.clone(),
         };
         let made = gantry_controller::init(&options).await?;
-        let address = arguments.addresses.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let url = format!("https://{}", SocketAddr::new(address, CONTROLLER_PORT));
         Ok(Context { url, ca: made.ca_pem, token: made.admin_token })
     }
 
     async fn controller_run(&self, arguments: ControllerRun) -> Result<()> {
-        Ok(gantry_controller::run(&arguments.data, Some(arguments.listen), until_told()?).await?)
+        Ok(gantry_controller::run(&arguments.data, arguments.listen, until_told()?).await?)
     }
 
     async fn agent_run(&self, arguments: AgentRun) -> Result<()> {
@@ -66,6 +69,15 @@ impl Programs for BuiltIn {
 
     fn openapi(&self) -> Result<String> {
         gantry_controller::openapi().to_pretty_json().context("the document can't be written as JSON")
+    }
+}
+
+/// Where a controller that is known by these is reached.
+fn url_of(addresses: &[IpAddr], dns_names: &[String], port: u16) -> String {
+    match (addresses.first(), dns_names.first()) {
+        (Some(address), _) => format!("https://{}", SocketAddr::new(*address, port)),
+        (None, Some(name)) => format!("https://{name}:{port}"),
+        (None, None) => format!("https://{}:{port}", Ipv4Addr::LOCALHOST),
     }
 }
 
@@ -103,4 +115,18 @@ fn address_towards(url: &str) -> Result<IpAddr> {
     let socket = UdpSocket::bind(unspecified).with_context(what)?;
     socket.connect(&target).with_context(what)?;
     Ok(socket.local_addr().with_context(what)?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_address_or_else_the_first_name_is_where_the_controller_is_reached() {
+        let addresses: Vec<IpAddr> = ["2001:db8::1", "192.0.2.1"].map(|text| text.parse().unwrap()).into();
+        let names = ["gantry.example".to_owned()];
+        assert_eq!(url_of(&addresses, &names, 8443), "https://[2001:db8::1]:8443");
+        assert_eq!(url_of(&addresses[1..], &[], 7443), "https://192.0.2.1:7443");
+        assert_eq!(url_of(&[], &names, 8443), "https://gantry.example:8443");
+    }
 }

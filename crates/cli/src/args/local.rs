@@ -24,17 +24,26 @@ pub struct ControllerInit {
     /// The datacenter's name, and the context's
     #[arg(long, default_value = "main")]
     pub name: Name,
-    /// An address it is reached at; the first one goes into the context. May be given several times
-    #[arg(long = "address", value_name = "IP", default_value = "127.0.0.1")]
+    /// An address it is reached at, for its certificate; the first goes into the context. May be given several times;
+    /// 127.0.0.1 if there is no --dns-name either
+    #[arg(long = "address", value_name = "IP")]
     pub addresses: Vec<IpAddr>,
+    /// A name it is reached at, for its certificate; the first goes into the context if no address is given. May be
+    /// given several times
+    #[arg(long = "dns-name", value_name = "NAME")]
+    pub dns_names: Vec<String>,
+    /// Where it will listen; its port goes into the context
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:7443")]
+    pub listen: SocketAddr,
 }
 
 #[derive(Debug, Args)]
 pub struct ControllerRun {
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "[::]:7443")]
-    pub listen: SocketAddr,
+    /// Instead of where init was told that it listens (controller.toml)
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Subcommand)]

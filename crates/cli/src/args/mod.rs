@@ -10,6 +10,7 @@ mod vm;
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use gantry_types::Name;
 
 use crate::{kind::Kind, wait::Condition};
 
@@ -184,8 +185,27 @@ pub enum ContextCommand {
     List,
     /// Choose the one that is used when none is named
     Use { name: String },
+    /// Write down how a controller made elsewhere is reached; the first one becomes the current one
+    Add(ContextAdd),
+    /// Forget how a controller is reached; the controller does not notice
+    #[command(visible_alias = "rm")]
+    Delete { name: String },
     /// How the current one (or NAME) is reached, without its token
     Show { name: Option<String> },
+}
+
+#[derive(Debug, Args)]
+pub struct ContextAdd {
+    pub name: Name,
+    /// https://ADDRESS:PORT
+    #[arg(long)]
+    pub url: String,
+    /// The CA's certificate, PEM: from `gantry context show`, or the controller's `ca` directory
+    #[arg(long, value_name = "FILE")]
+    pub ca: PathBuf,
+    /// A file with the API token; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    pub token_file: PathBuf,
 }
 
 /// `90`, `90s`, `5m`, `2h`, `1d`.

@@ -2,6 +2,8 @@
 //!
 //! Each object stands for itself: one that is refused does not keep the others from being tried.
 
+use std::collections::HashSet;
+
 use gantry_api::rest::WriteQuery;
 use gantry_types::{ErrorClass, Operation, Problem, Resource};
 use serde::Serialize;
@@ -39,10 +41,30 @@ pub async fn apply(session: &Session, arguments: &Apply) -> Result<(), Failure> 
     let client = session.client()?;
     let mut failures = Failures::default();
     let mut started = Vec::new();
+    // What a dry run would have made is not there for what comes after it.
+    let mut imagined = Imagined::default();
     for any in &objects {
-        let applied = with_object!(any, object => apply_one(session, &client, object, arguments.dry_run).await);
+        let how = match (arguments.dry_run, imagined.is_named_by(any)) {
+            (false, _) => How::InEarnest,
+            (true, false) => How::Checked,
+            (true, true) => How::Unchecked,
+        };
+        let sound = match any {
+            // What can be judged without the controller.
+            Object::Vm(vm) if how == How::Unchecked => vm.spec.validate(),
+            _ => Ok(()),
+        };
+        let applied = match sound {
+            Ok(()) => with_object!(any, object => apply_one(session, &client, object, how).await),
+            Err(problem) => Err(problem),
+        };
         match applied {
-            Ok(operation) => started.extend(operation),
+            Ok(applied) => {
+                started.extend(applied.operation);
+                if applied.created && arguments.dry_run {
+                    imagined.add(any);
+                }
+            }
             Err(problem) => failures.add(located(any, problem).into()),
         }
     }
@@ -61,14 +83,17 @@ fn located(object: &Object, mut problem: Problem) -> Problem {
 
 /// Creates or updates, whatever is needed, and says what it was. The revision in the file does not matter: the file is
 /// what somebody wants, whatever happened in between.
-async fn apply_one<T: Resource>(
-    session: &Session,
-    client: &Client,
-    object: &T,
-    dry_run: bool,
-) -> Result<Option<Operation>, Problem> {
+async fn apply_one<T: Resource>(session: &Session, client: &Client, object: &T, how: How) -> Result<Applied, Problem> {
+    let dry_run = how != How::InEarnest;
     let write = WriteQuery { dry_run, revision: None };
-    let (changed, done) = match find::<T>(client, object.name()).await? {
+    let current = find::<T>(client, object.name()).await?;
+    let created = current.is_none();
+    if how == How::Unchecked {
+        let done = if created { "created" } else { "configured" };
+        announce(session.printer, object, &format!("{done} (dry run, references not checked)"))?;
+        return Ok(Applied { created, operation: None });
+    }
+    let (changed, done) = match current {
         None if T::KIND == Kind::Host.singular() => {
             return Err(
                 Problem::not_found(T::KIND, object.name()).remedy("a host joins by itself: gantry host join URL TOKEN")
@@ -77,7 +102,7 @@ async fn apply_one<T: Resource>(
         None => (client.create(object, &write).await?, "created"),
         Some(current) if wanted(&current)? == wanted(object)? => {
             announce(session.printer, &current, "unchanged")?;
-            return Ok(None);
+            return Ok(Applied { created, operation: None });
         }
         Some(current) => {
             let changed = client.update(object, &write).await?;
@@ -88,7 +113,44 @@ async fn apply_one<T: Resource>(
     };
     let done = if dry_run { format!("{done} (dry run)") } else { done.to_owned() };
     announce(session.printer, &changed.object, &done)?;
-    Ok(changed.operation.filter(|_| !dry_run))
+    Ok(Applied { created, operation: changed.operation.filter(|_| !dry_run) })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum How {
+    InEarnest,
+    /// The controller checks it and changes nothing.
+    Checked,
+    /// It names something that does not exist yet, so the controller would refuse it.
+    Unchecked,
+}
+
+struct Applied {
+    created: bool,
+    operation: Option<Operation>,
+}
+
+/// Networks and images that a dry run would have created.
+#[derive(Debug, Default)]
+struct Imagined {
+    networks: HashSet<String>,
+    images: HashSet<String>,
+}
+
+impl Imagined {
+    fn add(&mut self, object: &Object) {
+        match object {
+            Object::Network(network) => self.networks.insert(network.name().to_owned()),
+            Object::Image(image) => self.images.insert(image.name().to_owned()),
+            Object::Host(_) | Object::Vm(_) => false,
+        };
+    }
+
+    fn is_named_by(&self, object: &Object) -> bool {
+        let Object::Vm(vm) = object else { return false };
+        vm.spec.image.as_ref().is_some_and(|image| self.images.contains(image.as_str()))
+            || vm.spec.nics.iter().any(|nic| self.networks.contains(nic.network.as_str()))
+    }
 }
 
 async fn find<T: Resource>(client: &Client, name: &str) -> Result<Option<T>, Problem> {
@@ -219,7 +281,24 @@ async fn follow_all(
 
 #[cfg(test)]
 mod tests {
+    use gantry_types::{Network, Vm};
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn a_dry_run_knows_what_the_same_file_would_have_made() {
+        let spec = serde_json::from_value(json!({"subnet": {"cidr": "10.9.0.0/24"}})).unwrap();
+        let network = Object::Network(Network::new("net".parse().unwrap(), spec));
+        let vm = |nic: &str| {
+            let spec = json!({"cpus": 1, "memory": "64MiB", "disk": "1GiB", "nics": [{"network": nic}]});
+            Object::Vm(Box::new(Vm::new("web".parse().unwrap(), serde_json::from_value(spec).unwrap())))
+        };
+        let mut imagined = Imagined::default();
+        assert!(!imagined.is_named_by(&vm("net")));
+        imagined.add(&network);
+        assert!(imagined.is_named_by(&vm("net")) && !imagined.is_named_by(&vm("other")));
+    }
 
     #[test]
     fn a_diff_shows_what_changes_and_nothing_else() {

@@ -1,11 +1,14 @@
 //! `gantry context …`
 
+use std::path::Path;
+
+use gantry_types::Problem;
 use serde_json::json;
 
 use super::Session;
 use crate::{
-    args::ContextCommand,
-    context::Contexts,
+    args::{ContextAdd, ContextCommand},
+    context::{Context, Contexts},
     exit::Failure,
     output::{Table, note, print, terminal_width},
 };
@@ -20,6 +23,19 @@ pub fn run(session: &Session, command: ContextCommand) -> Result<(), Failure> {
             contexts.save()?;
             Ok(print(&format!("context/{name} is current\n"))?)
         }
+        ContextCommand::Add(arguments) => {
+            let context = context_of(&arguments)?;
+            let name = arguments.name.to_string();
+            contexts.add(&name, context)?;
+            contexts.save()?;
+            let now = if contexts.current.as_deref() == Some(&name) { " and current" } else { "" };
+            Ok(print(&format!("context/{name} added{now}\n"))?)
+        }
+        ContextCommand::Delete { name } => {
+            contexts.remove(&name)?;
+            contexts.save()?;
+            Ok(print(&format!("context/{name} deleted\n"))?)
+        }
         ContextCommand::Show { name } => {
             let (name, context) = contexts.choose(name.as_deref().or(session.context.as_deref()))?;
             // The token stays in the file: this is what gets pasted into a question to somebody.
@@ -27,6 +43,28 @@ pub fn run(session: &Session, command: ContextCommand) -> Result<(), Failure> {
             Ok(session.printer.value(&value, || format!("name: {name}\nurl: {}\n{}", context.url, context.ca))?)
         }
     }
+}
+
+fn context_of(arguments: &ContextAdd) -> Result<Context, Problem> {
+    if !arguments.url.starts_with("https://") {
+        return Err(Problem::invalid("invalid-context", format!("'{}' is no controller's URL", arguments.url))
+            .remedy("write it as https://ADDRESS:PORT"));
+    }
+    let ca = read(&arguments.ca)?;
+    let token = read(&arguments.token_file)?.trim().to_owned();
+    let context = Context { url: arguments.url.clone(), ca, token };
+    // Refuses a CA that is none.
+    context.client(arguments.name.as_str())?;
+    Ok(context)
+}
+
+fn read(file: &Path) -> Result<String, Problem> {
+    let text =
+        if file == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
+    text.map_err(|error| {
+        Problem::invalid("unreadable-file", format!("'{}' could not be read: {error}", file.display()))
+            .remedy("check the path; the CA's certificate and the token are text")
+    })
 }
 
 fn list(session: &Session, contexts: &Contexts) -> Result<(), Failure> {

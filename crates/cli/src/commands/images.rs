@@ -10,7 +10,7 @@ use std::{
 };
 
 use gantry_api::rest::{Changed, WriteQuery};
-use gantry_types::{Image, ImageSource, ImageSpec, Problem};
+use gantry_types::{Image, ImagePhase, ImageSource, ImageSpec, Problem};
 
 use super::{Session, announce, apply, carry_out, objects};
 use crate::{
@@ -43,14 +43,40 @@ async fn import(session: &Session, arguments: ImageImport) -> Result<(), Failure
     }
     let spec = ImageSpec { source, sha256: arguments.sha256, format: arguments.format };
     let image = Image::new(arguments.name, spec);
-    let created = client.create(&image, &WriteQuery::default()).await?;
-    let changed = if is_url { created } else { upload_or_withdraw(&client, &image, file).await? };
+    let changed = match client.create(&image, &WriteQuery::default()).await {
+        Ok(created) if is_url => created,
+        Ok(_) => upload_or_withdraw(&client, &image, file).await?,
+        Err(problem) if problem.code() == "already-exists" => {
+            import_anew(&client, image.clone(), file, problem).await?
+        }
+        Err(problem) => return Err(problem.into()),
+    };
     let operation = carry_out(&client, &changed, arguments.follow).await?;
     let image = match operation {
         Some(_) => client.get::<Image>(image.metadata.name.as_str()).await?,
         None => changed.object,
     };
     Ok(announce(session.printer, &image, if arguments.follow.no_wait { "accepted" } else { "imported" })?)
+}
+
+/// An image that still waits for its content, or whose import failed, takes another one.
+async fn import_anew(
+    client: &Client,
+    mut image: Image,
+    file: &Path,
+    exists: Problem,
+) -> Result<Changed<Image>, Failure> {
+    let name = image.metadata.name.to_string();
+    let current = client.get::<Image>(&name).await?;
+    if !matches!(current.status.phase, ImagePhase::Pending | ImagePhase::Failed) {
+        return Err(exists.remedy(format!("choose another name, or delete it: gantry image delete {name}")).into());
+    }
+    image.metadata.labels = current.metadata.labels;
+    let changed = client.update(&image, &WriteQuery::default()).await?;
+    match image.spec.source {
+        ImageSource::Url(_) => Ok(changed),
+        ImageSource::Upload => upload(client, &name, file).await,
+    }
 }
 
 /// An image whose content did not arrive is of no use to anybody: it is taken back, so that the same command can be

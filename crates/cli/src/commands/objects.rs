@@ -99,12 +99,17 @@ async fn watch<T: Row>(
     let mut rows = Rows::new();
     let mut told = false;
     loop {
+        let mut place = Place { resumable: query.revision.is_some() };
+        if !place.resumable && rows.first.is_some() {
+            // What was gathered of a listing that broke off comes again.
+            rows = Rows::new();
+        }
         let problem = match client.watch::<T>(&query).await {
             Ok(mut watch) => loop {
                 match watch.next().await {
                     Ok(event) => {
                         told = false;
-                        query.revision = query.revision.max(Some(event.revision).filter(|revision| *revision > 0));
+                        query.revision = query.revision.max(place.after(event.change, event.revision));
                         rows.take(session, event.change, event.object.filter(|object| wanted(object)))?;
                     }
                     Err(problem) => break problem,
@@ -124,6 +129,20 @@ async fn watch<T: Row>(
             }
             _ => return Err(problem.into()),
         }
+    }
+}
+
+/// Whether a watch has come so far that it can be resumed.
+struct Place {
+    resumable: bool,
+}
+
+impl Place {
+    /// Where to go on after this event. The first objects come by name: until the bookmark behind them no revision says
+    /// what is still missing.
+    fn after(&mut self, change: Change, revision: u64) -> Option<u64> {
+        self.resumable |= change == Change::Bookmark;
+        Some(revision).filter(|revision| self.resumable && *revision > 0)
     }
 }
 
@@ -222,4 +241,19 @@ fn parse_reference(text: &str) -> Result<(Kind, String), Problem> {
     };
     let (kind, name) = text.split_once('/').ok_or_else(|| malformed("there is no '/' in it".to_owned()))?;
     Ok((kind.parse().map_err(malformed)?, name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_is_resumed_only_from_the_bookmark_on() {
+        let mut begun = Place { resumable: false };
+        assert_eq!(begun.after(Change::Added, 9), None, "objects with smaller revisions may still come");
+        assert_eq!(begun.after(Change::Bookmark, 12), Some(12));
+        assert_eq!(begun.after(Change::Modified, 13), Some(13));
+        assert_eq!(begun.after(Change::Modified, 0), None);
+        assert_eq!(Place { resumable: true }.after(Change::Modified, 14), Some(14));
+    }
 }
