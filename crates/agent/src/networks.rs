@@ -73,9 +73,12 @@ pub(crate) struct Repair {
     pub was_tampered_with: bool,
 }
 
+/// In the state directory: the data plane last applied.
+pub(crate) const NETWORKS_FILE: &str = "networks.json";
+
 impl Networks {
     pub fn open(plane: Arc<dyn DataPlane>, underlay_address: IpAddr, state_dir: &Path) -> Result<Self, Problem> {
-        let path = state_dir.join("networks.json");
+        let path = state_dir.join(NETWORKS_FILE);
         let damaged = |reason: String| {
             Problem::permanent("networks-damaged", format!("{} is damaged: {reason}", path.display()))
                 .remedy("delete it: the controller sends the networks again")
