@@ -15,7 +15,7 @@ use crate::host::Host;
 use crate::networks::Place;
 use crate::problem::problem;
 use crate::records::{MigrationRecord, MigrationRole, Record};
-use crate::vm::{DISK_NODE, MONITOR_LIMIT, Next, Run, VmTask, files, prepare_files, within};
+use crate::vm::{DISK_NODE, MONITOR_LIMIT, Next, Run, VmTask, committed_here, files, prepare_files, within};
 
 /// Private ports (RFC 6335); two for each VM on its way here.
 pub(super) const PORTS: RangeInclusive<u16> = 49_152..=49_663;
@@ -43,7 +43,9 @@ impl VmTask {
                     .remedy("if an earlier migration left it here, release or remove it first"));
             }
             // An earlier attempt that nobody ended.
-            self.decide_aborted("another migration of the VM replaced it").await?;
+            if self.decide_aborted("another migration of the VM replaced it").await? == Verdict::Committed {
+                return Err(committed_here(self.known()?));
+            }
             self.tear_down().await?;
         }
         let owner_uid = self.host.uids.take()?;
@@ -268,7 +270,7 @@ impl VmTask {
         self.note_committed().await;
     }
 
-    async fn note_committed(&mut self) {
+    pub(crate) async fn note_committed(&mut self) {
         if let Some(migration) = self.record.as_mut().and_then(|record| record.migration.as_mut()) {
             migration.state = MigrationState::Committed;
         }

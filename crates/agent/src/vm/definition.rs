@@ -1,6 +1,6 @@
 //! What a VM is on this host: made from its assignment, changed while it is stopped, removed with all it had.
 
-use gantry_api::agent::{Assignment, VmObservation};
+use gantry_api::agent::{Assignment, Verdict, VmObservation};
 use gantry_types::{PowerState, Problem};
 
 use super::actor::{Run, VmTask};
@@ -64,8 +64,13 @@ impl VmTask {
         }
         self.check_epoch(epoch)?;
         self.check_not_handed_over("removed")?;
-        if self.is_receiving() {
-            self.decide_aborted("the VM was removed").await?;
+        if self.is_receiving() && self.decide_aborted("the VM was removed").await? == Verdict::Committed {
+            // Its source has been told to let it go: this may be the only one there is.
+            let record = self.known()?;
+            if epoch <= record.assignment.epoch {
+                return Err(committed_here(record));
+            }
+            self.note_committed().await;
         }
         self.stop_sending("the VM was removed").await;
         // An agent that is killed half way must not start it again.
@@ -100,4 +105,14 @@ impl VmTask {
         self.shared.forget_run();
         Ok(())
     }
+}
+
+/// The refusal to end a VM that was decided to be this host's.
+pub(crate) fn committed_here(record: &Record) -> Problem {
+    let detail = format!(
+        "VM '{}' was moved to this host at epoch {} and is being taken over",
+        record.assignment.name, record.assignment.epoch
+    );
+    Problem::conflict("migration-committed", detail)
+        .remedy("observe the VM again: it is this host's; to delete it all the same, delete the VM itself")
 }

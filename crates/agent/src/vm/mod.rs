@@ -46,6 +46,7 @@ use crate::host::Host;
 use crate::records::Record;
 pub(crate) use actor::{Next, Run, VmTask};
 pub(crate) use console::ConsoleLine;
+pub(crate) use definition::committed_here;
 pub(crate) use liveness::check as check_liveness;
 pub(crate) use machine::{DISK_NODE, Machine, files, prepare_files};
 

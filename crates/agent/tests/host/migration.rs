@@ -300,3 +300,24 @@ fn an_abort_after_the_hand_over_brings_the_guest_back() {
         world.agent(0).release_migration(vm.uuid, mv.migration).await.unwrap();
     });
 }
+
+#[test]
+fn a_guest_that_was_committed_is_not_thrown_away_by_who_did_not_hear_of_it() {
+    in_world(2, async |world| {
+        let vm = world.assignment("web-1");
+        let agent = world.agent(1);
+        let mv = Move::of(&vm);
+        agent.receive_migration(vm.uuid, &mv.receive()).await.unwrap();
+        // Decided, but it can't be taken over: nothing was sent.
+        let committing = world.as_host(0, 1);
+        assert_eq!(code(committing.commit_migration(vm.uuid, mv.migration).await), "not-taken-over");
+
+        let epoch = vm.epoch + 1;
+        assert_eq!(code(agent.remove_vm(vm.uuid, epoch).await), "migration-committed");
+        assert_eq!(code(agent.receive_migration(vm.uuid, &Move::of(&vm).receive()).await), "migration-committed");
+        assert_eq!(world.qemus(1).len(), 1);
+        // Who has decided since may delete it.
+        agent.remove_vm(vm.uuid, epoch + 1).await.unwrap();
+        assert!(world.qemus(1).is_empty() && world.look(1, vm.uuid).await.is_none());
+    });
+}
