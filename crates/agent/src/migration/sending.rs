@@ -108,7 +108,7 @@ impl Sending {
                 }
             }
         }
-        let was_cancelled = error.code() == "migration-cancelled";
+        let was_cancelled = error.code() == "cancelled";
         self.insist(|| SourceStep::GivenUp { cancelled: was_cancelled, error: error.clone() }).await;
         abort(&self.peer, self.vm, self.request.migration).await;
         false
@@ -330,7 +330,7 @@ async fn saw_post_copy(events: &mut EventStream) -> bool {
 }
 
 fn cancelled() -> Problem {
-    Problem::conflict("migration-cancelled", "the migration was cancelled")
+    Problem::conflict("cancelled", "the migration was cancelled")
 }
 
 /// Lets the destination clean up early. Only a courtesy: it gives up by itself when the streams end, or when the
