@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::{
     client::Client,
     exit::Failure,
-    output::{current_step, duration},
+    output::{Retry, current_step, duration},
     progress::{Indicator, Stage},
     wait::observe,
 };
@@ -81,7 +81,7 @@ impl View {
     fn stage(&mut self, operation: &Operation) -> Stage {
         let step = current_step(operation);
         let undoing = if operation.status.phase == OperationPhase::Unwinding { "undoing, " } else { "" };
-        let mut stage = Stage { step: format!("{undoing}{step}"), ..Stage::default() };
+        let mut stage = Stage { step: format!("{undoing}{step}"), retry: Retry::of(operation), ..Stage::default() };
         let progress = operation.status.progress.as_ref();
         let stale = step != self.step && progress == self.shown.as_ref();
         if !stale {

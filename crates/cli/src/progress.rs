@@ -11,7 +11,7 @@ use std::{
 use gantry_types::ByteSize;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::output::{note, printable};
+use crate::output::{Retry, note, printable};
 
 const PATIENCE: Duration = Duration::from_secs(1);
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
@@ -21,6 +21,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 pub struct Stage {
     /// Which step it is.
     pub step: String,
+    pub retry: Option<Retry>,
     /// What changes within a step: rate, time left.
     pub detail: String,
     pub bytes_done: u64,
@@ -33,7 +34,8 @@ pub struct Indicator {
     began: Instant,
     terminal: bool,
     bar: Option<ProgressBar>,
-    last_step: String,
+    /// The step of the last line, and why it was being tried again.
+    last_step: (String, Option<String>),
     last_line: Option<Instant>,
 }
 
@@ -44,7 +46,7 @@ impl Indicator {
             began: Instant::now(),
             terminal: io::stderr().is_terminal(),
             bar: None,
-            last_step: String::new(),
+            last_step: Default::default(),
             last_line: None,
         }
     }
@@ -58,10 +60,11 @@ impl Indicator {
             return;
         }
         let due = self.last_line.is_none_or(|last| last.elapsed() >= LINE_INTERVAL);
-        if due || stage.step != self.last_step {
+        let step = (stage.step.clone(), stage.retry.as_ref().map(|retry| retry.error.clone()));
+        if due || step != self.last_step {
             note(&line(&self.title, stage));
             self.last_line = Some(Instant::now());
-            self.last_step.clone_from(&stage.step);
+            self.last_step = step;
         }
     }
 
@@ -101,7 +104,9 @@ impl Drop for Indicator {
 }
 
 fn message_of(stage: &Stage) -> String {
-    let parts: Vec<_> = [&stage.step, &stage.detail].into_iter().filter(|part| !part.is_empty()).cloned().collect();
+    let retry = stage.retry.as_ref().map(|retry| format!("retrying ({}): {}", retry.attempts, retry.error));
+    let parts = [stage.step.clone(), stage.detail.clone(), retry.unwrap_or_default()];
+    let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
     printable(&parts.join(", ")).replace('\n', " ")
 }
 
@@ -125,8 +130,11 @@ mod tests {
     #[test]
     fn a_plain_line_says_what_and_how_far() {
         let (step, detail) = ("2/5 image".to_owned(), "9.0 MiB/s".to_owned());
-        let stage = Stage { step, detail, bytes_done: 1 << 20, bytes_total: 3 << 20 };
+        let stage = Stage { step, detail, bytes_done: 1 << 20, bytes_total: 3 << 20, retry: None };
         assert_eq!(line("vm-start vm/web", &stage), "vm-start vm/web: 2/5 image, 9.0 MiB/s (1.0 MiB of 3.0 MiB)");
         assert_eq!(line("waiting", &Stage::default()), "waiting");
+        let retry = Some(Retry { attempts: 4, error: "connection refused".into() });
+        let stage = Stage { step: "1/3 fetch".into(), retry, ..Stage::default() };
+        assert_eq!(line("image-import", &stage), "image-import: 1/3 fetch, retrying (4): connection refused");
     }
 }

@@ -14,7 +14,7 @@ use gantry_types::{Problem, Timestamp};
 
 pub use age::{age, duration};
 pub use describe::describe;
-pub use rows::{api_name, current_step, yes_no};
+pub use rows::{Retry, api_name, current_step, yes_no};
 pub use table::{Row, Surroundings, Table};
 
 use crate::args::Format;

@@ -163,15 +163,34 @@ impl Row for Operation {
             self.spec.action.verb().to_owned(),
             self.spec.target.to_string(),
             api_name(&status.phase),
-            current_step(self),
+            match Retry::of(self) {
+                Some(retry) => format!("{}, retrying ({})", current_step(self), retry.attempts),
+                None => current_step(self),
+            },
             age(self.metadata.created_at, around.now),
             or_dash(span),
         ]
     }
 
     fn wide_cells(&self) -> Vec<String> {
-        let error = self.status.error.as_ref().map(|problem| &problem.detail);
-        vec![self.spec.requested_by.clone(), or_dash(error)]
+        let error = self.status.error.as_ref().map(|problem| problem.detail.clone());
+        vec![self.spec.requested_by.clone(), or_dash(error.or_else(|| Retry::of(self).map(|retry| retry.error)))]
+    }
+}
+
+/// What a step that is tried again is tried again for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retry {
+    pub attempts: u32,
+    pub error: String,
+}
+
+impl Retry {
+    /// Nothing while the operation's step is in its first try.
+    pub fn of(operation: &Operation) -> Option<Self> {
+        let step = operation.status.steps.iter().find(|step| step.state == StepState::Running)?;
+        let error = step.error.clone().filter(|_| step.attempts > 1)?;
+        Some(Self { attempts: step.attempts, error })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tables: aligned columns without lines, as narrow as the terminal if there is one.
+//! Tables: aligned columns without lines; a row is one line, however narrow the terminal.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +6,12 @@ use comfy_table::{ContentArrangement, Table as Grid, presets};
 use gantry_types::{Resource, Timestamp};
 
 use super::printable;
+
+/// Columns whose text may be cut on a terminal if they are the last one.
+const EXPLANATIONS: [&str; 2] = ["REASON", "ERROR"];
+/// Less of an explanation than this says nothing.
+const LEAST_EXPLANATION: usize = 20;
+const GAP: u8 = 2;
 
 /// What rows show besides their object.
 #[derive(Debug, Clone)]
@@ -85,18 +91,46 @@ impl Table {
         std::iter::once(&self.headers).filter(|_| first).chain(&self.rows).map(line).collect()
     }
 
-    /// Lines of at most `width` columns, long cells wrapped; without a width each row is one line.
+    /// Each row is one line and each column as wide as its content: names and uuids are there to be copied, so nothing
+    /// is wrapped, and what is wider than a terminal of `width` columns runs over. Only an explanation in the last
+    /// column is cut there; `describe` and a pipe have the whole.
     pub fn render(&self, width: Option<u16>) -> String {
-        let mut grid = Grid::new();
-        grid.load_style(presets::NOTHING).force_no_tty();
-        match width {
-            Some(width) => grid.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
-            None => grid.set_content_arrangement(ContentArrangement::Disabled),
+        let room = width.and_then(|width| self.room_for_explanation(width.into()));
+        let cut = |cells: &Vec<String>| {
+            let mut cells = cells.clone();
+            if let (Some(room), Some(last)) = (room, cells.last_mut()) {
+                *last = shortened(last, room);
+            }
+            cells
         };
-        grid.set_header(&self.headers).add_rows(&self.rows);
+        let mut grid = Grid::new();
+        grid.load_style(presets::NOTHING).force_no_tty().set_content_arrangement(ContentArrangement::Disabled);
+        grid.set_header(&self.headers).add_rows(self.rows.iter().map(cut));
         for column in grid.column_iter_mut() {
-            column.set_padding((0, 2));
+            column.set_padding((0, u16::from(GAP)));
         }
         grid.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
     }
+
+    /// How wide the last column may be, if it can be cut and enough of it remains to be of use.
+    fn room_for_explanation(&self, width: usize) -> Option<usize> {
+        let (last, others) = self.headers.split_last()?;
+        if !EXPLANATIONS.contains(&last.as_str()) {
+            return None;
+        }
+        let column = |at: usize| self.rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+        let taken: usize = others
+            .iter()
+            .enumerate()
+            .map(|(at, header)| column(at).max(header.chars().count()) + usize::from(GAP))
+            .sum();
+        width.checked_sub(taken).filter(|room| *room >= LEAST_EXPLANATION)
+    }
+}
+
+fn shortened(text: &str, room: usize) -> String {
+    if text.chars().count() <= room {
+        return text.to_owned();
+    }
+    text.chars().take(room - 1).chain(['…']).collect()
 }

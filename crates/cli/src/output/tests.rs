@@ -136,15 +136,35 @@ fn event(message: &str) -> Event {
 }
 
 #[test]
-fn a_long_message_is_wrapped_on_a_terminal_and_one_line_in_a_pipe() {
+fn a_row_is_one_line_and_nothing_in_it_is_broken_however_narrow_the_terminal() {
     let message = "QEMU on host-1 ended with status 1: the disk image could not be opened because it is full";
-    let narrow = table(&[event(message)], Some(80));
-    assert!(narrow.lines().count() > 2 && narrow.lines().all(|line| line.chars().count() <= 80), "{narrow}");
-    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    assert!(words(message).iter().all(|word| words(&narrow).contains(word)), "nothing is lost: {narrow}");
-    let piped = table(&[event(message)], None);
-    assert_eq!(piped.lines().count(), 2);
-    assert!(piped.contains(message));
+    for width in [Some(30), Some(80), None] {
+        let text = table(&[event(message)], width);
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(text.contains(message), "{text}");
+    }
+    let operation: Operation = serde_json::from_value(json!({
+        "metadata": {"name": "vm-start-d3b4e0c1150c"},
+        "spec": {
+            "action": {"action": "vm_start"}, "target": {"kind": "vm", "name": "a-rather-long-name"},
+            "requested_by": "token/admin",
+        },
+    }))
+    .unwrap();
+    assert!(table(&[operation], Some(20)).contains("vm-start-d3b4e0c1150c"), "it is there to be copied");
+}
+
+#[test]
+fn on_a_terminal_a_reason_is_cut_where_the_line_ends_and_in_a_pipe_it_is_whole() {
+    let reason = "no host can take VM 'big': ".to_owned() + &"host-1 has 1GiB free; ".repeat(20);
+    let mut failed = vm("big", VmPhase::Failed, None);
+    failed.status.reason = Some(reason.clone());
+    let wide = Table::of(&[failed], true, &around());
+    let cut = wide.render(Some(180));
+    assert!(cut.lines().all(|line| line.chars().count() <= 180), "{cut}");
+    assert!(cut.contains("no host can take VM") && cut.ends_with("…\n"), "{cut}");
+    assert!(wide.render(Some(40)).contains(reason.trim()), "no room for it at all: the line runs over");
+    assert!(wide.render(None).contains(reason.trim()));
 }
 
 #[test]
