@@ -13,7 +13,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::Lab;
-use crate::lab::host_of;
+use crate::lab::{crash, host_of};
 
 const MOMENT_LIMIT: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -46,6 +46,8 @@ pub enum Fault {
     SourceAgentCrash,
     DestinationAgentCrash,
     ControllerCrash,
+    SourceQemuCrash,
+    DestinationQemuCrash,
     SourcePowerLoss,
     DestinationPowerLoss,
     SourceCableCut,
@@ -53,15 +55,10 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 7] = [
-        Self::SourceAgentCrash,
-        Self::DestinationAgentCrash,
-        Self::ControllerCrash,
-        Self::SourcePowerLoss,
-        Self::DestinationPowerLoss,
-        Self::SourceCableCut,
-        Self::DestinationCableCut,
-    ];
+    /// Whether the guest's memory may be lost with it: the VM then has failed, and somebody has to start it again.
+    pub fn may_end_the_guest(self) -> bool {
+        matches!(self, Self::SourceQemuCrash | Self::DestinationQemuCrash)
+    }
 }
 
 /// A move between two hosts of a lab.
@@ -140,12 +137,20 @@ impl Move {
         Ok(vm.status.migration.map(|progress| progress.phase))
     }
 
+    fn crash_qemu(&self, lab: &Lab, host: u8) -> Result<()> {
+        let sight = crate::qemus(self.vm).into_iter().find(|sight| lab.is_on(host, sight.namespace));
+        let sight = sight.with_context(|| format!("VM {} has no QEMU on host-{host}", self.name))?;
+        crash(i32::try_from(sight.pid)?)
+    }
+
     /// Breaks the participant.
     pub async fn strike(&self, lab: &Lab, fault: Fault) -> Result<()> {
         match fault {
             Fault::SourceAgentCrash => lab.crash_agent(self.source),
             Fault::DestinationAgentCrash => lab.crash_agent(self.destination),
             Fault::ControllerCrash => lab.crash_controller(),
+            Fault::SourceQemuCrash => self.crash_qemu(lab, self.source),
+            Fault::DestinationQemuCrash => self.crash_qemu(lab, self.destination),
             Fault::SourcePowerLoss => lab.room().unplug(self.source).map(drop),
             Fault::DestinationPowerLoss => lab.room().unplug(self.destination).map(drop),
             Fault::SourceCableCut => lab.room().cut(self.source),
@@ -157,6 +162,7 @@ impl Move {
     pub async fn repair(&self, lab: &Lab, fault: Fault) -> Result<()> {
         match fault {
             Fault::SourceAgentCrash | Fault::DestinationAgentCrash | Fault::ControllerCrash => lab.resume().await,
+            Fault::SourceQemuCrash | Fault::DestinationQemuCrash => Ok(()),
             Fault::SourcePowerLoss => lab.cable("plug", self.source).await,
             Fault::DestinationPowerLoss => lab.cable("plug", self.destination).await,
             Fault::SourceCableCut => lab.cable("mend", self.source).await,

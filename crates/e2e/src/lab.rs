@@ -318,7 +318,8 @@ fn client(config: &Path) -> Result<Client> {
     Ok(contexts.client(None)?)
 }
 
-fn crash(pid: i32) -> Result<()> {
+/// Ends a process at once, as a crash does.
+pub(crate) fn crash(pid: i32) -> Result<()> {
     kill(Pid::from_raw(pid), Signal::SIGKILL).with_context(|| format!("cannot kill {pid}"))
 }
 

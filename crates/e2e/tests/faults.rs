@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use gantry_e2e::fault::{Fault, Moment, Move};
-use gantry_e2e::{Lab, Observer, Sentinel, Workload, disk, eventually};
-use gantry_types::MigrationPolicy;
+use gantry_e2e::{Lab, Observer, Sentinel, Workload, disk, eventually, executing};
+use gantry_types::{MigrationPolicy, Vm, VmPhase};
 
 /// How long a participant stays broken: longer than the controller needs to call a host lost.
 const OUTAGE: Duration = Duration::from_secs(6);
@@ -60,6 +60,9 @@ async fn case(lab: &Lab, name: &str, fault: Fault, moment: Moment) -> Result<()>
     lab.all_hosts_ready().await?;
 
     let ended = lab.operation_end(&moving.operation).await?;
+    if fault.may_end_the_guest() {
+        start_if_failed(lab, name).await?;
+    }
     let vm = lab.runs_in_one_place(name).await?;
     sentinel.finish()?;
     let seen = writes.report();
@@ -79,6 +82,35 @@ async fn case(lab: &Lab, name: &str, fault: Fault, moment: Moment) -> Result<()>
         ensure!(!left.exists(), "{} is left", left.display());
     }
     Ok(())
+}
+
+/// A VM whose QEMU has died is called failed, and starts again from its disk.
+async fn start_if_failed(lab: &Lab, name: &str) -> Result<()> {
+    let phase = eventually("the VM runs or has failed", PROGRESS_LIMIT, async || {
+        let vm: Vm = lab.client().get(name).await?;
+        let settled = matches!(vm.status.phase, VmPhase::Running | VmPhase::Failed) && vm.status.operation.is_none();
+        ensure!(settled, "it is {} with operation {:?}", vm.status.phase, vm.status.operation);
+        let executing = !executing(vm.metadata.uuid, Duration::from_millis(500)).is_empty();
+        ensure!(executing == (vm.status.phase == VmPhase::Running), "it is shown as {}", vm.status.phase);
+        Ok(vm.status.phase)
+    })
+    .await?;
+    if phase == VmPhase::Failed {
+        lab.gantry(&["vm", "start", name]).await?.ok()?;
+        lab.serving(name).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn qemus_that_crash_during_a_move_lose_nothing_durable() -> Result<()> {
+    use Fault::{DestinationQemuCrash, SourceQemuCrash};
+    let sample = [
+        (SourceQemuCrash, Moment::Memory),
+        (DestinationQemuCrash, Moment::Memory),
+        (DestinationQemuCrash, Moment::HandedOver),
+    ];
+    cases(&sample, &[SourceQemuCrash, DestinationQemuCrash]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
