@@ -28,6 +28,10 @@ pub(crate) struct Record {
     pub owner_uid: u32,
     /// What it was last told to be; kept up without a controller.
     pub wanted: PowerState,
+    /// Its disk was made on this host and is all there is of its data: one that is not there is lost, not still to be
+    /// made. Agents that did not write this down made the disk with the record.
+    #[serde(default = "yes")]
+    pub disk_made: bool,
     /// The QEMU process, once it was started.
     #[serde(default)]
     pub process: Option<ProcessRecord>,
@@ -36,6 +40,10 @@ pub(crate) struct Record {
     pub end: Option<End>,
     #[serde(default)]
     pub migration: Option<MigrationRecord>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// Identifies a process across agent restarts and reboots.
@@ -300,6 +308,7 @@ pub(crate) mod tests {
             },
             owner_uid: 200_007,
             wanted: PowerState::Running,
+            disk_made: true,
             process: None,
             end: None,
             migration: None,
@@ -341,7 +350,7 @@ pub(crate) mod tests {
         assert!(matches!(error, RecordError::Newer { .. }) && error.to_string().contains("newer agent"), "{error}");
 
         let mut older = written;
-        for later in ["process", "end", "migration"] {
+        for later in ["disk_made", "process", "end", "migration"] {
             older.as_object_mut().unwrap().remove(later);
         }
         fs::write(records.path(vm), older.to_string()).unwrap();

@@ -15,7 +15,9 @@ use crate::host::Host;
 use crate::networks::Place;
 use crate::problem::problem;
 use crate::records::{MigrationRecord, MigrationRole, Record};
-use crate::vm::{DISK_NODE, MONITOR_LIMIT, Next, Run, VmTask, committed_here, files, prepare_files, within};
+use crate::vm::{
+    DISK_NODE, MONITOR_LIMIT, Next, Run, VmTask, check_nothing_left, committed_here, files, prepare_files, within,
+};
 
 /// Private ports (RFC 6335); two for each VM on its way here.
 pub(super) const PORTS: RangeInclusive<u16> = 49_152..=49_663;
@@ -82,6 +84,7 @@ impl VmTask {
             assignment: request.assignment,
             owner_uid,
             wanted,
+            disk_made: false,
             process: None,
             end: None,
             migration: Some(MigrationRecord {
@@ -96,6 +99,8 @@ impl VmTask {
                 error: None,
             }),
         };
+        // The mirror copies only what differs from the image: into any other disk it would make a mixture.
+        check_nothing_left(&self.host, &record).await?;
         self.host.records.save(&record).await.map_err(|error| error.problem())?;
         let record = self.record.insert(record);
         prepare_files(&self.host, record).await?;

@@ -4,7 +4,7 @@ use gantry_api::agent::{Assignment, Verdict, VmObservation};
 use gantry_types::{PowerState, Problem};
 
 use super::actor::{Run, VmTask};
-use super::machine;
+use super::{disk, machine};
 use crate::networks::Place;
 use crate::problem::problem;
 use crate::records::Record;
@@ -36,9 +36,19 @@ impl VmTask {
 
     async fn define_new(&mut self, assignment: Assignment) -> Result<VmObservation, Problem> {
         let owner_uid = self.host.uids.take()?;
-        let record =
-            Record { assignment, owner_uid, wanted: PowerState::Stopped, process: None, end: None, migration: None };
-        let made = self.make(record).await;
+        let record = Record {
+            assignment,
+            owner_uid,
+            wanted: PowerState::Stopped,
+            disk_made: false,
+            process: None,
+            end: None,
+            migration: None,
+        };
+        let made = match disk::check_nothing_left(&self.host, &record).await {
+            Ok(()) => self.make(record).await,
+            Err(error) => Err(error),
+        };
         if made.is_err() && self.record.is_none() {
             self.host.uids.release(owner_uid);
         }

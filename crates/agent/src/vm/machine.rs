@@ -17,7 +17,7 @@ use gantry_qemu::machine::{
 };
 use gantry_qemu::process::{Identity, QemuProcess, SpawnSpec, log_tail, open_tap};
 use gantry_qemu::qmp::{EventStream, Qmp};
-use gantry_storage::{DiskSpec, Seed, SeedNic};
+use gantry_storage::{Seed, SeedNic};
 use gantry_types::{Firmware, Problem};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use super::console::ConsoleLine;
 use super::guest::GuestLine;
-use super::{Shared, console, guest, metrics};
+use super::{Shared, console, disk, guest, metrics};
 use crate::host::Host;
 use crate::images::digest;
 use crate::inventory::{accelerator_name, qemu_arch, supplementary_gids};
@@ -75,16 +75,13 @@ fn named(record: &Record) -> String {
     format!("VM '{}'", record.assignment.name)
 }
 
-/// Makes the VM's directory, disk and seed; with everything there already nothing changes.
-pub(crate) async fn prepare_files(host: &Host, record: &Record) -> Result<(), Problem> {
+/// Makes the VM's directory, disk and seed; with everything there already nothing changes. The record, which is on disk
+/// already, says afterwards that there is a disk.
+pub(crate) async fn prepare_files(host: &Host, record: &mut Record) -> Result<(), Problem> {
+    disk::make(host, record).await?;
     let assignment = &record.assignment;
     let files = files(host, assignment.uuid);
     let uid = record.owner_uid;
-    let image = assignment.disk.image.as_ref().map(|image| digest(&image.digest)).transpose()?;
-    let spec =
-        DiskSpec { disk: assignment.uuid, size_bytes: assignment.disk.size.bytes(), image, owner_uid: Some(uid) };
-    host.pool.create_disk(&spec).await.map_err(|error| problem("disk-not-made", &named(record), &error))?;
-
     let nics = assignment.nics.iter().map(|nic| SeedNic {
         mac: nic.mac,
         addresses: ipnet::IpNet::new(nic.address, nic.prefix_length).into_iter().collect(),
@@ -136,6 +133,7 @@ pub(crate) async fn launch(
     incoming: bool,
 ) -> Result<Machine, Problem> {
     let what = named(record);
+    disk::check(host, record).await?;
     let config = describe(host, record, incoming).await?;
     let files = files(host, record.assignment.uuid);
     let taps: Result<Vec<_>, _> =

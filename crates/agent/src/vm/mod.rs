@@ -22,6 +22,7 @@
 mod actor;
 mod console;
 mod definition;
+mod disk;
 mod guest;
 mod liveness;
 mod machine;
@@ -47,6 +48,7 @@ use crate::records::Record;
 pub(crate) use actor::{Next, Run, VmTask};
 pub(crate) use console::ConsoleLine;
 pub(crate) use definition::committed_here;
+pub(crate) use disk::check_nothing_left;
 pub(crate) use liveness::check as check_liveness;
 pub(crate) use machine::{DISK_NODE, Machine, files, prepare_files};
 

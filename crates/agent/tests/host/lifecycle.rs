@@ -1,5 +1,7 @@
 //! A VM's life on one host.
 
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+
 use gantry_api::AgentApi;
 use gantry_api::agent::{Assignment, DiskAssignment, PowerAction, VmRunState};
 use gantry_types::{ByteSize, HostNetworks};
@@ -27,6 +29,17 @@ fn a_vm_lives_and_is_forgotten() {
         let status = std::fs::read_to_string(format!("/proc/{}/status", pids[0])).unwrap();
         assert!(status.contains(&format!("Uid:\t{0}\t{0}\t{0}\t{0}", seen.owner_uid)), "{status}");
         assert!(status.contains("CapEff:\t0000000000000000"), "QEMU has no privilege");
+
+        // Its user can put something in place of its sockets and of nothing else.
+        let directory = world.hosts[0].state_dir.join(format!("vms/{}", vm.uuid));
+        assert_eq!(std::fs::metadata(&directory).unwrap().uid(), 0);
+        for name in ["console.log", "seed.img"] {
+            assert_eq!(std::fs::symlink_metadata(directory.join(name)).unwrap().uid(), seen.owner_uid, "{name}");
+        }
+        for entry in std::fs::read_dir(directory.join("run")).unwrap() {
+            let entry = entry.unwrap();
+            assert!(entry.file_type().unwrap().is_socket(), "{}", entry.path().display());
+        }
 
         // A command from before is refused; a machine is not changed while it runs.
         let older = Assignment { epoch: 0, ..vm.clone() };
@@ -146,5 +159,50 @@ fn the_agent_conforms() {
         template.nics.clear();
         assert_eq!(gantry_hostlink::conformance::run(&world.agent(0), &template).await, Ok(()));
         assert!(world.qemus(0).is_empty());
+    });
+}
+
+#[test]
+fn a_lost_disk_is_reported_and_never_replaced_by_an_empty_one() {
+    in_world(1, async |mut world| {
+        let vm = world.assignment("web-1");
+        let agent = world.agent(0);
+        agent.define_vm(&vm).await.unwrap();
+        let disk = world.hosts[0].state_dir.join(format!("pool/disks/{}.qcow2", vm.uuid));
+        let elsewhere = disk.with_extension("away");
+        std::fs::rename(&disk, &elsewhere).unwrap();
+        world.kill_agent(0);
+        world.start_agent(0).await;
+
+        let agent = world.agent(0);
+        let refused = agent.define_vm(&vm).await.unwrap_err();
+        assert!(refused.code() == "disk-missing" && refused.detail.contains(disk.to_str().unwrap()), "{refused}");
+        assert_eq!(code(agent.power(vm.uuid, &request(&vm, PowerAction::Start)).await), "disk-missing");
+        assert!(!disk.exists());
+        std::fs::rename(&elsewhere, &disk).unwrap();
+        agent.define_vm(&vm).await.unwrap();
+        agent.power(vm.uuid, &request(&vm, PowerAction::Start)).await.unwrap();
+        agent.remove_vm(vm.uuid, vm.epoch).await.unwrap();
+
+        // What lies there without a record may be somebody's data.
+        std::fs::write(&disk, b"precious").unwrap();
+        assert_eq!(code(agent.define_vm(&vm).await), "disk-left");
+        assert_eq!(std::fs::read(&disk).unwrap(), b"precious");
+        assert!(agent.observe().await.unwrap().is_empty());
+
+        // A crash between the disk and the note that it was made leaves one that nothing has used.
+        std::fs::remove_file(&disk).unwrap();
+        agent.define_vm(&vm).await.unwrap();
+        world.kill_agent(0);
+        let path = world.hosts[0].state_dir.join(format!("vms/{}/record.json", vm.uuid));
+        let mut record: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        record["disk_made"] = false.into();
+        std::fs::write(&path, record.to_string()).unwrap();
+        std::fs::write(&disk, b"half").unwrap();
+        world.start_agent(0).await;
+        let agent = world.agent(0);
+        assert_eq!(code(agent.power(vm.uuid, &request(&vm, PowerAction::Start)).await), "disk-not-made");
+        agent.define_vm(&vm).await.unwrap();
+        agent.power(vm.uuid, &request(&vm, PowerAction::Start)).await.unwrap();
     });
 }
