@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -31,6 +31,8 @@ use crate::qemus::{executing, qemus};
 
 /// Short, because paths of Unix sockets below it may have 107 bytes.
 const BASE: &str = "/tmp/gantry-e2e";
+/// Last octet of the first address that tests choose; the product hands out the lowest.
+const FIRST_ADDRESS: u8 = 10;
 const LOG_TAIL_LINES: usize = 40;
 /// A guest boots in 5 to 10 s under emulation on a quiet machine.
 pub const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -46,6 +48,7 @@ pub struct Lab {
     cli: Cli,
     room: Room,
     client: Client,
+    addresses: AtomicU8,
     passed: AtomicBool,
 }
 
@@ -100,6 +103,7 @@ impl Lab {
             cli: cli.clone(),
             room: Room::new(record),
             client: client(&cli.config())?,
+            addresses: AtomicU8::new(FIRST_ADDRESS),
             passed: AtomicBool::new(false),
         })
     }
@@ -156,9 +160,21 @@ impl Lab {
         self.gantry(&["image", "import", GUEST_IMAGE, path]).await?.ok().map(drop)
     }
 
+    /// A small VM of the test guest. Its address is one that no earlier VM of this lab had: a client outside remembers
+    /// for up to half a minute whose an address was.
+    pub fn guest(&self, name: &str, workload: &Workload) -> Result<Vm> {
+        let mut spec = guest_spec(workload)?;
+        let [a, b, c, _] = self.room.layout().operator_inner_address().octets();
+        let last = self.addresses.fetch_add(1, Ordering::Relaxed);
+        for nic in &mut spec.nics {
+            nic.address = Some(Ipv4Addr::new(a, b, c, last).into());
+        }
+        Ok(Vm::new(name.parse()?, spec))
+    }
+
     /// Creates a VM of the test guest and waits until it serves HTTP.
     pub async fn run_vm(&self, name: &str, host: Option<u8>, workload: &Workload) -> Result<Vm> {
-        let vm = Vm::new(name.parse()?, guest_spec(workload)?);
+        let vm = self.guest(name, workload)?;
         // Placement is free; a host is chosen by closing the others for the moment.
         let others: Vec<u8> = self.room.hosts().filter(|other| host.is_some_and(|host| host != *other)).collect();
         for other in &others {
@@ -294,8 +310,7 @@ pub fn host_of(vm: &Vm) -> Result<u8> {
     number.with_context(|| format!("host {host} is not one of a lab"))
 }
 
-/// A small VM of the test guest on the network `default`.
-pub fn guest_spec(workload: &Workload) -> Result<VmSpec> {
+fn guest_spec(workload: &Workload) -> Result<VmSpec> {
     Ok(VmSpec {
         cpus: 1,
         memory: ByteSize::mib(128),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gantry_api::rest::WriteQuery;
-use gantry_e2e::lab::{address, guest_spec};
+use gantry_e2e::lab::address;
 use gantry_e2e::{EchoClient, Lab, Observer, Workload, disk, eventually, qemus, workload_figure};
 use gantry_types::{Host, HostState, OperationPhase, Vm, VmPhase};
 
@@ -19,7 +19,7 @@ async fn agent_and_controller_crash_during_create_and_delete() -> Result<()> {
         let name = format!("vm-{number}");
         let started = Instant::now();
         let step = |what: &str| eprintln!("{victim}: {what} after {:?}", started.elapsed());
-        let vm = Vm::new(name.parse()?, guest_spec(&Workload::default())?);
+        let vm = lab.guest(&name, &Workload::default())?;
         let created = lab.client().create(&vm, &WriteQuery::default()).await?;
         crash(&lab, victim)?;
         lab.resume().await?;

@@ -6,7 +6,6 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use gantry_api::rest::WriteQuery;
-use gantry_e2e::lab::guest_spec;
 use gantry_e2e::{Lab, Ran, Workload, guest_image, qemus};
 use gantry_types::{ByteSize, ErrorClass, Image, OperationPhase, Vm, VmPhase};
 
@@ -222,7 +221,7 @@ async fn a_full_disk_fails_what_needs_it_and_nothing_else() -> Result<()> {
     lab.all_hosts_ready().await?;
     lab.import_guest().await?;
 
-    let vm = Vm::new("large".parse()?, guest_spec(&Workload::default())?);
+    let vm = lab.guest("large", &Workload::default())?;
     let created = lab.client().create(&vm, &WriteQuery::default()).await?;
     let ended = lab.finished(&created).await?;
     ensure!(ended.status.phase == OperationPhase::Failed, "{:?}", ended.status);
