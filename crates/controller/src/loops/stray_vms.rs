@@ -54,6 +54,10 @@ pub fn find<'a>(
     observations: impl IntoIterator<Item = &'a VmObservation> + 'a,
 ) -> impl Iterator<Item = Stray> + 'a {
     observations.into_iter().filter_map(move |observation| {
+        // The host can't say what it has: only a person may decide over it.
+        if observation.damaged {
+            return None;
+        }
         let uuid = observation.uuid;
         let migration = observation.migration.as_ref().map(|report| report.migration);
         let ending = match (observation.state, migration) {
