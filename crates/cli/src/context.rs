@@ -91,8 +91,13 @@ impl Contexts {
     /// The context called `name`, or the current one.
     pub fn choose(&self, name: Option<&str>) -> Result<(&str, &Context), Problem> {
         let name = name.or(self.current.as_deref()).ok_or_else(|| {
-            Problem::invalid("no-context", "no controller is configured")
-                .remedy("start a lab with 'gantry lab up', or make a controller with 'gantry controller init'")
+            let names: Vec<_> = self.contexts.keys().map(String::as_str).collect();
+            match names[..] {
+                [] => Problem::invalid("no-context", "no controller is configured")
+                    .remedy("start a lab with 'gantry lab up', or make a controller with 'gantry controller init'"),
+                _ => Problem::invalid("no-context", "no context is chosen")
+                    .remedy(format!("choose one: gantry context use NAME; there are: {}", names.join(", "))),
+            }
         })?;
         let (name, context) = self
             .contexts
@@ -203,6 +208,8 @@ mod tests {
         assert_eq!(contexts.choose(Some("other")).unwrap_err().class, ErrorClass::NotFound);
         contexts.current = None;
         assert_eq!(contexts.choose(Some("main")).unwrap().0, "main");
-        assert_eq!(contexts.choose(None).unwrap_err().code(), "no-context");
+        let unchosen = contexts.choose(None).unwrap_err();
+        assert_eq!(unchosen.code(), "no-context");
+        assert!(unchosen.remedy.unwrap().contains("gantry context use NAME; there are: main"));
     }
 }

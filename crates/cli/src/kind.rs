@@ -22,6 +22,28 @@ impl Kind {
         self.names()[0]
     }
 
+    /// What `status.phase` (a host's `status.state`) can be, by the API's names.
+    pub fn phases(self) -> &'static [&'static str] {
+        match self {
+            Self::Vm => &[
+                "pending",
+                "starting",
+                "running",
+                "paused",
+                "migrating",
+                "stopping",
+                "stopped",
+                "failed",
+                "unknown",
+                "deleting",
+            ],
+            Self::Host => &["joining", "ready", "lost"],
+            Self::Image => &["pending", "importing", "ready", "failed"],
+            Self::Operation => &["pending", "running", "unwinding", "succeeded", "failed", "cancelled"],
+            Self::Network | Self::Event | Self::Token => &[],
+        }
+    }
+
     /// Singular, plural, short.
     fn names(self) -> &'static [&'static str] {
         match self {
@@ -95,7 +117,22 @@ pub(crate) use with_kind;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gantry_types::Resource;
+    use gantry_types::{HostState, ImagePhase, OperationPhase, Resource, VmPhase};
+    use serde::de::DeserializeOwned;
+
+    #[test]
+    fn phases_are_the_apis() {
+        fn all_are<T: DeserializeOwned>(kind: Kind) {
+            for phase in kind.phases() {
+                assert!(serde_json::from_value::<T>((*phase).into()).is_ok(), "{kind} {phase}");
+            }
+        }
+        all_are::<VmPhase>(Kind::Vm);
+        all_are::<HostState>(Kind::Host);
+        all_are::<ImagePhase>(Kind::Image);
+        all_are::<OperationPhase>(Kind::Operation);
+        assert_eq!(Kind::Vm.phases().to_vec(), VmPhase::ALL.map(|phase| phase.to_string()));
+    }
 
     #[test]
     fn every_name_of_a_kind_means_it() {

@@ -11,7 +11,10 @@ use gantry_types::{ErrorClass, Problem, Resource};
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::client::{Client, Watch};
+use crate::{
+    client::{Client, Watch},
+    kind::Kind,
+};
 
 /// The longest time without a look.
 const RECHECK: Duration = Duration::from_secs(1);
@@ -73,6 +76,21 @@ pub enum Verdict {
 }
 
 impl Condition {
+    /// # Errors
+    /// If it names a phase that objects of this kind never have: waiting for it would never end.
+    pub fn check(&self, kind: Kind) -> Result<(), Problem> {
+        let Self::Phase(phase) = self else { return Ok(()) };
+        let known = kind.phases();
+        if known.contains(&phase.as_str()) {
+            return Ok(());
+        }
+        let remedy = match known {
+            [] => format!("wait for something else; a {kind} has no phases"),
+            known => format!("use one of {}", known.join(", ")),
+        };
+        Err(Problem::invalid("unknown-phase", format!("no {kind} is ever in phase '{phase}'")).remedy(remedy))
+    }
+
     /// Judges an object as the API shows it; nothing if it does not exist.
     pub fn judge(&self, object: Option<&Value>) -> Verdict {
         let Some(object) = object else {
@@ -220,6 +238,12 @@ mod tests {
         assert_eq!(judge("finished", Some(&failed)), Verdict::Met);
         assert!(matches!(judge("ready", Some(&failed)), Verdict::Hopeless(reason) if reason.contains("no room")));
         assert!(matches!(judge("running", None), Verdict::Hopeless(_)));
+        let check = |condition: &str, kind| condition.parse::<Condition>().unwrap().check(kind);
+        assert_eq!(check("phase=Lost", Kind::Host), Ok(()));
+        assert_eq!(check("ready", Kind::Event), Ok(()));
+        let unknown = check("phase=runing", Kind::Vm).unwrap_err();
+        assert!(unknown.remedy.unwrap().contains("pending, starting, running"));
+        assert!(check("phase=ready", Kind::Network).is_err());
         for bad in ["", "phase=", "up", "ready=yes"] {
             assert!(bad.parse::<Condition>().is_err(), "{bad}");
         }

@@ -39,6 +39,7 @@ pub struct ControllerInit {
 
 #[derive(Debug, Args)]
 pub struct ControllerRun {
+    /// Where 'controller init' put it
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
     /// Instead of where init was told that it listens (controller.toml)
@@ -54,6 +55,7 @@ pub enum AgentCommand {
 
 #[derive(Debug, Args)]
 pub struct AgentRun {
+    /// Where 'host join' put its identity, and where the host's VMs are
     #[arg(long, value_name = "DIR", default_value = "/var/lib/gantry/agent")]
     pub state: PathBuf,
 }
@@ -73,6 +75,7 @@ pub struct HostJoin {
     /// The address for VXLAN and migrations; by default the agent's
     #[arg(long, value_name = "IP")]
     pub underlay_address: Option<IpAddr>,
+    /// Where it keeps its identity and its VMs
     #[arg(long, value_name = "DIR", default_value = "/var/lib/gantry/agent")]
     pub state: PathBuf,
 }
@@ -83,6 +86,7 @@ pub enum LabCommand {
     Up(LabUp),
     /// What runs and what is cut
     Status {
+        /// The lab; the only one, or the current context's, if not given
         #[arg(long)]
         name: Option<Name>,
     },
@@ -90,38 +94,50 @@ pub enum LabCommand {
     List,
     /// Power loss: its cable goes dead and everything on it is killed at once
     Unplug {
+        /// The host's name: host-1, host-2, …
         host: String,
+        /// The lab; the only one, or the current context's, if not given
         #[arg(long)]
         name: Option<Name>,
     },
     /// Power back
     Plug {
+        /// The host's name: host-1, host-2, …
         host: String,
+        /// The lab; the only one, or the current context's, if not given
         #[arg(long)]
         name: Option<Name>,
     },
     /// Cut its cable; what runs there goes on
     Cut {
+        /// The host's name: host-1, host-2, …
         host: String,
+        /// The lab; the only one, or the current context's, if not given
         #[arg(long)]
         name: Option<Name>,
     },
     /// Mend its cable
     Mend {
+        /// The host's name: host-1, host-2, …
         host: String,
+        /// The lab; the only one, or the current context's, if not given
         #[arg(long)]
         name: Option<Name>,
     },
     /// Run a command on a host: gantry lab exec host-1 -- ip link
     Exec {
+        /// The host's name: host-1, host-2, …
         host: String,
+        /// The lab; the only one, or the current context's, if not given
         #[arg(long)]
         name: Option<Name>,
+        /// The command and its arguments
         #[arg(required = true, last = true)]
         command: Vec<String>,
     },
     /// End everything and remove it
     Down {
+        /// The lab; must be given if there are several
         #[arg(long)]
         name: Option<Name>,
     },
@@ -129,6 +145,7 @@ pub enum LabCommand {
 
 #[derive(Debug, Args)]
 pub struct LabUp {
+    /// What it is to be called
     #[arg(long, default_value = "lab")]
     pub name: Name,
     /// How many; 3 for a new lab

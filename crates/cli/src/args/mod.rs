@@ -58,7 +58,12 @@ pub enum Command {
     /// List objects of a kind, or show one
     Get(Get),
     /// Show one object with its recent events and operations
-    Describe { kind: Kind, name: String },
+    Describe {
+        #[arg(help = KINDS)]
+        kind: Kind,
+        /// The object's name
+        name: String,
+    },
     /// Create or update the objects of a file
     Apply(Apply),
     /// Show what apply would change; exits with 1 if something would
@@ -106,14 +111,22 @@ pub enum Command {
     /// Print the API's OpenAPI document
     Openapi,
     /// Print a completion script: `source <(gantry completion bash)`
-    Completion { shell: clap_complete::Shell },
+    Completion {
+        /// The shell it is for
+        shell: clap_complete::Shell,
+    },
     /// Versions of this program and of the controller
     Version,
 }
 
+const KINDS: &str =
+    "vm, host, image, network, operation, event or token; also their plurals, and img, net, op, ev for short";
+
 #[derive(Debug, Args)]
 pub struct Get {
+    #[arg(help = KINDS)]
     pub kind: Kind,
+    /// The object's name; all objects of the kind if not given
     pub name: Option<String>,
     #[command(flatten)]
     pub list: ListOptions,
@@ -149,8 +162,9 @@ pub struct Apply {
 
 #[derive(Debug, Args)]
 pub struct Delete {
-    #[arg(required_unless_present = "files")]
+    #[arg(required_unless_present = "files", help = KINDS)]
     pub kind: Option<Kind>,
+    /// The objects' names
     #[arg(required_unless_present = "files")]
     pub names: Vec<String>,
     /// Delete the objects that these files name
@@ -169,9 +183,11 @@ pub struct FollowOptions {
 
 #[derive(Debug, Args)]
 pub struct Wait {
+    #[arg(help = KINDS)]
     pub kind: Kind,
+    /// The object's name
     pub name: String,
-    /// ready, running, stopped, deleted, finished or phase=PHASE
+    /// ready, running, stopped, deleted, finished or phase=PHASE; a PHASE that the kind does not have is refused
     #[arg(long = "for", value_name = "CONDITION")]
     pub condition: Condition,
     /// Give up after this long: 90s, 5m, 1h
@@ -184,18 +200,28 @@ pub enum ContextCommand {
     /// All controllers this user knows
     List,
     /// Choose the one that is used when none is named
-    Use { name: String },
+    Use {
+        /// The context's name: gantry context list
+        name: String,
+    },
     /// Write down how a controller made elsewhere is reached; the first one becomes the current one
     Add(ContextAdd),
     /// Forget how a controller is reached; the controller does not notice
     #[command(visible_alias = "rm")]
-    Delete { name: String },
+    Delete {
+        /// The context's name: gantry context list
+        name: String,
+    },
     /// How the current one (or NAME) is reached, without its token
-    Show { name: Option<String> },
+    Show {
+        /// The context's name; the current one if not given
+        name: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]
 pub struct ContextAdd {
+    /// What it is to be called here
     pub name: Name,
     /// https://ADDRESS:PORT
     #[arg(long)]

@@ -11,13 +11,18 @@ use super::{FollowOptions, HostJoin, ListOptions, parse_duration};
 pub enum ImageCommand {
     /// Bring in a disk image: qcow2, raw, VMDK, VHD, VHDX or VDI, also compressed
     Import(ImageImport),
+    /// All images, or those that a selector chooses
     #[command(visible_alias = "ls")]
     List(ListOptions),
+    /// Everything about one image
     Show {
+        /// The image's name
         name: String,
     },
+    /// Delete images that no VM uses
     #[command(visible_alias = "rm")]
     Delete {
+        /// The images' names
         #[arg(required = true)]
         names: Vec<String>,
         #[command(flatten)]
@@ -27,6 +32,7 @@ pub enum ImageCommand {
 
 #[derive(Debug, Args)]
 pub struct ImageImport {
+    /// What it is to be called
     pub name: Name,
     /// A file on this machine, or an http(s) URL that the controller fetches
     #[arg(value_name = "FILE|URL")]
@@ -47,14 +53,20 @@ fn parse_format(text: &str) -> Result<ImageFormat, String> {
 
 #[derive(Debug, Subcommand)]
 pub enum NetworkCommand {
+    /// Make a network
     Create(NetworkCreate),
+    /// All networks, or those that a selector chooses
     #[command(visible_alias = "ls")]
     List(ListOptions),
+    /// Everything about one network
     Show {
+        /// The network's name
         name: String,
     },
+    /// Delete networks that no VM uses
     #[command(visible_alias = "rm")]
     Delete {
+        /// The networks' names
         #[arg(required = true)]
         names: Vec<String>,
     },
@@ -62,6 +74,7 @@ pub enum NetworkCommand {
 
 #[derive(Debug, Args)]
 pub struct NetworkCreate {
+    /// What it is to be called
     pub name: Name,
     /// Addresses for its VMs, for example 10.9.0.0/24
     #[arg(long, value_name = "CIDR", value_parser = parse_cidr)]
@@ -78,6 +91,7 @@ pub struct NetworkCreate {
     /// VXLAN identifier; chosen by the controller if not given
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16_777_215))]
     pub vni: Option<u32>,
+    /// The largest packet of its VMs, bytes; VXLAN adds 50 to it on the way between hosts
     #[arg(long, default_value_t = 1450, value_parser = clap::value_parser!(u32).range(576..=8950))]
     pub mtu: u32,
     /// A VTEP that is not a Gantry host, such as a top-of-rack switch; may be given several times
@@ -97,21 +111,28 @@ fn parse_cidr(text: &str) -> Result<String, String> {
 pub enum HostCommand {
     /// Make this machine a host of the controller at URL
     Join(HostJoin),
+    /// All hosts, or those that a selector chooses
     #[command(visible_alias = "ls")]
     List(ListOptions),
+    /// Everything about one host
     Show {
+        /// The host's name
         name: String,
     },
     /// Place no new VMs on it
     Cordon {
+        /// The host's name
         name: String,
     },
+    /// Place VMs on it again
     Uncordon {
+        /// The host's name
         name: String,
     },
     /// Forget a host that runs nothing any more; its certificate is worthless from then on
     #[command(visible_alias = "rm")]
     Delete {
+        /// The hosts' names
         #[arg(required = true)]
         names: Vec<String>,
     },
@@ -119,23 +140,29 @@ pub enum HostCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum OperationCommand {
+    /// All operations, or those that a selector chooses
     #[command(visible_alias = "ls")]
     List(ListOptions),
+    /// Everything about one operation
     Show {
+        /// The operation's name: gantry operation list
         name: String,
     },
     /// Stop it at the next safe point and undo what it did
     Cancel {
+        /// The operation's name: gantry operation list
         name: String,
     },
     /// Follow it to its end
     Wait {
+        /// The operation's name: gantry operation list
         name: String,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub enum EventCommand {
+    /// All events, or those that a selector chooses
     #[command(visible_alias = "ls")]
     List {
         /// Only events about this object, for example vm/web
@@ -150,17 +177,22 @@ pub enum EventCommand {
 pub enum TokenCommand {
     /// Make a token; its secret is shown once
     Create {
+        /// What it is to be called
         name: Name,
+        /// What its bearer may do: everything, read, or let a host join
         #[arg(long, value_enum)]
         role: TokenRole,
         /// Refused after this long: 30m, 12h, 90d
         #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
         expires: Option<Duration>,
     },
+    /// All tokens, or those that a selector chooses
     #[command(visible_alias = "ls")]
     List(ListOptions),
+    /// Delete tokens; who uses one is refused from then on
     #[command(visible_alias = "rm")]
     Delete {
+        /// The tokens' names
         #[arg(required = true)]
         names: Vec<String>,
     },

@@ -15,6 +15,23 @@ fn the_tree_is_consistent() {
 }
 
 #[test]
+fn every_command_and_every_argument_has_a_text() {
+    fn missing(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+        let path = format!("{path} {}", command.get_name());
+        if command.get_about().is_none() {
+            found.push(path.clone());
+        }
+        found.extend(
+            command.get_arguments().filter(|a| a.get_help().is_none()).map(|a| format!("{path} {}", a.get_id())),
+        );
+        command.get_subcommands().for_each(|inner| missing(inner, &path, found));
+    }
+    let mut found = Vec::new();
+    missing(&Cli::command(), "", &mut found);
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
 fn what_must_work_as_typed_parses() {
     for line in [
         "gantry host list",
@@ -55,6 +72,7 @@ fn habits_of_kubectl_and_virsh_parse() {
         "gantry vm stop a b --force --no-wait",
         "gantry vm stop a --grace 5",
         "gantry vm set a --cpus 2 --memory 1GiB --label app- --label x=y",
+        "gantry vm set a --cpus 2 --no-wait",
         "gantry vm migrate a --post-copy never --max-downtime-ms 50 --bandwidth 100",
         "gantry image import a https://example.com/i.vmdk.xz --sha256 00 --format vmdk --no-wait",
         "gantry network create n --subnet 10.9.0.0/24 --gateway 10.9.0.1 --dns 1.1.1.1 --reserve 10.9.0.2",

@@ -2,20 +2,32 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{
+    Args, Subcommand, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use gantry_types::{Arch, ByteSize, Firmware, MacAddress, Name, NicSpec, PostCopy};
 
 use super::{FollowOptions, ListOptions, parse_duration};
+
+const ARCHS: [&str; 4] = ["x86_64", "aarch64", "ppc64", "sparc64"];
+const FIRMWARE: [&str; 2] = ["bios", "uefi"];
 
 #[derive(Debug, Subcommand)]
 pub enum VmCommand {
     /// Make a VM and start it
     Create(Box<Create>),
+    /// All VMs, or those that a selector chooses
     #[command(visible_alias = "ls")]
     List(ListOptions),
     /// Everything about one VM
-    Show { name: String },
+    Show {
+        /// The VM's name
+        name: String,
+    },
+    /// Start VMs that are stopped, or whose start failed
     Start {
+        /// The VMs' names
         #[arg(required = true)]
         names: Vec<String>,
         /// Wait until it runs (the default) or its guest answers
@@ -29,6 +41,7 @@ pub enum VmCommand {
     },
     /// Ask the guest to shut down; cut it off after the grace time
     Stop {
+        /// The VMs' names
         #[arg(required = true)]
         names: Vec<String>,
         /// Do not ask the guest
@@ -40,7 +53,9 @@ pub enum VmCommand {
         #[command(flatten)]
         follow: FollowOptions,
     },
+    /// Let the guest start anew
     Reboot {
+        /// The VMs' names
         #[arg(required = true)]
         names: Vec<String>,
         /// Reset at once instead of asking the guest
@@ -51,6 +66,7 @@ pub enum VmCommand {
     },
     /// Stop its processors, keep its memory
     Pause {
+        /// The VMs' names
         #[arg(required = true)]
         names: Vec<String>,
         #[command(flatten)]
@@ -58,6 +74,7 @@ pub enum VmCommand {
     },
     /// Let a paused VM go on
     Resume {
+        /// The VMs' names
         #[arg(required = true)]
         names: Vec<String>,
         #[command(flatten)]
@@ -66,6 +83,7 @@ pub enum VmCommand {
     /// End VMs and delete their disks
     #[command(visible_alias = "rm")]
     Delete {
+        /// The VMs' names
         #[arg(required = true)]
         names: Vec<String>,
         /// Do not wait for a host that is lost; what it still has is removed when it comes back
@@ -75,7 +93,10 @@ pub enum VmCommand {
         follow: FollowOptions,
     },
     /// The serial console; Ctrl-] ends it
-    Console { name: String },
+    Console {
+        /// The VM's name
+        name: String,
+    },
     /// Change processors, memory or labels; processors and memory while it is stopped
     Set(Set),
     /// Move a running VM to another host
@@ -84,13 +105,16 @@ pub enum VmCommand {
 
 #[derive(Debug, Args)]
 pub struct Create {
+    /// What it is to be called: lower-case letters, digits and '-'
     pub name: Name,
     /// The image its disk starts from; an empty disk if not given
     #[arg(long)]
     pub image: Option<Name>,
+    /// Virtual processors, 1 to 256
     #[arg(long, default_value_t = 1)]
     pub cpus: u32,
-    #[arg(long, default_value = "512MiB")]
+    /// Its memory, 32MiB to 4TiB in whole MiB: a number with MiB, GiB or TiB (or MB, GB, …); bytes without a unit
+    #[arg(long, value_name = "SIZE", default_value = "512MiB")]
     pub memory: ByteSize,
     /// Size of its disk; the image's if not given
     #[arg(long, value_name = "SIZE")]
@@ -107,12 +131,14 @@ pub struct Create {
     /// Run on this host and no other
     #[arg(long)]
     pub host: Option<Name>,
-    #[arg(long, default_value = "x86_64", value_parser = parse_arch)]
+    /// The guest's architecture
+    #[arg(long, default_value = "x86_64", value_parser = PossibleValuesParser::new(ARCHS).try_map(|text| parse_by_api_name::<Arch>(&text)))]
     pub arch: Arch,
     /// QEMU's name of the CPU model
     #[arg(long)]
     pub cpu_model: Option<String>,
-    #[arg(long, default_value = "bios", value_parser = parse_firmware)]
+    /// What the guest is booted by
+    #[arg(long, default_value = "bios", value_parser = PossibleValuesParser::new(FIRMWARE).try_map(|text| parse_by_api_name::<Firmware>(&text)))]
     pub firmware: Firmware,
     /// Do not start it
     #[arg(long, conflicts_with = "wait")]
@@ -147,18 +173,24 @@ impl WaitFor {
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
 pub struct Set {
+    /// The VM's name
     pub name: String,
+    /// Virtual processors, 1 to 256
     #[arg(long, group = "change")]
     pub cpus: Option<u32>,
-    #[arg(long, group = "change")]
+    /// Its memory, 32MiB to 4TiB in whole MiB
+    #[arg(long, value_name = "SIZE", group = "change")]
     pub memory: Option<ByteSize>,
     /// KEY=VALUE sets a label, KEY- removes it
     #[arg(long = "label", value_name = "LABEL", group = "change", value_parser = parse_label_change)]
     pub labels: Vec<(String, Option<String>)>,
+    #[command(flatten)]
+    pub follow: FollowOptions,
 }
 
 #[derive(Debug, Args)]
 pub struct Migrate {
+    /// The VM's name
     pub name: String,
     /// The destination; chosen by placement if not given
     #[arg(long, value_name = "HOST")]
@@ -227,10 +259,4 @@ fn parse_label_change(text: &str) -> Result<(String, Option<String>), String> {
 /// By the names the API uses.
 fn parse_by_api_name<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(text.into()).map_err(|error| error.to_string())
-}
-fn parse_arch(text: &str) -> Result<Arch, String> {
-    parse_by_api_name(text)
-}
-fn parse_firmware(text: &str) -> Result<Firmware, String> {
-    parse_by_api_name(text)
 }

@@ -30,7 +30,7 @@ use crate::{
 
 /// What every command needs to know of the global flags.
 pub struct Session {
-    context: Option<String>,
+    pub(crate) context: Option<String>,
     pub printer: Printer,
 }
 

@@ -217,6 +217,7 @@ async fn describe_one<T: Resource>(session: &Session, name: &str) -> Result<(), 
 }
 
 pub async fn wait(session: &Session, wait: &Wait) -> Result<(), Failure> {
+    wait.condition.check(wait.kind)?;
     let client = session.client()?;
     with_kind!(wait.kind, T => crate::wait::wait_for::<T>(&client, &wait.name, &wait.condition, wait.timeout).await)?;
     Ok(print(&format!("{}/{} is {}\n", wait.kind, wait.name, wait.condition))?)

@@ -178,7 +178,7 @@ async fn set(session: &Session, arguments: VmSet) -> Result<(), Failure> {
     }
     // It is sent with the revision that was read: somebody else's change in between is a conflict.
     let changed = client.update(&vm, &WriteQuery::default()).await?;
-    carry_out(&client, &changed, FollowOptions::default()).await?;
+    carry_out(&client, &changed, arguments.follow).await?;
     Ok(announce(session.printer, &changed.object, "changed")?)
 }
 

@@ -7,7 +7,7 @@ mod up;
 use std::path::Path;
 
 use anyhow::Context as _;
-use gantry_lab::{Room, find};
+use gantry_lab::{Room, find, list};
 use gantry_types::Name;
 
 use crate::{
@@ -21,42 +21,52 @@ use crate::{
 pub async fn run(session: &Session, command: LabCommand) -> Result<(), Failure> {
     match command {
         LabCommand::Up(arguments) => up::up(&arguments).await,
-        LabCommand::Status { name } => status::status(session, &room(name.as_ref())?).await,
+        LabCommand::Status { name } => status::status(session, &room(session, name)?).await,
         LabCommand::List => status::list(session),
         LabCommand::Unplug { host, name } => {
-            let (room, number) = host_in(name.as_ref(), &host)?;
+            let (room, number) = host_in(session, name, &host)?;
             let killed = room.unplug(number)?;
             Ok(print(&format!("{host} has no power: {killed} processes died; back: gantry lab plug {host}\n"))?)
         }
         LabCommand::Plug { host, name } => {
-            let (room, number) = host_in(name.as_ref(), &host)?;
+            let (room, number) = host_in(session, name, &host)?;
             let pid = room.plug(number)?;
             Ok(print(&format!("{host} has power again, its agent is process {pid}\n"))?)
         }
         LabCommand::Cut { host, name } => {
-            let (room, number) = host_in(name.as_ref(), &host)?;
+            let (room, number) = host_in(session, name, &host)?;
             room.cut(number)?;
             Ok(print(&format!("the cable of {host} is cut; mend it: gantry lab mend {host}\n"))?)
         }
         LabCommand::Mend { host, name } => {
-            let (room, number) = host_in(name.as_ref(), &host)?;
+            let (room, number) = host_in(session, name, &host)?;
             room.mend(number)?;
             Ok(print(&format!("the cable of {host} is mended\n"))?)
         }
         LabCommand::Exec { host, name, command } => {
-            let (room, number) = host_in(name.as_ref(), &host)?;
+            let (room, number) = host_in(session, name, &host)?;
             exec(&room, number, &command)
         }
-        LabCommand::Down { name } => down(name.as_ref()),
+        // Not the current one: giving the command twice must not end a second lab.
+        LabCommand::Down { name } => down(find(name.as_ref()).map(Room::new)?),
     }
 }
 
-fn room(name: Option<&Name>) -> anyhow::Result<Room> {
-    find(name).map(Room::new)
+/// The lab called `name`; else the one whose context is used, if it is one of this machine; else the only one.
+fn room(session: &Session, name: Option<Name>) -> anyhow::Result<Room> {
+    let name = match name {
+        Some(name) => Some(name),
+        None => {
+            let contexts = Contexts::load()?;
+            let context = session.context.as_deref().or(contexts.current.as_deref());
+            list()?.into_iter().map(|lab| lab.name).find(|lab| context == Some(context_of(lab).as_str()))
+        }
+    };
+    find(name.as_ref()).map(Room::new)
 }
 
-fn host_in(name: Option<&Name>, host: &str) -> anyhow::Result<(Room, u8)> {
-    let room = room(name)?;
+fn host_in(session: &Session, name: Option<Name>, host: &str) -> anyhow::Result<(Room, u8)> {
+    let room = room(session, name)?;
     let number = room.host_number(host)?;
     Ok((room, number))
 }
@@ -75,14 +85,23 @@ fn exec(room: &Room, host: u8, command: &[String]) -> Result<(), Failure> {
     }
 }
 
-fn down(name: Option<&Name>) -> Result<(), Failure> {
-    let room = room(name)?;
+fn down(room: Room) -> Result<(), Failure> {
     room.down()?;
     let (name, context) = (room.record().name.clone(), context_name(&room));
     let mut contexts = Contexts::load()?;
     if contexts.contexts.remove(&context).is_some() {
         if contexts.current.as_deref() == Some(&context) {
-            contexts.current = None;
+            let labs = list()?;
+            contexts.current =
+                labs.iter().map(|lab| context_of(&lab.name)).find(|left| contexts.contexts.contains_key(left));
+            match &contexts.current {
+                Some(next) => note(&format!("context '{next}' is current now")),
+                None if contexts.contexts.is_empty() => {}
+                None => {
+                    let left: Vec<_> = contexts.contexts.keys().map(String::as_str).collect();
+                    note(&format!("no context is current; choose one: gantry context use {}", left.join("|")));
+                }
+            }
         }
         contexts.save()?;
     }
@@ -97,5 +116,9 @@ fn down(name: Option<&Name>) -> Result<(), Failure> {
 
 /// The context by which a lab's controller is known.
 fn context_name(room: &Room) -> String {
-    format!("lab-{}", room.record().name)
+    context_of(&room.record().name)
+}
+
+fn context_of(lab: &Name) -> String {
+    format!("lab-{lab}")
 }
