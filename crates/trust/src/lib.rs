@@ -36,7 +36,7 @@ pub use fingerprint::Fingerprint;
 pub use http_client::{ClientConfig, ExpectedPeer};
 pub use identity::{Identity, KeyRequest};
 pub use live_identity::LiveIdentity;
-pub use peer_identity::{PeerIdentity, Role};
+pub use peer_identity::{PeerIdentity, PeerKey, Role};
 pub use qemu_credentials::{CredentialReader, write_qemu_credentials};
 pub use server::{ClientAuth, Server, ServerLimits};
 pub use server_connection::RemoteAddress;

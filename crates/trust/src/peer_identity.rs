@@ -8,9 +8,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use gantry_types::Name;
+use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::TrustError;
+use crate::{Fingerprint, TrustError, identity::one_certificate};
 
 const SCHEME: &str = "gantry:";
 
@@ -81,6 +82,32 @@ impl PeerIdentity {
             (None, _) => Err(TrustError::peer("its certificate carries no Gantry role")),
             (Some(_), Some(_)) => Err(TrustError::peer("its certificate carries several roles")),
         }
+    }
+}
+
+/// Which key a certificate was issued for: SHA-256 of its public key (the DER of SubjectPublicKeyInfo), as 64 hex
+/// digits. A name can be given again after its holder was removed; a key can't. As a request extension it is there if the
+/// peer showed a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PeerKey(Fingerprint);
+
+impl PeerKey {
+    /// The key of a leaf certificate. The caller has verified its chain.
+    pub fn from_certificate(der: &CertificateDer<'_>) -> Result<Self, TrustError> {
+        let (_, certificate) = X509Certificate::from_der(der)
+            .map_err(|error| TrustError::peer(format!("its certificate doesn't parse ({error})")))?;
+        Ok(Self(Fingerprint::of_der(certificate.public_key().raw)))
+    }
+
+    /// The same of a certificate in PEM, as the CA issues it.
+    pub fn from_pem(pem: &str) -> Result<Self, TrustError> {
+        Self::from_certificate(&one_certificate(pem).map_err(TrustError::peer)?)
+    }
+}
+
+impl fmt::Display for PeerKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 

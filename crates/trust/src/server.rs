@@ -7,9 +7,9 @@
 //! ```
 //!
 //! TLS 1.3 only. Every request carries `Option<PeerIdentity>` and `RemoteAddress` as
-//! extensions. Authorization is the router's; only the set of roles that may connect at all is
+//! extensions, and `PeerKey` if the peer showed a certificate. Authorization is the router's; only the set of roles that may connect at all is
 //! checked here. A connection keeps the identity it began with: whoever removes
-//! a host checks its name on every request. Sockets that were upgraded count against the connection limit until they
+//! a host checks its name and key on every request. Sockets that were upgraded count against the connection limit until they
 //! close; at shutdown the router closes them itself (give it the same token).
 
 use std::io;

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::server::{ClientAuth, ServerLimits};
-use crate::{PeerIdentity, TrustError};
+use crate::{PeerIdentity, PeerKey, TrustError};
 
 /// The address a request came from, as a request extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ pub(crate) async fn serve_connection(connection: Connection, stream: Slotted<Tcp
 fn identify(
     stream: &TlsStream<Slotted<TcpStream>>,
     client_auth: &ClientAuth,
-) -> Result<Option<PeerIdentity>, TrustError> {
+) -> Result<Option<(PeerIdentity, PeerKey)>, TrustError> {
     let (_, session) = stream.get_ref();
     let Some(leaf) = session.peer_certificates().and_then(<[_]>::first) else {
         return Ok(None);
@@ -86,13 +86,21 @@ fn identify(
     if !client_auth.roles().contains(&peer.role()) {
         return Err(TrustError::peer(format!("{peer} has no business on this port")));
     }
-    Ok(Some(peer))
+    Ok(Some((peer, PeerKey::from_certificate(leaf)?)))
 }
 
-async fn serve_http(connection: Connection, stream: TlsStream<Slotted<TcpStream>>, peer: Option<PeerIdentity>) {
+async fn serve_http(
+    connection: Connection,
+    stream: TlsStream<Slotted<TcpStream>>,
+    peer: Option<(PeerIdentity, PeerKey)>,
+) {
     let remote = connection.remote;
+    let (peer, key) = peer.unzip();
     let service = connection.router.map_request(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer.clone());
+        if let Some(key) = key {
+            request.extensions_mut().insert(key);
+        }
         request.extensions_mut().insert(RemoteAddress(remote));
         request
     });

@@ -28,6 +28,10 @@ pub struct HostStatus {
     /// The address that VXLAN and migrations use.
     #[serde(default)]
     pub underlay_address: String,
+    /// SHA-256 of the public keys that the agent's certificates may have: the one in use and, after a renewal, the new
+    /// one. A host that shows another key is refused, also with a good certificate.
+    #[serde(default)]
+    pub agent_keys: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inventory: Option<Inventory>,
     /// The last heartbeat, by the controller's clock.

@@ -5,16 +5,17 @@ use axum::{
     http::{header, request::Parts},
 };
 use gantry_hostlink::Refusal;
-use gantry_trust::{PeerIdentity, Role};
+use gantry_trust::{PeerIdentity, PeerKey, Role};
 use gantry_types::{Host, Name, Problem};
 
 use super::{Front, Shared};
-use crate::app::{Caller, token};
+use crate::app::{self, Caller, token};
 
 /// A user who showed a valid API token.
 pub struct User(pub Caller);
 
-/// A host that showed the certificate of a host that exists.
+/// A host that showed the certificate of a host that exists, for a key that belongs to it: the certificate of a deleted
+/// host is not good again when its name is.
 pub struct HostPeer(pub Name);
 
 impl FromRequestParts<Shared> for User {
@@ -45,14 +46,22 @@ impl FromRequestParts<Shared> for HostPeer {
 
     async fn from_request_parts(parts: &mut Parts, front: &Shared) -> Result<Self, Refusal> {
         let peer = parts.extensions.get::<Option<PeerIdentity>>().cloned().flatten();
-        let Some(peer) = peer.filter(|peer| peer.role() == Role::Host) else {
+        let key = parts.extensions.get::<PeerKey>().copied();
+        let (Some(peer), Some(key)) = (peer.filter(|peer| peer.role() == Role::Host), key) else {
             return Err(Problem::unauthenticated("this call is for hosts, by their certificates").into());
         };
-        if front.app.model.get::<Host>(peer.name().as_str()).is_none() {
+        let Some(host) = front.app.model.get::<Host>(peer.name().as_str()) else {
             let detail = format!("host '{}' is not a part of this datacenter any more", peer.name());
             return Err(Problem::denied("unknown-host", detail)
                 .remedy("join it again: gantry host join URL TOKEN")
                 .into());
+        };
+        let key = key.to_string();
+        if host.status.agent_keys.is_empty() {
+            // From before keys were recorded. This waits for the store only once in a host's life.
+            app::host::record_first_key(&front.app, peer.name(), &key).await?;
+        } else if !host.status.agent_keys.contains(&key) {
+            return Err(app::host::unknown_key(&host, &key).into());
         }
         Ok(Self(peer.name().clone()))
     }

@@ -1,11 +1,11 @@
 //! What hosts ask of the controller: to join, and from then on, by their certificates, everything else.
 
-use axum::{Json, extract::State, http::header, response::IntoResponse};
+use axum::{Extension, Json, extract::State, http::header, response::IntoResponse};
 use gantry_api::{
     heartbeat::{Heartbeat, HeartbeatReply},
     rest::{JoinRequest, JoinResponse, RenewRequest},
 };
-use gantry_trust::{JoinToken, LEAF_LIFETIME, LeafNames, PeerIdentity, Role, TrustError};
+use gantry_trust::{JoinToken, LEAF_LIFETIME, LeafNames, PeerIdentity, PeerKey, Role, TrustError};
 use gantry_types::{Host, Name, Problem};
 
 use super::{
@@ -37,6 +37,7 @@ pub async fn join(State(front): State<Shared>, Body(request): Body<JoinRequest>)
         name: request.name.clone(),
         agent_address: request.agent_address.clone(),
         underlay_address: request.underlay_address.clone(),
+        agent_key: agent_key(&leaves)?,
         token: stored.metadata.name.clone(),
     };
     app::host::join(&front.app, &joining).await?;
@@ -47,10 +48,13 @@ pub async fn join(State(front): State<Shared>, Body(request): Body<JoinRequest>)
 pub async fn renew(
     State(front): State<Shared>,
     HostPeer(name): HostPeer,
+    Extension(used): Extension<PeerKey>,
     Body(request): Body<RenewRequest>,
 ) -> Answer<JoinResponse> {
     let host = front.app.model.get::<Host>(name.as_str()).ok_or_else(|| Problem::not_found("host", name.as_str()))?;
-    Ok(Json(issue(&front, &name, &host.status.underlay_address, &request.agent_csr, &request.qemu_csr)?))
+    let leaves = issue(&front, &name, &host.status.underlay_address, &request.agent_csr, &request.qemu_csr)?;
+    app::host::record_renewal(&front.app, &name, &used.to_string(), &agent_key(&leaves)?).await?;
+    Ok(Json(leaves))
 }
 
 pub async fn heartbeat(
@@ -83,6 +87,10 @@ fn issue(
         qemu_certificate: leaf(Role::Qemu, qemu_csr)?,
         controller: front.identity.current().peer().name().to_string(),
     })
+}
+
+fn agent_key(leaves: &JoinResponse) -> Result<String, Problem> {
+    Ok(PeerKey::from_pem(&leaves.agent_certificate).map_err(refused)?.to_string())
 }
 
 fn refused(error: TrustError) -> Problem {

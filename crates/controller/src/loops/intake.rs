@@ -1,8 +1,10 @@
 //! Heartbeats: what hosts tell becomes status.
 //!
+//! A host may have moved to other addresses, but not to another host's: those are told of and not taken over.
 //! Everything goes to the overlay; the store is written only when something durable changed. A heartbeat that comes
 //! out of order is ignored, and a failing store only means that the next heartbeat does it.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use gantry_api::{
@@ -12,7 +14,11 @@ use gantry_api::{
 use gantry_types::{ByteSize, Host, HostState, Inventory, Name, Problem, Resource, Severity, Vm};
 
 use super::observed_vm::settle;
-use crate::{app::App, model::HostReport, objects::Change};
+use crate::{
+    app::{App, host::address_owner},
+    model::HostReport,
+    objects::Change,
+};
 
 /// Changes of a pool's free space smaller than this are not worth a write each second.
 const POOL_GRAIN: ByteSize = ByteSize::mib(256);
@@ -70,25 +76,36 @@ fn remember(app: &App, host: &Name, beat: &Heartbeat) -> bool {
 }
 
 async fn note_host(app: &App, name: &Name, beat: &Heartbeat) -> Result<(), Problem> {
+    let told = (beat.agent_address.as_str(), beat.underlay_address.as_str());
     let shown = app.model.get::<Host>(name.as_str());
-    if shown.is_some_and(|host| !is_news(&host, beat)) {
+    let has_moved = shown.as_ref().is_some_and(|host| addresses(host) != told);
+    let may_move = !has_moved || may_have(app, name, told).await?;
+    if shown.is_some_and(|host| !is_news(&host, beat, may_move)) {
         return Ok(());
     }
     app.objects
         .racing(|| async {
             let mut host: Host = app.objects.get(name.as_str()).await?;
-            if !is_news(&host, beat) {
+            if !is_news(&host, beat, may_move) {
                 return Ok(());
             }
             let mut change = Change::new();
+            if may_move && addresses(&host) != told {
+                let (agent, underlay) = addresses(&host);
+                let message = format!(
+                    "host '{name}' is now at {} and {} (underlay), before at {agent} and {underlay}",
+                    told.0, told.1
+                );
+                change.event(&app.event(host.reference(), Severity::Warning, "HostMoved", message))?;
+                told.0.clone_into(&mut host.status.agent_address);
+                told.1.clone_into(&mut host.status.underlay_address);
+            }
             if host.status.state != HostState::Ready {
                 let message = format!("host '{name}' is ready");
                 change.event(&app.event(host.reference(), Severity::Normal, "HostReady", message))?;
             }
             host.status.state = HostState::Ready;
             host.status.inventory = Some(beat.inventory.clone());
-            host.status.agent_address.clone_from(&beat.agent_address);
-            host.status.underlay_address.clone_from(&beat.underlay_address);
             change.update(&host)?;
             app.commit(change).await?;
             app.wakeups.networks.notify_one();
@@ -97,11 +114,43 @@ async fn note_host(app: &App, name: &Name, beat: &Heartbeat) -> Result<(), Probl
         .await
 }
 
-fn is_news(host: &Host, beat: &Heartbeat) -> bool {
+fn addresses(host: &Host) -> (&str, &str) {
+    (&host.status.agent_address, &host.status.underlay_address)
+}
+
+/// Whether a host may be at the addresses that it tells. If not, there is an event, once for these addresses.
+async fn may_have(app: &App, name: &Name, (agent, underlay): (&str, &str)) -> Result<bool, Problem> {
+    let reason = if agent.parse::<SocketAddr>().is_err() || underlay.parse::<IpAddr>().is_err() {
+        "they are no addresses".to_owned()
+    } else if let Some(other) = address_owner(app, name, agent, underlay) {
+        format!("host '{other}' has one of them")
+    } else {
+        return Ok(true);
+    };
+    let refused = (agent.to_owned(), underlay.to_owned());
+    let before = app.model.overlay_mut(|overlay| overlay.refused_addresses.insert(name.to_string(), refused.clone()));
+    if before.as_ref() != Some(&refused)
+        && let Some(host) = app.model.get::<Host>(name.as_str())
+    {
+        // What it sends may be of any length.
+        let shown = |text: &str| text.chars().filter(|c| !c.is_control()).take(64).collect::<String>();
+        let message = format!(
+            "host '{name}' says that it is at {} and {} (underlay), which is ignored, because {reason}; correct its \
+             agent.toml and restart its agent",
+            shown(agent),
+            shown(underlay)
+        );
+        let mut change = Change::new();
+        change.event(&app.event(host.reference(), Severity::Warning, "HostAddressRefused", message))?;
+        app.commit(change).await?;
+    }
+    Ok(false)
+}
+
+fn is_news(host: &Host, beat: &Heartbeat, may_move: bool) -> bool {
     let status = &host.status;
     status.state != HostState::Ready
-        || status.agent_address != beat.agent_address
-        || status.underlay_address != beat.underlay_address
+        || (may_move && addresses(host) != (beat.agent_address.as_str(), beat.underlay_address.as_str()))
         || status.inventory.as_ref().is_none_or(|known| differs(known, &beat.inventory))
 }
 

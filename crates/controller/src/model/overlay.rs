@@ -37,6 +37,8 @@ pub struct Overlay {
     /// From which heartbeat of its host on a VM's observation may contradict its object: earlier ones may have been
     /// made before the operation that has just ended.
     pub trusted_from: HashMap<Uuid, Fence>,
+    /// Addresses (agent's and underlay) that a host told last and may not have, by host: each is told of once.
+    pub refused_addresses: HashMap<String, (String, String)>,
     /// From which heartbeat of a host on it may say again that it has a VM that was taken off it.
     left_from: HashMap<(String, Uuid), Fence>,
 }

@@ -6,6 +6,7 @@ use gantry_controller::{
     app::{self, host, image, network, operation, token, vm},
     loops::host_failure_detector,
 };
+use gantry_hostlink::fake::{Fault, When};
 use gantry_types::{
     ApiToken, ByteSize, ErrorClass, Event, Host, HostState, Image, ImagePhase, Network, Operation, OperationPhase,
     PowerState, Problem, Resource, Role, Vm, VmPhase,
@@ -184,6 +185,82 @@ async fn used_things_are_not_deleted_and_their_users_are_named() {
 }
 
 #[tokio::test]
+async fn an_image_whose_content_another_one_shares_is_deleted_and_the_content_stays() {
+    let (world, controller, vm) = a_running_vm().await;
+    let app = &controller.app;
+    let twin = Image::new(name("twin"), Default::default());
+    image::create(app, &admin(), twin, &now()).await.expect("made");
+    let imported = image::content_uploaded(app, &admin(), "twin").await.expect("uploaded").operation.expect("one");
+    controller.execute(&imported.metadata.name).await;
+    let gone = image::delete(app, &admin(), "twin", &now()).await.expect("no VM names it").operation.expect("one");
+    controller.execute(&gone.metadata.name).await;
+    succeeded(&world.operation(gone.name()).await);
+    assert!(app.model.get::<Image>("twin").is_none());
+    let digest = vm.status.image_digest.expect("made from an image");
+    assert_eq!(*world.images.kept.lock().expect("unpoisoned"), std::slice::from_ref(&digest));
+    assert!(world.hosts.images_on(&vm.status.host.expect("a host")).contains(&digest));
+}
+
+#[tokio::test]
+async fn what_a_stopped_vm_has_pinned_is_kept_for_it() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    let app = &*controller.app;
+    let pinned = json!({"network": "default", "address": "10.9.0.2", "mac": "52:54:00:00:00:01"});
+    let nics = |nic: &serde_json::Value| json!({ "nics": [nic] });
+    vm::create(app, &admin(), stopped_vm("first", nics(&pinned)), &now()).await.expect("made");
+    let refused = vm::create(app, &admin(), stopped_vm("second", nics(&pinned)), &now()).await.expect_err("taken");
+    let fields: Vec<_> = refused.fields.iter().map(|field| field.field.as_str()).collect();
+    assert_eq!(fields, ["spec.nics[0].address", "spec.nics[0].mac"]);
+    assert!(refused.fields.iter().all(|field| field.message.contains("'first'")), "{refused:?}");
+    let mut any = stopped_vm("any", nics(&json!({"network": "default"})));
+    any.spec.power = PowerState::Running;
+    let started = vm::create(app, &admin(), any, &now()).await.expect("made").operation.expect("an operation");
+    controller.execute(&started.metadata.name).await;
+    let got = world.vm("any").await.expect("a VM").status.nics[0].address;
+    assert_ne!(got, "10.9.0.2".parse::<std::net::IpAddr>().expect("an address"), "the first free one is pinned");
+    let start = vm::start(app, &admin(), "first", &now()).await.expect("starts").operation.expect("an operation");
+    controller.execute(&start.metadata.name).await;
+    succeeded(&world.operation(start.name()).await);
+}
+
+#[tokio::test]
+async fn a_vm_that_no_host_has_a_qemu_for_names_the_package_and_is_started_not_made_again() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    let app = &*controller.app;
+    let sent = stopped_vm("arm", json!({"arch": "aarch64", "power": "running"}));
+    let made = vm::create(app, &admin(), sent.clone(), &now()).await.expect("made").operation.expect("an operation");
+    controller.execute(&made.metadata.name).await;
+    let error = world.operation(made.name()).await.status.error.expect("no host can");
+    assert!(error.remedy.expect("one").contains("qemu-system-arm"));
+    let again = vm::create(app, &admin(), sent, &now()).await.expect_err("it is there");
+    assert_eq!(again.code(), "already-exists");
+    assert!(again.remedy.as_deref().is_some_and(|remedy| remedy.contains("gantry vm start arm")), "{again:?}");
+}
+
+#[tokio::test]
+async fn a_migration_that_fails_says_where_the_vm_is_and_leaves_no_progress() {
+    let (world, controller, vm) = a_running_vm().await;
+    let app = &*controller.app;
+    let cause = Problem::permanent("migration-failed", format!("VM {}: no TLS channel", vm.metadata.uuid));
+    world.hosts.inject(Fault::once("send_migration", When::Before, cause));
+    let request = MigrateRequest { to: Some(name("host-2")), policy: None };
+    let moved = vm::migrate(app, &admin(), "web", &request, &now()).await.expect("begins").operation.expect("one");
+    controller.execute(&moved.metadata.name).await;
+    let status = world.operation(moved.name()).await.status;
+    let error = status.error.expect("it failed");
+    assert_eq!(
+        error.detail,
+        "VM 'web' stays on host 'host-1': the move to host 'host-2' failed: VM web: no TLS channel"
+    );
+    assert_eq!(error.class, ErrorClass::Permanent);
+    assert!(error.remedy.expect("one").contains("gantry vm migrate web --to host-2"));
+    assert_eq!(status.progress, None);
+    assert_eq!(world.vm("web").await.expect("a VM").status.phase, VmPhase::Running);
+}
+
+#[tokio::test]
 async fn networks_get_a_free_identifier_and_keep_what_guests_rely_on() {
     let (_world, controller, _) = a_running_vm().await;
     let app = &controller.app;
@@ -289,6 +366,7 @@ async fn a_join_token_lets_one_host_in() {
         name: name(host),
         agent_address: "10.0.0.9:7443".into(),
         underlay_address: "10.0.0.9".into(),
+        agent_key: "k1".into(),
         token: name("joiner"),
     };
     assert_eq!(code(host::join(app, &joining("host-1")).await), "already-exists");
@@ -297,7 +375,7 @@ async fn a_join_token_lets_one_host_in() {
 }
 
 #[tokio::test]
-async fn a_lost_host_joins_again_under_its_name_and_keeps_its_vms() {
+async fn a_lost_host_joins_again_under_its_name_unless_it_may_run_vms() {
     let (world, controller, vm) = a_running_vm().await;
     let app = &*controller.app;
     let request = CreateToken { name: name("joiner"), role: Role::Join, expires_at: None };
@@ -306,24 +384,38 @@ async fn a_lost_host_joins_again_under_its_name_and_keeps_its_vms() {
         name: name("host-1"),
         agent_address: "10.0.0.9:7444".into(),
         underlay_address: "10.0.0.9".into(),
+        agent_key: "k1".into(),
         token: name("joiner"),
     };
     let refused = host::join(app, &joining).await.expect_err("there is one that answers");
     assert!(refused.code() == "already-exists" && refused.remedy.expect("one").contains("stop its agent"));
     assert!(app.model.get::<ApiToken>("joiner").is_some(), "a refused join uses no token up");
 
+    let elsewhere = host::Joining { name: name("host-9"), underlay_address: "10.0.0.1".into(), ..joining.clone() };
+    assert_eq!(code(host::join(app, &elsewhere).await), "address-in-use");
+
     world.hosts.cut(&name("host-1"));
+    world.hosts.cut(&name("host-2"));
     world.clock.advance(std::time::Duration::from_secs(5));
     host_failure_detector::pass(app, std::time::Duration::ZERO).await.expect("a store");
-    let before = app.model.get::<Host>("host-1").expect("a host");
-    let joined = host::join(app, &joining).await.expect("joins again");
+    // It may be cut off only, and its VM run on.
+    let (full, empty) =
+        if vm.status.host == Some(name("host-1")) { ("host-1", "host-2") } else { ("host-2", "host-1") };
+    let refused =
+        host::join(app, &host::Joining { name: name(full), ..joining.clone() }).await.expect_err("it has a VM");
+    assert!(refused.code() == "host-has-vms" && refused.detail.contains("web"), "{refused:?}");
+    assert!(refused.remedy.expect("one").contains("--force"));
+    let before = app.model.get::<Host>(empty).expect("a host");
+    let joined = host::join(app, &host::Joining { name: name(empty), ..joining }).await.expect("joins again");
     assert_eq!((joined.metadata.uuid, joined.status.agent_address.as_str()), (before.metadata.uuid, "10.0.0.9:7444"));
+    assert_eq!(joined.status.agent_keys, ["k1"], "the former machine is out");
     assert_eq!(joined.status.state, HostState::Lost, "only a heartbeat says that it is there");
     assert!(app.model.get::<ApiToken>("joiner").is_none());
     assert!(app.model.list::<Event>().iter().any(|event| event.spec.reason == "HostRejoined"));
     world.hosts.mend(&name("host-1"));
+    world.hosts.mend(&name("host-2"));
     world.reports(&controller).await;
-    assert_eq!(app.model.get::<Host>("host-1").expect("a host").status.state, HostState::Ready);
+    assert_eq!(app.model.get::<Host>(empty).expect("a host").status.state, HostState::Ready);
     assert_eq!(world.vm("web").await.expect("a VM").status.host, vm.status.host);
     world.check().await;
 }

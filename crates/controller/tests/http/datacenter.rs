@@ -162,13 +162,19 @@ impl Datacenter {
     }
 }
 
+/// An address of its own for each host, as it has to be.
+fn underlay_of(host: &str) -> String {
+    let bytes = gantry_trust::Fingerprint::of_der(host.as_bytes()).to_string();
+    format!("fd00::{}:{}", &bytes[..4], &bytes[4..8])
+}
+
 pub fn join_request(token: &str, host: &str, agent_address: &str) -> (KeyRequest, JoinRequest) {
     let (agent, qemu) = (KeyRequest::generate().expect("a key"), KeyRequest::generate().expect("a key"));
     let request = JoinRequest {
         token: token.to_owned(),
         name: name(host),
         agent_address: agent_address.to_owned(),
-        underlay_address: "127.0.0.1".to_owned(),
+        underlay_address: underlay_of(host),
         agent_csr: agent.request_pem().to_owned(),
         qemu_csr: qemu.request_pem().to_owned(),
     };
@@ -191,7 +197,7 @@ impl Member {
             agent_instance: self.instance,
             sequence,
             agent_address: self.agent_address.clone(),
-            underlay_address: "127.0.0.1".to_owned(),
+            underlay_address: underlay_of(self.name.as_str()),
             inventory: inventory.expect("an inventory"),
             metrics: Default::default(),
             vms,

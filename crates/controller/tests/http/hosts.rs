@@ -4,8 +4,9 @@ use gantry_api::{
     paths,
     rest::{JoinResponse, RenewRequest},
 };
-use gantry_trust::{KeyRequest, PeerIdentity};
-use gantry_types::{ApiToken, Host, HostState, Role};
+use gantry_controller::objects::Change;
+use gantry_trust::{KeyRequest, PeerIdentity, PeerKey};
+use gantry_types::{ApiToken, Event, Host, HostState, Role};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -93,6 +94,64 @@ async fn what_is_for_hosts_is_for_hosts_that_are_still_here() {
         assert_eq!((problem.status, problem.code()), (403, "unknown-host"), "{path}");
         assert!(problem.remedy.is_some());
     }
+}
+
+#[tokio::test]
+async fn the_certificate_of_a_deleted_host_is_not_good_again_with_its_name() {
+    let mut datacenter = Datacenter::new().await;
+    let former = datacenter.ready("host-1").await;
+    datacenter.admin.delete("/v1/hosts/host-1").await.expect("forgotten");
+    let next = datacenter.ready("host-1").await;
+    let problem = former.heartbeat(2, Vec::new()).await.expect_err("it is another machine");
+    assert_eq!((problem.status, problem.code()), (403, "unknown-host-key"));
+    assert!(problem.remedy.is_some());
+    next.heartbeat(2, Vec::new()).await.expect("taken in");
+
+    // A store from before keys were recorded: the first that is shown is the host's.
+    let mut host = datacenter.app.model.get::<Host>("host-1").map(|host| (*host).clone()).expect("it");
+    let keys = std::mem::take(&mut host.status.agent_keys);
+    let mut change = Change::new();
+    change.update(&host).expect("writable");
+    let revision = datacenter.app.objects.commit(change).await.expect("written");
+    datacenter.app.model.wait_for(revision).await;
+    next.heartbeat(3, Vec::new()).await.expect("taken in");
+    assert_eq!(datacenter.app.model.get::<Host>("host-1").expect("it").status.agent_keys, keys);
+    assert_eq!(former.heartbeat(3, Vec::new()).await.expect_err("late").code(), "unknown-host-key");
+}
+
+#[tokio::test]
+async fn a_renewal_whose_answer_is_lost_locks_nobody_out() {
+    let mut datacenter = Datacenter::new().await;
+    let member = datacenter.ready("host-1").await;
+    for sequence in 2..6 {
+        let (agent, qemu) = (KeyRequest::generate().expect("a key"), KeyRequest::generate().expect("a key"));
+        let request =
+            RenewRequest { agent_csr: agent.request_pem().to_owned(), qemu_csr: qemu.request_pem().to_owned() };
+        let renewed: JoinResponse =
+            member.api.send(Method::POST, paths::RENEW, &json!(request)).await.expect("the key in use is good");
+        let key = PeerKey::from_pem(&renewed.agent_certificate).expect("a certificate").to_string();
+        let keys = datacenter.app.model.get::<Host>("host-1").expect("it").status.agent_keys.clone();
+        assert!(keys.len() == 2 && keys[1] == key, "{keys:?}");
+        member.heartbeat(sequence, Vec::new()).await.expect("taken in");
+    }
+}
+
+#[tokio::test]
+async fn a_host_moves_to_addresses_that_are_free_only() {
+    let mut datacenter = Datacenter::new().await;
+    let mut member = datacenter.ready("host-1").await;
+    let other = datacenter.ready("host-2").await;
+    let own = std::mem::replace(&mut member.agent_address, other.agent_address.clone());
+    for sequence in [2, 3] {
+        member.heartbeat(sequence, Vec::new()).await.expect("the rest is taken in");
+        assert_eq!(datacenter.app.model.get::<Host>("host-1").expect("it").status.agent_address, own);
+    }
+    let told = |event: &&std::sync::Arc<Event>| event.spec.reason == "HostAddressRefused";
+    assert_eq!(datacenter.app.model.list::<Event>().iter().filter(told).count(), 1);
+    member.agent_address = "127.0.0.9:7444".into();
+    member.heartbeat(4, Vec::new()).await.expect("taken in");
+    assert_eq!(datacenter.app.model.get::<Host>("host-1").expect("it").status.agent_address, "127.0.0.9:7444");
+    assert!(datacenter.event("HostMoved").await.is_some());
 }
 
 #[tokio::test]
