@@ -7,7 +7,7 @@ use gantry_types::{PowerState, Problem};
 use super::actor::{Run, VmTask};
 use super::{MONITOR_LIMIT, Reply, machine, within};
 use crate::problem::problem;
-use crate::records::End;
+use crate::records::{End, Record};
 
 impl VmTask {
     pub(super) async fn power(&mut self, request: PowerRequest, reply: Reply<VmObservation>) {
@@ -126,11 +126,15 @@ impl VmTask {
     }
 
     pub(super) async fn want(&mut self, wanted: PowerState) -> Result<(), Problem> {
-        match &mut self.record {
-            Some(record) if record.wanted != wanted => record.wanted = wanted,
-            _ => return Ok(()),
+        let Some(record) = &self.record else { return Ok(()) };
+        if record.wanted == wanted {
+            return Ok(());
         }
-        self.save().await
+        let record = Record { wanted, ..record.clone() };
+        // What is not on disk is not wanted: a repeated command must write it again.
+        self.host.records.save(&record).await.map_err(|error| error.problem())?;
+        self.record = Some(record);
+        Ok(())
     }
 
     async fn tell<C: QmpCommand>(&self, command: C) -> Result<(), Problem> {
