@@ -30,6 +30,13 @@ pub(crate) fn create(path: &Path, content: &[u8]) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Reads what was written here by a process that may have ended before its name was on disk; now it is.
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let content = fs::read(path)?;
+    sync_parent(path)?;
+    Ok(content)
+}
+
 /// Removes `path` for good. A missing file is a success.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {

@@ -62,7 +62,7 @@ impl Verdicts {
 
     pub async fn get(&self, migration: Uuid) -> Result<Option<Decision>, Problem> {
         let path = self.path(migration);
-        match blocking(move || fs::read(path)).await {
+        match blocking(move || durable::read(&path)).await {
             Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| self.unusable(migration, &error)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.unusable(migration, &error)),
