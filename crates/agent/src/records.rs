@@ -147,11 +147,8 @@ impl RecordError {
         match self {
             Self::File { .. } => Problem::transient("record-not-written", detail)
                 .remedy("check that the state directory's filesystem is writable and has space"),
-            Self::Damaged { .. } => Problem::permanent("record-damaged", detail)
-                .remedy("restore it from a backup; it is read again by itself"),
-            Self::Newer { .. } => {
-                Problem::permanent("record-newer", detail).remedy("run the newer agent again; nothing was changed")
-            }
+            Self::Damaged { .. } | Self::Newer { .. } => Problem::permanent("record-damaged", detail)
+                .remedy("restore it from a backup, or run the newer agent again; it is read again by itself"),
         }
     }
 }
