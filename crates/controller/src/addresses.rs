@@ -31,14 +31,15 @@ pub fn is_assignable(subnet: &Subnet, address: IpAddr) -> Result<(), String> {
     Ok(())
 }
 
-/// The lowest address that nobody has.
-fn next_free(network: &Network) -> Option<IpAddr> {
+/// The lowest address that nobody has or is to get.
+fn next_free(network: &Network, is_pinned: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
     let subnet = &network.spec.subnet;
     subnet
         .cidr
         .hosts()
         .take(MAX_TRIES)
-        .find(|address| is_assignable(subnet, *address).is_ok() && !network.status.leases.contains_key(address))
+        .filter(|address| is_assignable(subnet, *address).is_ok() && !network.status.leases.contains_key(address))
+        .find(|address| !is_pinned(*address))
 }
 
 /// The port of a VM's n-th card: always the same one.
@@ -53,6 +54,7 @@ fn derived_mac(port: Uuid, attempt: u8) -> MacAddress {
 }
 
 /// Leases an address and a MAC in `network` to a VM's card; the lease it holds already, if it does.
+/// An address that another VM's spec names (`is_pinned`) is given to nobody who does not name it.
 ///
 /// # Errors
 /// For people: the address is taken, or all are.
@@ -62,6 +64,7 @@ pub fn lease(
     vm_uuid: Uuid,
     index: usize,
     nic: &NicSpec,
+    is_pinned: impl Fn(IpAddr) -> bool,
 ) -> Result<NicStatus, String> {
     let port = port_id(vm_uuid, index);
     let name = network.metadata.name.clone();
@@ -76,7 +79,7 @@ pub fn lease(
             }
             address
         }
-        None => next_free(network)
+        None => next_free(network, is_pinned)
             .ok_or_else(|| format!("network '{name}' ({}) has no free address left", network.spec.subnet.cidr))?,
     };
     let taken = |mac: MacAddress| network.status.leases.values().find(|lease| lease.mac == mac);
@@ -169,16 +172,19 @@ mod tests {
         let vm = |n: u128| (format!("vm-{n}").parse::<Name>().unwrap(), Uuid::from_u128(n << 64 | n));
         for n in 0..4 {
             let (name, uuid) = vm(n);
-            let got = lease(&mut network, &name, uuid, 0, &nic(None)).unwrap();
+            let got = lease(&mut network, &name, uuid, 0, &nic(None), |_| false).unwrap();
             assert_eq!(got.address, format!("10.0.0.{}", n + 2).parse::<IpAddr>().unwrap());
             // Asking again gives the same.
-            assert_eq!(lease(&mut network, &name, uuid, 0, &nic(None)).unwrap(), got);
+            assert_eq!(lease(&mut network, &name, uuid, 0, &nic(None), |_| false).unwrap(), got);
         }
         let (name, uuid) = vm(9);
-        assert!(lease(&mut network, &name, uuid, 0, &nic(None)).unwrap_err().contains("no free address"));
+        assert!(lease(&mut network, &name, uuid, 0, &nic(None), |_| false).unwrap_err().contains("no free address"));
         assert!(release(&mut network, &vm(1).0) && !release(&mut network, &vm(1).0));
-        let got = lease(&mut network, &name, uuid, 0, &nic(None)).unwrap();
+        let got = lease(&mut network, &name, uuid, 0, &nic(None), |_| false).unwrap();
         assert_eq!(got.address, "10.0.0.3".parse::<IpAddr>().unwrap());
+        assert!(release(&mut network, &name));
+        let pinned = lease(&mut network, &name, uuid, 0, &nic(None), |address| address == got.address);
+        assert!(pinned.unwrap_err().contains("no free address"), "it is kept for the VM that names it");
     }
 
     #[test]
@@ -212,7 +218,7 @@ mod tests {
             let mut macs = BTreeSet::new();
             for (n, id) in ids.iter().enumerate() {
                 let name: Name = format!("vm-{n}").parse().unwrap();
-                if let Ok(got) = lease(&mut network, &name, Uuid::from_u128(*id), n, &nic(None)) {
+                if let Ok(got) = lease(&mut network, &name, Uuid::from_u128(*id), n, &nic(None), |_| false) {
                     prop_assert!(seen.insert(got.address) && macs.insert(got.mac));
                     prop_assert!(is_assignable(&network.spec.subnet, got.address).is_ok());
                 }

@@ -19,6 +19,22 @@ pub struct Refusal {
     pub refused: BTreeMap<Name, Reason>,
 }
 
+impl Refusal {
+    /// The architecture that no host has a QEMU for, if nothing else is in the way.
+    pub fn missing_arch(&self) -> Option<Arch> {
+        let archs: Option<Vec<_>> = self
+            .refused
+            .values()
+            .filter(|reason| !matches!(reason, Reason::NotTheOneAskedFor | Reason::Excluded))
+            .map(|reason| match reason {
+                Reason::CannotRun { arch } => Some(*arch),
+                _ => None,
+            })
+            .collect();
+        archs?.first().copied()
+    }
+}
+
 /// Why a host was not chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {

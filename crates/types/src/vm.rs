@@ -120,6 +120,18 @@ pub enum Arch {
     Sparc64,
 }
 
+impl Arch {
+    /// Debian's package with the QEMU for guests of this architecture.
+    pub fn qemu_package(self) -> &'static str {
+        match self {
+            Self::X86_64 => "qemu-system-x86",
+            Self::Aarch64 => "qemu-system-arm",
+            Self::Ppc64 => "qemu-system-ppc",
+            Self::Sparc64 => "qemu-system-sparc",
+        }
+    }
+}
+
 impl std::fmt::Display for Arch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {

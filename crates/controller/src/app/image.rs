@@ -194,10 +194,7 @@ pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) 
 pub(crate) fn expect_unused(app: &App, image: &Image) -> Result<(), Problem> {
     let importing = image.status.phase == ImagePhase::Importing;
     let users = app.model.read(|tables| {
-        let uses = |vm: &gantry_types::Vm| {
-            vm.spec.image.as_ref() == Some(&image.metadata.name)
-                || (vm.status.image_digest.is_some() && vm.status.image_digest == image.status.digest)
-        };
+        let uses = |vm: &gantry_types::Vm| vm.spec.image.as_ref() == Some(&image.metadata.name);
         tables.vms.values().filter(|vm| uses(vm)).map(|vm| vm.name().to_owned()).collect::<Vec<_>>()
     });
     if importing {

@@ -11,7 +11,7 @@ pub mod network;
 pub mod operation;
 pub mod token;
 pub mod vm;
-mod vm_references;
+pub(crate) mod vm_references;
 mod vm_update;
 
 use std::sync::Arc;

@@ -20,14 +20,17 @@ pub async fn create(app: &App, caller: &Caller, sent: Vm, query: &WriteQuery) ->
     caller.may_change()?;
     check_labels(&sent.metadata)?;
     sent.spec.validate()?;
-    let _referring = app.references.read().await;
+    // What one VM pins another may be asking for at this moment.
+    let pins = sent.spec.nics.iter().any(|nic| nic.address.is_some() || nic.mac.is_some());
+    let _alone = if pins { Some(app.references.write().await) } else { None };
+    let _referring = if pins { None } else { Some(app.references.read().await) };
+    if let Some(existing) = app.objects.find::<Vm>(sent.name()).await? {
+        return Err(exists(&existing));
+    }
     check_references(app, &sent)?;
     let mut vm = Vm::new(sent.metadata.name.clone(), sent.spec.clone());
     vm.metadata.labels = sent.metadata.labels.clone();
     app.stamp(&mut vm.metadata);
-    if app.objects.find::<Vm>(vm.name()).await?.is_some() {
-        return Err(already_exists(&vm));
-    }
     let stopped = vm.spec.power == PowerState::Stopped;
     let former = FormerState { phase: VmPhase::Pending, ..FormerState::of(&vm) };
     vm.status = VmStatus { phase: if stopped { VmPhase::Stopped } else { VmPhase::Starting }, ..VmStatus::default() };
@@ -41,6 +44,19 @@ pub async fn create(app: &App, caller: &Caller, sent: Vm, query: &WriteQuery) ->
         format!("{} created VM '{}'", caller.name, vm.name()),
     ))?;
     finish_change(app, change, vm, operation, query).await
+}
+
+/// Making a VM that could not be started is not the way to start it.
+fn exists(vm: &Vm) -> Problem {
+    let problem = already_exists(vm);
+    if vm.status.phase != VmPhase::Failed {
+        return problem;
+    }
+    let name = vm.name();
+    let reason = vm.status.reason.as_deref().unwrap_or("no reason was recorded");
+    Problem { detail: format!("VM '{name}' exists already and has failed: {reason}"), ..problem }.remedy(format!(
+        "when the cause is gone, start it: gantry vm start {name}; or remove it first: gantry vm delete {name}"
+    ))
 }
 
 /// Creates the VM or changes it to what is sent. Sending what is there already changes nothing.

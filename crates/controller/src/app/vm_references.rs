@@ -1,8 +1,11 @@
 //! Whether what a new VM's spec names exists and fits: image, networks, addresses, host.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use gantry_types::{Host, Image, ImagePhase, Network, NicSpec, Problem, Vm};
+use gantry_types::{Host, Image, ImagePhase, MacAddress, Name, Network, NicSpec, Problem, Vm};
 
 use super::App;
 use crate::addresses::is_assignable;
@@ -43,7 +46,7 @@ pub fn check_references(app: &App, vm: &Vm) -> Result<(), Problem> {
             );
             continue;
         };
-        if let Err(message) = check_nic(nic, &network) {
+        if let Err(message) = check_nic(app, vm, nic, &network) {
             problem = problem.field(format!("spec.nics[{index}].address"), message);
         }
         if let Some(address) = nic.address
@@ -52,10 +55,10 @@ pub fn check_references(app: &App, vm: &Vm) -> Result<(), Problem> {
             problem = problem.field(format!("spec.nics[{index}].address"), format!("{address} is used twice"));
         }
         if let Some(mac) = nic.mac
-            && let Some(lease) = network.status.leases.values().find(|lease| lease.mac == mac)
+            && let Some(holder) = mac_holder(app, vm, &network, mac)
         {
             problem =
-                problem.field(format!("spec.nics[{index}].mac"), format!("{mac} is used by VM '{}' already", lease.vm));
+                problem.field(format!("spec.nics[{index}].mac"), format!("{mac} is used by VM '{holder}' already"));
         }
     }
     if let Err(message) = pin_message(app, vm) {
@@ -64,13 +67,43 @@ pub fn check_references(app: &App, vm: &Vm) -> Result<(), Problem> {
     if problem.fields.is_empty() { Ok(()) } else { Err(problem) }
 }
 
-fn check_nic(nic: &NicSpec, network: &Network) -> Result<(), String> {
+fn check_nic(app: &App, vm: &Vm, nic: &NicSpec, network: &Network) -> Result<(), String> {
     let Some(address) = nic.address else { return Ok(()) };
     is_assignable(&network.spec.subnet, address)?;
-    match network.status.leases.get(&address) {
-        Some(lease) => Err(format!("{address} is used by VM '{}' already", lease.vm)),
+    let holder = match network.status.leases.get(&address) {
+        Some(lease) => Some(lease.vm.clone()),
+        None => pinned_addresses(app, &vm.metadata.name, &network.metadata.name).remove(&address),
+    };
+    match holder {
+        Some(holder) => Err(format!("{address} is used by VM '{holder}' already")),
         None => Ok(()),
     }
+}
+
+fn mac_holder(app: &App, vm: &Vm, network: &Network, mac: MacAddress) -> Option<Name> {
+    if let Some(lease) = network.status.leases.values().find(|lease| lease.mac == mac) {
+        return Some(lease.vm.clone());
+    }
+    app.model.read(|tables| {
+        let pins = |other: &Vm| {
+            let has = |nic: &NicSpec| nic.network == network.metadata.name && nic.mac == Some(mac);
+            other.metadata.name != vm.metadata.name && other.spec.nics.iter().any(has)
+        };
+        tables.vms.values().find(|other| pins(other)).map(|other| other.metadata.name.clone())
+    })
+}
+
+/// Addresses of `network` that VMs other than `vm` have in their specs, whether they have them leased yet or not.
+pub(crate) fn pinned_addresses(app: &App, vm: &Name, network: &Name) -> BTreeMap<IpAddr, Name> {
+    app.model.read(|tables| {
+        let others = tables.vms.values().filter(|other| other.metadata.name != *vm);
+        others
+            .flat_map(|other| {
+                let nics = other.spec.nics.iter().filter(|nic| nic.network == *network);
+                nics.filter_map(|nic| Some((nic.address?, other.metadata.name.clone())))
+            })
+            .collect()
+    })
 }
 
 /// Whether the host that the VM is bound to exists.

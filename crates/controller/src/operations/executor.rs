@@ -119,7 +119,10 @@ impl Execution {
                     Halt::Finished => return self.end(Ending::Succeeded).await,
                     Halt::Stuck(problem) => return self.end(Ending::Incomplete(&problem)).await,
                     Halt::Cancelled => {}
-                    Halt::Failed(problem) => self.context.operation.status.error = Some(problem),
+                    Halt::Failed(problem) => {
+                        let problem = self.procedure.explain(&self.context, problem).await;
+                        self.context.operation.status.error = Some(problem);
+                    }
                 }
                 self.context.operation.status.phase = OperationPhase::Unwinding;
                 self.save().await?;
@@ -148,7 +151,9 @@ impl Execution {
             if reversible && self.context.cancel_requested() {
                 return Ok(Halt::Cancelled);
             }
-            match self.step(index).await? {
+            let ended = self.step(index).await?;
+            self.context.forget_progress();
+            match ended {
                 None => {
                     let now = self.context.app.clock.now();
                     let step = &mut self.context.operation.status.steps[index];

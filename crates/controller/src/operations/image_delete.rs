@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use gantry_types::{Host, HostState, Image, Problem, Severity};
 
 use super::{
-    image_import::remove_content,
+    image_import::{is_shared, remove_content},
     step::{Ending, Patience, Procedure, Step, StepContext},
 };
 use crate::{
@@ -101,6 +101,9 @@ impl Step for Caches {
 
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let Some(digest) = context.memo::<Option<String>>(DIGEST)?.flatten() else { return Ok(()) };
+        if is_shared(context, &digest) {
+            return Ok(());
+        }
         for host in context.app.model.list::<Host>() {
             if host.status.state != HostState::Ready {
                 continue;

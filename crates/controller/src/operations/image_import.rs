@@ -169,14 +169,19 @@ impl Step for Convert {
     }
 }
 
-/// Removes the content unless another image has the same.
+/// Removes the content unless somebody else needs it.
 pub(super) async fn remove_content(context: &StepContext, digest: &str) -> Result<(), Problem> {
+    if is_shared(context, digest) { Ok(()) } else { context.app.images.remove(digest).await }
+}
+
+/// Whether another image has this content, or a VM's disk is based on it.
+pub(super) fn is_shared(context: &StepContext, digest: &str) -> bool {
     let target = context.operation.spec.target.uuid;
-    let shared = context.app.model.read(|tables| {
+    context.app.model.read(|tables| {
         let same = |image: &Image| image.status.digest.as_deref() == Some(digest);
         tables.images.values().any(|image| image.metadata.uuid != target && same(image))
-    });
-    if shared { Ok(()) } else { context.app.images.remove(digest).await }
+            || tables.vms.values().any(|vm| vm.status.image_digest.as_deref() == Some(digest))
+    })
 }
 
 struct CleanUp;

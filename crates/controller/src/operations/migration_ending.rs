@@ -180,7 +180,6 @@ async fn await_source(context: &mut StepContext, plan: &Plan, vm: Uuid, source: 
             Err(problem) if problem.class == ErrorClass::NotFound => return Ok(()),
             report => report?,
         };
-        show(context, vm, &report.progress).await?;
         if report.state == MigrationState::Moved {
             if let Some(figures) = report.figures {
                 context.operation.status.figures = Some(MigrationFigures {
@@ -195,6 +194,7 @@ async fn await_source(context: &mut StepContext, plan: &Plan, vm: Uuid, source: 
             return Ok(());
         }
         // It has yet to learn that the destination committed, or still sends memory.
+        show(context, vm, &report.progress).await?;
         context.sleep(POLL).await;
     }
 }

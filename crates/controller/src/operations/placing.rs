@@ -12,8 +12,16 @@ pub fn choose(app: &App, vm: &Vm, request: &Request) -> Result<Placement, Proble
         place(hosts, tables.vms.values().map(AsRef::as_ref), request)
     });
     answer.map_err(|refusal| {
+        let remedy = match refusal.missing_arch() {
+            Some(arch) => format!(
+                "install the package {} on a host, start its agent anew, then: gantry vm start {}",
+                arch.qemu_package(),
+                vm.name()
+            ),
+            None => "add a host, free memory, or ask for less; see: gantry host list".to_owned(),
+        };
         Problem::conflict("no-host-fits", format!("no host can take VM '{}': {refusal}", vm.name()))
             .object(vm.reference())
-            .remedy("add a host, free memory, or ask for less; see: gantry host list")
+            .remedy(remedy)
     })
 }

@@ -71,6 +71,11 @@ pub enum Ending<'a> {
 pub trait Procedure: Send + Sync {
     fn steps(&self) -> Vec<Box<dyn Step>>;
 
+    /// A step's failure, as it is told of the whole operation.
+    async fn explain(&self, _context: &StepContext, problem: Problem) -> Problem {
+        problem
+    }
+
     /// Adds to the last transaction. Run again if that loses a race.
     async fn conclude(&self, context: &StepContext, ending: Ending<'_>, change: &mut Change) -> Result<(), Problem>;
 }
@@ -155,6 +160,13 @@ impl StepContext {
             self.save().await?;
         }
         Ok(())
+    }
+
+    /// Takes the progress away: it told of a step that is over.
+    pub fn forget_progress(&mut self) {
+        self.app.model.overlay_mut(|overlay| overlay.operations.remove(self.operation.name()));
+        self.operation.status.progress = None;
+        self.progress_written = None;
     }
 
     /// Whether somebody asked this operation to stop.

@@ -73,6 +73,23 @@ impl Procedure for VmMigrate {
         ]
     }
 
+    async fn explain(&self, context: &StepContext, problem: Problem) -> Problem {
+        let Ok(Some(plan)) = Plan::of(context) else { return problem };
+        let target = &context.operation.spec.target;
+        let vm = &target.name;
+        // Hosts know a VM by its uuid.
+        let cause = problem.detail.replace(&target.uuid.to_string(), vm.as_str());
+        let detail = format!(
+            "VM '{vm}' stays on host '{}': the move to host '{}' failed: {cause}",
+            plan.source, plan.destination
+        );
+        let remedy = problem.remedy.clone().unwrap_or_else(|| {
+            let to = &plan.destination;
+            format!("look at host '{to}' (gantry describe host {to}), then: gantry vm migrate {vm} --to {to}")
+        });
+        Problem { detail, ..problem }.object(target.clone()).remedy(remedy)
+    }
+
     async fn conclude(&self, context: &StepContext, ending: Ending<'_>, change: &mut Change) -> Result<(), Problem> {
         let mut vm = context.vm().await?;
         vm.status.operation = None;

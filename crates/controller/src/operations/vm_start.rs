@@ -14,7 +14,7 @@ use super::{
     placing::choose,
     step::{Ending, Procedure, Step, StepContext, Undone},
 };
-use crate::{addresses, objects::Change};
+use crate::{addresses, app::vm_references::pinned_addresses, objects::Change};
 
 const POLL: Duration = Duration::from_millis(100);
 
@@ -168,7 +168,10 @@ impl Step for Addresses {
                             networks.len() - 1
                         }
                     };
-                    let leased = addresses::lease(&mut networks[at], &vm.metadata.name, vm.metadata.uuid, index, nic);
+                    let pinned = pinned_addresses(app, &vm.metadata.name, &nic.network);
+                    let is_pinned = |address| pinned.contains_key(&address);
+                    let (name, uuid) = (&vm.metadata.name, vm.metadata.uuid);
+                    let leased = addresses::lease(&mut networks[at], name, uuid, index, nic, is_pinned);
                     vm.status.nics.push(leased.map_err(|message| {
                         Problem::conflict("no-address", format!("VM '{}' gets no address: {message}", vm.name()))
                             .object(vm.reference())
