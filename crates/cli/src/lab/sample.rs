@@ -34,12 +34,27 @@ pub fn check_file(file: &Path) -> Result<(), Problem> {
 pub async fn run(client: &Client, file: &Path, hosts: u8) -> Result<(), Failure> {
     import(client, file).await?;
     if find::<Vm>(client, VM).await?.is_none() {
-        let changed = client.create(&sample_vm()?, &WriteQuery::default()).await?;
-        finish(client, changed).await?;
+        create(client, hosts).await?;
     }
     wait_for::<Vm>(client, VM, &Condition::Ready, READY_LIMIT).await?;
     let vm = client.get::<Vm>(VM).await?;
     Ok(print(&what_to_try(&vm, hosts))?)
+}
+
+/// Not on the first host: the next VM is placed there, and can be moved to the second.
+async fn create(client: &Client, hosts: u8) -> Result<(), Failure> {
+    let mut vm = sample_vm()?;
+    if hosts > 1 {
+        vm.spec.host = Some(name("host-2")?);
+    }
+    let changed = client.create(&vm, &WriteQuery::default()).await?;
+    finish(client, changed).await?;
+    // From here on it may go anywhere.
+    let mut placed = client.get::<Vm>(VM).await?;
+    placed.spec.host = None;
+    placed.metadata.revision = 0;
+    client.update(&placed, &WriteQuery::default()).await?;
+    Ok(())
 }
 
 async fn import(client: &Client, file: &Path) -> Result<(), Failure> {
