@@ -24,7 +24,7 @@ const MAX_BYTES: u64 = 16 << 20;
 pub enum Object {
     Network(Network),
     Image(Image),
-    Host(Host),
+    Host(Box<Host>),
     Vm(Box<Vm>),
 }
 
@@ -177,7 +177,7 @@ fn object_of(file: &str, number: usize, mut value: Value) -> Result<Object, Prob
         Some(Kind::Vm) => Object::Vm(Box::new(typed(value).map_err(at)?)),
         Some(Kind::Image) => Object::Image(typed(value).map_err(at)?),
         Some(Kind::Network) => Object::Network(typed(value).map_err(at)?),
-        Some(Kind::Host) => Object::Host(typed(value).map_err(at)?),
+        Some(Kind::Host) => Object::Host(Box::new(typed(value).map_err(at)?)),
         Some(Kind::Token) => return Err(at("tokens are made with: gantry token create".to_owned())),
         Some(Kind::Operation | Kind::Event) => {
             return Err(at(format!("{kind}s are made by the controller and can't be applied")));

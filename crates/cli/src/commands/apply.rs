@@ -27,7 +27,10 @@ macro_rules! with_object {
         match $any {
             Object::Network($object) => $body,
             Object::Image($object) => $body,
-            Object::Host($object) => $body,
+            Object::Host($object) => {
+                let $object = &**$object;
+                $body
+            }
             Object::Vm($object) => {
                 let $object = &**$object;
                 $body
