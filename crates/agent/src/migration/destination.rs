@@ -44,8 +44,10 @@ impl VmTask {
                 return Err(Problem::conflict("vm-exists", detail)
                     .remedy("if an earlier migration left it here, release or remove it first"));
             }
-            // An earlier attempt that nobody ended.
-            if self.decide_aborted("another migration of the VM replaced it").await? == Verdict::Committed {
+            // An earlier attempt that nobody ended; if it is of the same migration, nobody was told where to send it.
+            if self.migration_id() != Some(migration)
+                && self.decide_aborted("another migration of the VM replaced it").await? == Verdict::Committed
+            {
                 return Err(committed_here(self.known()?));
             }
             self.tear_down().await?;
@@ -62,7 +64,8 @@ impl VmTask {
         let migration = self.record.as_ref()?.migration.as_ref()?;
         match &migration.role {
             MigrationRole::Destination { endpoint, .. }
-                if migration.id == id && migration.state == MigrationState::Receiving =>
+                // Without ports it was never told to anybody.
+                if migration.id == id && migration.state == MigrationState::Receiving && endpoint.ram_port != 0 =>
             {
                 Some(endpoint.clone())
             }
@@ -294,8 +297,7 @@ impl VmTask {
                 return Next::Continue;
             }
         };
-        // An endpoint without ports was never told to anybody.
-        let told = self.endpoint_of(migration).is_some_and(|endpoint| endpoint.ram_port != 0);
+        let told = self.endpoint_of(migration).is_some();
         match (decision.map(|decision| decision.verdict), &self.run) {
             (Some(Verdict::Committed), Run::On(_)) => {
                 if let Err(error) = self.take_over().await {
@@ -303,7 +305,9 @@ impl VmTask {
                 }
                 Next::Continue
             }
-            (Some(Verdict::Committed), _) => {
+            // Taken over when it answers, or when it is gone.
+            (Some(Verdict::Committed), Run::Deaf(_)) => Next::Continue,
+            (Some(Verdict::Committed), Run::Off) => {
                 // The guest was ours and its disk is complete: it starts again like any VM after a power loss.
                 self.note_committed().await;
                 self.keep_up().await;

@@ -3,7 +3,7 @@
 use gantry_api::agent::{MigrationReport, MigrationState, SendMigration};
 use gantry_hostlink::AgentClient;
 use gantry_qemu::migration::{MigrationSource, MirrorDisk, Peer, PeerTls};
-use gantry_qemu::qmp::command::{Cont, MirrorSync};
+use gantry_qemu::qmp::command::{Cont, MirrorSync, QueryStatus};
 use gantry_trust::{CredentialReader, write_qemu_credentials};
 use gantry_types::{MigrationProgress, PowerState, Problem};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,7 @@ impl VmTask {
         self.shared.update_progress(|progress| {
             *progress = MigrationProgress { phase: "prepare".to_owned(), ..MigrationProgress::default() };
         });
+        let before = self.known()?.migration.clone();
         if let Some(record) = &mut self.record {
             record.migration = Some(MigrationRecord {
                 id: request.migration,
@@ -51,8 +52,20 @@ impl VmTask {
                 error: None,
             });
         }
-        self.save().await?;
-        self.start_sending(request, sending::Begin::Fresh)
+        let started = match self.save().await {
+            Ok(()) => self.start_sending(request, sending::Begin::Fresh),
+            Err(error) => Err(error),
+        };
+        if started.is_err() {
+            // Nobody sends it: on record it would be under way for ever.
+            if let Some(record) = &mut self.record {
+                record.migration = before;
+            }
+            if let Err(error) = self.save().await {
+                tracing::error!(vm = %self.vm, %error, "a migration that did not start is still on disk");
+            }
+        }
+        started
     }
 
     fn start_sending(&mut self, request: SendMigration, begin: sending::Begin) -> Result<(), Problem> {
@@ -145,11 +158,7 @@ impl VmTask {
         let Some(migration) = self.record.as_mut().and_then(|record| record.migration.as_mut()) else {
             return Ok(());
         };
-        let fits = match step {
-            SourceStep::HandedOver | SourceStep::GivenUp { .. } => migration.state == MigrationState::Sending,
-            SourceStep::Moved(_) | SourceStep::Returned(_) => migration.state == MigrationState::Committing,
-        };
-        if !fits {
+        if !fits(&step, migration.state) {
             // From a task whose migration was ended meanwhile.
             let detail = format!("migration {} is '{:?}' by now", migration.id, migration.state);
             return Err(Problem::conflict("migration-over", detail.to_lowercase()));
@@ -214,6 +223,27 @@ impl VmTask {
         }
     }
 
+    /// After a crash between the note that a migration has failed and the guest's going on.
+    pub(crate) async fn go_on_after_crash(&mut self) {
+        let migration = self.record.as_ref().and_then(|record| record.migration.as_ref());
+        let failed_here = migration.is_some_and(|migration| {
+            matches!(migration.role, MigrationRole::Source(_))
+                && matches!(migration.state, MigrationState::Failed | MigrationState::Cancelled)
+        });
+        let Run::On(machine) = &self.run else { return };
+        if !failed_here {
+            return;
+        }
+        match within(MONITOR_LIMIT, self.vm, machine.qmp.execute(QueryStatus {})).await {
+            Ok(Ok(status)) if matches!(status.status.as_str(), "postmigrate" | "finish-migrate") => {
+                self.go_on_here().await;
+            }
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(vm = %self.vm, %error, "QEMU does not tell its state"),
+            Err(error) => tracing::warn!(vm = %self.vm, %error, "QEMU does not tell its state"),
+        }
+    }
+
     /// Lets the guest execute.
     pub(super) async fn let_run(&self, machine: &Machine) -> Result<(), Problem> {
         let run = within(MONITOR_LIMIT, self.vm, machine.qmp.execute(Cont {})).await?;
@@ -229,6 +259,8 @@ impl VmTask {
         };
         let begin = match (state, &self.run) {
             (MigrationState::Committing, _) => sending::Begin::Committing,
+            // Whether it has handed over only QEMU knows; taken up when it answers.
+            (_, Run::Deaf(_)) => return,
             // Not on record as handed over: commit was never asked, so the guest is ours.
             (_, Run::Off) => {
                 self.sending_ended("QEMU ended while the agent was away").await;
@@ -278,6 +310,35 @@ impl VmTask {
                 let detail = format!("migration {migration} is '{state:?}' here; only a moved VM is released");
                 Err(Problem::conflict("migration-not-moved", detail.to_lowercase()))
             }
+        }
+    }
+}
+
+/// Whether what the sending task says can follow on what is on record.
+fn fits(step: &SourceStep, state: MigrationState) -> bool {
+    match step {
+        SourceStep::HandedOver | SourceStep::GivenUp { .. } => state == MigrationState::Sending,
+        // The destination's verdict counts, also if the hand-over could not be written down.
+        SourceStep::Moved(_) | SourceStep::Returned(_) => {
+            matches!(state, MigrationState::Sending | MigrationState::Committing)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_ends_the_migration_even_if_the_hand_over_is_not_on_record() {
+        let problem = || Problem::transient("migration-aborted", "given up");
+        let returned = || SourceStep::Returned(problem());
+        let given_up = || SourceStep::GivenUp { cancelled: false, error: problem() };
+        assert!(fits(&returned(), MigrationState::Sending) && fits(&returned(), MigrationState::Committing));
+        assert!(fits(&given_up(), MigrationState::Sending) && !fits(&given_up(), MigrationState::Committing));
+        // What is over stays as it ended.
+        for state in [MigrationState::Failed, MigrationState::Cancelled, MigrationState::Moved] {
+            assert!(!fits(&returned(), state) && !fits(&given_up(), state) && !fits(&SourceStep::HandedOver, state));
         }
     }
 }

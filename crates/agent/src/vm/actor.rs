@@ -1,5 +1,6 @@
 //! The VM's task: takes commands and QEMU's events in turn, keeps the record, publishes what it sees.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use gantry_qemu::process::{QemuProcess, log_tail};
 use gantry_qemu::qmp::{Event, QmpError, command::QueryStatus};
 use gantry_types::{PowerState, Problem, Timestamp};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
 use super::machine::{self, Machine};
@@ -20,6 +22,10 @@ use crate::records::{End, Record};
 const LAST_EVENTS_LIMIT: Duration = Duration::from_secs(1);
 /// A monitor connection that ended is first thought to be QEMU's end.
 const EXIT_FOLLOWS: Duration = Duration::from_secs(2);
+
+pub(super) const KEEP_UP_PAUSE_FIRST: Duration = Duration::from_secs(1);
+/// Between two attempts to talk to a QEMU that is there and silent.
+const DEAF_PAUSE: Duration = Duration::from_secs(5);
 
 pub(crate) struct VmTask {
     pub(crate) host: Arc<Host>,
@@ -36,6 +42,9 @@ pub(crate) struct VmTask {
     pub(crate) interrupted: Option<Interrupted>,
     /// The agent has just started and has not looked for QEMU yet.
     pub(super) recovering: bool,
+    /// When it is tried again to start the VM, and how long is waited the next time.
+    pub(super) keep_up_at: Option<Instant>,
+    pub(super) keep_up_pause: Duration,
     pub(crate) shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
     pub(crate) self_commands: mpsc::WeakSender<Command>,
@@ -84,6 +93,8 @@ impl VmTask {
             sending: None,
             interrupted: None,
             recovering,
+            keep_up_at: None,
+            keep_up_pause: KEEP_UP_PAUSE_FIRST,
             shared,
             commands,
             self_commands,
@@ -101,13 +112,18 @@ impl VmTask {
         }
         while next == Next::Continue {
             self.publish();
+            let run_dir = self.host.records.run_dir(self.vm);
             next = tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) => self.obey(command).await,
                     // The agent ends; QEMU stays.
                     None => return,
                 },
-                happening = happening(&mut self.run) => self.react(happening).await,
+                happening = happening(&mut self.run, &run_dir) => self.react(happening).await,
+                () = moment(self.keep_up_at) => {
+                    self.keep_up().await;
+                    Next::Continue
+                }
             };
             // Nothing was made of a VM whose first command failed.
             if self.record.is_none() {
@@ -170,10 +186,7 @@ impl VmTask {
                 self.note_migration(&event).await;
                 Next::Continue
             }
-            Happening::MonitorLost => {
-                self.reconnect().await;
-                Next::Continue
-            }
+            Happening::MonitorLost => self.reconnect().await,
             Happening::Exited(how) => self.qemu_ended(&how).await,
         }
     }
@@ -211,13 +224,14 @@ impl VmTask {
         }
     }
 
-    async fn reconnect(&mut self) {
+    async fn reconnect(&mut self) -> Next {
         if matches!(&self.run, Run::On(machine) if machine.monitored) {
             // Only events were lost: the state they told of can be asked for.
             self.listen_again().await;
-            return self.look_at_status().await;
+            self.look_at_status().await;
+            return Next::Continue;
         }
-        let Some(record) = &self.record else { return };
+        let Some(record) = &self.record else { return Next::Over };
         tracing::warn!(vm = %self.vm, "the connection to QEMU's monitor was lost, connecting again");
         match machine::adopt(&self.host, record, &self.shared).await {
             Ok(machine::Adopted::Machine(machine)) => self.run = Run::On(machine),
@@ -233,6 +247,11 @@ impl VmTask {
             self.sending = None;
             self.recover_sending().await;
         }
+        if self.is_receiving() && matches!(self.run, Run::On(_)) {
+            return self.recover_receiving().await;
+        }
+        self.go_on_after_crash().await;
+        Next::Continue
     }
 
     /// Asks QEMU whether the guest runs.
@@ -346,7 +365,14 @@ impl VmTask {
     }
 }
 
-async fn happening(run: &mut Run) -> Happening {
+async fn moment(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn happening(run: &mut Run, run_dir: &Path) -> Happening {
     let describe = |exited: Result<Option<std::process::ExitStatus>, _>| match exited {
         Ok(Some(status)) => format!("ended: {status}"),
         Ok(None) => "ended".to_owned(),
@@ -354,7 +380,19 @@ async fn happening(run: &mut Run) -> Happening {
     };
     match run {
         Run::Off => std::future::pending().await,
-        Run::Deaf(process) => Happening::Exited(describe(process.wait_exit().await)),
+        Run::Deaf(process) => {
+            let answers = async {
+                while machine::connect(process, run_dir).await.is_err() {
+                    sleep(DEAF_PAUSE).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                exited = process.wait_exit() => Happening::Exited(describe(exited)),
+                // Connected anew by who takes it over.
+                () = answers => Happening::MonitorLost,
+            }
+        }
         Run::On(machine) if machine.monitored => {
             let process = machine.process.clone();
             tokio::select! {

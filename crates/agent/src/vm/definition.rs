@@ -14,7 +14,7 @@ impl VmTask {
         let Some(record) = &self.record else { return self.define_new(assignment).await };
         self.check_epoch(assignment.epoch)?;
         self.check_not_moving()?;
-        if record.assignment == assignment && record.process.is_some() {
+        if record.assignment == assignment && !matches!(self.run, Run::Off) {
             return self.observation();
         }
         let same_machine = Assignment { epoch: record.assignment.epoch, ..assignment.clone() };

@@ -178,7 +178,7 @@ pub(crate) async fn launch(
 }
 
 /// The monitor, or why there is none; an early end of the process ends the wait.
-async fn connect(process: &QemuProcess, run_dir: &Path) -> Result<Qmp, String> {
+pub(super) async fn connect(process: &QemuProcess, run_dir: &Path) -> Result<Qmp, String> {
     let path = SocketsDir(run_dir.to_owned()).qmp();
     let deadline = Instant::now() + MONITOR_LIMIT;
     tokio::select! {

@@ -4,12 +4,17 @@
 //! - QEMU is gone: a VM that should run is started again (the host was rebooted), unless another host has, or may
 //!   have, its guest.
 
-use gantry_api::agent::MigrationState;
-use gantry_types::PowerState;
+use std::time::Duration;
 
-use super::actor::{Next, Run, VmTask};
+use gantry_api::agent::MigrationState;
+use gantry_types::{ErrorClass, PowerState};
+use tokio::time::Instant;
+
+use super::actor::{KEEP_UP_PAUSE_FIRST, Next, Run, VmTask};
 use super::machine::{self, Adopted};
 use crate::records::{End, MigrationRole};
+
+const KEEP_UP_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 impl VmTask {
     pub(super) async fn recover(&mut self) -> Next {
@@ -32,7 +37,7 @@ impl VmTask {
         match role {
             Some((false, MigrationState::Receiving)) => return self.recover_receiving().await,
             Some((true, MigrationState::Sending | MigrationState::Committing)) => self.recover_sending().await,
-            _ => {}
+            _ => self.go_on_after_crash().await,
         }
         self.keep_up().await;
         Next::Continue
@@ -53,8 +58,10 @@ impl VmTask {
         }
     }
 
-    /// Starts the VM again if it should run and another host has no claim on it.
+    /// Starts the VM again if it should run and another host has no claim on it. That it ran is on record until it runs
+    /// again: what fails now is tried again, by this agent if it may pass, otherwise by the next.
     pub(crate) async fn keep_up(&mut self) {
+        self.keep_up_at = None;
         let claimed = matches!(
             self.migration_state(),
             Some(MigrationState::Receiving | MigrationState::Committing | MigrationState::Moved)
@@ -64,20 +71,29 @@ impl VmTask {
         if claimed || !matches!(self.run, Run::Off) || !had_run {
             return;
         }
-        record.process = None;
         if record.wanted == PowerState::Stopped {
+            record.process = None;
             record.end = Some(End { failed: false, reason: "it ended while the agent was away".to_owned() });
-        } else {
-            tracing::info!(vm = %self.vm, "QEMU is gone, starting the VM again");
-            let wanted = record.wanted;
-            if let Err(error) = self.start().await {
-                tracing::error!(vm = %self.vm, %error, "the VM could not be started again");
-            } else if wanted == PowerState::Paused {
-                tracing::info!(vm = %self.vm, "it was paused before and runs now: its memory is lost");
+            if let Err(error) = self.save().await {
+                tracing::error!(vm = %self.vm, %error, "the VM's state is not on disk");
             }
+            return;
         }
-        if let Err(error) = self.save().await {
-            tracing::error!(vm = %self.vm, %error, "the VM's state is not on disk");
+        tracing::info!(vm = %self.vm, "QEMU is gone, starting the VM again");
+        let wanted = record.wanted;
+        match self.start().await {
+            Ok(()) => {
+                self.keep_up_pause = KEEP_UP_PAUSE_FIRST;
+                if wanted == PowerState::Paused {
+                    tracing::info!(vm = %self.vm, "it was paused before and runs now: its memory is lost");
+                }
+            }
+            Err(error) if error.class == ErrorClass::Transient => {
+                tracing::warn!(vm = %self.vm, %error, "the VM could not be started again yet");
+                self.keep_up_at = Some(Instant::now() + self.keep_up_pause);
+                self.keep_up_pause = (self.keep_up_pause * 2).min(KEEP_UP_PAUSE_MAX);
+            }
+            Err(error) => tracing::error!(vm = %self.vm, %error, "the VM could not be started again"),
         }
     }
 }

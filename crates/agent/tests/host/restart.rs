@@ -84,6 +84,53 @@ fn a_vm_whose_record_is_damaged_is_left_alone_until_it_is_repaired() {
 }
 
 #[test]
+fn a_vm_that_can_not_be_started_again_now_is_started_by_the_next_agent() {
+    in_world(1, async |mut world| {
+        let vm = world.assignment("web-1");
+        let agent = world.agent(0);
+        agent.define_vm(&vm).await.unwrap();
+        agent.power(vm.uuid, &request(&vm, PowerAction::Start)).await.unwrap();
+        let disk = world.hosts[0].state_dir.join(format!("pool/disks/{}.qcow2", vm.uuid));
+        let elsewhere = disk.with_extension("away");
+
+        // The host loses power, and comes back without its pool.
+        world.kill_agent(0);
+        kill(Pid::from_raw(world.qemus(0)[0] as i32), Signal::SIGKILL).unwrap();
+        std::fs::rename(&disk, &elsewhere).unwrap();
+        world.start_agent(0).await;
+        let seen = world.until(0, vm.uuid, "it has failed", |vm| vm.state == VmRunState::Failed).await;
+        assert!(seen.reason.unwrap().contains(disk.to_str().unwrap()));
+
+        world.kill_agent(0);
+        std::fs::rename(&elsewhere, &disk).unwrap();
+        world.start_agent(0).await;
+        world.until(0, vm.uuid, "it runs again", |vm| vm.state == VmRunState::Running).await;
+    });
+}
+
+#[test]
+fn a_qemu_that_was_silent_when_the_agent_came_is_taken_over_when_it_answers() {
+    in_world(1, async |mut world| {
+        let vm = world.assignment("web-1");
+        let agent = world.agent(0);
+        agent.define_vm(&vm).await.unwrap();
+        agent.power(vm.uuid, &request(&vm, PowerAction::Start)).await.unwrap();
+        let qemus = world.qemus(0);
+        let pid = Pid::from_raw(qemus[0] as i32);
+        world.kill_agent(0);
+        kill(pid, Signal::SIGSTOP).unwrap();
+        world.start_agent(0).await;
+        let seen = world.until(0, vm.uuid, "it is silent", |vm| vm.state == VmRunState::Failed).await;
+        assert!(seen.reason.unwrap().contains("does not answer"));
+
+        kill(pid, Signal::SIGCONT).unwrap();
+        world.until(0, vm.uuid, "it is taken over", |vm| vm.state == VmRunState::Running).await;
+        assert_eq!(world.qemus(0), qemus);
+        agent.power(vm.uuid, &request(&vm, PowerAction::Kill)).await.unwrap();
+    });
+}
+
+#[test]
 fn certificates_that_end_soon_are_renewed() {
     in_world(1, async |mut world| {
         world.kill_agent(0);
