@@ -9,7 +9,7 @@ use std::time::Duration;
 use gantry_qemu::migration::*;
 use gantry_qemu::probe::{PostcopySupport, enable_unprivileged_userfaultfd, postcopy_support};
 use gantry_qemu::qmp::command::{Cont, MigrateSetParameters, MirrorSync, Stop};
-use support::pki::{PEER_NAME, credentials};
+use support::pki::{PEER_DN, PEER_NAME, credentials, credentials_of};
 use support::{DISK_NODE, TestVm, check_history, eventually, soon};
 use tempfile::TempDir;
 use tokio::time::Instant;
@@ -32,7 +32,7 @@ async fn listen(to: &TestVm, tls: Option<PathBuf>, postcopy: bool) -> (Migration
             host: "127.0.0.1".to_owned(),
             ports: 42_100..=42_199,
             disks: vec![DISK_NODE.to_owned()],
-            tls_creds_dir: tls.clone(),
+            tls: tls.clone().map(|creds_dir| ListenTls { creds_dir, source_dn: PEER_DN.to_owned() }),
             postcopy,
         })
         .await
@@ -236,6 +236,41 @@ async fn a_stranger_is_refused() {
     source.start_ram().await.expect("start");
     let failed = source.wait_pre_switchover(|_| Directive::Wait, soon()).await;
     assert!(matches!(failed, Err(MigrationError::Ram { .. })), "{failed:?}");
+    source.cancel(true, soon()).await.expect("cancel");
+    a.counts_on().await;
+    a.assert_no_leftovers().await;
+}
+
+#[tokio::test]
+async fn another_host_of_the_same_authority_is_refused() {
+    let scratch = scratch();
+    let root = scratch.path();
+    let holders = [("theirs", PEER_NAME), ("other", "host-c")];
+    let [theirs, other] = credentials_of(root, &holders).try_into().expect("two");
+    let a = TestVm::counting(root, "a").await;
+    a.counts_on().await;
+    let b = TestVm::incoming(root, "b").await;
+    let (_destination, right) = listen(&b, Some(theirs), false).await;
+    let mut peer = right.clone();
+    peer.tls = Some(PeerTls { creds_dir: other, peer_name: PEER_NAME.to_owned() });
+    let source = source_of(&a, peer.clone());
+    let error = source.start_mirror().await.expect_err("not the host that was announced");
+    assert!(matches!(error, MigrationError::Qmp(_)), "{error}");
+    source.cancel(true, soon()).await.expect("cancel");
+    // The other stream.
+    peer.nbd_port = None;
+    let source = source_of(&a, peer);
+    source.configure(&RamTuning::default()).await.expect("configure");
+    source.start_ram().await.expect("start");
+    let failed = source.wait_pre_switchover(|_| Directive::Wait, soon()).await;
+    assert!(matches!(failed, Err(MigrationError::Ram { .. })), "{failed:?}");
+    source.cancel(true, soon()).await.expect("cancel");
+    let refusals = b.qemu_log().matches("host-c").count();
+    assert!(refusals > 0, "it was refused for its name: {}", b.qemu_log());
+    a.counts_on().await;
+    // The destination still waits for the right one, on both streams.
+    let source = source_of(&a, right);
+    advance(&source, Step::PreSwitchover, false).await;
     source.cancel(true, soon()).await.expect("cancel");
     a.counts_on().await;
     a.assert_no_leftovers().await;

@@ -185,6 +185,7 @@ async fn every_command_is_in_the_schema() {
     for endpoint in [TlsEndpoint::Client, TlsEndpoint::Server] {
         schema.check_command(ObjectAdd::TlsCredsX509 { id: text(), dir: text(), endpoint, verify_peer: true });
     }
+    schema.check_command(ObjectAdd::AuthzSimple { id: text(), identity: text() });
     schema.check_command(ObjectDel { id: text() });
     schema.check_command(BlockdevAdd::Nbd {
         node_name: text(),
@@ -209,7 +210,7 @@ async fn every_command_is_in_the_schema() {
     schema.check_command(BlockJobCancel { device: text(), force: true });
     schema.check_command(JobDismiss { id: text() });
     let addr = SocketAddressLegacy::Inet(address());
-    schema.check_command(NbdServerStart { addr, tls_creds: Some(text()) });
+    schema.check_command(NbdServerStart { addr, tls_creds: Some(text()), tls_authz: Some(text()) });
     schema.check_command(BlockExportAdd::Nbd { id: text(), node_name: text(), name: text(), writable: true });
     for capability in ["events", "return-path", "pause-before-switchover", "postcopy-ram"] {
         let capability = MigrationCapability { capability: capability.to_owned(), state: true };
@@ -225,6 +226,7 @@ async fn every_command_is_in_the_schema() {
         announce_step: Some(1),
         tls_creds: Some(text()),
         tls_hostname: Some(text()),
+        tls_authz: Some(text()),
     });
     schema.check_command(Migrate { uri: text(), resume: Some(true) });
     schema.check_command(MigrateRecover { uri: text() });

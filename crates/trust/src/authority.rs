@@ -50,6 +50,12 @@ impl LeafNames {
     pub fn new(identity: PeerIdentity, addresses: &[IpAddr]) -> Self {
         Self { identity, addresses: addresses.to_vec(), dns_names: Vec::new() }
     }
+
+    /// The subject of the leaf as GnuTLS prints it, for whoever can't read the identity's URI (QEMU), for
+    /// example `CN=host-1,OU=qemu`. Names are plain: nothing needs escaping.
+    pub fn subject(&self) -> String {
+        format!("CN={},OU={}", self.identity.name(), self.identity.role().as_str())
+    }
 }
 
 /// Signs leaf certificates.

@@ -4,8 +4,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use gantry_api::agent::{MigrationEndpoint, MigrationReport, MigrationState, ReceiveMigration, Verdict};
-use gantry_qemu::migration::{ListenOptions, MigrationDestination, MigrationPhase};
+use gantry_qemu::migration::{ListenOptions, ListenTls, MigrationDestination, MigrationPhase};
 use gantry_qemu::qmp::command::AnnounceSelf;
+use gantry_trust::{LeafNames, PeerIdentity, Role};
 use gantry_types::{PowerState, Problem};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -81,6 +82,8 @@ impl VmTask {
             disk_export: DISK_NODE.to_owned(),
             tls_name: self.host.config.name.to_string(),
         };
+        let source_dn = LeafNames::new(PeerIdentity::new(Role::Qemu, request.source.clone()), &[]).subject();
+        let what = format!("receiving VM '{}'", request.assignment.name);
         let source = Some(request.source);
         let wanted = if request.paused { PowerState::Paused } else { PowerState::Running };
         let record = Record {
@@ -115,13 +118,14 @@ impl VmTask {
             host: endpoint.address.to_string(),
             ports: PORTS,
             disks: vec![DISK_NODE.to_owned()],
-            tls_creds_dir: Some(files(&self.host, self.vm).tls),
+            tls: Some(ListenTls { creds_dir: files(&self.host, self.vm).tls, source_dn }),
             postcopy: request.post_copy,
         };
         let destination = MigrationDestination::new(self.machine()?.qmp.clone());
         let listening = within(LISTEN_LIMIT, self.vm, destination.listen(&options))
             .await?
-            .map_err(|error| problem("cannot-receive", &format!("receiving VM {}", self.vm), &error))?;
+            .map_err(|error| problem("cannot-receive", &what, &error))?;
+        self.remove_credentials().await;
         endpoint.ram_port = listening.ram_port;
         endpoint.disk_port = listening.nbd_port.unwrap_or(0);
         if let Some(migration) = self.record.as_mut().and_then(|record| record.migration.as_mut()) {

@@ -57,6 +57,7 @@ impl VmTask {
             Err(error) => Err(error),
         };
         if started.is_err() {
+            self.remove_credentials().await;
             // Nobody sends it: on record it would be under way for ever.
             if let Some(record) = &mut self.record {
                 record.migration = before;
@@ -125,6 +126,19 @@ impl VmTask {
         written.map_err(|error| Problem::new(error.class(), "no-credentials", crate::problem::chain(&error)))
     }
 
+    /// QEMU reads them when its streams begin, and they are written anew for each migration: afterwards they are only
+    /// something to steal.
+    pub(super) async fn remove_credentials(&self) {
+        let directory = files(&self.host, self.vm).tls;
+        let removed = blocking(move || match std::fs::remove_dir_all(&directory) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        });
+        if let Err(error) = removed.await {
+            tracing::warn!(vm = %self.vm, %error, "the migration's credentials are not removed");
+        }
+    }
+
     pub(crate) async fn report(&mut self, migration: Uuid) -> Result<MigrationReport, Problem> {
         self.renew_recovery().await;
         let record = self.record.as_ref().and_then(|record| record.migration.as_ref());
@@ -185,6 +199,9 @@ impl VmTask {
             }
         }
         let state = migration.state;
+        if state != MigrationState::Committing {
+            self.remove_credentials().await;
+        }
         if let Err(error) = self.save().await {
             // What is not on disk has not happened; the sending task tries again.
             if let Some(record) = &mut self.record {
@@ -286,6 +303,7 @@ impl VmTask {
         if let MigrationRole::Source(request) = &migration.role {
             sending::tell_aborted(&self.host.identity, self.vm, request);
         }
+        self.remove_credentials().await;
         if let Err(error) = self.save().await {
             tracing::error!(vm = %self.vm, %error, "the migration's end is not on disk");
         }

@@ -135,7 +135,11 @@ async fn script(source: &Qmp, destination: &Qmp, tls_dir: &str) -> Result<()> {
     let host = DESTINATION.to_string();
     let nbd = InetAddress { host: host.clone(), port: NBD_PORT.to_owned() };
     destination
-        .execute(NbdServerStart { addr: SocketAddressLegacy::Inet(nbd.clone()), tls_creds: Some(TLS.to_owned()) })
+        .execute(NbdServerStart {
+            addr: SocketAddressLegacy::Inet(nbd.clone()),
+            tls_creds: Some(TLS.to_owned()),
+            tls_authz: None,
+        })
         .await?;
     destination
         .execute(BlockExportAdd::Nbd {

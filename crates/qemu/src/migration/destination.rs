@@ -1,13 +1,13 @@
 //! The receiving side of a move: a QEMU started with `incoming`, which never runs the guest by itself.
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 
 use tokio::time::Instant;
 
 use super::progress::MigrationProgress;
 use super::source::set_capabilities;
-use super::{MigrationError, next_look, tls};
+use super::tls::{self, ListenTls};
+use super::{MigrationError, next_look};
 use crate::qmp::command::*;
 use crate::qmp::{Qmp, QmpError};
 
@@ -19,8 +19,7 @@ pub struct ListenOptions {
     pub ports: RangeInclusive<u16>,
     /// Node names of the disks that are to be filled.
     pub disks: Vec<String>,
-    /// `ca-cert.pem`, `server-cert.pem`, `server-key.pem`; clients must show a certificate of that CA.
-    pub tls_creds_dir: Option<PathBuf>,
+    pub tls: Option<ListenTls>,
     pub postcopy: bool,
 }
 
@@ -29,6 +28,12 @@ pub struct Listening {
     /// `None` if there are no disks.
     pub nbd_port: Option<u16>,
     pub ram_port: u16,
+}
+
+/// Ids of the objects that guard both listeners, and the one of an interrupted post-copy.
+struct Guard {
+    creds: String,
+    authz: String,
 }
 
 #[derive(Debug, Clone)]
@@ -43,15 +48,19 @@ impl MigrationDestination {
 
     /// Opens both listeners. A destination whose `listen` failed is of no use: end its process.
     pub async fn listen(&self, options: &ListenOptions) -> Result<Listening, MigrationError> {
-        let tls_creds = match &options.tls_creds_dir {
-            Some(dir) => Some(tls::load(&self.qmp, dir, TlsEndpoint::Server).await?),
+        let guard = match &options.tls {
+            Some(tls) => Some(Guard {
+                authz: tls::authorize(&self.qmp, &tls.source_dn).await?,
+                creds: tls::load(&self.qmp, &tls.creds_dir, TlsEndpoint::Server).await?,
+            }),
             None => None,
         };
         let capabilities = [("events", true), ("return-path", true), ("postcopy-ram", options.postcopy)];
         set_capabilities(&self.qmp, &capabilities).await?;
         self.qmp
             .execute(MigrateSetParameters {
-                tls_creds: Some(tls_creds.clone().unwrap_or_default()),
+                tls_creds: Some(guard.as_ref().map(|guard| guard.creds.clone()).unwrap_or_default()),
+                tls_authz: guard.as_ref().map(|guard| guard.authz.clone()),
                 announce_initial: Some(10),
                 announce_max: Some(300),
                 announce_rounds: Some(8),
@@ -61,7 +70,7 @@ impl MigrationDestination {
             .await?;
         let mut nbd_port = None;
         if !options.disks.is_empty() {
-            nbd_port = Some(self.export_disks(options, tls_creds).await?);
+            nbd_port = Some(self.export_disks(options, guard.as_ref()).await?);
         }
         let ram_port = self
             .first_free_port(&options.host, options.ports.clone(), |port| MigrateIncoming {
@@ -71,11 +80,12 @@ impl MigrationDestination {
         Ok(Listening { nbd_port, ram_port })
     }
 
-    async fn export_disks(&self, options: &ListenOptions, tls_creds: Option<String>) -> Result<u16, MigrationError> {
+    async fn export_disks(&self, options: &ListenOptions, guard: Option<&Guard>) -> Result<u16, MigrationError> {
         let port = self
             .first_free_port(&options.host, options.ports.clone(), |port| NbdServerStart {
                 addr: SocketAddressLegacy::Inet(InetAddress { host: options.host.clone(), port: port.to_string() }),
-                tls_creds: tls_creds.clone(),
+                tls_creds: guard.map(|guard| guard.creds.clone()),
+                tls_authz: guard.map(|guard| guard.authz.clone()),
             })
             .await?;
         for node_name in &options.disks {

@@ -15,6 +15,18 @@ pub struct PeerTls {
     pub peer_name: String,
 }
 
+/// How the destination proves itself and whom it lets in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenTls {
+    /// `ca-cert.pem`, `server-cert.pem`, `server-key.pem`; read only while `listen` runs.
+    pub creds_dir: PathBuf,
+    /// The distinguished name of the source's certificate, its parts in the certificate's order, for example
+    /// `CN=host-1,OU=qemu`. Another certificate of the same CA is refused on both streams.
+    pub source_dn: String,
+}
+
+const AUTHORIZATION_ID: &str = "migration-tls-source";
+
 fn object_id(endpoint: TlsEndpoint) -> &'static str {
     match endpoint {
         TlsEndpoint::Client => "migration-tls-client",
@@ -25,11 +37,7 @@ fn object_id(endpoint: TlsEndpoint) -> &'static str {
 /// Loads credentials, in place of those of an earlier move, and returns their object id.
 pub(super) async fn load(qmp: &Qmp, creds_dir: &Path, endpoint: TlsEndpoint) -> Result<String, QmpError> {
     let id = object_id(endpoint).to_owned();
-    match qmp.execute(ObjectDel { id: id.clone() }).await {
-        // Refused: there was none.
-        Ok(_) | Err(QmpError::Refused { .. }) => {}
-        Err(error) => return Err(error),
-    }
+    remove(qmp, &id).await?;
     qmp.execute(ObjectAdd::TlsCredsX509 {
         id: id.clone(),
         dir: creds_dir.display().to_string(),
@@ -38,4 +46,20 @@ pub(super) async fn load(qmp: &Qmp, creds_dir: &Path, endpoint: TlsEndpoint) -> 
     })
     .await?;
     Ok(id)
+}
+
+/// Lets in only the holder of this name, in place of that of an earlier move, and returns the object's id.
+pub(super) async fn authorize(qmp: &Qmp, identity: &str) -> Result<String, QmpError> {
+    let id = AUTHORIZATION_ID.to_owned();
+    remove(qmp, &id).await?;
+    qmp.execute(ObjectAdd::AuthzSimple { id: id.clone(), identity: identity.to_owned() }).await?;
+    Ok(id)
+}
+
+async fn remove(qmp: &Qmp, id: &str) -> Result<(), QmpError> {
+    match qmp.execute(ObjectDel { id: id.to_owned() }).await {
+        // Refused: there was none.
+        Ok(_) | Err(QmpError::Refused { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }

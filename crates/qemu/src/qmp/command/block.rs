@@ -147,6 +147,9 @@ pub struct NbdServerStart {
     pub addr: SocketAddressLegacy,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_creds: Option<String>,
+    /// Without it, any certificate of the CA may connect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_authz: Option<String>,
 }
 command!(NbdServerStart, "nbd-server-start", Nothing);
 

@@ -46,6 +46,9 @@ pub struct MigrateSetParameters {
     pub tls_creds: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_hostname: Option<String>,
+    /// Looked up for each connection; without it, any certificate of the CA may connect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_authz: Option<String>,
 }
 command!(MigrateSetParameters, "migrate-set-parameters", Nothing);
 

@@ -127,7 +127,7 @@ pub enum TlsEndpoint {
     Server,
 }
 
-/// `object-add` of the one type that is added at run time.
+/// `object-add` of the types that are added at run time.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "qom-type")]
 pub enum ObjectAdd {
@@ -139,6 +139,9 @@ pub enum ObjectAdd {
         #[serde(rename = "verify-peer")]
         verify_peer: bool,
     },
+    /// Lets in exactly one identity; for TLS, a certificate's distinguished name.
+    #[serde(rename = "authz-simple")]
+    AuthzSimple { id: String, identity: String },
 }
 command!(ObjectAdd, "object-add", Nothing);
 
