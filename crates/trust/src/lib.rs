@@ -26,6 +26,7 @@ mod qemu_credentials;
 mod server;
 mod server_connection;
 mod server_verifier;
+mod strangers;
 mod tokens;
 mod websocket;
 

@@ -15,7 +15,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
@@ -28,10 +28,14 @@ use tokio_util::task::TaskTracker;
 use crate::identity::one_certificate;
 use crate::server_connection::{Connection, Slotted, serve_connection};
 use crate::server_verifier::roots_of;
+use crate::strangers::Strangers;
 use crate::{LiveIdentity, Role, TrustError};
 
 /// How long to wait after `accept` failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often it is logged at most that every slot is taken.
+const FULL_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Which certificates may connect.
 #[derive(Clone, Debug)]
@@ -56,6 +60,9 @@ impl ClientAuth {
 pub struct ServerLimits {
     /// Open connections, upgraded ones included; further ones wait in the kernel's backlog.
     pub connections: usize,
+    /// Open connections from one address (IPv6: one /64) that have shown no certificate; further ones are closed at
+    /// once, so that a stranger can't take all of the above.
+    pub connections_per_stranger: usize,
     /// From accept to a finished TLS handshake.
     pub handshake_timeout: Duration,
     /// For a request's headers, and for how long a connection may idle between requests.
@@ -68,6 +75,7 @@ impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             connections: 4096,
+            connections_per_stranger: 64,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(10),
@@ -112,10 +120,17 @@ impl Server {
     /// when every connection is closed or the limit has passed.
     pub async fn serve(self, listener: TcpListener, router: Router, shutdown: CancellationToken) {
         let slots = Arc::new(Semaphore::new(self.limits.connections));
+        let strangers = Strangers::new(self.limits.connections_per_stranger);
+        let mut full = FullWarning::default();
         let tasks = TaskTracker::new();
         // Cancelled when the grace time is over; dropping the connections closes them.
         let abort = CancellationToken::new();
-        while let Some((stream, remote)) = next_connection(&listener, &slots, &shutdown).await {
+        while let Some((stream, remote)) = next_connection(&listener, &slots, &mut full, &shutdown).await {
+            let Some(stranger) = strangers.enter(remote.ip()) else {
+                tracing::debug!(%remote, "too many connections without a certificate; closed");
+                continue;
+            };
+            let stream = stream.of_stranger(stranger);
             let connection = Connection {
                 router: router.clone(),
                 acceptor: self.acceptor.clone(),
@@ -142,16 +157,32 @@ impl Server {
     }
 }
 
+/// Tells that there is no room, but not for each connection that waits: who causes it must not fill the log as well.
+#[derive(Default)]
+struct FullWarning {
+    told_at: Option<Instant>,
+}
+
+impl FullWarning {
+    fn tell(&mut self) {
+        if self.told_at.is_none_or(|at| at.elapsed() >= FULL_WARNING_INTERVAL) {
+            self.told_at = Some(Instant::now());
+            tracing::warn!("every connection slot is taken; new connections wait");
+        }
+    }
+}
+
 /// A connection with its slot, or nothing once shutdown was asked for.
 async fn next_connection(
     listener: &TcpListener,
     slots: &Arc<Semaphore>,
+    full: &mut FullWarning,
     shutdown: &CancellationToken,
 ) -> Option<(Slotted<TcpStream>, SocketAddr)> {
     let accepted = async {
         // The semaphore is never closed, so this only waits.
         if slots.available_permits() == 0 {
-            tracing::warn!("every connection slot is taken; new connections wait");
+            full.tell();
         }
         let slot = Arc::clone(slots).acquire_owned().await.ok()?;
         loop {

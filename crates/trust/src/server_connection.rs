@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::server::{ClientAuth, ServerLimits};
+use crate::strangers::StrangerPlace;
 use crate::{PeerIdentity, PeerKey, TrustError};
 
 /// The address a request came from, as a request extension.
@@ -53,7 +54,7 @@ pub(crate) async fn serve_connection(connection: Connection, stream: Slotted<Tcp
     }
     let handshake = connection.acceptor.accept(stream);
     let limit = connection.limits.handshake_timeout;
-    let stream = tokio::select! {
+    let mut stream = tokio::select! {
         () = connection.shutdown.cancelled() => return,
         result = tokio::time::timeout(limit, handshake) => match result {
             Ok(Ok(stream)) => stream,
@@ -68,7 +69,12 @@ pub(crate) async fn serve_connection(connection: Connection, stream: Slotted<Tcp
         },
     };
     match identify(&stream, &connection.client_auth) {
-        Ok(peer) => serve_http(connection, stream, peer).await,
+        Ok(peer) => {
+            if peer.is_some() {
+                stream.get_mut().0.stranger = None;
+            }
+            serve_http(connection, stream, peer).await;
+        }
         Err(error) => tracing::warn!(%remote, %error, "connection closed"),
     }
 }
@@ -137,11 +143,17 @@ fn set_socket_options(stream: &TcpStream) -> io::Result<()> {
 pub(crate) struct Slotted<S> {
     io: S,
     _slot: OwnedSemaphorePermit,
+    /// Until the peer has shown a certificate.
+    stranger: Option<StrangerPlace>,
 }
 
 impl<S> Slotted<S> {
     pub(crate) fn new(io: S, slot: OwnedSemaphorePermit) -> Self {
-        Self { io, _slot: slot }
+        Self { io, _slot: slot, stranger: None }
+    }
+
+    pub(crate) fn of_stranger(self, stranger: StrangerPlace) -> Self {
+        Self { stranger: Some(stranger), ..self }
     }
 }
 

@@ -252,6 +252,33 @@ async fn silent_handshake_is_cut_off_and_frees_its_slot() {
 }
 
 #[tokio::test]
+async fn strangers_of_one_address_have_few_connections() {
+    let installation = Installation::new();
+    let limits = ServerLimits { connections_per_stranger: 1, ..ServerLimits::default() };
+    let controller = controller(&installation, limits).await;
+    let host = installation.live(Role::Host, "h1");
+    let known = ClientConfig::with_identity(&host, ExpectedPeer::any_controller()).unwrap();
+    let mut sockets = Vec::new();
+    for _ in 0..3 {
+        // Each shows a certificate and so gives the place back.
+        sockets.push(known.websocket(&controller.url("/echo"), HeaderMap::new()).await.unwrap());
+    }
+    let stranger = TcpStream::connect(controller.address).await.unwrap();
+    let mut second = TcpStream::connect(controller.address).await.unwrap();
+    let end = timeout(PATIENCE, second.read(&mut [0; 16])).await.unwrap();
+    assert!(matches!(end, Ok(0) | Err(_)), "closed at once");
+    for socket in &mut sockets {
+        socket.send(Message::text("still")).await.unwrap();
+        assert_eq!(timeout(PATIENCE, socket.next()).await.unwrap().unwrap().unwrap(), Message::text("still"));
+    }
+    drop(stranger);
+    let user = ClientConfig::anonymous(installation.authority.certificate_pem(), ExpectedPeer::any_controller());
+    let user = user.unwrap();
+    let let_in = async { while who(&user, &controller).await.is_err() {} };
+    timeout(PATIENCE, let_in).await.unwrap();
+}
+
+#[tokio::test]
 async fn plain_http_gets_no_answer_and_redirects_are_not_followed() {
     let installation = Installation::new();
     let target = controller(&installation, ServerLimits::default()).await;
