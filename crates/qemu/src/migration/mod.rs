@@ -53,7 +53,7 @@ pub enum MigrationError {
     },
     #[error("copying disk {node_name} failed: {reason}")]
     Mirror { node_name: String, reason: String },
-    #[error("the move failed in phase `{phase}`: {reason}")]
+    #[error("QEMU gave the transfer up in its phase `{phase}`: {reason}")]
     Ram { phase: MigrationPhase, reason: String },
     #[error("the guest was already handed over to the destination, so the move cannot be cancelled")]
     HandedOver,
