@@ -113,7 +113,7 @@ pub struct Create {
     /// Virtual processors, 1 to 256
     #[arg(long, default_value_t = 1)]
     pub cpus: u32,
-    /// Its memory, 32MiB to 4TiB in whole MiB: a number with MiB, GiB or TiB (or MB, GB, …); bytes without a unit
+    /// Its memory, 32MiB to 4TiB in whole MiB: a number with MiB, GiB or TiB, bytes without a unit
     #[arg(long, value_name = "SIZE", default_value = "512MiB")]
     pub memory: ByteSize,
     /// Size of its disk; the image's if not given
