@@ -16,6 +16,10 @@ pub struct Config {
     pub host_lost_after: Duration,
     /// How long a watch goes at most without telling where it can be resumed.
     pub bookmark_interval: Duration,
+    /// How long a JSON body may take to arrive.
+    pub body_timeout: Duration,
+    /// How long an upload may bring nothing.
+    pub upload_idle_timeout: Duration,
     /// A step that keeps failing transiently is given up after this, unless it waits without limit.
     pub step_patience: Duration,
     /// Events beyond this many are dropped, oldest first.
@@ -35,6 +39,8 @@ impl Config {
             heartbeat_interval: Duration::from_secs(1),
             host_lost_after: Duration::from_secs(4),
             bookmark_interval: Duration::from_secs(10),
+            body_timeout: Duration::from_secs(10),
+            upload_idle_timeout: Duration::from_secs(60),
             step_patience: Duration::from_secs(120),
             max_events: 10_000,
             max_finished_operations: 2_000,

@@ -1,12 +1,17 @@
 //! Tokens: only their hashes are here. Secrets are made and checked by the front end with the trust crate.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use gantry_api::rest::{CreateToken, WriteQuery};
-use gantry_types::{ApiToken, Problem, Role, Severity, TokenSpec, TokenStatus};
+use gantry_types::{ApiToken, Problem, Role, Severity, Timestamp, TokenSpec, TokenStatus};
 
 use super::{App, Caller, already_exists, check_precondition};
 use crate::objects::Change;
+
+/// How late the expiry of a token is noticed at most by what it has opened.
+const EXPIRY_CHECK: Duration = Duration::from_secs(5);
+/// How long a join token is good if nothing else was asked for. It makes whoever has it a host.
+const JOIN_EXPIRY: Duration = Duration::from_secs(3600);
 
 /// Stores a new token whose secret has this SHA-256 (hex).
 pub async fn create(
@@ -22,8 +27,11 @@ pub async fn create(
             Problem::invalid("invalid-token", "the token would never be valid").field("expires_at", "lies in the past")
         );
     }
-    let mut token =
-        ApiToken::new(request.name.clone(), TokenSpec { role: request.role, expires_at: request.expires_at });
+    let expires_at = request.expires_at.or_else(|| {
+        let default_ms = i64::try_from(JOIN_EXPIRY.as_millis()).unwrap_or(i64::MAX);
+        (request.role == Role::Join).then(|| Timestamp::from_unix_ms(app.clock.now().unix_ms() + default_ms))
+    });
+    let mut token = ApiToken::new(request.name.clone(), TokenSpec { role: request.role, expires_at });
     token.status = TokenStatus { hash };
     app.stamp(&mut token.metadata);
     if app.objects.find::<ApiToken>(request.name.as_str()).await?.is_some() {
@@ -54,6 +62,20 @@ pub fn by_hash(app: &App, hash: &str) -> Option<Arc<ApiToken>> {
             .find(|token| token.status.hash == hash && token.spec.expires_at.is_none_or(|at| now < at))
             .map(Arc::clone)
     })
+}
+
+/// Returns once a token is deleted or expires; for what goes on after the request that showed it.
+pub async fn ended(app: &App, token: &ApiToken) {
+    let mut revisions = app.model.revisions();
+    loop {
+        let same = app.model.get::<ApiToken>(token.metadata.name.as_str());
+        let is_there = same.is_some_and(|same| same.metadata.uuid == token.metadata.uuid);
+        if !is_there || token.spec.expires_at.is_some_and(|at| at <= app.clock.now()) {
+            return;
+        }
+        // The sender lives as long as the app; at the end of the wait the expiry is looked at again.
+        let _changed = tokio::time::timeout(EXPIRY_CHECK, revisions.changed()).await;
+    }
 }
 
 /// The last token that may change things can't be deleted: nobody could ever make another.

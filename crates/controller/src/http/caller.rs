@@ -1,18 +1,23 @@
 //! Who is asking: a user by token, or a host by certificate.
 
+use std::sync::Arc;
+
 use axum::{
     extract::FromRequestParts,
     http::{header, request::Parts},
 };
 use gantry_hostlink::Refusal;
 use gantry_trust::{PeerIdentity, PeerKey, Role};
-use gantry_types::{Host, Name, Problem};
+use gantry_types::{ApiToken, Host, Name, Problem};
 
 use super::{Front, Shared};
 use crate::app::{self, Caller, token};
 
 /// A user who showed a valid API token.
 pub struct User(pub Caller);
+
+/// The token that a user showed, for what stays open: it ends with the token (`token::ended`).
+pub struct ShownToken(pub Arc<ApiToken>);
 
 /// A host that showed the certificate of a host that exists, for a key that belongs to it: the certificate of a deleted
 /// host is not good again when its name is.
@@ -23,11 +28,21 @@ impl FromRequestParts<Shared> for User {
 
     async fn from_request_parts(parts: &mut Parts, front: &Shared) -> Result<Self, Refusal> {
         let bearer = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        Ok(Self(user_of(front, bearer)?))
+        let stored = token_of(front, bearer)?;
+        Ok(Self(Caller::token(stored.metadata.name.as_str(), stored.spec.role)))
     }
 }
 
-fn user_of(front: &Front, authorization: Option<&str>) -> Result<Caller, Problem> {
+impl FromRequestParts<Shared> for ShownToken {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, front: &Shared) -> Result<Self, Refusal> {
+        let bearer = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        Ok(Self(token_of(front, bearer)?))
+    }
+}
+
+fn token_of(front: &Front, authorization: Option<&str>) -> Result<Arc<ApiToken>, Problem> {
     let refused = |detail: &str| {
         Problem::unauthenticated(detail)
             .remedy("send an API token: Authorization: Bearer gat1.…; see: gantry context show")
@@ -36,9 +51,8 @@ fn user_of(front: &Front, authorization: Option<&str>) -> Result<Caller, Problem
         .and_then(|value| value.strip_prefix("Bearer "))
         .ok_or_else(|| refused("no API token was sent"))?;
     let shown = gantry_trust::ApiToken::parse(text.trim()).map_err(|_| refused("the API token is malformed"))?;
-    let stored = token::by_hash(&front.app, &shown.hash().to_string())
-        .ok_or_else(|| refused("the API token is unknown, deleted or expired"))?;
-    Ok(Caller::token(stored.metadata.name.as_str(), stored.spec.role))
+    token::by_hash(&front.app, &shown.hash().to_string())
+        .ok_or_else(|| refused("the API token is unknown, deleted or expired"))
 }
 
 impl FromRequestParts<Shared> for HostPeer {

@@ -1,4 +1,7 @@
-//! Serial consoles: the user's websocket joined to the agent's. Nothing is kept here; opening one is an event.
+//! Serial consoles: the user's websocket joined to the agent's. Nothing is kept here; opening one is an event. A console
+//! ends with the token that opened it.
+
+use std::time::Duration;
 
 use axum::{
     extract::{
@@ -11,14 +14,23 @@ use futures::{SinkExt, StreamExt};
 use gantry_hostlink::Refusal;
 use gantry_trust::WebSocket as AgentSocket;
 use gantry_types::{Host, Problem, Resource, Severity, Vm};
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message as AgentMessage;
 
-use super::{Shared, caller::User, request::Path};
+use super::{
+    Shared,
+    caller::{ShownToken, User},
+    request::Path,
+};
 use crate::{app, objects::Change};
+
+/// How long either side is given to take the end in.
+const GOODBYE: Duration = Duration::from_secs(5);
 
 pub async fn open(
     State(front): State<Shared>,
     User(caller): User,
+    ShownToken(shown): ShownToken,
     Path(name): Path<String>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Refusal> {
@@ -41,11 +53,22 @@ pub async fn open(
     let mut record = Change::new();
     record.event(&front.app.event(vm.reference(), Severity::Normal, "ConsoleOpened", message))?;
     front.app.objects.commit(record).await?;
-    Ok(upgrade.on_upgrade(|user| join(user, agent)))
+    Ok(upgrade.on_upgrade(async move |mut user| {
+        let mut agent = agent;
+        let reason = tokio::select! {
+            () = copy(&mut user, &mut agent) => "the console ended",
+            () = app::token::ended(&front.app, &shown) => "the token was deleted or has expired",
+        };
+        // Either may be gone already, or not read.
+        let ended = CloseFrame { code: 1000, reason: reason.into() };
+        let goodbye = user.send(UserMessage::Close(Some(ended)));
+        drop(timeout(GOODBYE, goodbye).await);
+        drop(timeout(GOODBYE, agent.close(None)).await);
+    }))
 }
 
 /// Copies both ways until either side closes.
-async fn join(mut user: UserSocket, mut agent: AgentSocket) {
+async fn copy(user: &mut UserSocket, agent: &mut AgentSocket) {
     loop {
         let went_on = tokio::select! {
             typed = user.recv() => match typed {
@@ -66,8 +89,4 @@ async fn join(mut user: UserSocket, mut agent: AgentSocket) {
             break;
         }
     }
-    // Either may be gone already.
-    let ended = CloseFrame { code: 1000, reason: "the console ended".into() };
-    drop(user.send(UserMessage::Close(Some(ended))).await);
-    drop(agent.close(None).await);
 }

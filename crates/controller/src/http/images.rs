@@ -13,7 +13,7 @@ use futures::StreamExt;
 use gantry_api::rest::{Changed, WriteQuery};
 use gantry_hostlink::Refusal;
 use gantry_types::{ByteSize, Image, Problem};
-use tokio::io::AsyncWriteExt;
+use tokio::{io::AsyncWriteExt, time::timeout};
 use tokio_util::io::ReaderStream;
 
 use super::{
@@ -100,7 +100,12 @@ async fn receive(app: &App, body: RawBody, partial: &FilePath) -> Result<(), Pro
     let mut file = tokio::fs::File::create(partial).await.map_err(|error| storing(partial, &error))?;
     let mut chunks = body.into_data_stream();
     let mut received_bytes = 0u64;
-    while let Some(chunk) = chunks.next().await {
+    let limit = app.config.upload_idle_timeout;
+    let stalled = |received_bytes: u64| {
+        let detail = format!("the upload brought nothing for {limit:?} after {received_bytes} bytes");
+        Problem { status: 408, ..Problem::transient("upload-stalled", detail) }.remedy("send it again")
+    };
+    while let Some(chunk) = timeout(limit, chunks.next()).await.map_err(|_| stalled(received_bytes))? {
         let chunk = chunk.map_err(|error| {
             Problem::transient("upload-broken", format!("the upload broke off after {received_bytes} bytes: {error}"))
                 .remedy("send it again")

@@ -11,7 +11,7 @@ use gantry_hostlink::Refusal;
 
 use super::{
     Shared,
-    caller::User,
+    caller::{ShownToken, User},
     request::{Answer, Path, QueryOf},
     watch,
 };
@@ -25,11 +25,12 @@ pub async fn get<T: Kind>(State(front): State<Shared>, User(caller): User, Path(
 pub async fn list<T: Kind>(
     State(front): State<Shared>,
     User(caller): User,
+    ShownToken(shown): ShownToken,
     headers: HeaderMap,
     QueryOf(query): QueryOf<ListQuery>,
 ) -> Result<Response, Refusal> {
     if query.watch {
-        return watch::stream::<T>(front, &caller, &headers, query);
+        return watch::stream::<T>(front, &caller, shown, &headers, query);
     }
     Ok(Json(app::list::<T>(&front.app, &caller, &query)?).into_response())
 }

@@ -10,6 +10,8 @@ use gantry_hostlink::Refusal;
 use gantry_types::{ErrorClass, Problem};
 use serde::de::DeserializeOwned;
 
+use super::Shared;
+
 /// Largest JSON body that is read.
 pub const MAX_BODY_BYTES: usize = 1 << 20;
 
@@ -25,27 +27,33 @@ pub struct QueryOf<T>(pub T);
 /// What a path names.
 pub struct Path<T>(pub T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+impl<T: DeserializeOwned> FromRequest<Shared> for Body<T> {
     type Rejection = Refusal;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+    async fn from_request(request: Request, state: &Shared) -> Result<Self, Refusal> {
         let bytes = bytes_of(request, state).await?;
         Ok(Self(parse(&bytes)?))
     }
 }
 
-impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalBody<T> {
+impl<T: DeserializeOwned + Default> FromRequest<Shared> for OptionalBody<T> {
     type Rejection = Refusal;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+    async fn from_request(request: Request, state: &Shared) -> Result<Self, Refusal> {
         let bytes = bytes_of(request, state).await?;
         let absent = bytes.is_empty() || bytes.as_ref() == b"null";
         Ok(Self(if absent { T::default() } else { parse(&bytes)? }))
     }
 }
 
-async fn bytes_of<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
-    Bytes::from_request(request, state).await.map_err(|rejection| match rejection {
+/// A peer that sends slowly must not hold its connection for ever.
+async fn bytes_of(request: Request, front: &Shared) -> Result<Bytes, Problem> {
+    let limit = front.app.config.body_timeout;
+    let read = tokio::time::timeout(limit, Bytes::from_request(request, front)).await.map_err(|_| {
+        let detail = format!("the body did not come within {limit:?}");
+        Problem { status: 408, ..Problem::transient("body-timeout", detail) }.remedy("send it at once")
+    })?;
+    read.map_err(|rejection| match rejection {
         BytesRejection::FailedToBufferBody(failure) if failure.status().as_u16() == 413 => {
             let mut problem =
                 Problem::invalid("body-too-large", format!("the body is larger than {MAX_BODY_BYTES} bytes"));

@@ -1,7 +1,8 @@
 //! Watches as server-sent events.
 //!
 //! A watcher sees every change of the objects it selects, in order, from the state it began with. One that can't keep
-//! up is cut off and comes back with the last revision it saw; if that is too old it lists again.
+//! up is cut off and comes back with the last revision it saw; if that is too old it lists again. A watch ends with the
+//! token that opened it.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -16,10 +17,10 @@ use axum::{
         sse::{Event, KeepAlive, Sse},
     },
 };
-use futures::stream;
+use futures::{StreamExt, stream};
 use gantry_api::rest::{Change, ListQuery, WatchEvent};
 use gantry_hostlink::Refusal;
-use gantry_types::{Problem, Selector};
+use gantry_types::{ApiToken, Problem, Selector};
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
     time::{Instant, timeout_at},
@@ -27,13 +28,14 @@ use tokio::{
 
 use super::Shared;
 use crate::{
-    app::{Caller, parse_selector},
+    app::{Caller, parse_selector, token},
     model::{Kind, ModelChange},
 };
 
 pub fn stream<T: Kind>(
     front: Shared,
     caller: &Caller,
+    shown: Arc<ApiToken>,
     headers: &HeaderMap,
     query: ListQuery,
 ) -> Result<Response, Refusal> {
@@ -44,10 +46,13 @@ pub fn stream<T: Kind>(
         Some(revision) => Watcher::<T>::resume(&front, selector, revision)?,
         None => Watcher::<T>::begin(&front, selector),
     };
+    let app = Arc::clone(&front.app);
+    let ended = async move { token::ended(&app, &shown).await };
     let events = stream::unfold((watcher, front), async |(mut watcher, front)| {
         let event = watcher.next(&front).await?;
         Some((Ok::<_, Infallible>(encode(&event)), (watcher, front)))
     });
+    let events = events.take_until(Box::pin(ended));
     // Comments keep proxies from closing a quiet connection.
     Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
 }

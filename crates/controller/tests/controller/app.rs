@@ -370,6 +370,8 @@ async fn a_join_token_lets_one_host_in() {
         token: name("joiner"),
     };
     assert_eq!(code(host::join(app, &joining("host-1")).await), "already-exists");
+    let expires_at = app.model.get::<ApiToken>("joiner").expect("a token").spec.expires_at.expect("not for ever");
+    assert_eq!(expires_at.unix_ms() - app.clock.now().unix_ms(), 3_600_000);
     host::join(app, &joining("host-4")).await.expect("joins");
     assert_eq!(host::join(app, &joining("host-5")).await.expect_err("used").class, ErrorClass::Unauthenticated);
 }

@@ -67,6 +67,14 @@ async fn a_console_carries_bytes_both_ways() {
     socket.send(Message::Binary(b"exit".to_vec().into())).await.expect("open");
     assert!(matches!(next(&mut socket).await, Some(Message::Close(_)) | None));
 
+    let shown = datacenter.mint("short-lived", Role::Admin, None).await;
+    let mut short = open(&datacenter.with_token(Some(&shown)), "web").await.expect("open");
+    api.delete("/v1/tokens/short-lived").await.expect("deleted");
+    match next(&mut short).await {
+        Some(Message::Close(Some(frame))) => assert!(frame.reason.contains("token"), "{frame}"),
+        other => panic!("the console goes on: {other:?}"),
+    }
+
     let sent = json!({"metadata": {"name": "off"}, "spec": {"cpus": 1, "memory": "64MiB", "disk": "1GiB", "power": "stopped"}});
     let _made: Value = api.send(Method::POST, "/v1/vms", &sent).await.expect("made");
     let problem = refused(&api, "off").await;

@@ -95,3 +95,22 @@ async fn a_console_without_an_upgrade_is_a_problem_document() {
     let problem = refused(datacenter.admin.request(Method::GET, "/v1/vms/absent/console")).await;
     assert_eq!((problem.status, problem.code()), (400, "no-websocket"));
 }
+
+#[tokio::test]
+async fn a_body_that_does_not_come_is_given_up() {
+    let datacenter = Datacenter::with(|config| {
+        config.body_timeout = std::time::Duration::from_millis(50);
+        config.upload_idle_timeout = std::time::Duration::from_millis(50);
+    })
+    .await;
+    let image = json!({"metadata": {"name": "tiny"}, "spec": {"format": "raw"}});
+    let _made: Value = datacenter.admin.send(Method::POST, "/v1/images", &image).await.expect("made");
+    let begun = || {
+        let first = futures::stream::once(async { Ok::<_, std::io::Error>("{") });
+        reqwest::Body::wrap_stream(futures::StreamExt::chain(first, futures::stream::pending()))
+    };
+    let problem = datacenter.admin.refused(Method::POST, "/v1/networks", begun()).await;
+    assert_eq!((problem.status, problem.code()), (408, "body-timeout"));
+    let problem = datacenter.admin.refused(Method::PUT, "/v1/images/tiny/content", begun()).await;
+    assert_eq!((problem.status, problem.code()), (408, "upload-stalled"));
+}

@@ -168,3 +168,17 @@ async fn a_quiet_watch_is_told_the_revision_while_others_change() {
         next = told => assert!(next <= datacenter.app.model.revision()),
     }
 }
+
+#[tokio::test]
+async fn a_watch_ends_with_its_token() {
+    let datacenter = Datacenter::new().await;
+    let shown = datacenter.mint("short-lived", gantry_types::Role::Viewer, None).await;
+    let mut ended = Watch::open(watch(&datacenter.with_token(Some(&shown)), "")).await;
+    let mut goes_on = Watch::open(watch(&datacenter.admin, "")).await;
+    ended.expect("bookmark", "").await;
+    goes_on.expect("bookmark", "").await;
+    datacenter.admin.delete("/v1/tokens/short-lived").await.expect("deleted");
+    assert!(ended.next().await.is_none(), "it tells nothing any more");
+    put(&datacenter.admin, "a", 1, "front").await;
+    goes_on.expect("added", "a").await;
+}
