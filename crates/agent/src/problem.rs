@@ -73,6 +73,10 @@ fn remedy(code: &str, class: ErrorClass) -> &'static str {
         "cannot-receive" => {
             "check this host's free memory and the ports 49152-49663 of its underlay address, then repeat"
         }
+        "migration-failed" => {
+            "look at both hosts, the network between them and the destination's free space, then migrate again; the VM goes on where it was"
+        }
+        "post-copy-not-resumed" => "check the network between the two hosts: it is tried again until they meet",
         "not-taken-over" => "nothing is to be done: the source asks again until this host answers",
         "liveness-unknown" => "look at the VM's console and at the agent's log on its host",
         _ => match class {

@@ -32,7 +32,8 @@ impl VmTask {
     pub(crate) async fn receive(&mut self, request: ReceiveMigration) -> Result<MigrationEndpoint, Problem> {
         let migration = request.migration;
         if let Some(decision) = self.host.verdicts.get(migration).await? {
-            let detail = format!("migration {migration} was decided here already: {}", decision.reason);
+            let name = &request.assignment.name;
+            let detail = format!("this migration of VM '{name}' was decided here already: {}", decision.reason);
             return Err(Problem::conflict("migration-decided", detail).remedy("start a new migration"));
         }
         if self.record.is_some() {
@@ -210,7 +211,7 @@ impl VmTask {
 
     /// The guest is ours: its frames come here, then it runs.
     async fn take_over(&mut self) -> Result<(), Problem> {
-        let what = format!("taking over VM {}", self.vm);
+        let what = format!("taking over VM '{}'", self.known()?.assignment.name);
         let machine = self.machine()?;
         let destination = MigrationDestination::new(machine.qmp.clone());
         // The guest stands still meanwhile, so both are done at once.
@@ -339,7 +340,8 @@ pub(crate) async fn settled_report(host: &Host, migration: Uuid) -> Result<Migra
         Verdict::Committed => (MigrationState::Committed, None),
         Verdict::Aborted => {
             let detail = format!("the destination gave the migration up: {}", decision.reason);
-            (MigrationState::Aborted, Some(Problem::transient("migration-aborted", detail)))
+            let error = Problem::transient("migration-aborted", detail).remedy("migrate again, or to another host");
+            (MigrationState::Aborted, Some(error))
         }
     };
     Ok(MigrationReport {

@@ -29,6 +29,7 @@ mod interruption;
 mod sending;
 mod source;
 mod verdicts;
+mod watch;
 
 pub(crate) use destination::{decide_unknown, settled_report};
 pub(crate) use interruption::Interrupted;

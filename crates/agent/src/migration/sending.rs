@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::AgentApi;
-use gantry_api::agent::{MigrationState, SendMigration, Verdict};
+use gantry_api::agent::{SendMigration, Verdict};
 use gantry_hostlink::AgentClient;
 use gantry_qemu::migration::{HandedOver, MigrationError, MigrationPhase, MigrationSource, RamTuning};
 use gantry_qemu::qmp::{Event, EventStream, Qmp};
 use gantry_trust::LiveIdentity;
-use gantry_types::{ErrorClass, MigrationFigures, MigrationMode, Problem, Timestamp};
+use gantry_types::{ErrorClass, MigrationFigures, MigrationMode, Name, Problem, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,6 @@ use crate::vm::{Command, Shared, SourceStep};
 const COPY_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The guest stands still during these.
 const SWITCHOVER_LIMIT: Duration = Duration::from_secs(30);
-const PEER_CHECK_LIMIT: Duration = Duration::from_secs(2);
 const CANCEL_LIMIT: Duration = Duration::from_secs(30);
 /// So long post-copy may stand still before its connection is given up: nothing else notices a cut cable for minutes.
 const SILENCE_LIMIT: Duration = Duration::from_secs(10);
@@ -35,6 +34,7 @@ const ABORT_TRIES: u32 = 5;
 
 pub(super) struct Sending {
     pub vm: Uuid,
+    pub vm_name: Name,
     pub host_name: String,
     pub request: SendMigration,
     /// Absent if QEMU is gone; then only the destination's verdict is still to be had.
@@ -76,8 +76,10 @@ impl Sending {
         match verdict {
             Some(Verdict::Committed) => self.moved(measured).await,
             Some(Verdict::Aborted) => {
-                let detail = format!("the destination '{}' gave the migration up", self.request.destination);
-                self.insist(|| SourceStep::Returned(Problem::transient("migration-aborted", detail.clone()))).await;
+                let detail = format!("{}: '{}' gave the migration up", self.what(), self.request.destination);
+                let error = Problem::transient("migration-aborted", detail)
+                    .remedy(format!("migrate again, or to another host; the VM goes on at '{}'", self.host_name));
+                self.insist(|| SourceStep::Returned(error.clone())).await;
             }
             None => {}
         }
@@ -89,9 +91,9 @@ impl Sending {
         let sent = match begin {
             Begin::Fresh => tokio::select! {
                 sent = self.send(source, measured) => sent,
-                () = self.cancel.cancelled() => Err(cancelled()),
+                () = self.cancel.cancelled() => Err(self.cancelled()),
             },
-            _ => Err(Problem::transient("agent-restarted", "the source's agent was restarted during the migration")),
+            _ => Err(self.agent_restarted()),
         };
         let Err(error) = sent else { return true };
         let mut pause = RETRY_FIRST;
@@ -114,8 +116,54 @@ impl Sending {
         false
     }
 
+    /// The migration in a sentence that a person reads.
+    pub(super) fn what(&self) -> String {
+        format!("moving VM '{}' from '{}' to '{}'", self.vm_name, self.host_name, self.request.destination)
+    }
+
+    fn failed(&self, error: MigrationError) -> Problem {
+        problem("migration-failed", &self.what(), &error)
+    }
+
+    fn cancelled(&self) -> Problem {
+        Problem::conflict("cancelled", format!("{}: the migration was cancelled", self.what()))
+            .remedy("nothing is to be done; migrate again when you want it")
+    }
+
+    fn agent_restarted(&self) -> Problem {
+        let detail = format!("{}: the source's agent was restarted during the migration", self.what());
+        Problem::transient("agent-restarted", detail)
+            .remedy(format!("migrate again; the VM goes on at '{}'", self.host_name))
+    }
+
     async fn send(&self, source: &MigrationSource, measured: &mut Measured) -> Result<(), Problem> {
-        let failed = |error: MigrationError| problem("migration-failed", &format!("moving VM {}", self.vm), &error);
+        let mut events = tokio::select! {
+            copied = self.copy(source, measured) => copied?,
+            lost = self.destination_lost() => return Err(lost),
+        };
+        self.phase("switchover");
+        let failed = |error| self.failed(error);
+        let deadline = Instant::now() + SWITCHOVER_LIMIT;
+        self.check_destination().await?;
+        source.finish_mirror(deadline).await.map_err(failed)?;
+        source.continue_switchover().await.map_err(failed)?;
+        let handed_over = source.wait_handed_over(deadline).await.map_err(failed)?;
+        if handed_over == HandedOver::PostcopyActive {
+            self.phase("post_copy");
+        }
+        // A short post-copy is over before anybody looks.
+        let seen = match &mut events {
+            Some(events) => saw_post_copy(events).await,
+            None => false,
+        };
+        let post_copy = seen || handed_over == HandedOver::PostcopyActive;
+        measured.mode = Some(if post_copy { MigrationMode::PostCopy } else { MigrationMode::PreCopy });
+        Ok(())
+    }
+
+    /// Disk and memory, until the guest stops for the rest. Answers with what QEMU reports from then on.
+    async fn copy(&self, source: &MigrationSource, measured: &mut Measured) -> Result<Option<EventStream>, Problem> {
+        let failed = |error| self.failed(error);
         let copy_deadline = Instant::now() + COPY_LIMIT;
         self.phase("disk");
         source.start_mirror().await.map_err(failed)?;
@@ -142,48 +190,14 @@ impl Sending {
         };
         self.phase("memory");
         source.configure(&tuning).await.map_err(failed)?;
-        let mut events = self.qmp.as_ref().map(Qmp::events);
+        let events = self.qmp.as_ref().map(Qmp::events);
         source.start_ram().await.map_err(failed)?;
         let on_memory = |progress: &gantry_qemu::migration::MigrationProgress| {
             self.show(progress);
             convergence.judge(progress)
         };
         source.wait_pre_switchover(on_memory, copy_deadline).await.map_err(failed)?;
-
-        self.phase("switchover");
-        let deadline = Instant::now() + SWITCHOVER_LIMIT;
-        self.check_peer().await?;
-        source.finish_mirror(deadline).await.map_err(failed)?;
-        source.continue_switchover().await.map_err(failed)?;
-        let handed_over = source.wait_handed_over(deadline).await.map_err(failed)?;
-        if handed_over == HandedOver::PostcopyActive {
-            self.phase("post_copy");
-        }
-        // A short post-copy is over before anybody looks.
-        let seen = match &mut events {
-            Some(events) => saw_post_copy(events).await,
-            None => false,
-        };
-        let post_copy = seen || handed_over == HandedOver::PostcopyActive;
-        measured.mode = Some(if post_copy { MigrationMode::PostCopy } else { MigrationMode::PreCopy });
-        Ok(())
-    }
-
-    /// A destination whose agent doesn't answer could not commit: better to stay here.
-    async fn check_peer(&self) -> Result<(), Problem> {
-        let asked = timeout(PEER_CHECK_LIMIT, self.peer.migration_report(self.vm, self.request.migration)).await;
-        let silent = || {
-            let detail =
-                format!("the agent of '{}' does not answer just before the switchover", self.request.destination);
-            Problem::transient("destination-silent", detail)
-        };
-        let report = asked.map_err(|_| silent())??;
-        if report.state == MigrationState::Receiving {
-            return Ok(());
-        }
-        let why = report.error.map(|error| format!(": {}", error.detail)).unwrap_or_default();
-        let detail = format!("the destination '{}' is no longer receiving{why}", self.request.destination);
-        Err(Problem::transient("migration-aborted", detail))
+        Ok(events)
     }
 
     /// Asks the destination until it has decided. `None` if the agent ends.
@@ -275,7 +289,7 @@ impl Sending {
             return Err(Problem::transient("not-interrupted-there", detail));
         };
         let resumed = source.resume(port, Instant::now() + RESUME_LIMIT).await;
-        resumed.map_err(|error| problem("post-copy-not-resumed", &format!("moving VM {}", self.vm), &error))
+        resumed.map_err(|error| problem("post-copy-not-resumed", &self.what(), &error))
     }
 
     fn phase(&self, phase: &str) {
@@ -327,10 +341,6 @@ async fn saw_post_copy(events: &mut EventStream) -> bool {
         }
     }
     false
-}
-
-fn cancelled() -> Problem {
-    Problem::conflict("cancelled", "the migration was cancelled")
 }
 
 /// Lets the destination clean up early. Only a courtesy: it gives up by itself when the streams end, or when the

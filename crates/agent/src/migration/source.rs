@@ -85,6 +85,7 @@ impl VmTask {
         let migration = request.migration;
         let sending = Sending {
             vm: self.vm,
+            vm_name: self.known()?.assignment.name.clone(),
             host_name: self.host.config.name.to_string(),
             request,
             source,
@@ -263,8 +264,9 @@ impl VmTask {
 
     /// Lets the guest execute.
     pub(super) async fn let_run(&self, machine: &Machine) -> Result<(), Problem> {
+        let what = format!("VM '{}'", self.known()?.assignment.name);
         let run = within(MONITOR_LIMIT, self.vm, machine.qmp.execute(Cont {})).await?;
-        run.map(drop).map_err(|error| problem("guest-not-resumed", &format!("VM {}", self.vm), &error))
+        run.map(drop).map_err(|error| problem("guest-not-resumed", &what, &error))
     }
 
     /// The agent was restarted while this VM was being sent.
@@ -296,10 +298,15 @@ impl VmTask {
             return;
         }
         self.sending = None;
-        let Some(migration) = self.record.as_mut().and_then(|record| record.migration.as_mut()) else { return };
+        let Some(record) = &mut self.record else { return };
+        let name = record.assignment.name.clone();
+        let Some(migration) = record.migration.as_mut() else { return };
         migration.state = MigrationState::Failed;
-        let detail = format!("the VM's QEMU on the source ended during the migration: {reason}");
-        migration.error = Some(Problem::permanent("source-ended", detail));
+        let detail = format!("the QEMU of VM '{name}' on the source ended during the migration: {reason}");
+        migration.error = Some(
+            Problem::permanent("source-ended", detail)
+                .remedy("start the VM (gantry vm start), unless it was stopped on purpose"),
+        );
         if let MigrationRole::Source(request) = &migration.role {
             sending::tell_aborted(&self.host.identity, self.vm, request);
         }

@@ -71,6 +71,10 @@ impl Move {
         .await;
     }
 
+    fn credentials(&self, world: &World, host: usize) -> std::path::PathBuf {
+        world.hosts[host].state_dir.join(format!("vms/{}/tls", self.vm.uuid))
+    }
+
     /// The guest answers here, and nothing of the move is left.
     async fn assert_stayed(&self, world: &World) {
         world.until(0, self.vm.uuid, "it runs on", |vm| vm.state == VmRunState::Running && vm.guest_agent).await;
@@ -150,6 +154,7 @@ fn post_copy_moves_a_vm() {
         let figures = mv.until(&world, 0, MigrationState::Moved).await.figures.unwrap();
         assert_eq!(figures.mode, Some(MigrationMode::PostCopy));
         world.until(1, vm.uuid, "it answers there", |vm| vm.guest_agent).await;
+        assert!(!mv.credentials(&world, 0).exists() && !mv.credentials(&world, 1).exists());
         world.agent(0).release_migration(vm.uuid, mv.migration).await.unwrap();
         assert!(world.agent(1).check_liveness(vm.uuid, true).await.unwrap().alive);
     });
@@ -213,6 +218,31 @@ fn the_destinations_end_and_a_cancel_leave_the_vm_where_it_was() {
         mv.begin(&world, 0, PostCopy::Never).await;
         mv.until(&world, 0, MigrationState::Moved).await;
         world.until(1, vm.uuid, "it answers there", |vm| vm.guest_agent).await;
+    });
+}
+
+/// As when the destination loses its power: no connection ends, nothing answers.
+#[test]
+fn a_silent_destination_is_given_up_while_copying() {
+    in_world(2, async |world| {
+        let vm = world.assignment("web-1");
+        world.boot(0, &vm).await;
+        let mv = Move::of(&vm);
+        mv.begin(&world, 1, PostCopy::Never).await;
+        mv.until_memory(&world).await;
+        assert!(!mv.credentials(&world, 1).exists(), "the listeners have read them");
+        world.part_hosts(true);
+        let error = mv.until(&world, 0, MigrationState::Failed).await.error.unwrap();
+        assert_eq!(error.code(), "destination-silent");
+        assert!(error.detail.contains("web-1") && !error.detail.contains(&vm.uuid.to_string()), "{}", error.detail);
+        assert!(error.remedy.is_some_and(|remedy| remedy.contains("host-2")));
+        assert!(!mv.credentials(&world, 0).exists());
+        assert!(world.agent(0).check_liveness(vm.uuid, true).await.unwrap().alive, "it runs while they are parted");
+
+        // The destination did not hear of it; the controller tells it.
+        world.part_hosts(false);
+        assert_eq!(world.agent(1).abort_migration(vm.uuid, mv.migration).await.unwrap(), Verdict::Aborted);
+        mv.assert_stayed(&world).await;
     });
 }
 
