@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use gantry_agent::AgentConfig;
 use gantry_cli::{
     Programs,
@@ -47,6 +47,7 @@ impl Programs for BuiltIn {
     }
 
     async fn host_join(&self, arguments: HostJoin) -> Result<String> {
+        let token = join_token(&arguments)?;
         let name = match arguments.name {
             Some(name) => name,
             None => own_name()?,
@@ -56,14 +57,8 @@ impl Programs for BuiltIn {
             None => SocketAddr::new(address_towards(&arguments.url)?, AGENT_PORT),
         };
         let underlay_address = arguments.underlay_address.unwrap_or(agent_address.ip());
-        let joined = gantry_agent::join(
-            &arguments.url,
-            &arguments.token,
-            name,
-            agent_address,
-            underlay_address,
-            &arguments.state,
-        );
+        let joined =
+            gantry_agent::join(&arguments.url, &token, name, agent_address, underlay_address, &arguments.state);
         Ok(joined.await?.name.to_string())
     }
 
@@ -94,6 +89,20 @@ fn until_told() -> Result<CancellationToken> {
         told.cancel();
     });
     Ok(token)
+}
+
+/// A file that was named wins over the environment.
+fn join_token(arguments: &HostJoin) -> Result<String> {
+    let text = match (&arguments.token_file, &arguments.token) {
+        (Some(path), _) if path.as_os_str() == "-" => {
+            std::io::read_to_string(std::io::stdin()).context("the join token can't be read from standard input")?
+        }
+        (Some(path), _) => std::fs::read_to_string(path)
+            .with_context(|| format!("the join token can't be read from {}", path.display()))?,
+        (None, Some(token)) => token.clone(),
+        (None, None) => bail!("no join token; give --token-file FILE or set GANTRY_JOIN_TOKEN"),
+    };
+    Ok(text.trim().to_owned())
 }
 
 fn own_name() -> Result<Name> {

@@ -148,11 +148,13 @@ impl Room {
         let directory = self.host_directory(host);
         let mut command = self.command(host, &processes::own_executable()?);
         let output = command
-            .args(["host", "join", &self.layout.controller_url(), token, "--name", &Layout::host_name(host)])
+            .args(["host", "join", &self.layout.controller_url(), "--name", &Layout::host_name(host)])
             .args(["--agent-address", &self.layout.agent_address(host)])
             .args(["--underlay-address", &self.layout.host_address(host).to_string()])
             .arg("--state")
             .arg(&directory)
+            // Not an argument, which every user of the machine could read.
+            .env("GANTRY_JOIN_TOKEN", token)
             .output()
             .context("could not run the join command")?;
         if !output.status.success() {

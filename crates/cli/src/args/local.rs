@@ -64,8 +64,13 @@ pub struct AgentRun {
 pub struct HostJoin {
     /// https://ADDRESS:PORT of the controller
     pub url: String,
-    /// From: gantry token create NAME --role join
-    pub token: String,
+    /// From: gantry token create NAME --role join. Better not here, where other users of the machine see it: in a file
+    /// (--token-file) or in the environment
+    #[arg(env = "GANTRY_JOIN_TOKEN", hide_env_values = true, required_unless_present = "token_file")]
+    pub token: Option<String>,
+    /// Where the token is; - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
     /// The host's name; this machine's if not given
     #[arg(long)]
     pub name: Option<Name>,

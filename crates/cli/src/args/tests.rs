@@ -78,6 +78,7 @@ fn habits_of_kubectl_and_virsh_parse() {
         "gantry network create n --subnet 10.9.0.0/24 --gateway 10.9.0.1 --dns 1.1.1.1 --reserve 10.9.0.2",
         "gantry host cordon host-1",
         "gantry host join https://10.0.0.1:7443 gjt1.x --name h --agent-address 10.0.0.2:7444 --state /var/lib/x",
+        "gantry host join https://10.0.0.1:7443 --token-file - --name h",
         "gantry operation cancel x",
         "gantry event list --for vm/web --watch",
         "gantry token create ci --role viewer --expires 90d",
