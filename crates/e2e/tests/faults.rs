@@ -79,7 +79,12 @@ async fn case(lab: &Lab, name: &str, fault: Fault, moment: Moment) -> Result<()>
     lab.gantry(&["vm", "delete", name]).await?.ok()?;
     for host in [1, 2] {
         let left = lab.disk(host, vm.metadata.uuid);
-        ensure!(!left.exists(), "{} is left", left.display());
+        // A host that was away when the VM left it is tidied up when it is back and has been heard.
+        eventually("no disk of the VM is left", PROGRESS_LIMIT, async || {
+            ensure!(!left.exists(), "{} is left", left.display());
+            Ok(())
+        })
+        .await?;
     }
     Ok(())
 }
