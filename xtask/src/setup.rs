@@ -14,13 +14,15 @@ use crate::process;
 use crate::workspace;
 
 /// A program or file that tells whether a package is there, and the package.
-const NEEDS: [(&str, &str); 13] = [
+const NEEDS: [(&str, &str); 14] = [
     ("qemu-system-x86_64", QEMU_SYSTEM),
     ("qemu-img", QEMU_UTILS),
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
     ("nft", "nftables"),
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
+    // A DHCP client that is not ours, for the tests.
+    ("dhclient", "isc-dhcp-client"),
     ("gcc", "gcc"),
     // The guest's workload tool is linked statically.
     ("/usr/include/stdio.h", "libc6-dev"),

@@ -12,7 +12,7 @@ use super::Findings;
 use crate::process;
 
 /// Crate → crates of this workspace that it may use. Agent and controller meet in `api` and `hostlink` only.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     // vocabulary
     ("gantry-types", &[]),
     ("gantry-api", &["gantry-types"]),
@@ -22,6 +22,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("gantry-store", &[]),
     ("gantry-qemu", &["gantry-types"]),
     ("gantry-storage", &["gantry-types"]),
+    ("gantry-netservices", &["gantry-types"]),
     ("gantry-network", &["gantry-types"]),
     ("gantry-trust", &["gantry-types"]),
     ("gantry-hostlink", &["gantry-api", "gantry-trust", "gantry-types"]),
@@ -31,6 +32,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
         &[
             "gantry-api",
             "gantry-hostlink",
+            "gantry-netservices",
             "gantry-network",
             "gantry-qemu",
             "gantry-storage",
