@@ -8,6 +8,7 @@ mod guest;
 mod lab;
 mod process;
 mod setup;
+mod sim;
 mod test;
 mod tidy;
 mod workspace;
@@ -45,6 +46,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         arguments: Vec<String>,
     },
+    /// Simulate datacenters that fail in every way, one per seed
+    Sim {
+        /// Passed on to `gantry-sim`: `--seeds N --from S`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -55,6 +62,7 @@ fn main() -> ExitCode {
         Command::Test => test::run(),
         Command::Lab { arguments } => lab::run(&arguments),
         Command::Bench { arguments } => bench::run(&arguments),
+        Command::Sim { arguments } => sim::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,6 +6,7 @@
 
 mod error;
 mod event;
+mod fencing;
 mod host;
 mod host_network;
 mod image;
@@ -26,6 +27,7 @@ mod vm_phase;
 
 pub use error::ErrorClass;
 pub use event::{Event, EventSpec, EventStatus, Severity};
+pub use fencing::{Fence, Member, Members};
 pub use host::{CpuInfo, Host, HostMetrics, HostSpec, HostState, HostStatus, Inventory, PoolInfo};
 pub use host_network::{HostNetwork, HostNetworks, LocalPort, RemotePort};
 pub use image::{Image, ImageFormat, ImagePhase, ImageSource, ImageSpec, ImageStatus};
