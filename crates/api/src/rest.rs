@@ -1,6 +1,6 @@
 //! Requests and responses of the public API that are not objects themselves.
 
-use gantry_types::{MigrationPolicy, Name, Operation, Role, Timestamp};
+use gantry_types::{HostUpdate, MigrationPolicy, Name, Operation, Role, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -127,6 +127,14 @@ pub struct MigrateRequest {
     /// Instead of the VM's own policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<MigrationPolicy>,
+}
+
+/// `POST /v1/clusters/{name}/update`
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateClusterRequest {
+    /// What is done to each host once it is empty.
+    pub method: HostUpdate,
 }
 
 /// `POST /v1/tokens`

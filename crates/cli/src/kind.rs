@@ -6,6 +6,8 @@ use std::{fmt, str::FromStr};
 pub enum Kind {
     Vm,
     Host,
+    Cluster,
+    Policy,
     Image,
     Network,
     Operation,
@@ -14,8 +16,17 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 7] =
-        [Self::Vm, Self::Host, Self::Image, Self::Network, Self::Operation, Self::Event, Self::Token];
+    pub const ALL: [Self; 9] = [
+        Self::Vm,
+        Self::Host,
+        Self::Cluster,
+        Self::Policy,
+        Self::Image,
+        Self::Network,
+        Self::Operation,
+        Self::Event,
+        Self::Token,
+    ];
 
     /// As in an object's `kind`.
     pub fn singular(self) -> &'static str {
@@ -37,10 +48,10 @@ impl Kind {
                 "unknown",
                 "deleting",
             ],
-            Self::Host => &["joining", "ready", "lost"],
+            Self::Host => &["joining", "ready", "lost", "sleeping", "waking"],
             Self::Image => &["pending", "importing", "ready", "failed"],
             Self::Operation => &["pending", "running", "unwinding", "succeeded", "failed", "cancelled"],
-            Self::Network | Self::Event | Self::Token => &[],
+            Self::Cluster | Self::Policy | Self::Network | Self::Event | Self::Token => &[],
         }
     }
 
@@ -49,6 +60,8 @@ impl Kind {
         match self {
             Self::Vm => &["vm", "vms"],
             Self::Host => &["host", "hosts"],
+            Self::Cluster => &["cluster", "clusters"],
+            Self::Policy => &["policy", "policies"],
             Self::Image => &["image", "images", "img"],
             Self::Network => &["network", "networks", "net"],
             Self::Operation => &["operation", "operations", "op", "ops"],
@@ -87,6 +100,14 @@ macro_rules! with_kind {
             }
             $crate::kind::Kind::Host => {
                 type $type = gantry_types::Host;
+                $body
+            }
+            $crate::kind::Kind::Cluster => {
+                type $type = gantry_types::Cluster;
+                $body
+            }
+            $crate::kind::Kind::Policy => {
+                type $type = gantry_types::Policy;
                 $body
             }
             $crate::kind::Kind::Image => {

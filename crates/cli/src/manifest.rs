@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use gantry_types::{Host, Image, Labels, Metadata, Network, Problem, Resource, Vm};
+use gantry_types::{Cluster, Host, Image, Labels, Metadata, Network, Policy, Problem, Resource, Vm};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -22,6 +22,8 @@ const MAX_BYTES: u64 = 16 << 20;
 /// An object that a file can describe; operations, events and tokens are made by the controller only.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Object {
+    Cluster(Cluster),
+    Policy(Policy),
     Network(Network),
     Image(Image),
     Host(Box<Host>),
@@ -31,6 +33,8 @@ pub enum Object {
 impl Object {
     pub fn kind(&self) -> Kind {
         match self {
+            Self::Cluster(_) => Kind::Cluster,
+            Self::Policy(_) => Kind::Policy,
             Self::Network(_) => Kind::Network,
             Self::Image(_) => Kind::Image,
             Self::Host(_) => Kind::Host,
@@ -39,6 +43,8 @@ impl Object {
     }
     pub fn name(&self) -> &str {
         match self {
+            Self::Cluster(object) => object.name(),
+            Self::Policy(object) => object.name(),
             Self::Network(object) => object.name(),
             Self::Image(object) => object.name(),
             Self::Host(object) => object.name(),
@@ -48,10 +54,11 @@ impl Object {
     /// What others refer to comes first.
     fn rank(&self) -> u8 {
         match self {
-            Self::Network(_) => 0,
+            Self::Cluster(_) | Self::Network(_) => 0,
             Self::Image(_) => 1,
             Self::Host(_) => 2,
             Self::Vm(_) => 3,
+            Self::Policy(_) => 4,
         }
     }
 }
@@ -176,13 +183,15 @@ fn object_of(file: &str, number: usize, mut value: Value) -> Result<Object, Prob
     Ok(match known {
         Some(Kind::Vm) => Object::Vm(Box::new(typed(value).map_err(at)?)),
         Some(Kind::Image) => Object::Image(typed(value).map_err(at)?),
+        Some(Kind::Cluster) => Object::Cluster(typed(value).map_err(at)?),
+        Some(Kind::Policy) => Object::Policy(typed(value).map_err(at)?),
         Some(Kind::Network) => Object::Network(typed(value).map_err(at)?),
         Some(Kind::Host) => Object::Host(Box::new(typed(value).map_err(at)?)),
         Some(Kind::Token) => return Err(at("tokens are made with: gantry token create".to_owned())),
         Some(Kind::Operation | Kind::Event) => {
             return Err(at(format!("{kind}s are made by the controller and can't be applied")));
         }
-        None => return Err(at(format!("'{kind}' is not a kind; there are vm, image, network, host"))),
+        None => return Err(at(format!("'{kind}' is not a kind; there are vm, image, network, host, cluster, policy"))),
     })
 }
 

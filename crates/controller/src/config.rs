@@ -22,6 +22,8 @@ pub struct Config {
     pub upload_idle_timeout: Duration,
     /// A step that keeps failing transiently is given up after this, unless it waits without limit.
     pub step_patience: Duration,
+    /// How long a host may take from power on to its agent's first heartbeat.
+    pub wake_patience: Duration,
     /// Events beyond this many are dropped, oldest first.
     pub max_events: usize,
     /// Finished operations beyond this many are dropped, oldest first.
@@ -42,6 +44,7 @@ impl Config {
             body_timeout: Duration::from_secs(10),
             upload_idle_timeout: Duration::from_secs(60),
             step_patience: Duration::from_secs(120),
+            wake_patience: Duration::from_secs(600),
             max_events: 10_000,
             max_finished_operations: 2_000,
             max_image_bytes: 1 << 40,

@@ -25,7 +25,9 @@ pub mod loops;
 pub mod model;
 pub mod objects;
 pub mod operations;
+pub mod power;
 pub mod run;
+pub(crate) mod scoring;
 pub mod settings;
 
 pub use app::{App, Caller};

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
-use gantry_store::SqliteStore;
+use gantry_store::{SharedStore, SqliteStore};
 use gantry_trust::{CertificateAuthority, Identity, LiveIdentity};
 use gantry_types::Problem;
 use tokio::net::TcpListener;
@@ -10,13 +10,15 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     agent_links::AgentLinks,
-    app::App,
+    app::{App, cluster},
     clock::{Clock, SystemClock},
     config::Config,
     http::{self, Front},
     image_library::StoredImages,
     init::{authority_dir, identity_dir, issue_identity, open_problem, store_path, trust_problem},
     loops,
+    objects::Objects,
+    power::BuiltInDrivers,
     settings::Settings,
 };
 
@@ -24,16 +26,23 @@ use crate::{
 const RENEWAL_CHECK: Duration = Duration::from_secs(3600);
 
 /// Runs the controller of `data_dir` until `shutdown`. Ending at any other moment loses nothing either.
-pub async fn run(data_dir: &Path, listen: Option<SocketAddr>, shutdown: CancellationToken) -> Result<(), Problem> {
+pub async fn run(
+    data_dir: &Path,
+    listen: Option<SocketAddr>,
+    power: BuiltInDrivers,
+    shutdown: CancellationToken,
+) -> Result<(), Problem> {
     let settings = Settings::load(data_dir)?;
     let config = Config::new(data_dir, listen.unwrap_or(settings.listen), settings.datacenter.as_str());
     let clock = Arc::new(SystemClock::default());
     let authority = load_authority(data_dir)?;
     let identity = load_identity(data_dir, &settings, &authority, &*clock)?;
-    let store = SqliteStore::open(store_path(data_dir)).await.map_err(open_problem)?;
+    let store: SharedStore = Arc::new(SqliteStore::open(store_path(data_dir)).await.map_err(open_problem)?);
     let agents = Arc::new(AgentLinks::new(identity.clone()));
     let images = Arc::new(StoredImages::open(&config).await?);
-    let (app, feed) = App::open(config, Arc::new(store), agents.clone(), images, clock.clone()).await?;
+    let power = Arc::new(power);
+    cluster::ensure_main(&Objects::new(Arc::clone(&store)), &*clock).await?;
+    let (app, feed) = App::open(config, store, agents.clone(), images, power, clock.clone()).await?;
 
     let listener = TcpListener::bind(app.config.listen).await.map_err(|error| {
         Problem::permanent("listen", format!("the controller can't listen on {}: {error}", app.config.listen))

@@ -9,7 +9,7 @@ use gantry_cli::{
     args::{AgentRun, ControllerInit, ControllerRun, HostJoin},
     context::Context,
 };
-use gantry_controller::InitOptions;
+use gantry_controller::{InitOptions, power::BuiltInDrivers};
 use gantry_types::Name;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -38,7 +38,8 @@ impl Programs for BuiltIn {
     }
 
     async fn controller_run(&self, arguments: ControllerRun) -> Result<()> {
-        Ok(gantry_controller::run(&arguments.data, arguments.listen, until_told()?).await?)
+        let power = BuiltInDrivers { lab_strip: arguments.power_strip };
+        Ok(gantry_controller::run(&arguments.data, arguments.listen, power, until_told()?).await?)
     }
 
     async fn agent_run(&self, arguments: AgentRun) -> Result<()> {

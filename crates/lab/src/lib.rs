@@ -17,6 +17,7 @@
 mod cable;
 mod layout;
 mod namespace;
+mod power_strip;
 mod processes;
 mod registry;
 mod room;

@@ -124,7 +124,8 @@ impl Room {
     /// Starts the controller unless it runs; returns its pid.
     pub fn start_controller(&self) -> Result<u32> {
         let directory = self.controller_directory();
-        let arguments = ["controller", "run", "--data", &directory.to_string_lossy()];
+        let (directory, socket) = (directory.to_string_lossy(), self.power_socket());
+        let arguments = ["controller", "run", "--data", &directory, "--power-strip", &socket.to_string_lossy()];
         let namespace = self.layout.controller_namespace();
         if let Some(pid) = processes::running(&namespace, &arguments) {
             return Ok(pid.unsigned_abs());
@@ -184,6 +185,11 @@ impl Room {
     pub fn plug(&self, host: u8) -> Result<u32> {
         require_root()?;
         self.build()?;
+        self.power_on(host)
+    }
+
+    /// The same in a lab whose parts are all there; also from another namespace than the operator's.
+    pub(crate) fn power_on(&self, host: u8) -> Result<u32> {
         cable::set_plugged(self.layout, host, true)?;
         self.start_agent(host)
     }

@@ -46,6 +46,7 @@ pub enum Reason {
     Excluded,
     Joining,
     Lost,
+    Asleep,
     Cordoned,
     CannotRun {
         arch: Arch,
@@ -81,6 +82,7 @@ impl fmt::Display for Reason {
             Self::Excluded => f.write_str("is where the VM is now"),
             Self::Joining => f.write_str("has not reported its inventory yet"),
             Self::Lost => f.write_str("is lost: its agent does not answer"),
+            Self::Asleep => f.write_str("is asleep"),
             Self::Cordoned => f.write_str("is cordoned"),
             Self::CannotRun { arch } => write!(f, "can't run {arch} guests"),
             Self::OtherArch { arch } => write!(f, "has another architecture, {arch}"),

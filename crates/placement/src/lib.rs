@@ -74,6 +74,7 @@ fn free_memory(host: &Host, used_bytes: u64, request: &Request) -> Result<ByteSi
         HostState::Ready => {}
         HostState::Joining => return Err(Reason::Joining),
         HostState::Lost => return Err(Reason::Lost),
+        HostState::Sleeping | HostState::Waking => return Err(Reason::Asleep),
     }
     if host.spec.cordoned && !request.despite_cordon {
         return Err(Reason::Cordoned);

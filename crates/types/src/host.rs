@@ -3,19 +3,33 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Arch, ByteSize, Timestamp, resource::resource};
+use uuid::Uuid;
+
+use crate::{Arch, ByteSize, Name, Timestamp, policy::main_cluster, resource::resource};
 
 resource!(
     /// A server whose agent has joined this datacenter.
     Host, "host", "hosts", HostSpec, HostStatus
 );
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HostSpec {
     /// No new VM is placed here while set; running VMs stay.
     #[serde(default)]
     pub cordoned: bool,
+    /// The cluster whose policies hold for it.
+    #[serde(default = "main_cluster")]
+    pub cluster: Name,
+    /// How its power is switched; by hand if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<HostPower>,
+}
+
+impl Default for HostSpec {
+    fn default() -> Self {
+        Self { cordoned: false, cluster: main_cluster(), power: None }
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -39,6 +53,61 @@ pub struct HostStatus {
     pub last_seen: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metrics: Option<HostMetrics>,
+    #[serde(default)]
+    pub maintenance: Maintenance,
+    /// The operation that is at work on it; there is at most one. Operations on its VMs do not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Name>,
+    /// Set while it is asleep and until it is heard again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asleep: Option<Asleep>,
+    /// The last time it came back after its power was off. A policy puts no host to sleep without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wake_proof: Option<WakeProof>,
+}
+
+/// How a host's power is switched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HostPower {
+    pub driver: PowerDriverKind,
+    /// What the driver knows the host by; its name if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlet: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PowerDriverKind {
+    /// The power strip of a lab (`gantry lab up`).
+    Lab,
+}
+
+/// Whether a host is being kept free of VMs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Maintenance {
+    #[default]
+    Off,
+    /// Its VMs are being moved away.
+    Draining,
+    /// Nothing runs on it, and nothing is placed on it.
+    Drained,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Asleep {
+    pub since: Timestamp,
+    /// The agent that ran before: what is still heard of it is old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent_instance: Option<Uuid>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WakeProof {
+    pub at: Timestamp,
+    /// From power on to the first heartbeat.
+    pub took_ms: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -50,6 +119,10 @@ pub enum HostState {
     Ready,
     /// No heartbeat for longer than the limit. Its VMs may still run: nothing is started elsewhere without fencing.
     Lost,
+    /// Its power is off, on purpose. Nothing runs there.
+    Sleeping,
+    /// Its power is on again; no heartbeat yet.
+    Waking,
 }
 
 /// What an agent found on its host.

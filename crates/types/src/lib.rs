@@ -4,6 +4,7 @@
 //! shapes, their validation and their transition tables. It does no I/O, reads no clock and draws no random numbers:
 //! times and ids come in as values.
 
+mod cluster;
 mod error;
 mod event;
 mod fencing;
@@ -17,6 +18,8 @@ mod migration;
 mod name;
 mod network;
 mod operation;
+mod policy;
+mod power;
 mod problem;
 mod resource;
 mod size;
@@ -25,21 +28,30 @@ mod token;
 mod vm;
 mod vm_phase;
 
+pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CpuBaseline, MAIN_CLUSTER};
 pub use error::ErrorClass;
 pub use event::{Event, EventSpec, EventStatus, Severity};
 pub use fencing::{Fence, Member, Members};
-pub use host::{CpuInfo, Host, HostMetrics, HostSpec, HostState, HostStatus, Inventory, PoolInfo};
+pub use host::{
+    Asleep, CpuInfo, Host, HostMetrics, HostPower, HostSpec, HostState, HostStatus, Inventory, Maintenance, PoolInfo,
+    PowerDriverKind, WakeProof,
+};
 pub use host_network::{HostNetwork, HostNetworks, LocalPort, RemotePort};
 pub use image::{Image, ImageFormat, ImagePhase, ImageSource, ImageSpec, ImageStatus};
 pub use labels::{Labels, Selector};
 pub use mac::MacAddress;
 pub use meta::{Metadata, ObjectRef};
 pub use migration::{MigrationFigures, MigrationMode, MigrationPolicy, MigrationProgress, PostCopy};
-pub use name::Name;
+pub use name::{InvalidName, Name};
 pub use network::{Network, NetworkSpec, NetworkStatus, PortLease, Subnet};
 pub use operation::{
-    Action, Operation, OperationPhase, OperationSpec, OperationStatus, Progress, StepState, StepStatus,
+    Action, HostUpdate, Operation, OperationPhase, OperationSpec, OperationStatus, Progress, StepState, StepStatus,
 };
+pub use policy::{
+    Advice, BalancePolicy, Policy, PolicyMode, PolicySpec, PolicyStatus, PowerPolicy, Recommendation, SchedulePolicy,
+    Weekday,
+};
+pub use power::{PowerAnswer, PowerOrder, PowerStatus, PowerSwitch};
 pub use problem::{FieldError, Problem};
 pub use resource::Resource;
 pub use size::ByteSize;

@@ -54,6 +54,27 @@ pub enum Action {
     },
     ImageImport,
     ImageDelete,
+    /// Move all VMs away; nothing is placed there until it is undrained.
+    HostDrain,
+    /// Empty it and switch it off.
+    HostSleep,
+    HostWake,
+    /// Empty it, switch it off and on, and wait for its agent: proves that it can be woken.
+    HostReboot,
+    /// Update all hosts, one after the other.
+    ClusterUpdate {
+        method: HostUpdate,
+    },
+}
+
+/// What is done to a host that was emptied for its update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HostUpdate {
+    /// Wait until somebody has started its agent anew, for example after installing a new version.
+    AwaitRestart,
+    /// Switch it off and on.
+    Reboot,
 }
 
 impl Action {
@@ -69,6 +90,11 @@ impl Action {
             Self::VmMigrate { .. } => "vm-migrate",
             Self::ImageImport => "image-import",
             Self::ImageDelete => "image-delete",
+            Self::HostDrain => "host-drain",
+            Self::HostSleep => "host-sleep",
+            Self::HostWake => "host-wake",
+            Self::HostReboot => "host-reboot",
+            Self::ClusterUpdate { .. } => "cluster-update",
         }
     }
 }

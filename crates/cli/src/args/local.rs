@@ -45,6 +45,9 @@ pub struct ControllerRun {
     /// Instead of where init was told that it listens (controller.toml)
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
+    /// The socket of a lab's power strip, for hosts with the power driver 'lab'
+    #[arg(long, value_name = "SOCKET")]
+    pub power_strip: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -139,6 +142,13 @@ pub enum LabCommand {
         /// The command and its arguments
         #[arg(required = true, last = true)]
         command: Vec<String>,
+    },
+    /// Serve as the lab's power strip: the controller switches hosts by it. `lab up` starts it
+    #[command(hide = true)]
+    PowerStrip {
+        /// The lab
+        #[arg(long)]
+        name: Name,
     },
     /// End everything and remove it
     Down {

@@ -5,6 +5,7 @@
 
 mod local;
 mod objects;
+mod policies;
 mod vm;
 
 use std::{path::PathBuf, time::Duration};
@@ -18,9 +19,10 @@ pub use local::{
     AgentCommand, AgentRun, ControllerCommand, ControllerInit, ControllerRun, HostJoin, LabCommand, LabUp,
 };
 pub use objects::{
-    EventCommand, HostCommand, ImageCommand, ImageImport, NetworkCommand, NetworkCreate, OperationCommand,
+    EventCommand, HostCommand, HostSet, ImageCommand, PowerChoice, ImageImport, NetworkCommand, NetworkCreate, OperationCommand,
     TokenCommand, TokenRole,
 };
+pub use policies::{BalanceSet, ClusterCommand, ClusterSet, Mode, PolicyCommand, PolicySet};
 pub use vm::{Create as VmCreate, Migrate as VmMigrate, PostCopyChoice, Set as VmSet, VmCommand, WaitFor};
 
 /// Gantry: a datacenter operating system.
@@ -87,6 +89,12 @@ pub enum Command {
     /// Servers that run VMs
     #[command(subcommand)]
     Host(HostCommand),
+    /// Hosts that share policies
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// What clusters do by themselves
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// Work that is under way or done
     #[command(subcommand)]
     Operation(OperationCommand),
@@ -120,7 +128,8 @@ pub enum Command {
 }
 
 const KINDS: &str =
-    "vm, host, image, network, operation, event or token; also their plurals, and img, net, op, ev for short";
+    "vm, host, cluster, policy, image, network, operation, event or token; also their plurals, and img, net, op, ev for \
+short";
 
 #[derive(Debug, Args)]
 pub struct Get {

@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use clap::{Args, Subcommand, ValueEnum};
 use gantry_types::{ImageFormat, Name, Role};
 
-use super::{FollowOptions, HostJoin, ListOptions, parse_duration};
+use super::{FollowOptions, HostJoin, ListOptions, parse_duration, vm::parse_label_change};
 
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
@@ -129,6 +129,41 @@ pub enum HostCommand {
         /// The host's name
         name: String,
     },
+    /// Move all its VMs to other hosts while they run, and keep it empty
+    Drain {
+        /// The host's name
+        name: String,
+        #[command(flatten)]
+        follow: FollowOptions,
+    },
+    /// Place VMs on it again
+    Undrain {
+        /// The host's name
+        name: String,
+    },
+    /// Empty it and switch it off; that it can be woken must have been proved before (reboot)
+    Sleep {
+        /// The host's name
+        name: String,
+        #[command(flatten)]
+        follow: FollowOptions,
+    },
+    /// Switch it on and wait for its agent
+    Wake {
+        /// The host's name
+        name: String,
+        #[command(flatten)]
+        follow: FollowOptions,
+    },
+    /// Empty it, switch it off and on, and wait for its agent: proves that it can be woken
+    Reboot {
+        /// The host's name
+        name: String,
+        #[command(flatten)]
+        follow: FollowOptions,
+    },
+    /// Change a host's cluster, labels and power driver
+    Set(HostSet),
     /// Forget a host that runs nothing any more; its certificate is worthless from then on
     #[command(visible_alias = "rm")]
     Delete {
@@ -136,6 +171,32 @@ pub enum HostCommand {
         #[arg(required = true)]
         names: Vec<String>,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct HostSet {
+    /// The host's name
+    pub name: String,
+    /// The cluster whose policies hold for it
+    #[arg(long)]
+    pub cluster: Option<Name>,
+    /// How its power is switched
+    #[arg(long, value_enum, value_name = "DRIVER")]
+    pub power: Option<PowerChoice>,
+    /// What the driver knows it by; its name if not given
+    #[arg(long, value_name = "NAME", requires = "power")]
+    pub outlet: Option<String>,
+    /// A label to set (KEY=VALUE) or to remove (KEY-); may be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label_change)]
+    pub labels: Vec<(String, Option<String>)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PowerChoice {
+    /// By hand
+    None,
+    /// The power strip of a lab
+    Lab,
 }
 
 #[derive(Debug, Subcommand)]

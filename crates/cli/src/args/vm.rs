@@ -249,7 +249,7 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-fn parse_label_change(text: &str) -> Result<(String, Option<String>), String> {
+pub fn parse_label_change(text: &str) -> Result<(String, Option<String>), String> {
     match text.strip_suffix('-') {
         Some(key) if !key.contains('=') => Ok((key.to_owned(), None)),
         _ => parse_label(text).map(|(key, value)| (key, Some(value))),

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use gantry_api::rest::{
     Changed, CreateToken, CreatedToken, DeleteVmQuery, ListQuery, MigrateRequest, Page, RebootRequest, StopRequest,
-    Version, WriteQuery,
+    UpdateClusterRequest, Version, WriteQuery,
 };
 use gantry_hostlink::{answer, causes};
 use gantry_trust::{ClientConfig, ExpectedPeer, TrustError, WebSocket};
-use gantry_types::{Operation, Problem, Resource, Vm};
+use gantry_types::{Cluster, Host, Operation, Problem, Resource, Vm};
 use reqwest::{
     Method, RequestBuilder,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
@@ -119,6 +119,18 @@ impl Client {
     }
     async fn vm_verb(&self, vm: &str, verb: &str, body: &impl Serialize) -> Result<Changed<Vm>, Problem> {
         answer(&self.peer, self.verb(&format!("{}/{verb}", object_path::<Vm>(vm)?), body)).await
+    }
+
+    /// `drain`, `undrain`, `sleep`, `wake` or `reboot`.
+    pub async fn host_verb(&self, host: &str, verb: &str) -> Result<Changed<Host>, Problem> {
+        answer(&self.peer, self.verb(&format!("{}/{verb}", object_path::<Host>(host)?), &())).await
+    }
+    pub async fn update_cluster(
+        &self,
+        cluster: &str,
+        request: &UpdateClusterRequest,
+    ) -> Result<Changed<Cluster>, Problem> {
+        answer(&self.peer, self.verb(&format!("{}/update", object_path::<Cluster>(cluster)?), request)).await
     }
 
     pub async fn cancel(&self, operation: &str) -> Result<Operation, Problem> {

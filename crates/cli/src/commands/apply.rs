@@ -25,6 +25,8 @@ use crate::{
 macro_rules! with_object {
     ($any:expr, $object:ident => $body:expr) => {
         match $any {
+            Object::Cluster($object) => $body,
+            Object::Policy($object) => $body,
             Object::Network($object) => $body,
             Object::Image($object) => $body,
             Object::Host($object) => {
@@ -55,6 +57,7 @@ pub async fn apply(session: &Session, arguments: &Apply) -> Result<(), Failure> 
         let sound = match any {
             // What can be judged without the controller.
             Object::Vm(vm) if how == How::Unchecked => vm.spec.validate(),
+            Object::Policy(policy) if how == How::Unchecked => policy.spec.validate(),
             _ => Ok(()),
         };
         let applied = match sound {
@@ -133,9 +136,10 @@ struct Applied {
     operation: Option<Operation>,
 }
 
-/// Networks and images that a dry run would have created.
+/// Clusters, networks and images that a dry run would have created.
 #[derive(Debug, Default)]
 struct Imagined {
+    clusters: HashSet<String>,
     networks: HashSet<String>,
     images: HashSet<String>,
 }
@@ -145,14 +149,21 @@ impl Imagined {
         match object {
             Object::Network(network) => self.networks.insert(network.name().to_owned()),
             Object::Image(image) => self.images.insert(image.name().to_owned()),
-            Object::Host(_) | Object::Vm(_) => false,
+            Object::Cluster(cluster) => self.clusters.insert(cluster.name().to_owned()),
+            Object::Host(_) | Object::Policy(_) | Object::Vm(_) => false,
         };
     }
 
     fn is_named_by(&self, object: &Object) -> bool {
-        let Object::Vm(vm) = object else { return false };
-        vm.spec.image.as_ref().is_some_and(|image| self.images.contains(image.as_str()))
-            || vm.spec.nics.iter().any(|nic| self.networks.contains(nic.network.as_str()))
+        match object {
+            Object::Vm(vm) => {
+                vm.spec.image.as_ref().is_some_and(|image| self.images.contains(image.as_str()))
+                    || vm.spec.nics.iter().any(|nic| self.networks.contains(nic.network.as_str()))
+            }
+            Object::Host(host) => self.clusters.contains(host.spec.cluster.as_str()),
+            Object::Policy(policy) => self.clusters.contains(policy.spec.cluster.as_str()),
+            Object::Cluster(_) | Object::Network(_) | Object::Image(_) => false,
+        }
     }
 }
 

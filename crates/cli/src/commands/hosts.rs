@@ -1,12 +1,12 @@
 //! `gantry host …`
 
 use gantry_api::rest::WriteQuery;
-use gantry_types::Host;
+use gantry_types::{Host, HostPower, PowerDriverKind};
 
-use super::{Session, announce, apply, objects};
+use super::{Session, announce, apply, carry_out, objects};
 use crate::{
     Programs,
-    args::{FollowOptions, HostCommand},
+    args::{FollowOptions, HostCommand, HostSet, PowerChoice},
     exit::Failure,
     kind::Kind,
     output::print,
@@ -24,10 +24,60 @@ pub async fn run(session: &Session, command: HostCommand, programs: &impl Progra
         HostCommand::Show { name } => objects::show_all::<Host>(session, &name).await,
         HostCommand::Cordon { name } => cordon(session, &name, true).await,
         HostCommand::Uncordon { name } => cordon(session, &name, false).await,
+        HostCommand::Drain { name, follow } => work(session, &name, "drain", "drained", follow).await,
+        HostCommand::Undrain { name } => {
+            work(session, &name, "undrain", "back to work", FollowOptions::default()).await
+        }
+        HostCommand::Sleep { name, follow } => work(session, &name, "sleep", "asleep", follow).await,
+        HostCommand::Wake { name, follow } => work(session, &name, "wake", "awake", follow).await,
+        HostCommand::Reboot { name, follow } => work(session, &name, "reboot", "rebooted", follow).await,
+        HostCommand::Set(arguments) => set(session, arguments).await,
         HostCommand::Delete { names } => {
             apply::delete_named(session, Kind::Host, &names, FollowOptions::default()).await
         }
     }
+}
+
+/// A verb on a host, followed to its end.
+async fn work(
+    session: &Session,
+    name: &str,
+    verb: &str,
+    done: &str,
+    options: FollowOptions,
+) -> Result<(), Failure> {
+    let client = session.client()?;
+    let changed = client.host_verb(name, verb).await?;
+    let begun = changed.operation.is_some();
+    let finished = carry_out(&client, &changed, options).await?;
+    if begun && finished.is_none() {
+        return Ok(());
+    }
+    Ok(announce(session.printer, &client.get::<Host>(name).await?, done)?)
+}
+
+async fn set(session: &Session, arguments: HostSet) -> Result<(), Failure> {
+    let client = session.client()?;
+    let mut host = client.get::<Host>(&arguments.name).await?;
+    if let Some(cluster) = arguments.cluster {
+        host.spec.cluster = cluster;
+    }
+    match arguments.power {
+        None => {}
+        Some(PowerChoice::None) => host.spec.power = None,
+        Some(PowerChoice::Lab) => {
+            host.spec.power = Some(HostPower { driver: PowerDriverKind::Lab, outlet: arguments.outlet });
+        }
+    }
+    for (key, value) in arguments.labels {
+        match value {
+            Some(value) => host.metadata.labels.0.insert(key, value),
+            None => host.metadata.labels.0.remove(&key),
+        };
+    }
+    // It is sent with the revision that was read: somebody else's change in between is a conflict.
+    let changed = client.update(&host, &WriteQuery::default()).await?;
+    Ok(announce(session.printer, &changed.object, "changed")?)
 }
 
 async fn cordon(session: &Session, name: &str, cordoned: bool) -> Result<(), Failure> {

@@ -1,12 +1,14 @@
 //! What each command does: one file per family. Everything shared by the families is here.
 
 mod apply;
+mod clusters;
 mod contexts;
 mod hosts;
 mod images;
 mod networks;
 mod objects;
 mod operations;
+mod policies;
 mod programs;
 mod tokens;
 mod vms;
@@ -54,6 +56,8 @@ pub async fn dispatch(cli: Cli, programs: &impl Programs) -> Result<(), Failure>
         Command::Image(command) => images::run(&session, command).await,
         Command::Network(command) => networks::run(&session, command).await,
         Command::Host(command) => hosts::run(&session, command, programs).await,
+        Command::Cluster(command) => clusters::run(&session, command).await,
+        Command::Policy(command) => policies::run(&session, command).await,
         Command::Operation(command) => operations::run(&session, command).await,
         Command::Event(command) => objects::events(&session, command).await,
         Command::Token(command) => tokens::run(&session, command).await,

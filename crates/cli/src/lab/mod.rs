@@ -47,6 +47,7 @@ pub async fn run(session: &Session, command: LabCommand) -> Result<(), Failure> 
             let (room, number) = host_in(session, name, &host)?;
             exec(&room, number, &command)
         }
+        LabCommand::PowerStrip { name } => Ok(Room::new(find(Some(&name))?).serve_power()?),
         // Not the current one: giving the command twice must not end a second lab.
         LabCommand::Down { name } => down(find(name.as_ref()).map(Room::new)?),
     }

@@ -18,7 +18,7 @@ use anyhow::{Context as _, bail};
 use gantry_api::rest::{CreateToken, WriteQuery};
 use gantry_lab::{LabRecord, Layout, Room, list, reserve};
 use gantry_types::{
-    ApiToken, ErrorClass, Host, HostState, Name, Network, NetworkSpec, Problem, Resource, Role, Subnet, Timestamp,
+    ApiToken, ErrorClass, Host, HostPower, HostState, Name, Network, NetworkSpec, PowerDriverKind, Problem, Resource, Role, Subnet, Timestamp,
 };
 use tokio::time::{Instant, sleep};
 
@@ -58,17 +58,21 @@ pub async fn up(arguments: &LabUp) -> Result<(), Failure> {
     say(&mut indicator, "starting the controller");
     let context = context_name(&room);
     room.init_controller(&context)?;
+    room.start_power_strip()?;
     room.start_controller()?;
     let administrator = Contexts::load_from(&room.administrator_file())?;
     let client = administrator.client(Some(&context))?;
     until_controller_answers(&room, &client).await?;
     use_context(&administrator, &context)?;
+    let sleeping = sleeping(&client).await?;
     for host in room.hosts() {
         say(&mut indicator, &format!("joining {}", Layout::host_name(host)));
         join(&room, &client, host).await?;
-        room.start_agent(host)?;
+        if !sleeping.contains(&Layout::host_name(host)) {
+            room.start_agent(host)?;
+        }
     }
-    until_hosts_are_ready(&room, &client, began, &mut indicator).await?;
+    until_hosts_are_ready(&room, &client, began, &sleeping, &mut indicator).await?;
     ensure_network(&room, &client).await?;
     indicator.clear();
     print(&summary(&room, &context))?;
@@ -170,7 +174,17 @@ async fn join(room: &Room, client: &Client, host: u8) -> Result<(), Failure> {
     let created = client.create_token(&request).await?;
     room.join(host, &created.token)?;
     remove_if_there::<ApiToken>(client, token.as_str()).await?;
+    let mut joined: Host = client.get(&Layout::host_name(host)).await?;
+    joined.spec.power = Some(HostPower { driver: PowerDriverKind::Lab, outlet: None });
+    client.update(&joined, &WriteQuery::default()).await?;
     Ok(())
+}
+
+/// Hosts that are off on purpose: the controller wakes them when it needs them.
+async fn sleeping(client: &Client) -> Result<Vec<String>, Problem> {
+    let hosts = client.list::<Host>(None).await?;
+    let asleep = |host: &&Host| matches!(host.status.state, HostState::Sleeping | HostState::Waking);
+    Ok(hosts.iter().filter(asleep).map(|host| host.name().to_owned()).collect())
 }
 
 async fn remove_if_there<T: Resource>(client: &Client, name: &str) -> Result<(), Problem> {
@@ -185,13 +199,14 @@ async fn until_hosts_are_ready(
     room: &Room,
     client: &Client,
     began: Timestamp,
+    sleeping: &[String],
     indicator: &mut Indicator,
 ) -> Result<(), Failure> {
     let deadline = Instant::now() + HOSTS_LIMIT;
     loop {
         let hosts = client.list::<Host>(None).await?;
         let is_ready = |name: &str| {
-            hosts.iter().any(|host| {
+            sleeping.iter().any(|host| host == name) || hosts.iter().any(|host| {
                 let heard = host.status.last_seen.is_some_and(|seen| seen >= began);
                 host.name() == name && heard && host.status.state == HostState::Ready
             })

@@ -1,7 +1,7 @@
 //! Each kind's columns.
 
 use gantry_types::{
-    ApiToken, ByteSize, Event, Host, HostState, Image, Network, Operation, Resource, StepState, Vm, VmPhase,
+    ApiToken, ByteSize, Cluster, Event, Host, HostState, Image, Maintenance, Network, Operation, Policy, Resource, StepState, Vm, VmPhase,
 };
 use serde::Serialize;
 
@@ -82,7 +82,11 @@ impl Row for Host {
         };
         vec![
             self.metadata.name.to_string(),
-            if self.spec.cordoned { format!("{state},cordoned") } else { state },
+            match (status.maintenance, self.spec.cordoned) {
+                (Maintenance::Off, false) => state,
+                (Maintenance::Off, true) => format!("{state},cordoned"),
+                (maintenance, _) => format!("{state},{}", api_name(&maintenance)),
+            },
             or_dash(around.vms_of_hosts.as_ref().map(|vms| vms.get(self.name()).copied().unwrap_or(0))),
             or_dash(inventory.map(|i| i.cpu.count)),
             memory,
@@ -103,6 +107,52 @@ impl Row for Host {
             self.status.underlay_address.clone(),
             or_dash(inventory.map(|i| yes_no(i.post_copy))),
         ]
+    }
+}
+
+impl Row for Cluster {
+    const PLURAL_FOR_PEOPLE: &'static str = "clusters";
+    const HEADERS: &'static [&'static str] = &["NAME", "HOSTS", "READY", "CPUS", "MEMORY", "TOLERATES", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["CPU-OVERCOMMIT", "MEMORY-OVERCOMMIT", "WEIGHTS"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        let status = &self.status;
+        vec![
+            self.metadata.name.to_string(),
+            status.hosts.len().to_string(),
+            status.ready_hosts.to_string(),
+            status.cpus.to_string(),
+            size_or_dash(status.memory),
+            self.spec.tolerate_hosts.to_string(),
+            age(self.metadata.created_at, around.now),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        let weights: Vec<_> = self.spec.weights.iter().map(|(term, weight)| format!("{term}={weight}")).collect();
+        vec![self.spec.cpu_overcommit.to_string(), self.spec.memory_overcommit.to_string(), weights.join(",")]
+    }
+}
+
+impl Row for Policy {
+    const PLURAL_FOR_PEOPLE: &'static str = "policies";
+    const HEADERS: &'static [&'static str] = &["NAME", "RULE", "CLUSTER", "MODE", "ADVICE", "AGE", "FINDING"];
+    const WIDE_HEADERS: &'static [&'static str] = &["UUID"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        vec![
+            self.metadata.name.to_string(),
+            self.spec.rule().to_owned(),
+            self.spec.cluster.to_string(),
+            api_name(&self.spec.mode()),
+            self.status.recommendations.len().to_string(),
+            age(self.metadata.created_at, around.now),
+            or_dash(Some(&self.status.finding).filter(|finding| !finding.is_empty())),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        vec![self.metadata.uuid.to_string()]
     }
 }
 

@@ -62,7 +62,7 @@ new   pending    -      -                2     256MiB  -           90s
 
 #[test]
 fn hosts() {
-    let mut host = Host::new("host-1".parse().unwrap(), HostSpec { cordoned: true });
+    let mut host = Host::new("host-1".parse().unwrap(), HostSpec { cordoned: true, ..HostSpec::default() });
     host.status.state = HostState::Lost;
     host.status.agent_address = "10.64.0.1:7444".into();
     host.status.last_seen = Some(Timestamp::from_unix_ms(1_000_000 - 7_000));

@@ -3,9 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use gantry_api::rest::{Changed, WriteQuery};
-use gantry_types::{ApiToken, Host, HostSpec, HostState, HostStatus, Name, Problem, Resource, Role, Severity, Vm};
+use gantry_types::{ApiToken, Host, HostSpec, HostState, HostStatus, Maintenance, Name, Problem, Resource, Role, Severity, Vm};
 
-use super::{App, Caller, already_exists, check_labels, check_name, check_precondition};
+use super::{App, Caller, already_exists, check_labels, check_name, check_precondition, cluster};
 use crate::objects::Change;
 
 /// A host that wants to join, after its token was recognised.
@@ -196,14 +196,23 @@ pub async fn put(
     caller.may_change()?;
     check_name(name, &sent)?;
     check_labels(&sent.metadata)?;
+    let _referring = app.references.read().await;
     app.objects
         .racing(|| async {
             let current: Host = app.objects.find(name).await?.ok_or_else(|| {
                 Problem::not_found(Host::KIND, name).remedy("hosts come by themselves: gantry host join URL TOKEN")
             })?;
             check_precondition(&current, &sent.metadata, query)?;
+            let wrong = Problem::invalid("invalid-host", format!("host '{name}' can't be changed like this"));
+            cluster::check_reference(app, &sent.spec.cluster, wrong)?;
+            if sent.spec.cordoned != current.spec.cordoned {
+                super::host_work::expect_idle(&current)?;
+            }
             let mut host = current.clone();
             host.spec = sent.spec.clone();
+            if !host.spec.cordoned {
+                host.status.maintenance = Maintenance::Off;
+            }
             host.metadata.labels = sent.metadata.labels.clone();
             if host != current && !query.dry_run {
                 let mut change = Change::new();
@@ -238,6 +247,7 @@ pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) 
         .racing(|| async {
             let host: Host = app.objects.get(name).await?;
             check_precondition(&host, &host.metadata, query)?;
+            super::host_work::expect_idle(&host)?;
             expect_empty(app, &host)?;
             if query.dry_run {
                 return Ok(());

@@ -4,11 +4,14 @@
 //! operation and event in one transaction. It returns after the read model shows the change, so that whoever reads
 //! next sees it. With `dry_run` it does everything but write.
 
+pub mod cluster;
 pub mod event;
 pub mod host;
+pub mod host_work;
 pub mod image;
 pub mod network;
 pub mod operation;
+pub mod policy;
 pub mod token;
 pub mod vm;
 pub(crate) mod vm_references;
@@ -28,6 +31,7 @@ use crate::{
     links::HostLinks,
     loops::network_distributor::Distributor,
     model::{Kind, ModelFeed, ReadModel},
+    power::PowerDrivers,
     objects::{CHANGED_MEANWHILE, Change, Objects},
 };
 
@@ -38,13 +42,14 @@ pub struct App {
     pub model: Arc<ReadModel>,
     pub links: Arc<dyn HostLinks>,
     pub images: Arc<dyn ImageLibrary>,
+    pub power: Arc<dyn PowerDrivers>,
     pub clock: Arc<dyn Clock>,
     pub wakeups: Wakeups,
     pub(crate) distributor: Distributor,
     /// Held from looking at the hosts' room until the model shows what was placed, so that room is given out once.
     pub(crate) placement: Mutex<()>,
-    /// Held for reading while an object that names images or networks is created, for writing while one that may be
-    /// named is deleted.
+    /// Held for reading while an object that names images, networks or clusters is created, for writing while one that
+    /// may be named is deleted.
     pub(crate) references: RwLock<()>,
 }
 
@@ -52,6 +57,7 @@ pub struct App {
 #[derive(Default)]
 pub struct Wakeups {
     pub networks: Notify,
+    pub policies: Notify,
     pub stray_vms: Notify,
 }
 
@@ -62,6 +68,7 @@ impl App {
         store: SharedStore,
         links: Arc<dyn HostLinks>,
         images: Arc<dyn ImageLibrary>,
+        power: Arc<dyn PowerDrivers>,
         clock: Arc<dyn Clock>,
     ) -> Result<(Arc<Self>, ModelFeed), Problem> {
         let (model, feed) = ModelFeed::start(Arc::clone(&store)).await?;
@@ -71,6 +78,7 @@ impl App {
             model,
             links,
             images,
+            power,
             clock,
             wakeups: Wakeups::default(),
             distributor: Distributor::default(),
@@ -141,6 +149,10 @@ impl Caller {
     /// The controller itself.
     pub fn controller() -> Self {
         Self { name: "controller".into(), role: Role::Admin }
+    }
+    /// An operation that needs others.
+    pub fn operation(name: &Name) -> Self {
+        Self { name: format!("operation/{name}"), role: Role::Admin }
     }
     pub fn token(name: &str, role: Role) -> Self {
         Self { name: format!("token/{name}"), role }

@@ -232,7 +232,8 @@ fn engage(app: &App, caller: &Caller, vm: &mut Vm, former: &Vm, action: Action) 
         Action::VmResume => (vm.status.phase, PowerState::Running),
         Action::VmDelete { .. } => (VmPhase::Deleting, vm.spec.power),
         Action::VmMigrate { .. } => (VmPhase::Migrating, vm.spec.power),
-        Action::VmReboot { .. } | Action::ImageImport | Action::ImageDelete => (vm.status.phase, vm.spec.power),
+        // The rest is nothing that is done to a VM.
+        _ => (vm.status.phase, vm.spec.power),
     };
     if !vm.status.phase.may_become(phase) {
         return Err(Problem::conflict(

@@ -9,10 +9,10 @@ use gantry_api::{
     paths,
     rest::{
         Changed, CreateToken, CreatedToken, DeleteVmQuery, JoinRequest, JoinResponse, ListQuery, MigrateRequest, Page,
-        RebootRequest, StopRequest, Version, WatchEvent, WriteQuery,
+        RebootRequest, StopRequest, UpdateClusterRequest, Version, WatchEvent, WriteQuery,
     },
 };
-use gantry_types::{ApiToken, Event, Host, Image, Network, Operation, Problem, Resource, Vm};
+use gantry_types::{ApiToken, Cluster, Event, Host, Image, Network, Operation, Policy, Problem, Resource, Vm};
 use utoipa::{
     IntoParams, ToSchema,
     openapi::{HttpMethod, InfoBuilder, License, OpenApi},
@@ -23,7 +23,7 @@ use super::{
     caller::User,
     console,
     endpoint::{Endpoint, Routes},
-    hosts, images, objects,
+    host_work, hosts, images, objects, policies,
     request::{Answer, MAX_BODY_BYTES, no_such_method, no_such_path},
     vms, writes,
 };
@@ -64,12 +64,16 @@ fn routes() -> Routes {
     let mut routes = Routes::new();
     routes = readable::<Vm>(routes);
     routes = readable::<Host>(routes);
+    routes = readable::<Cluster>(routes);
+    routes = readable::<Policy>(routes);
     routes = readable::<Image>(routes);
     routes = readable::<Network>(routes);
     routes = readable::<Operation>(routes);
     routes = readable::<Event>(routes);
     routes = readable::<ApiToken>(routes);
     routes = of_vms(routes);
+    routes = of_hosts(routes);
+    routes = of_policies(routes);
     routes = of_the_rest(routes);
     of_the_controller(routes)
 }
@@ -93,6 +97,44 @@ fn of_vms(routes: Routes) -> Routes {
         .add(verb("resume", "Let its virtual processors go on"), post(vms::resume))
         .add(verb("migrate", "Move it to another host while it runs").body::<MigrateRequest>(), post(vms::migrate))
         .add(console.status(101), get(console::open))
+}
+
+fn of_hosts(routes: Routes) -> Routes {
+    let verb = |verb: &str, summary: &str| {
+        let path = format!("/v1/hosts/{{name}}/{verb}");
+        Endpoint::new(HttpMethod::Post, path, Host::KIND, summary).query::<WriteQuery>().answers::<Changed<Host>>(202)
+    };
+    routes
+        .add(verb("drain", "Move all VMs away and keep it empty"), post(host_work::drain))
+        .add(verb("undrain", "Place VMs on it again").status(200), post(host_work::undrain))
+        .add(verb("sleep", "Empty it and switch it off"), post(host_work::sleep))
+        .add(verb("wake", "Switch it on and wait for its agent"), post(host_work::wake))
+        .add(verb("reboot", "Empty it, switch it off and on, wait for its agent"), post(host_work::reboot))
+}
+
+fn of_policies(routes: Routes) -> Routes {
+    let update = Endpoint::new(
+        HttpMethod::Post,
+        "/v1/clusters/{name}/update",
+        Cluster::KIND,
+        "Update its hosts, one after the other: empty it, update it, put it back to work",
+    );
+    let routes = routes.add(
+        update.query::<WriteQuery>().body::<UpdateClusterRequest>().answers::<Changed<Cluster>>(202),
+        post(policies::update_cluster),
+    );
+    let routes = written::<Cluster, WriteQuery>(
+        routes,
+        post(policies::create_cluster),
+        put(policies::put_cluster),
+        delete(policies::delete_cluster),
+    );
+    written::<Policy, WriteQuery>(
+        routes,
+        post(policies::create_policy),
+        put(policies::put_policy),
+        delete(policies::delete_policy),
+    )
 }
 
 fn of_the_rest(routes: Routes) -> Routes {

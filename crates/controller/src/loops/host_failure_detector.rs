@@ -28,7 +28,7 @@ pub async fn pass(app: &App, started: Duration) -> Result<(), Problem> {
         match host.status.state {
             HostState::Ready if is_silent(app, host.name(), started, now) => lose(app, host.name(), started).await?,
             HostState::Lost => doubt_vms(app, &host).await?,
-            HostState::Ready | HostState::Joining => {}
+            HostState::Ready | HostState::Joining | HostState::Sleeping | HostState::Waking => {}
         }
     }
     Ok(())

@@ -36,6 +36,9 @@ pub async fn heartbeat(app: &App, host: &Name, beat: Heartbeat) -> Result<Heartb
     if !remember(app, host, &beat) {
         return Ok(reply);
     }
+    if is_from_before_sleep(app, host, &beat) {
+        return Ok(reply);
+    }
     note_host(app, host, &beat).await?;
     for vm in vms_of(app, host) {
         let observation = beat.vms.iter().find(|observation| observation.uuid == vm.metadata.uuid);
@@ -49,6 +52,16 @@ pub async fn heartbeat(app: &App, host: &Name, beat: Heartbeat) -> Result<Heartb
         app.wakeups.stray_vms.notify_one();
     }
     Ok(reply)
+}
+
+/// Whether it was under way when its host was switched off: it must not wake it.
+fn is_from_before_sleep(app: &App, host: &Name, beat: &Heartbeat) -> bool {
+    let shown = app.model.get::<Host>(host.as_str());
+    shown.is_some_and(|host| fell_asleep_with(&host, beat))
+}
+
+fn fell_asleep_with(host: &Host, beat: &Heartbeat) -> bool {
+    host.status.asleep.as_ref().is_some_and(|asleep| asleep.agent_instance == Some(beat.agent_instance))
 }
 
 /// False if it is an old one.
@@ -86,7 +99,7 @@ async fn note_host(app: &App, name: &Name, beat: &Heartbeat) -> Result<(), Probl
     app.objects
         .racing(|| async {
             let mut host: Host = app.objects.get(name.as_str()).await?;
-            if !is_news(&host, beat, may_move) {
+            if !is_news(&host, beat, may_move) || fell_asleep_with(&host, beat) {
                 return Ok(());
             }
             let mut change = Change::new();
@@ -105,6 +118,7 @@ async fn note_host(app: &App, name: &Name, beat: &Heartbeat) -> Result<(), Probl
                 change.event(&app.event(host.reference(), Severity::Normal, "HostReady", message))?;
             }
             host.status.state = HostState::Ready;
+            host.status.asleep = None;
             host.status.inventory = Some(beat.inventory.clone());
             change.update(&host)?;
             app.commit(change).await?;
@@ -150,6 +164,7 @@ async fn may_have(app: &App, name: &Name, (agent, underlay): (&str, &str)) -> Re
 fn is_news(host: &Host, beat: &Heartbeat, may_move: bool) -> bool {
     let status = &host.status;
     status.state != HostState::Ready
+        || status.asleep.is_some()
         || (may_move && addresses(host) != (beat.agent_address.as_str(), beat.underlay_address.as_str()))
         || status.inventory.as_ref().is_none_or(|known| differs(known, &beat.inventory))
 }

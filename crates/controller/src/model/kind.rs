@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gantry_store::KeyValue;
-use gantry_types::{ApiToken, Event, Host, Image, Network, Operation, Problem, Resource, Vm};
+use gantry_types::{ApiToken, Cluster, Event, Host, Image, Network, Operation, Policy, Problem, Resource, Vm};
 
 use super::{Overlay, Table, Tables};
 use crate::objects::{self, ROOT};
@@ -110,6 +110,7 @@ kinds! {
             host.status.metrics = Some(report.metrics);
         }
     };
+    Cluster in clusters;
     Image in images;
     Network in networks;
     Operation in operations, lay_over |operation, overlay| {
@@ -117,6 +118,7 @@ kinds! {
             operation.status.progress = Some(progress.clone());
         }
     };
+    Policy in policies;
     Event in events;
     ApiToken in tokens, lay_over |token, _| token.status.hash.clear();
 }

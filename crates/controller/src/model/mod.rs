@@ -16,7 +16,7 @@ use std::{
 };
 
 use gantry_api::rest::Change as ChangeKind;
-use gantry_types::{ApiToken, Event, Host, Image, Network, Operation, Problem, Vm};
+use gantry_types::{ApiToken, Cluster, Event, Host, Image, Network, Operation, Policy, Problem, Vm};
 use tokio::sync::{broadcast, watch};
 
 pub use feed::ModelFeed;
@@ -33,9 +33,11 @@ pub type Table<T> = BTreeMap<String, Arc<T>>;
 pub struct Tables {
     pub vms: Table<Vm>,
     pub hosts: Table<Host>,
+    pub clusters: Table<Cluster>,
     pub images: Table<Image>,
     pub networks: Table<Network>,
     pub operations: Table<Operation>,
+    pub policies: Table<Policy>,
     pub events: Table<Event>,
     pub tokens: Table<ApiToken>,
 }

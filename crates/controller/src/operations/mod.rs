@@ -9,7 +9,13 @@
 //! they run.
 
 mod assignment;
+mod children;
+mod cluster_update;
 pub mod executor;
+mod host_drain;
+mod host_empty;
+mod host_power;
+mod host_target;
 mod image_delete;
 mod image_import;
 mod migration_ending;
@@ -64,6 +70,11 @@ pub fn procedure(action: &Action) -> Box<dyn Procedure> {
         Action::VmMigrate { .. } => Box::new(vm_migrate::VmMigrate),
         Action::ImageImport => Box::new(image_import::ImageImport),
         Action::ImageDelete => Box::new(image_delete::ImageDelete),
+        Action::HostDrain => Box::new(host_drain::HostDrain),
+        Action::HostSleep | Action::HostWake | Action::HostReboot => {
+            Box::new(host_power::HostPowerCycle { action: action.clone() })
+        }
+        Action::ClusterUpdate { .. } => Box::new(cluster_update::ClusterUpdate),
     }
 }
 

@@ -1,0 +1,134 @@
+//! `gantry cluster|policy …`
+
+use clap::{Args, Subcommand, ValueEnum};
+use gantry_types::{Name, PolicyMode};
+
+use super::{FollowOptions, ListOptions};
+
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// All clusters, or those that a selector chooses
+    #[command(visible_alias = "ls")]
+    List(ListOptions),
+    /// Everything about one cluster
+    Show {
+        /// The cluster's name
+        name: String,
+    },
+    /// Change what holds for a cluster; make it if it is not there
+    Set(ClusterSet),
+    /// Update all its hosts, one after the other: empty it, update it, put it back to work
+    Update {
+        /// The cluster's name
+        name: String,
+        /// Switch each host off and on; without this each waits, empty, until somebody has started its agent anew
+        #[arg(long)]
+        reboot: bool,
+        #[command(flatten)]
+        follow: FollowOptions,
+    },
+    /// Delete clusters that have no hosts and no policies
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// The clusters' names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ClusterSet {
+    /// The cluster's name
+    pub name: Name,
+    /// Virtual processors given out for each logical processor, 1 to 64
+    #[arg(long, value_name = "RATIO")]
+    pub cpu_overcommit: Option<f64>,
+    /// Guest memory given out for each byte of a host's, 1 to 4
+    #[arg(long, value_name = "RATIO")]
+    pub memory_overcommit: Option<f64>,
+    /// How many hosts may fail: room for their VMs is kept free, 0 to 16
+    #[arg(long, value_name = "HOSTS")]
+    pub tolerate_hosts: Option<u32>,
+    /// How much a term of placement's score counts, 0 to 100; TERM- forgets it. May be given several times
+    #[arg(long = "weight", value_name = "TERM=WEIGHT", value_parser = parse_weight)]
+    pub weights: Vec<(String, Option<f64>)>,
+}
+
+fn parse_weight(text: &str) -> Result<(String, Option<f64>), String> {
+    if let Some(term) = text.strip_suffix('-') {
+        return Ok((term.to_owned(), None));
+    }
+    let wrong = || format!("'{text}' is not a weight: write TERM=WEIGHT, or TERM- to forget it");
+    let (term, weight) = text.split_once('=').ok_or_else(wrong)?;
+    Ok((term.to_owned(), Some(weight.parse().map_err(|_| wrong())?)))
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// All policies, or those that a selector chooses
+    #[command(visible_alias = "ls")]
+    List(ListOptions),
+    /// Everything about one policy, with what it recommends
+    Show {
+        /// The policy's name
+        name: String,
+    },
+    /// Change a cluster's policy for balance or power; make it if it is not there. Schedules come from files
+    #[command(subcommand)]
+    Set(PolicySet),
+    /// Delete policies; what they have begun goes on
+    #[command(visible_alias = "rm")]
+    Delete {
+        /// The policies' names
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PolicySet {
+    /// Move VMs from hosts that are busy to hosts that are not
+    Balance(BalanceSet),
+}
+
+#[derive(Debug, Args)]
+pub struct PolicyPlace {
+    /// What it may do: nothing, advise, or act
+    #[arg(long, value_enum)]
+    pub mode: Option<Mode>,
+    /// The cluster it is for
+    #[arg(long, default_value = "main")]
+    pub cluster: Name,
+    /// How often it looks, 1 to 3600 s
+    #[arg(long, value_name = "SECONDS")]
+    pub interval: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct BalanceSet {
+    #[command(flatten)]
+    pub place: PolicyPlace,
+    /// How many of its moves may be under way at once, 1 to 32
+    #[arg(long, value_name = "MOVES")]
+    pub max_moves: Option<u32>,
+    /// A VM that has moved stays at least this long, 0 to 86400 s
+    #[arg(long, value_name = "SECONDS")]
+    pub hold_down: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    Off,
+    Advise,
+    Automatic,
+}
+
+impl From<Mode> for PolicyMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Off => Self::Off,
+            Mode::Advise => Self::Advise,
+            Mode::Automatic => Self::Automatic,
+        }
+    }
+}

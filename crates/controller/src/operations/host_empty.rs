@@ -1,0 +1,197 @@
+//! The steps that empty a host: `cordon`, then `empty`.
+//!
+//! ```text
+//!  cordon: nothing new comes     empty: for each VM that executes ── vm-migrate, a few at a time ──▶ elsewhere
+//!                                       waits for VMs that something is at work on
+//!                                       VMs that do not execute stay, with their disks
+//! ```
+//! A VM that can't be moved is an obstacle: the rest is moved all the same, then the step fails and names each. Undone,
+//! moves under way are cancelled, what has moved stays where it is, and the host takes VMs again if it did before.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use gantry_api::rest::{MigrateRequest, WriteQuery};
+use gantry_types::{
+    ErrorClass, Maintenance, Name, OperationPhase, Problem, Progress, Resource, Vm, VmPhase,
+};
+
+use super::{
+    children::{self, caller_of},
+    host_target::{target_host, update_host},
+    step::{CANCELLED, Patience, Step, StepContext, Undone},
+};
+use crate::app::vm;
+
+const WAS_CORDONED: &str = "was_cordoned";
+/// The VMs that do not execute and stayed.
+pub(super) const STAYED: &str = "stayed";
+const POLL: Duration = Duration::from_millis(200);
+/// Moves at once: two keep the link busy while one of them hands over.
+const MOVES_AT_ONCE: usize = 2;
+/// How often a VM is tried to be moved.
+const TRIES: usize = 3;
+
+/// Whether the host took VMs before this operation.
+pub(super) fn was_cordoned(context: &StepContext) -> Result<bool, Problem> {
+    Ok(context.memo(WAS_CORDONED)?.unwrap_or_default())
+}
+
+pub(super) struct Close;
+
+#[async_trait]
+impl Step for Close {
+    fn name(&self) -> &'static str {
+        "cordon"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let app = Arc::clone(&context.app);
+        // Whatever is being placed here now is seen by the next step.
+        let _placing = app.placement.lock().await;
+        if context.memo::<bool>(WAS_CORDONED)?.is_none() {
+            let host = target_host(context).await?;
+            context.note(WAS_CORDONED, &host.spec.cordoned)?;
+            context.save().await?;
+        }
+        update_host(context, |host| {
+            host.spec.cordoned = true;
+            host.status.maintenance = Maintenance::Draining;
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
+        let Some(was_cordoned) = context.memo::<bool>(WAS_CORDONED)? else { return Ok(Undone::Yes) };
+        update_host(context, |host| {
+            host.spec.cordoned = was_cordoned;
+            host.status.maintenance = Maintenance::Off;
+        })
+        .await?;
+        Ok(Undone::Yes)
+    }
+}
+
+pub(super) struct Empty;
+
+#[async_trait]
+impl Step for Empty {
+    fn name(&self) -> &'static str {
+        "empty"
+    }
+
+    fn patience(&self) -> Patience {
+        Patience::Unlimited
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let host = context.target().clone();
+        loop {
+            if context.cancel_requested() {
+                return Err(Problem::conflict(CANCELLED, format!("emptying host '{host}' was cancelled")));
+            }
+            let sight = look(context, &host);
+            for vm in &sight.to_move {
+                begin_move(context, vm).await?;
+            }
+            if sight.to_move.is_empty() && sight.busy.is_empty() {
+                if sight.obstacles.is_empty() {
+                    return context.note(STAYED, &sight.staying);
+                }
+                return Err(obstacles_problem(&host, &sight.obstacles));
+            }
+            context.progress(progress_of(&sight)).await?;
+            context.sleep(POLL).await;
+        }
+    }
+
+    async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
+        children::cancel_all(context).await?;
+        Ok(Undone::Yes)
+    }
+}
+
+/// The host's VMs, by what is to be done about them.
+#[derive(Default)]
+struct Sight {
+    /// Now; the others have to wait for these.
+    to_move: Vec<Arc<Vm>>,
+    waiting: Vec<Name>,
+    busy: Vec<Name>,
+    staying: Vec<Name>,
+    obstacles: Vec<(Name, String)>,
+}
+
+fn look(context: &StepContext, host: &Name) -> Sight {
+    let mut sight = Sight::default();
+    let vms: Vec<Arc<Vm>> = context.app.model.read(|tables| {
+        let here = |vm: &Vm| [&vm.status.host, &vm.status.moving_to].into_iter().flatten().any(|at| at == host);
+        tables.vms.values().filter(|vm| here(vm)).cloned().collect()
+    });
+    let mut free = MOVES_AT_ONCE.saturating_sub(children::unfinished(context).len());
+    for vm in vms {
+        let name = vm.metadata.name.clone();
+        match vm.status.phase {
+            _ if vm.status.operation.is_some() => sight.busy.push(name),
+            VmPhase::Running | VmPhase::Paused => match given_up(context, &name) {
+                Some(reason) => sight.obstacles.push((name, reason)),
+                None if free > 0 => {
+                    free -= 1;
+                    sight.to_move.push(vm);
+                }
+                None => sight.waiting.push(name),
+            },
+            VmPhase::Unknown => {
+                let reason = "nobody can say whether it runs; bring its host back, or gantry vm delete --force";
+                sight.obstacles.push((name, reason.to_owned()));
+            }
+            VmPhase::Stopped | VmPhase::Failed | VmPhase::Pending => sight.staying.push(name),
+            VmPhase::Starting | VmPhase::Migrating | VmPhase::Stopping | VmPhase::Deleting => sight.busy.push(name),
+        }
+    }
+    sight
+}
+
+/// Why this VM is not tried to be moved any more.
+fn given_up(context: &StepContext, vm: &Name) -> Option<String> {
+    let moves = children::started(context, "vm-migrate", vm);
+    let failed: Vec<_> = moves.iter().filter(|one| one.status.phase == OperationPhase::Failed).collect();
+    let error = failed.last()?.status.error.as_ref()?;
+    // Where there is no room, another try finds none.
+    let hopeless = error.class == ErrorClass::Conflict || error.class == ErrorClass::Invalid;
+    (hopeless || failed.len() >= TRIES).then(|| error.detail.clone())
+}
+
+async fn begin_move(context: &StepContext, vm: &Vm) -> Result<(), Problem> {
+    let (request, query) = (MigrateRequest::default(), WriteQuery::default());
+    match vm::migrate(&context.app, &caller_of(context), vm.name(), &request, &query).await {
+        Ok(_) => Ok(()),
+        // Somebody was faster: the next look sees what it is doing.
+        Err(problem) if ["vm-busy", "wrong-phase", "not-found"].contains(&problem.code()) => Ok(()),
+        Err(problem) if problem.code() == "vm-pinned" => {
+            Err(obstacles_problem(context.target(), &[(vm.metadata.name.clone(), problem.detail)]))
+        }
+        Err(problem) => Err(problem),
+    }
+}
+
+fn obstacles_problem(host: &Name, obstacles: &[(Name, String)]) -> Problem {
+    let told: Vec<_> = obstacles.iter().map(|(vm, reason)| format!("VM '{vm}': {reason}")).collect();
+    Problem::conflict("drain-obstacles", format!("host '{host}' can't be emptied: {}", told.join("; "))).remedy(
+        "remove what is in the way (make room, change spec.host), or stop these VMs, then do it again",
+    )
+}
+
+fn progress_of(sight: &Sight) -> Progress {
+    let names = |names: &[Name]| names.iter().map(Name::as_str).collect::<Vec<_>>().join(", ");
+    let left = sight.busy.len() + sight.to_move.len() + sight.waiting.len();
+    let mut message = format!("{left} VMs left");
+    if !sight.busy.is_empty() {
+        message += &format!("; at work: {}", names(&sight.busy));
+    }
+    for (vm, reason) in &sight.obstacles {
+        message += &format!("; {vm} can't be moved: {reason}");
+    }
+    Progress { message, ..Progress::default() }
+}
