@@ -62,11 +62,11 @@ impl Room {
         stream.set_read_timeout(Some(ORDER_LIMIT))?;
         let mut line = String::new();
         BufReader::new((&stream).take(ORDER_MAX_BYTES)).read_line(&mut line).context("no order came")?;
-        let answer = match serde_json::from_str(&line).context("it is no order").and_then(|order| self.carry_out(&order))
-        {
-            Ok(status) => PowerAnswer::Power(status),
-            Err(error) => PowerAnswer::Refused(format!("{error:#}")),
-        };
+        let answer =
+            match serde_json::from_str(&line).context("it is no order").and_then(|order| self.carry_out(&order)) {
+                Ok(status) => PowerAnswer::Power(status),
+                Err(error) => PowerAnswer::Refused(format!("{error:#}")),
+            };
         let mut text = serde_json::to_vec(&answer)?;
         text.push(b'\n');
         stream.write_all(&text).context("the answer was not taken")

@@ -19,8 +19,8 @@ pub use local::{
     AgentCommand, AgentRun, ControllerCommand, ControllerInit, ControllerRun, HostJoin, LabCommand, LabUp,
 };
 pub use objects::{
-    EventCommand, HostCommand, HostSet, ImageCommand, PowerChoice, ImageImport, NetworkCommand, NetworkCreate, OperationCommand,
-    TokenCommand, TokenRole,
+    EventCommand, HostCommand, HostSet, ImageCommand, ImageImport, NetworkCommand, NetworkCreate, OperationCommand,
+    PowerChoice, TokenCommand, TokenRole,
 };
 pub use policies::{BalanceSet, ClusterCommand, ClusterSet, Mode, PolicyCommand, PolicySet};
 pub use vm::{Create as VmCreate, Migrate as VmMigrate, PostCopyChoice, Set as VmSet, VmCommand, WaitFor};
@@ -127,8 +127,7 @@ pub enum Command {
     Version,
 }
 
-const KINDS: &str =
-    "vm, host, cluster, policy, image, network, operation, event or token; also their plurals, and img, net, op, ev for \
+const KINDS: &str = "vm, host, cluster, policy, image, network, operation, event or token; also their plurals, and img, net, op, ev for \
 short";
 
 #[derive(Debug, Args)]

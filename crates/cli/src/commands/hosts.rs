@@ -39,13 +39,7 @@ pub async fn run(session: &Session, command: HostCommand, programs: &impl Progra
 }
 
 /// A verb on a host, followed to its end.
-async fn work(
-    session: &Session,
-    name: &str,
-    verb: &str,
-    done: &str,
-    options: FollowOptions,
-) -> Result<(), Failure> {
+async fn work(session: &Session, name: &str, verb: &str, done: &str, options: FollowOptions) -> Result<(), Failure> {
     let client = session.client()?;
     let changed = client.host_verb(name, verb).await?;
     let begun = changed.operation.is_some();

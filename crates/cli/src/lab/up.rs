@@ -18,7 +18,8 @@ use anyhow::{Context as _, bail};
 use gantry_api::rest::{CreateToken, WriteQuery};
 use gantry_lab::{LabRecord, Layout, Room, list, reserve};
 use gantry_types::{
-    ApiToken, ErrorClass, Host, HostPower, HostState, Name, Network, NetworkSpec, PowerDriverKind, Problem, Resource, Role, Subnet, Timestamp,
+    ApiToken, ErrorClass, Host, HostPower, HostState, Name, Network, NetworkSpec, PowerDriverKind, Problem, Resource,
+    Role, Subnet, Timestamp,
 };
 use tokio::time::{Instant, sleep};
 
@@ -206,10 +207,11 @@ async fn until_hosts_are_ready(
     loop {
         let hosts = client.list::<Host>(None).await?;
         let is_ready = |name: &str| {
-            sleeping.iter().any(|host| host == name) || hosts.iter().any(|host| {
-                let heard = host.status.last_seen.is_some_and(|seen| seen >= began);
-                host.name() == name && heard && host.status.state == HostState::Ready
-            })
+            sleeping.iter().any(|host| host == name)
+                || hosts.iter().any(|host| {
+                    let heard = host.status.last_seen.is_some_and(|seen| seen >= began);
+                    host.name() == name && heard && host.status.state == HostState::Ready
+                })
         };
         let missing: Vec<_> = room.hosts().filter(|host| !is_ready(&Layout::host_name(*host))).collect();
         let Some(first) = missing.first() else { return Ok(()) };

@@ -1,7 +1,8 @@
 //! Each kind's columns.
 
 use gantry_types::{
-    ApiToken, ByteSize, Cluster, Event, Host, HostState, Image, Maintenance, Network, Operation, Policy, Resource, StepState, Vm, VmPhase,
+    ApiToken, ByteSize, Cluster, Event, Host, HostState, Image, Maintenance, Network, Operation, Policy, Resource,
+    StepState, Vm, VmPhase,
 };
 use serde::Serialize;
 

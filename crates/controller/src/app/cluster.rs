@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use gantry_api::rest::{Changed, WriteQuery};
-use gantry_types::{Action, Cluster, ClusterSpec, Host, HostUpdate, MAIN_CLUSTER, Name, Policy, Problem, Resource, Severity};
+use gantry_types::{
+    Action, Cluster, ClusterSpec, Host, HostUpdate, MAIN_CLUSTER, Name, Policy, Problem, Resource, Severity,
+};
 
 use super::{App, Caller, already_exists, check_labels, check_name, check_precondition};
 use crate::{
@@ -30,11 +32,6 @@ pub async fn ensure_main(objects: &Objects, clock: &dyn Clock) -> Result<(), Pro
         Err(problem) if problem.code() == CHANGED_MEANWHILE => Ok(()),
         committed => committed.map(drop),
     }
-}
-
-/// What holds for the hosts of a cluster; the defaults for `main` before it is made.
-pub(crate) fn spec_of(tables: &Tables, cluster: &Name) -> ClusterSpec {
-    tables.clusters.get(cluster.as_str()).map(|cluster| cluster.spec.clone()).unwrap_or_default()
 }
 
 /// The cluster's hosts, by name.

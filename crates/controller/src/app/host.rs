@@ -3,7 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use gantry_api::rest::{Changed, WriteQuery};
-use gantry_types::{ApiToken, Host, HostSpec, HostState, HostStatus, Maintenance, Name, Problem, Resource, Role, Severity, Vm};
+use gantry_types::{
+    ApiToken, Host, HostSpec, HostState, HostStatus, Maintenance, Name, Problem, Resource, Role, Severity, Vm,
+};
 
 use super::{App, Caller, already_exists, check_labels, check_name, check_precondition, cluster};
 use crate::objects::Change;

@@ -52,9 +52,9 @@ pub async fn sleep(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -
         app.power.of(host)?;
         if host.status.wake_proof.is_none() {
             let detail = format!("host '{name}' is not put to sleep: that it can be woken has not been proved");
-            return Err(Problem::conflict("wake-not-proved", detail)
-                .object(host.reference())
-                .remedy(format!("prove it, which empties the host and switches it off and on: gantry host reboot {name}")));
+            return Err(Problem::conflict("wake-not-proved", detail).object(host.reference()).remedy(format!(
+                "prove it, which empties the host and switches it off and on: gantry host reboot {name}"
+            )));
         }
         Ok(Some(Action::HostSleep))
     })

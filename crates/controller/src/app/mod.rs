@@ -31,8 +31,8 @@ use crate::{
     links::HostLinks,
     loops::network_distributor::Distributor,
     model::{Kind, ModelFeed, ReadModel},
-    power::PowerDrivers,
     objects::{CHANGED_MEANWHILE, Change, Objects},
+    power::PowerDrivers,
 };
 
 /// Everything a function of the controller needs. There is one per process.

@@ -143,9 +143,8 @@ impl Step for Hosts {
 
 fn begin(context: &StepContext) -> Round {
     let cluster = context.target().clone();
-    let hosts = context.app.model.read(|tables| {
-        hosts_of(tables, &cluster).map(|host| host.metadata.name.clone()).collect()
-    });
+    let hosts =
+        context.app.model.read(|tables| hosts_of(tables, &cluster).map(|host| host.metadata.name.clone()).collect());
     Round { hosts, ..Round::default() }
 }
 
@@ -205,9 +204,8 @@ async fn await_restart(context: &StepContext, current: &Current) -> Result<(), P
         children::follow(context, &child).await?;
     }
     loop {
-        let now = context.app.model.overlay(|overlay| {
-            overlay.hosts.get(host.as_str()).map(|report| report.agent_instance)
-        });
+        let now =
+            context.app.model.overlay(|overlay| overlay.hosts.get(host.as_str()).map(|report| report.agent_instance));
         let ready = context.app.model.get::<Host>(host.as_str()).is_some_and(|it| it.status.state == HostState::Ready);
         if ready && now.is_some() && now != current.agent_instance {
             break;

@@ -11,15 +11,17 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use gantry_api::rest::{MigrateRequest, WriteQuery};
-use gantry_types::{
-    ErrorClass, Maintenance, Name, OperationPhase, Problem, Progress, Resource, Vm, VmPhase,
+use gantry_api::{
+    agent::{VmObservation, VmRunState},
+    rest::{MigrateRequest, WriteQuery},
 };
+use gantry_types::{ErrorClass, Maintenance, Name, OperationPhase, Problem, Progress, Resource, Vm, VmPhase};
 
 use super::{
     children::{self, caller_of},
     host_target::{target_host, update_host},
     step::{CANCELLED, Patience, Step, StepContext, Undone},
+    vm_migrate::source_of,
 };
 use crate::app::vm;
 
@@ -129,6 +131,7 @@ fn look(context: &StepContext, host: &Name) -> Sight {
         let here = |vm: &Vm| [&vm.status.host, &vm.status.moving_to].into_iter().flatten().any(|at| at == host);
         tables.vms.values().filter(|vm| here(vm)).cloned().collect()
     });
+    sight.busy.extend(leaving(context, host));
     let mut free = MOVES_AT_ONCE.saturating_sub(children::unfinished(context).len());
     for vm in vms {
         let name = vm.metadata.name.clone();
@@ -151,6 +154,27 @@ fn look(context: &StepContext, host: &Name) -> Sight {
         }
     }
     sight
+}
+
+/// VMs that are elsewhere already and still need this host: after a switchover to post-copy the rest of their memory is
+/// here, until it is released.
+fn leaving(context: &StepContext, host: &Name) -> Vec<Name> {
+    let held = context.app.model.overlay(|overlay| {
+        let report = overlay.hosts.get(host.as_str());
+        let handed_over = |vm: &&VmObservation| vm.state == VmRunState::HandedOver;
+        let names = report.into_iter().flat_map(|report| report.vms.values()).filter(handed_over);
+        names.map(|vm| vm.name.clone()).collect::<Vec<_>>()
+    });
+    let releasing = context.app.model.read(|tables| {
+        let all = tables.operations.values().filter(|operation| !operation.status.phase.is_finished());
+        let ours = all.filter(|operation| source_of(operation).as_ref() == Some(host));
+        let gone = ours.filter(|operation| {
+            let vm = tables.vms.get(operation.spec.target.name.as_str());
+            vm.is_some_and(|vm| vm.status.host.as_ref() != Some(host))
+        });
+        gone.map(|operation| operation.spec.target.name.clone()).collect::<Vec<_>>()
+    });
+    releasing.into_iter().chain(held).collect()
 }
 
 /// Why this VM is not tried to be moved any more.
@@ -178,9 +202,8 @@ async fn begin_move(context: &StepContext, vm: &Vm) -> Result<(), Problem> {
 
 fn obstacles_problem(host: &Name, obstacles: &[(Name, String)]) -> Problem {
     let told: Vec<_> = obstacles.iter().map(|(vm, reason)| format!("VM '{vm}': {reason}")).collect();
-    Problem::conflict("drain-obstacles", format!("host '{host}' can't be emptied: {}", told.join("; "))).remedy(
-        "remove what is in the way (make room, change spec.host), or stop these VMs, then do it again",
-    )
+    Problem::conflict("drain-obstacles", format!("host '{host}' can't be emptied: {}", told.join("; ")))
+        .remedy("remove what is in the way (make room, change spec.host), or stop these VMs, then do it again")
 }
 
 fn progress_of(sight: &Sight) -> Progress {

@@ -55,7 +55,8 @@ impl Procedure for HostPowerCycle {
             }
             if self.action == Action::HostSleep {
                 let stayed: Vec<Name> = context.memo(STAYED)?.unwrap_or_default();
-                let message = format!("host '{name}' sleeps, put there by {by}; {} stopped VMs stay there", stayed.len());
+                let message =
+                    format!("host '{name}' sleeps, put there by {by}; {} stopped VMs stay there", stayed.len());
                 change.event(&context.event(Severity::Normal, "HostAsleep", message, Some(&name)))?;
             } else if let (Some(on), Some(woke)) =
                 (context.memo::<Timestamp>(SWITCHED_ON_AT)?, context.memo::<Timestamp>(WOKE_AT)?)

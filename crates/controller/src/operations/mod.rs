@@ -27,6 +27,7 @@ mod vm_migrate;
 mod vm_power;
 mod vm_start;
 mod vm_stop;
+mod waking;
 
 use gantry_types::{
     Action, Name, Operation, OperationSpec, PowerState, Problem, Resource, StepState, StepStatus, Vm, VmPhase,

@@ -5,6 +5,9 @@ use gantry_types::{Problem, Resource, Vm};
 
 use crate::app::App;
 
+/// The code of the problem that no host can take a VM.
+pub const NO_HOST_FITS: &str = "no-host-fits";
+
 /// Chooses a host for the VM. The caller holds `App::placement` until the model shows what it did with the answer.
 pub fn choose(app: &App, vm: &Vm, request: &Request) -> Result<Placement, Problem> {
     let answer = app.model.read(|tables| {
@@ -20,7 +23,7 @@ pub fn choose(app: &App, vm: &Vm, request: &Request) -> Result<Placement, Proble
             ),
             None => "add a host, free memory, or ask for less; see: gantry host list".to_owned(),
         };
-        Problem::conflict("no-host-fits", format!("no host can take VM '{}': {refusal}", vm.name()))
+        Problem::conflict(NO_HOST_FITS, format!("no host can take VM '{}': {refusal}", vm.name()))
             .object(vm.reference())
             .remedy(remedy)
     })

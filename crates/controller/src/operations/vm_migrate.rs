@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use gantry_api::agent::{MigrationEndpoint, ReceiveMigration, SendMigration};
 use gantry_placement::{Likeness, Request};
 use gantry_types::{
-    Action, ByteSize, Host, HostState, MigrationPolicy, Name, PowerState, Problem, Resource, Severity, VmPhase,
+    Action, ByteSize, Host, HostState, MigrationPolicy, Name, Operation, PowerState, Problem, Resource, Severity,
+    VmPhase,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -30,6 +31,12 @@ use crate::objects::Change;
 
 const PLAN: &str = "plan";
 const ENDPOINT: &str = "endpoint";
+
+/// The host that a migration leaves, once that is decided.
+pub(super) fn source_of(operation: &Operation) -> Option<Name> {
+    let plan = operation.status.memo.get(PLAN)?;
+    serde_json::from_value::<Plan>(plan.clone()).ok().map(|plan| plan.source)
+}
 
 /// Decided once, at the beginning.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,6 +1,7 @@
 //! `vm_start`: place, addresses, image, define, network, start, running.
 //!
-//! A VM that has a host and a disk starts where they are. Undone, a VM that never had a host has none again and no
+//! A VM that has a host and a disk starts where they are. If no host that is awake can take it and one that sleeps could,
+//! that one is woken first. Undone, a VM that never had a host has none again and no
 //! disk is left; its addresses stay its own until it is deleted.
 
 use async_trait::async_trait;
@@ -11,8 +12,9 @@ use std::time::Duration;
 
 use super::{
     assignment::{assignment, image_of},
-    placing::choose,
+    placing::{NO_HOST_FITS, choose},
     step::{Ending, Procedure, Step, StepContext, Undone},
+    waking::wake_one,
 };
 use crate::{addresses, app::vm_references::pinned_addresses, objects::Change};
 
@@ -101,17 +103,27 @@ impl Step for Place {
     }
 
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
-        let app = &context.app;
+        let app = std::sync::Arc::clone(&context.app);
         let vm = context.vm().await?;
-        let image = image_of(app, &vm)?;
-        let _placing = app.placement.lock().await;
+        let image = image_of(&app, &vm)?;
         let mut request = Request::new(&vm);
         request.disk_space = ByteSize(image.as_ref().map_or(0, |image| image.file_size));
         if let Some(host) = &vm.status.host {
             request.only = Some(host.clone());
             request.despite_cordon = true;
         }
-        let host = choose(app, &vm, &request)?.host;
+        // Not held while a host wakes: others are placed meanwhile.
+        let (_placing, host) = loop {
+            let placing = app.placement.lock().await;
+            match choose(&app, &vm, &request) {
+                Ok(placement) => break (placing, placement.host),
+                Err(refusal) if refusal.code() == NO_HOST_FITS => {
+                    drop(placing);
+                    wake_one(context, &request, refusal).await?;
+                }
+                Err(problem) => return Err(problem),
+            }
+        };
         let disk = vm.spec.disk.or(image.as_ref().map(|image| ByteSize(image.virtual_size)));
         context
             .update_vm(|vm| {

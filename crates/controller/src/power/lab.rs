@@ -23,9 +23,9 @@ pub(super) struct LabOutlet {
 
 impl LabOutlet {
     async fn order(&self, switch: PowerSwitch) -> Result<PowerStatus, Problem> {
-        let asked = timeout(ANSWER_LIMIT, self.ask(switch)).await.unwrap_or_else(|_| {
-            Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "it did not answer in time"))
-        });
+        let asked = timeout(ANSWER_LIMIT, self.ask(switch))
+            .await
+            .unwrap_or_else(|_| Err(std::io::Error::new(std::io::ErrorKind::TimedOut, "it did not answer in time")));
         let silent = |error: &dyn std::fmt::Display| {
             Problem::transient("power-strip", format!("the power strip at {}: {error}", self.strip.display()))
                 .remedy("start what is missing of the lab: gantry lab up")

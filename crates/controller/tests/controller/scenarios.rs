@@ -3,9 +3,9 @@
 use gantry_api::rest::{MigrateRequest, RebootRequest, StopRequest, WriteQuery};
 use gantry_controller::{
     Caller,
-    app::{image, vm},
+    app::{cluster, host_work, image, vm},
 };
-use gantry_types::{MigrationPolicy, Name, PostCopy, VmPhase};
+use gantry_types::{HostUpdate, MigrationPolicy, Name, PostCopy, VmPhase};
 
 use crate::world::{Controller, World, name};
 
@@ -25,10 +25,15 @@ pub enum Scenario {
     MigratePostCopy,
     ImageImport,
     ImageDelete,
+    HostDrain,
+    HostSleep,
+    HostWake,
+    HostReboot,
+    ClusterUpdate,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 19] = [
         Self::Start,
         Self::Restart,
         Self::Stop,
@@ -43,6 +48,11 @@ impl Scenario {
         Self::MigratePostCopy,
         Self::ImageImport,
         Self::ImageDelete,
+        Self::HostDrain,
+        Self::HostSleep,
+        Self::HostWake,
+        Self::HostReboot,
+        Self::ClusterUpdate,
     ];
 
     /// A world in which the operation is written down and not begun.
@@ -50,35 +60,74 @@ impl Scenario {
         let world = World::new().await;
         let controller = world.controller().await;
         let operation = self.ask(&controller).await;
+        let operation = match operation {
+            Some(operation) => operation,
+            None => self.ask_host(&world, &controller).await,
+        };
         (world, operation)
     }
 
-    async fn ask(self, controller: &Controller) -> Name {
+    /// Work on host-1, where the VM is.
+    async fn ask_host(self, world: &World, controller: &Controller) -> Name {
+        let (app, caller, query) = (&controller.app, &Caller::controller(), &WriteQuery::default());
+        world.heartbeats(controller).await;
+        if self == Self::HostSleep {
+            world.prove_wake(controller, "host-1").await;
+        }
+        if self == Self::HostWake {
+            world.prove_wake(controller, "host-2").await;
+            let sleeps = host_work::sleep(app, caller, "host-2", query).await.expect("sleeps").operation;
+            world.drive(controller, &sleeps.expect("an operation").metadata.name).await;
+        }
+        let operation = match self {
+            Self::HostDrain => host_work::drain(app, caller, "host-1", query).await.expect("accepted").operation,
+            Self::HostSleep => host_work::sleep(app, caller, "host-1", query).await.expect("accepted").operation,
+            Self::HostWake => host_work::wake(app, caller, "host-2", query).await.expect("accepted").operation,
+            Self::HostReboot => host_work::reboot(app, caller, "host-1", query).await.expect("accepted").operation,
+            _ => {
+                cluster::ensure_main(&app.objects, &*app.clock).await.expect("made");
+                let update = cluster::update(app, caller, "main", HostUpdate::Reboot, query);
+                update.await.expect("accepted").operation
+            }
+        };
+        operation.expect("an operation").metadata.name
+    }
+
+    /// Whether it starts other operations, or needs hosts that report.
+    pub fn is_of_hosts(self) -> bool {
+        use Scenario::{ClusterUpdate, HostDrain, HostReboot, HostSleep, HostWake};
+        matches!(self, HostDrain | HostSleep | HostWake | HostReboot | ClusterUpdate)
+    }
+
+    async fn ask(self, controller: &Controller) -> Option<Name> {
         let (app, caller, query) = (&controller.app, &Caller::controller(), &WriteQuery::default());
         if self == Self::ImageImport {
             image::create(app, caller, gantry_types::Image::new(name("tiny"), Default::default()), query)
                 .await
                 .expect("made");
             let changed = image::content_uploaded(app, caller, "tiny").await.expect("uploaded");
-            return changed.operation.expect("an operation").metadata.name;
+            return Some(changed.operation.expect("an operation").metadata.name);
         }
         controller.import().await;
         if self == Self::ImageDelete {
             let changed = image::delete(app, caller, "tiny", query).await.expect("deleted");
-            return changed.operation.expect("an operation").metadata.name;
+            return Some(changed.operation.expect("an operation").metadata.name);
         }
         if self == Self::DeleteUnplaced {
             let spec = serde_json::json!({"cpus": 1, "memory": "64MiB", "disk": "1GiB", "power": "stopped"});
             let sent = gantry_types::Vm::new(name("web"), serde_json::from_value(spec).expect("a spec"));
             vm::create(app, caller, sent, query).await.expect("made");
             let changed = vm::delete(app, caller, "web", false, query).await.expect("deleted");
-            return changed.operation.expect("an operation").metadata.name;
+            return Some(changed.operation.expect("an operation").metadata.name);
         }
         let started = controller.create("web").await;
         if self == Self::Start {
-            return started;
+            return Some(started);
         }
         controller.execute(&started).await;
+        if self.is_of_hosts() {
+            return None;
+        }
         let stop = StopRequest { grace_s: 0, force: true };
         if self == Self::Restart {
             let changed = vm::stop(app, caller, "web", stop, query).await.expect("stops");
@@ -102,9 +151,9 @@ impl Scenario {
             Self::Migrate | Self::MigratePaused | Self::MigratePostCopy => {
                 vm::migrate(app, caller, "web", &migrate, query).await
             }
-            Self::Start | Self::DeleteUnplaced | Self::ImageImport | Self::ImageDelete => unreachable!("done above"),
+            _ => unreachable!("done above"),
         };
-        changed.expect("accepted").operation.expect("an operation").metadata.name
+        Some(changed.expect("accepted").operation.expect("an operation").metadata.name)
     }
 
     pub fn is_migration(self) -> bool {
@@ -119,6 +168,9 @@ impl Scenario {
             Self::Pause => Some((VmPhase::Paused, Some("host-1"))),
             Self::Migrate | Self::MigratePostCopy => Some((VmPhase::Running, Some("host-3"))),
             Self::MigratePaused => Some((VmPhase::Paused, Some("host-3"))),
+            Self::HostDrain | Self::HostSleep | Self::HostReboot => Some((VmPhase::Running, Some("host-2"))),
+            // It came back when host-2 was updated.
+            Self::HostWake | Self::ClusterUpdate => Some((VmPhase::Running, Some("host-1"))),
             Self::Delete | Self::DeleteUnplaced | Self::ImageImport | Self::ImageDelete => None,
         }
     }

@@ -1,6 +1,7 @@
 //! A datacenter in memory: fake hosts, a store that can crash the controller, virtual time.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -18,15 +19,16 @@ use gantry_controller::{
     clock::Clock,
     image_library::{ImageLibrary, ImportProgress, ImportRequest, ImportedImage},
     links::HostLinks,
-    loops::intake::heartbeat,
+    loops::{intake::heartbeat, stray_vms},
     objects::{Change, Objects},
     operations::executor,
+    power::{PowerDriver, PowerDrivers},
 };
 use gantry_hostlink::fake::FakeWorld;
 use gantry_store::{MemoryStore, SharedStore};
 use gantry_types::{
-    Host, HostSpec, HostState, Image, ImageFormat, Name, Network, Operation, OperationPhase, Problem, Timestamp, Vm,
-    VmPhase,
+    Host, HostSpec, HostState, Image, ImageFormat, Name, Network, Operation, OperationPhase, PowerStatus, Problem,
+    Timestamp, Vm, VmPhase,
 };
 use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
@@ -117,14 +119,74 @@ impl ImageLibrary for FakeImages {
     }
 }
 
+/// Outlets in memory. A host that gets power back has a new agent.
+pub struct FakePower {
+    hosts: Arc<FakeWorld>,
+    off: Mutex<BTreeSet<Name>>,
+    agents: Mutex<BTreeMap<Name, Uuid>>,
+    pub refuse: Mutex<Option<Problem>>,
+}
+
+impl FakePower {
+    fn agent(&self, host: &Name) -> Uuid {
+        *self.agents.lock().expect("unpoisoned").entry(host.clone()).or_insert_with(Uuid::now_v7)
+    }
+    pub fn is_off(&self, host: &Name) -> bool {
+        self.off.lock().expect("unpoisoned").contains(host)
+    }
+    pub fn restart_agent(&self, host: &Name) {
+        self.agents.lock().expect("unpoisoned").insert(host.clone(), Uuid::now_v7());
+    }
+    pub fn switch_off(&self, host: &Name) {
+        self.off.lock().expect("unpoisoned").insert(host.clone());
+        self.hosts.unplug(host);
+    }
+}
+
+struct FakeOutlet(Arc<FakePower>, Name);
+
+#[async_trait]
+impl PowerDriver for FakeOutlet {
+    async fn on(&self) -> Result<(), Problem> {
+        let Self(power, host) = self;
+        if let Some(problem) = power.refuse.lock().expect("unpoisoned").clone() {
+            return Err(problem);
+        }
+        if power.off.lock().expect("unpoisoned").remove(host) {
+            power.restart_agent(host);
+            power.hosts.mend(host);
+        }
+        Ok(())
+    }
+    async fn off(&self) -> Result<(), Problem> {
+        if let Some(problem) = self.0.refuse.lock().expect("unpoisoned").clone() {
+            return Err(problem);
+        }
+        self.0.switch_off(&self.1);
+        Ok(())
+    }
+    async fn status(&self) -> Result<PowerStatus, Problem> {
+        Ok(if self.0.is_off(&self.1) { PowerStatus::Off } else { PowerStatus::On })
+    }
+}
+
+/// The driver of every host.
+pub struct FakeOutlets(pub Arc<FakePower>);
+
+impl PowerDrivers for FakeOutlets {
+    fn of(&self, host: &Host) -> Result<Arc<dyn PowerDriver>, Problem> {
+        Ok(Arc::new(FakeOutlet(Arc::clone(&self.0), host.metadata.name.clone())))
+    }
+}
+
 pub struct World {
+    pub power: Arc<FakePower>,
     pub store: SharedStore,
     pub hosts: Arc<FakeWorld>,
     pub clock: Arc<TestClock>,
     pub images: Arc<FakeImages>,
     pub directory: tempfile::TempDir,
     beats: AtomicU64,
-    agents: Uuid,
 }
 
 /// A running controller; dropping it is `kill -9`.
@@ -136,14 +198,20 @@ pub struct Controller {
 impl World {
     /// Three hosts, one network, nothing else.
     pub async fn new() -> Self {
+        let hosts = FakeWorld::new();
         let world = Self {
+            power: Arc::new(FakePower {
+                hosts: Arc::clone(&hosts),
+                off: Mutex::default(),
+                agents: Mutex::default(),
+                refuse: Mutex::default(),
+            }),
             store: Arc::new(MemoryStore::default()),
-            hosts: FakeWorld::new(),
+            hosts,
             clock: Arc::default(),
             images: Arc::default(),
             directory: tempfile::tempdir().expect("a directory"),
             beats: AtomicU64::new(0),
-            agents: Uuid::now_v7(),
         };
         let mut change = Change::new();
         for (index, host) in HOSTS.iter().enumerate() {
@@ -180,8 +248,10 @@ impl World {
 
     async fn controller_of(&self, config: Config, store: SharedStore) -> Controller {
         let links = Arc::new(FakeLinks(Arc::clone(&self.hosts)));
-        let (app, feed) =
-            App::open(config, store, links, self.images.clone(), self.clock.clone()).await.expect("a controller");
+        let power = Arc::new(FakeOutlets(Arc::clone(&self.power)));
+        let (app, feed) = App::open(config, store, links, self.images.clone(), power, self.clock.clone())
+            .await
+            .expect("a controller");
         Controller { app, _feed: AbortOnDropHandle::new(tokio::spawn(feed.run())) }
     }
 
@@ -208,7 +278,7 @@ impl World {
             let Ok(vms) = self.hosts.host(&host).observe().await else { continue };
             let stored = controller.app.model.get::<Host>(host.as_str()).expect("a host");
             let beat = Heartbeat {
-                agent_instance: self.agents,
+                agent_instance: self.power.agent(&host),
                 sequence,
                 agent_address: stored.status.agent_address.clone(),
                 underlay_address: stored.status.underlay_address.clone(),
@@ -220,6 +290,37 @@ impl World {
             beats.push((host, beat));
         }
         beats
+    }
+
+    /// Runs an operation to its end while hosts report and what it starts is run too.
+    pub async fn drive(&self, controller: &Controller, operation: &Name) {
+        tokio::select! {
+            () = controller.execute(operation) => {}
+            () = self.meanwhile(controller, operation) => {}
+        }
+    }
+
+    /// Hosts report for ever, and every operation but this one is run.
+    pub async fn meanwhile(&self, controller: &Controller, but: &Name) {
+        let mut tasks = tokio::task::JoinSet::new();
+        let mut begun = BTreeSet::from([but.to_string()]);
+        loop {
+            self.heartbeats(controller).await;
+            stray_vms::pass(&controller.app).await;
+            let unfinished = |operation: &Arc<Operation>| !operation.status.phase.is_finished();
+            for operation in controller.app.model.list::<Operation>().into_iter().filter(unfinished) {
+                let operation = operation.metadata.name.to_string();
+                if begun.insert(operation.clone()) {
+                    let app = Arc::clone(&controller.app);
+                    tasks.spawn(async move { executor::execute(&app, &operation).await });
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub async fn host(&self, host: &str) -> Host {
+        Objects::new(Arc::clone(&self.store)).get(host).await.expect("a host")
     }
 
     /// As many heartbeats as it takes until they are sure to be newer than every operation.

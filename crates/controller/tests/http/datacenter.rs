@@ -93,7 +93,8 @@ impl Datacenter {
         let agents = Arc::new(AgentLinks::new(identity.clone()));
         let images = Arc::new(StoredImages::open(&config).await.expect("a directory"));
         let clock = Arc::new(SystemClock::default());
-        let (app, feed) = App::open(config, store, agents.clone(), images, clock).await.expect("a controller");
+        let power = Arc::new(gantry_controller::power::BuiltInDrivers::default());
+        let (app, feed) = App::open(config, store, agents.clone(), images, power, clock).await.expect("a controller");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("https://{}", listener.local_addr().expect("bound"));
         let front = Arc::new(Front { app: app.clone(), authority, identity, agents });
