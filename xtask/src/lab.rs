@@ -11,12 +11,14 @@ use anyhow::{Context, Result};
 use crate::guest;
 use crate::process;
 use crate::setup;
+use crate::web;
 use crate::workspace;
 
 /// Runs `gantry lab up --sample <guest image>` with the remaining arguments appended.
 pub fn run(arguments: &[String]) -> Result<()> {
     setup::install_packages()?;
     let guest = guest::build()?;
+    web::build()?;
     process::run(process::command("cargo").args(["build", "-p", "gantry"]).current_dir(workspace::root()))?;
     let program = workspace::target().join("debug/gantry");
     offer_command(&program)?;

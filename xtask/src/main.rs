@@ -11,6 +11,7 @@ mod setup;
 mod sim;
 mod test;
 mod tidy;
+mod web;
 mod workspace;
 
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ enum Command {
     Tidy,
     /// Set up, build, check and test everything
     Test,
+    /// Check and build the web UI into web/dist, which the binary embeds
+    Web,
     /// Start a datacenter of three hosts on this machine, with a sample VM
     Lab {
         /// Passed on to `gantry lab up`
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Command::Setup => setup::run(),
         Command::Tidy => tidy::run(),
         Command::Test => test::run(),
+        Command::Web => web::run(),
         Command::Lab { arguments } => lab::run(&arguments),
         Command::Bench { arguments } => bench::run(&arguments),
         Command::Sim { arguments } => sim::run(&arguments),

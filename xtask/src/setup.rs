@@ -1,6 +1,6 @@
 //! `cargo xtask setup`: what the build and the tests need and this machine lacks.
 //!
-//! Owns the list of programs and packages. Debian packages are installed with apt, as root or through sudo; the two
+//! Owns the lists of programs and packages. Debian packages are installed with apt, as root or through sudo; the two
 //! cargo tools are compiled into `target/tools`. Finding that nothing is missing takes milliseconds and touches
 //! neither network nor privileges.
 
@@ -14,7 +14,7 @@ use crate::process;
 use crate::workspace;
 
 /// A program or file that tells whether a package is there, and the package.
-const NEEDS: [(&str, &str); 14] = [
+const NEEDS: &[(&str, &str)] = &[
     ("qemu-system-x86_64", QEMU_SYSTEM),
     ("qemu-img", QEMU_UTILS),
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
@@ -31,23 +31,32 @@ const NEEDS: [(&str, &str); 14] = [
     ("dpkg-deb", "dpkg"),
     ("apt-cache", "apt"),
     ("/etc/ssl/certs/ca-certificates.crt", "ca-certificates"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
 ];
+/// What only the tests need: a real browser, and letters for it to draw.
+const TEST_NEEDS: &[(&str, &str)] =
+    &[("chromium", "chromium"), ("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf", "fonts-dejavu-core")];
 const QEMU_SYSTEM: &str = "qemu-system-x86";
 const QEMU_UTILS: &str = "qemu-utils";
 
 /// `cargo xtask setup`
 pub fn run() -> Result<()> {
-    install_packages()?;
+    install(NEEDS.iter().chain(TEST_NEEDS))?;
     for tool in [CargoTool::NEXTEST, CargoTool::DENY] {
         tool.install()?;
     }
     Ok(())
 }
 
-/// Only what building the guest and running the lab need.
+/// Only what building and running the lab need.
 pub fn install_packages() -> Result<()> {
+    install(NEEDS.iter())
+}
+
+fn install<'a>(needs: impl Iterator<Item = &'a (&'a str, &'a str)> + Clone) -> Result<()> {
     let missing: Vec<&str> =
-        NEEDS.iter().filter(|(probe, _)| !is_present(probe)).map(|(_, package)| *package).collect();
+        needs.clone().filter(|(probe, _)| !is_present(probe)).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -60,7 +69,7 @@ pub fn install_packages() -> Result<()> {
     install.args(["install", "-y", "-qq", "--no-install-recommends", "--allow-downgrades"]).args(&requests);
     process::run(install.env("DEBIAN_FRONTEND", "noninteractive"))
         .with_context(|| format!("cannot install what is missing; please run `{line}` yourself"))?;
-    match NEEDS.iter().find(|(probe, _)| !is_present(probe)) {
+    match needs.clone().find(|(probe, _)| !is_present(probe)) {
         Some((probe, package)) => bail!("package {package} is installed, yet {probe} is not there"),
         None => Ok(()),
     }

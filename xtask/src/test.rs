@@ -12,15 +12,18 @@ use crate::guest;
 use crate::process;
 use crate::setup::{self, CargoTool};
 use crate::tidy;
+use crate::web;
 use crate::workspace;
 
 type Stage = (&'static str, fn() -> Result<()>);
 
-const STAGES: [Stage; 9] = [
+const STAGES: [Stage; 10] = [
     ("setup", setup::run),
     ("format", format),
     ("tidy", tidy::run),
     ("guest", || guest::build().map(drop)),
+    // Before the build that embeds it.
+    ("web", web::test),
     ("build", || cargo(&["build", "--workspace", "--locked"])),
     ("clippy", || cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])),
     ("deny", deny),

@@ -324,8 +324,6 @@ fn guest_spec(workload: &Workload) -> Result<VmSpec> {
         power: PowerState::Running,
         host: None,
         migration: MigrationPolicy::default(),
-        placement: Default::default(),
-        resources: Default::default(),
     })
 }
 

@@ -105,8 +105,6 @@ fn sample_vm() -> Result<Vm, Failure> {
         power: PowerState::Running,
         host: None,
         migration: MigrationPolicy::default(),
-        placement: Default::default(),
-        resources: Default::default(),
     };
     Ok(Vm::new(name(VM)?, spec))
 }

@@ -1,0 +1,46 @@
+// How each state is shown: its tone, which carries the colour, and its word. Colour never stands alone.
+export type Tone = 'good' | 'busy' | 'warn' | 'bad' | 'idle' | 'sleep';
+
+const TONES: Record<string, Tone> = {
+  running: 'good',
+  ready: 'good',
+  succeeded: 'good',
+  active: 'good',
+  done: 'good',
+  normal: 'idle',
+  starting: 'busy',
+  migrating: 'busy',
+  stopping: 'busy',
+  importing: 'busy',
+  joining: 'busy',
+  pending: 'busy',
+  unwinding: 'warn',
+  warning: 'warn',
+  refused: 'warn',
+  paused: 'warn',
+  cordoned: 'warn',
+  unknown: 'bad',
+  lost: 'bad',
+  failed: 'bad',
+  critical: 'bad',
+  stopped: 'idle',
+  cancelled: 'idle',
+  undone: 'idle',
+  deleting: 'idle',
+  sleeping: 'sleep',
+  asleep: 'sleep',
+};
+
+export function toneOf(state: string | null | undefined): Tone {
+  return TONES[state ?? ''] ?? 'idle';
+}
+
+export function wordOf(state: string | null | undefined): string {
+  return (state ?? 'unknown').replaceAll('_', ' ');
+}
+
+/** `vm_start` or `vm-start` as a title: `Start`. */
+export function actionWord(action: string): string {
+  const word = action.replace(/^(vm|image|host|network|volume|pool)[_-]/, '').replaceAll(/[_-]/g, ' ');
+  return word.charAt(0).toUpperCase() + word.slice(1);
+}

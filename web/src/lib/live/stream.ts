@@ -1,0 +1,117 @@
+// One stream of events that heals itself. Owned here: connecting, noticing silence, growing pauses, resuming after the
+// last id, beginning again when that is too old. What the events mean is the follower's business.
+import { checked } from '../api/client';
+import { asRefusal, unreachable, type Refusal } from '../api/refusal';
+import { connection } from './connection.svelte';
+import { SseParser, type SseMessage } from './sse';
+
+export interface Follower {
+  /** The stream begins from nothing: what is known is not to be relied on. */
+  restart(): void;
+  messages(messages: SseMessage[]): void;
+  /** The server will not give this stream, now or later. */
+  refused(refusal: Refusal): void;
+}
+
+/** The server shows life at least every 10 s (bookmarks, comments); longer without a byte is a dead connection. */
+const SILENCE_MS = 12_000;
+const PAUSE_FIRST_MS = 500;
+const PAUSE_MAX_MS = 8_000;
+
+export interface Stream {
+  close(): void;
+}
+
+export function follow(path: string, follower: Follower): Stream {
+  const ended = new AbortController();
+  const member = connection.join();
+  let lastId: string | undefined;
+  void run();
+  return {
+    close() {
+      ended.abort();
+      member.leave();
+    },
+  };
+
+  async function run() {
+    let pauseMs = PAUSE_FIRST_MS;
+    while (!ended.signal.aborted) {
+      try {
+        await once(() => (pauseMs = PAUSE_FIRST_MS));
+      } catch (thrown) {
+        if (ended.signal.aborted) return;
+        const refusal = asRefusal(thrown);
+        if (refusal.code === 'revision-too-old') {
+          lastId = undefined;
+          continue;
+        }
+        if (!refusal.passes) {
+          member.leave();
+          follower.refused(refusal);
+          return;
+        }
+      }
+      if (ended.signal.aborted) return;
+      member.lost(Date.now() + pauseMs);
+      await pause(pauseMs);
+      pauseMs = Math.min(pauseMs * 2, PAUSE_MAX_MS);
+    }
+  }
+
+  /** Follows until the stream ends. */
+  async function once(healthy: () => void): Promise<void> {
+    const attempt = new AbortController();
+    const stop = () => attempt.abort();
+    ended.signal.addEventListener('abort', stop);
+    let silence = setTimeout(stop, SILENCE_MS);
+    try {
+      const resume: Record<string, string> = lastId === undefined ? {} : { 'Last-Event-ID': lastId };
+      const response = await checked(
+        await fetch(path, {
+          credentials: 'same-origin',
+          cache: 'no-store',
+          headers: { Accept: 'text/event-stream', ...resume },
+          signal: attempt.signal,
+        }),
+      );
+      if (lastId === undefined) follower.restart();
+      const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
+      const parser = new SseParser();
+      member.live();
+      for (;;) {
+        const { done, value } = await reader.read();
+        if (done) return;
+        clearTimeout(silence);
+        silence = setTimeout(stop, SILENCE_MS);
+        healthy();
+        const messages = parser.push(value);
+        lastId = messages.findLast((message) => message.id)?.id ?? lastId;
+        if (messages.length > 0) follower.messages(messages);
+      }
+    } catch (thrown) {
+      throw attempt.signal.aborted ? unreachable() : thrown;
+    } finally {
+      clearTimeout(silence);
+      ended.signal.removeEventListener('abort', stop);
+      attempt.abort();
+    }
+  }
+
+  /** Waits, or until the browser says that there is a network again. */
+  function pause(ms: number): Promise<void> {
+    return new Promise((resolve) => {
+      const go = () => {
+        clearTimeout(timer);
+        removeEventListener('online', go);
+        ended.signal.removeEventListener('abort', go);
+        forget();
+        resolve();
+      };
+      const timer = setTimeout(go, ms);
+      addEventListener('online', go);
+      ended.signal.addEventListener('abort', go);
+      const forget = connection.whenRetried(go);
+    });
+  }
+}

@@ -1,0 +1,73 @@
+// The real browser (Debian's chromium), what is looked at in every page, and the tally of what passed.
+import { mkdirSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { chromium } from 'playwright-core';
+
+const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
+const pictures = process.env.GANTRY_SCREENSHOTS ?? new URL('../../../target/web-screenshots/', import.meta.url).pathname;
+
+export const WIDE = { width: 1280, height: 800 };
+export const PHONE = { width: 390, height: 844 };
+
+export async function launch() {
+  mkdirSync(pictures, { recursive: true });
+  return chromium.launch({
+    executablePath: process.env.GANTRY_CHROMIUM ?? '/usr/bin/chromium',
+    // Tests run as root in a container, where the browser's own sandbox and /dev/shm can't be relied on.
+    args: ['--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu'],
+  });
+}
+
+/** A page, and everything it complained of. */
+export async function openPage(browser, { viewport = WIDE, colorScheme = 'light', baseURL, storageState } = {}) {
+  const context = await browser.newContext({ viewport, colorScheme, baseURL, storageState, ignoreHTTPSErrors: true, reducedMotion: 'no-preference' });
+  const page = await context.newPage();
+  const complaints = [];
+  page.on('pageerror', (error) => complaints.push(`error: ${error.message}`));
+  page.on('console', (message) => {
+    if (message.type() === 'error' && !/Failed to load resource|net::ERR/.test(message.text())) complaints.push(message.text());
+  });
+  return { page, context, complaints };
+}
+
+export async function picture(page, name) {
+  await page.screenshot({ path: `${pictures}/${name}.png`, animations: 'disabled' });
+}
+
+/** What axe finds against WCAG 2.2 AA, one line each. */
+export async function barriers(page) {
+  await page.evaluate(axe);
+  const { violations } = await page.evaluate(() =>
+    globalThis.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'] }),
+  );
+  return violations.map(({ id, help, nodes }) => `${id}: ${help}\n${nodes.slice(0, 3).map((node) => `      ${node.html.slice(0, 160)} ${node.any[0]?.message ?? ''}`).join('\n')}`);
+}
+
+export class Tally {
+  passed = 0;
+  failed = 0;
+
+  /** A named test; one that throws does not end the others unless they need it. */
+  async test(name, body) {
+    const began = performance.now();
+    try {
+      await body();
+      this.passed += 1;
+      console.log(`  ok   ${name} (${((performance.now() - began) / 1000).toFixed(1)} s)`);
+      return true;
+    } catch (error) {
+      this.failed += 1;
+      console.log(`  FAIL ${name}\n       ${String(error?.stack ?? error).replaceAll('\n', '\n       ')}`);
+      return false;
+    }
+  }
+
+  end() {
+    console.log(`${this.passed} passed, ${this.failed} failed`);
+    process.exitCode = this.failed > 0 ? 1 : 0;
+  }
+}
+
+export function must(condition, message) {
+  if (!condition) throw new Error(message);
+}

@@ -1,0 +1,41 @@
+import { readFileSync } from 'node:fs';
+import { svelte } from '@sveltejs/vite-plugin-svelte';
+import { defineConfig } from 'vitest/config';
+
+// `npm run dev` shows a real controller: GANTRY_URL is its address, GANTRY_TOKEN a token for it, and the session cookie
+// of a login replaces the latter. Its certificate is of its own CA, so it is not checked here.
+const controller = process.env.GANTRY_URL ?? 'https://10.64.0.250:7443';
+const token = process.env.GANTRY_TOKEN_FILE ? readFileSync(process.env.GANTRY_TOKEN_FILE, 'utf8').trim() : undefined;
+const proxied = {
+  target: controller,
+  secure: false,
+  changeOrigin: true,
+  ws: true,
+  headers: (token ? { Authorization: `Bearer ${token}` } : {}) as Record<string, string>,
+};
+
+export default defineConfig({
+  plugins: [svelte()],
+  resolve: {
+    alias: { $lib: '/src/lib', $features: '/src/features' },
+    // Component tests mount components as a browser does.
+    ...(process.env.VITEST ? { conditions: ['browser'] } : {}),
+  },
+  server: { proxy: { '/v1': proxied } },
+  preview: { proxy: { '/v1': proxied } },
+  build: {
+    target: 'es2022',
+    // data: URLs would need a wider content security policy.
+    assetsInlineLimit: 0,
+    cssCodeSplit: true,
+    modulePreload: { polyfill: false },
+    chunkSizeWarningLimit: 600,
+    manifest: true,
+    // scripts/clear.mjs does that: one file in there is not the build's.
+    emptyOutDir: false,
+  },
+  test: {
+    environment: 'jsdom',
+    include: ['tests/unit/**/*.test.ts'],
+  },
+});
