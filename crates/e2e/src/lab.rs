@@ -324,6 +324,8 @@ fn guest_spec(workload: &Workload) -> Result<VmSpec> {
         power: PowerState::Running,
         host: None,
         migration: MigrationPolicy::default(),
+        placement: Default::default(),
+        resources: Default::default(),
     })
 }
 

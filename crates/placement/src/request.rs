@@ -1,25 +1,41 @@
 //! What is asked of placement.
 
-use gantry_types::{Arch, ByteSize, Inventory, Name, Vm};
+use gantry_types::{Arch, ByteSize, Inventory, Labels, Name, PlacementRules, Vm};
 use uuid::Uuid;
 
-use crate::Reason;
+use crate::{Demand, Machine, Reason, machine::version};
 
 /// A VM that needs a host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// Its own share is not counted against it.
     pub vm: Uuid,
+    /// Rules of other VMs may speak of it.
+    pub labels: Labels,
+    pub rules: PlacementRules,
     pub arch: Arch,
+    pub cpus: u32,
+    /// Of one processor, promised at all times.
+    pub cpu_reservation_percent: u32,
     pub memory: ByteSize,
+    /// The part of its memory that is never lent to others.
+    pub memory_reservation: ByteSize,
     /// What a pool must have free. Disks are thin, so this is less than their size.
     pub disk_space: ByteSize,
+    /// That pool and no other.
+    pub pool: Option<String>,
+    /// Networks that the host must reach.
+    pub networks: Vec<Name>,
+    /// What it is expected to use.
+    pub demand: Demand,
     /// This host and no other.
     pub only: Option<Name>,
     /// Any host but this one.
     pub except: Option<Name>,
     /// The VM is on that host already, so a cordon does not matter.
     pub despite_cordon: bool,
+    /// A sleeping host will do: it is woken first.
+    pub may_wake: bool,
     /// A running guest moves: the host must be able to go on with it.
     pub like: Option<Likeness>,
 }
@@ -27,14 +43,26 @@ pub struct Request {
 impl Request {
     /// For a VM that is nowhere yet.
     pub fn new(vm: &Vm) -> Self {
+        let mut networks: Vec<Name> = vm.spec.nics.iter().map(|nic| nic.network.clone()).collect();
+        networks.sort();
+        networks.dedup();
         Self {
             vm: vm.metadata.uuid,
+            labels: vm.metadata.labels.clone(),
+            rules: vm.spec.placement.clone(),
             arch: vm.spec.arch,
+            cpus: vm.spec.cpus,
+            cpu_reservation_percent: vm.spec.resources.cpu_reservation_percent,
             memory: vm.spec.memory,
+            memory_reservation: vm.spec.resources.memory_reservation,
             disk_space: ByteSize(0),
+            pool: None,
+            networks,
+            demand: Demand::default(),
             only: vm.spec.host.clone(),
             except: None,
             despite_cordon: false,
+            may_wake: false,
             like: None,
         }
     }
@@ -63,7 +91,7 @@ impl Likeness {
         }
     }
 
-    pub(crate) fn check(&self, destination: &Inventory) -> Result<(), Reason> {
+    pub(crate) fn check(&self, destination: &Machine) -> Result<(), Reason> {
         if destination.arch != self.arch {
             return Err(Reason::OtherArch { arch: destination.arch });
         }
@@ -73,15 +101,10 @@ impl Likeness {
         if version(&destination.qemu_version) < version(&self.qemu_version) {
             return Err(Reason::OlderQemu { has: destination.qemu_version.clone(), needed: self.qemu_version.clone() });
         }
-        let missing = |flags: &Vec<String>| flags.iter().find(|flag| !destination.cpu.flags.contains(flag)).cloned();
+        let missing = |flags: &Vec<String>| flags.iter().find(|flag| !destination.has(flag)).cloned();
         match self.cpu_flags.as_ref().and_then(missing) {
             Some(flag) => Err(Reason::MissingCpuFlag { flag }),
             None => Ok(()),
         }
     }
-}
-
-/// `7.2.17 (Debian 1:7.2+dfsg)` → `[7, 2]`; QEMU promises migration between versions by major and minor.
-fn version(text: &str) -> Vec<u64> {
-    text.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse().ok()).take(2).collect()
 }

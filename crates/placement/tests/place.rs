@@ -2,13 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use gantry_placement::{Likeness, MEMORY_RESERVE, Reason, Request, place};
+use gantry_placement::{Likeness, MEMORY_RESERVE, Placement, Reason, Refusal, Request, Settings, Snapshot};
 use gantry_types::{
     Arch, ByteSize, CpuInfo, Firmware, Host, HostSpec, HostState, Inventory, MigrationPolicy, Name, PoolInfo,
     PowerState, Vm, VmSpec,
 };
 use proptest::prelude::*;
 use uuid::Uuid;
+
+/// Builds the snapshot and places.
+fn place<'a>(
+    hosts: impl IntoIterator<Item = &'a Host>,
+    vms: impl IntoIterator<Item = &'a Vm>,
+    request: &Request,
+) -> Result<Placement, Refusal> {
+    gantry_placement::place(&Snapshot::of(Settings::default(), hosts, vms), request)
+}
 
 fn name(text: &str) -> Name {
     text.parse().expect("a name")
@@ -53,6 +62,8 @@ fn vm(id: u128, memory_mib: u64) -> Vm {
         power: PowerState::Running,
         host: None,
         migration: MigrationPolicy::default(),
+        placement: Default::default(),
+        resources: Default::default(),
     };
     let mut vm = Vm::new(name(&format!("vm-{id}")), spec);
     vm.metadata.uuid = Uuid::from_u128(id);

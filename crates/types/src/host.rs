@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use uuid::Uuid;
 
-use crate::{Arch, ByteSize, Name, Timestamp, policy::main_cluster, resource::resource};
+use crate::{Arch, ByteSize, FailureDomain, Name, Problem, Timestamp, policy::main_cluster, resource::resource};
 
 resource!(
     /// A server whose agent has joined this datacenter.
@@ -24,11 +24,23 @@ pub struct HostSpec {
     /// How its power is switched; by hand if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<HostPower>,
+    /// What fails together with this host.
+    #[serde(default, skip_serializing_if = "FailureDomain::is_empty")]
+    pub failure_domain: FailureDomain,
 }
 
 impl Default for HostSpec {
     fn default() -> Self {
-        Self { cordoned: false, cluster: main_cluster(), power: None }
+        Self { cordoned: false, cluster: main_cluster(), power: None, failure_domain: FailureDomain::default() }
+    }
+}
+
+impl HostSpec {
+    /// All that is wrong with it by itself, as problem fields.
+    pub fn validate(&self) -> Result<(), Problem> {
+        let problem = Problem::invalid("invalid-host", "the host's spec is not valid");
+        let problem = self.failure_domain.validate(problem);
+        if problem.fields.is_empty() { Ok(()) } else { Err(problem) }
     }
 }
 

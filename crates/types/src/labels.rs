@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use utoipa::ToSchema;
 
 /// `key=value` marks on an object. Keys: 1–63 of `A-Za-z0-9-_./`; values: up to 63 of `A-Za-z0-9-_.`.
@@ -97,6 +97,42 @@ impl FromStr for Selector {
     }
 }
 
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts: Vec<_> = self.requirements.iter().map(ToString::to_string).collect();
+        f.pad(&texts.join(","))
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::In(key, values) => match values.as_slice() {
+                [value] => write!(f, "{key}={value}"),
+                _ => write!(f, "{key} in ({})", values.join(",")),
+            },
+            Self::NotIn(key, values) => match values.as_slice() {
+                [value] => write!(f, "{key}!={value}"),
+                _ => write!(f, "{key} notin ({})", values.join(",")),
+            },
+            Self::Exists(key) => f.write_str(key),
+            Self::Absent(key) => write!(f, "!{key}"),
+        }
+    }
+}
+
+impl Serialize for Selector {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Selector {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
 fn split_outside_parentheses(text: &str) -> Vec<&str> {
     let (mut parts, mut depth, mut start) = (Vec::new(), 0i32, 0);
     for (at, c) in text.char_indices() {
@@ -164,6 +200,15 @@ mod tests {
             ("app=db", false),
         ] {
             assert_eq!(selector.parse::<Selector>().map(|s| s.matches(&web)), Ok(expected), "{selector}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_back_the_same() {
+        for text in ["", "app=web", "app!=web", "app in (db,web)", "app notin (db,web)", "critical", "!old,app=web"] {
+            let selector: Selector = text.parse().expect("a selector");
+            assert_eq!(selector.to_string(), text);
+            assert_eq!(serde_json::from_str::<Selector>(&format!("\"{text}\"")).ok(), Some(selector));
         }
     }
 

@@ -18,6 +18,7 @@ mod migration;
 mod name;
 mod network;
 mod operation;
+mod placement;
 mod policy;
 mod power;
 mod problem;
@@ -47,6 +48,7 @@ pub use network::{Network, NetworkSpec, NetworkStatus, PortLease, Subnet};
 pub use operation::{
     Action, HostUpdate, Operation, OperationPhase, OperationSpec, OperationStatus, Progress, StepState, StepStatus,
 };
+pub use placement::{DomainLevel, FailureDomain, HostRule, Keep, PlacementRules, ResourceWishes, Strength, VmRule};
 pub use policy::{
     Advice, BalancePolicy, Policy, PolicyMode, PolicySpec, PolicyStatus, PowerPolicy, Recommendation, SchedulePolicy,
     Weekday,

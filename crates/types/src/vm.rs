@@ -7,8 +7,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    ByteSize, MacAddress, MigrationFigures, MigrationPolicy, MigrationProgress, Name, Problem, Timestamp, VmPhase,
-    resource::resource,
+    ByteSize, MacAddress, MigrationFigures, MigrationPolicy, MigrationProgress, Name, PlacementRules, Problem,
+    ResourceWishes, Timestamp, VmPhase, resource::resource,
 };
 
 resource!(
@@ -48,6 +48,12 @@ pub struct VmSpec {
     pub host: Option<Name>,
     #[serde(default)]
     pub migration: MigrationPolicy,
+    /// Which VMs and hosts it wants to be near to or far from.
+    #[serde(default, skip_serializing_if = "PlacementRules::is_empty")]
+    pub placement: PlacementRules,
+    /// What it is promised of its host, and what it may take at most.
+    #[serde(default, skip_serializing_if = "ResourceWishes::is_default")]
+    pub resources: ResourceWishes,
 }
 
 impl VmSpec {
@@ -91,6 +97,8 @@ impl VmSpec {
         if !(1..=10_000).contains(&self.migration.max_downtime_ms) {
             problem = problem.field("spec.migration.max_downtime_ms", "is out of range, use 1 to 10000");
         }
+        problem = self.placement.validate(problem);
+        problem = self.resources.validate(self.cpus, self.memory, problem);
         if problem.fields.is_empty() { Ok(()) } else { Err(problem) }
     }
 }

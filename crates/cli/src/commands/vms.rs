@@ -159,6 +159,8 @@ fn vm_of(arguments: &VmCreate) -> Result<Vm, Problem> {
         power: if arguments.stopped { PowerState::Stopped } else { PowerState::Running },
         host: arguments.host.clone(),
         migration: gantry_types::MigrationPolicy::default(),
+        placement: Default::default(),
+        resources: Default::default(),
     };
     let mut vm = Vm::new(arguments.name.clone(), spec);
     vm.metadata.labels = Labels(arguments.labels.iter().cloned().collect::<BTreeMap<_, _>>());

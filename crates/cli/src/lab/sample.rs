@@ -105,6 +105,8 @@ fn sample_vm() -> Result<Vm, Failure> {
         power: PowerState::Running,
         host: None,
         migration: MigrationPolicy::default(),
+        placement: Default::default(),
+        resources: Default::default(),
     };
     Ok(Vm::new(name(VM)?, spec))
 }

@@ -199,6 +199,7 @@ pub async fn put(
     check_name(name, &sent)?;
     check_labels(&sent.metadata)?;
     let _referring = app.references.read().await;
+    sent.spec.validate()?;
     app.objects
         .racing(|| async {
             let current: Host = app.objects.find(name).await?.ok_or_else(|| {

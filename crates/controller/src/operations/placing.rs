@@ -1,6 +1,6 @@
 //! Asking placement with the read model as its snapshot.
 
-use gantry_placement::{Placement, Request, place};
+use gantry_placement::{Placement, Request, Settings, Snapshot, place};
 use gantry_types::{Problem, Resource, Vm};
 
 use crate::app::App;
@@ -10,10 +10,11 @@ pub const NO_HOST_FITS: &str = "no-host-fits";
 
 /// Chooses a host for the VM. The caller holds `App::placement` until the model shows what it did with the answer.
 pub fn choose(app: &App, vm: &Vm, request: &Request) -> Result<Placement, Problem> {
-    let answer = app.model.read(|tables| {
+    let snapshot = app.model.read(|tables| {
         let hosts = tables.hosts.values().map(AsRef::as_ref);
-        place(hosts, tables.vms.values().map(AsRef::as_ref), request)
+        Snapshot::of(Settings::default(), hosts, tables.vms.values().map(AsRef::as_ref))
     });
+    let answer = place(&snapshot, request);
     answer.map_err(|refusal| {
         let remedy = match refusal.missing_arch() {
             Some(arch) => format!(
