@@ -1,6 +1,7 @@
 //! Network namespaces and what runs inside them.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::fs::MetadataExt,
     process::{Command, Output, Stdio},
@@ -64,16 +65,17 @@ pub fn processes(namespace: &str) -> Vec<i32> {
 /// Kills everything in `namespace` at once, as power loss does, and returns how many processes that were.
 pub fn kill_all(namespace: &str) -> Result<usize> {
     let deadline = Instant::now() + Duration::from_secs(20);
-    let mut killed = 0;
+    // By pid: one that takes its time to die is met again in the next round.
+    let mut killed = BTreeSet::new();
     loop {
         let pids = processes(namespace);
         if pids.is_empty() {
-            return Ok(killed);
+            return Ok(killed.len());
         }
         for pid in pids {
             // A process that ended in between is what we want.
             if kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
-                killed += 1;
+                killed.insert(pid);
             }
         }
         if Instant::now() > deadline {
