@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use gantry_api::rest::WriteQuery;
-use gantry_placement::{Request, place};
+use gantry_placement::{Request, Settings, Snapshot, place};
 use gantry_types::{Host, HostState, Name, OperationPhase, Problem, Progress, Resource};
 
 use super::{
@@ -60,7 +60,11 @@ fn candidate(context: &StepContext, request: &Request) -> Option<Name> {
     let would_fit = |host: &&Arc<Host>| {
         let mut awake = Host::clone(host);
         awake.status.state = HostState::Ready;
-        context.app.model.read(|tables| place([&awake], tables.vms.values().map(AsRef::as_ref), request)).is_ok()
+        let snapshot = context
+            .app
+            .model
+            .read(|tables| Snapshot::of(Settings::default(), [&awake], tables.vms.values().map(AsRef::as_ref)));
+        place(&snapshot, request).is_ok()
     };
     let mut fitting: Vec<_> =
         asleep.iter().filter(would_fit).filter(|host| !has_failed(context, &host.metadata.name)).collect();
