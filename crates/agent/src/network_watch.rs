@@ -71,6 +71,7 @@ mod tests {
             prefix_length: 24,
             gateway: None,
             dns: Vec::new(),
+            more_addresses: Vec::new(),
         }
     }
 

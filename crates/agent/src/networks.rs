@@ -4,6 +4,9 @@
 //! run and whether their guests are here yet. So remote ports come from the controller, local ones from the VMs'
 //! records, and a call of the controller that is computed from an older view of this host never takes a VM's tap away.
 //!
+//! What the controller says of a local port besides (its VM, its security groups) is kept for as long as the VM is here,
+//! also when a later call does not name the port: a port is never opened by not being mentioned.
+//!
 //! What was applied is on disk and is applied again when the agent starts, before any guest does.
 //!
 //! A network that the underlay can't carry is refused when it first comes to this host, with what to do about it. One that
@@ -57,6 +60,8 @@ pub(crate) struct Networks {
 #[derive(Default)]
 struct State {
     desired: HostNetworks,
+    /// What the controller last said of each port that is here, by the port's id.
+    told: BTreeMap<Uuid, LocalPort>,
     vms: BTreeMap<Uuid, VmPorts>,
     /// Grows with each change made for one VM; what is left to tidy up after it waits for the next look at the whole.
     touched: u64,
@@ -89,7 +94,8 @@ impl Networks {
             Err(error) => return Err(damaged(error.to_string())),
         };
         let generation = AtomicU64::new(desired.generation);
-        let state = Mutex::new(State { desired, vms: BTreeMap::new(), ..State::default() });
+        let told = told(&desired, BTreeMap::new(), &BTreeMap::new());
+        let state = Mutex::new(State { desired, told, vms: BTreeMap::new(), ..State::default() });
         Ok(Self { plane, underlay_address, path, state, generation })
     }
 
@@ -109,7 +115,8 @@ impl Networks {
                 .remedy("nothing is to be done: the controller sends the newest networks by itself"));
         }
         let (possible, refused) = self.fitting(desired, &state).await;
-        let plan = merged(&possible, &state.vms, self.underlay_address);
+        state.told = told(&possible, std::mem::take(&mut state.told), &state.vms);
+        let plan = self.merged(&possible, &state);
         self.plane.apply(&plan).await.map_err(not_applied)?;
         state.settled = Some(state.touched);
         if state.desired != possible {
@@ -123,6 +130,10 @@ impl Networks {
             state.desired = possible;
         }
         refused.map_or(Ok(()), Err)
+    }
+
+    fn merged(&self, desired: &HostNetworks, state: &State) -> HostNetworks {
+        merged(desired, &state.vms, &state.told, self.underlay_address)
     }
 
     fn not_written(&self, class: ErrorClass, reason: &str) -> Problem {
@@ -172,7 +183,7 @@ impl Networks {
     /// Makes the data plane as it was last wanted, with the VMs known by now.
     pub async fn reapply(&self) -> Result<(), Problem> {
         let mut state = self.state.lock().await;
-        let plan = merged(&state.desired, &state.vms, self.underlay_address);
+        let plan = self.merged(&state.desired, &state);
         self.plane.apply(&plan).await.map_err(not_applied)?;
         state.settled = Some(state.touched);
         Ok(())
@@ -183,7 +194,7 @@ impl Networks {
     pub async fn repair(&self) -> Result<Repair, Problem> {
         let (wanted, touched) = {
             let state = self.state.lock().await;
-            (merged(&state.desired, &state.vms, self.underlay_address), state.touched)
+            (self.merged(&state.desired, &state), state.touched)
         };
         let seen = self.plane.observe().await.map_err(not_applied)?;
         if plan(&seen, &target::host(&wanted), Scope::Everything).is_ok_and(|changes| changes.is_empty()) {
@@ -191,7 +202,7 @@ impl Networks {
             return Ok(Repair::default());
         }
         let mut state = self.state.lock().await;
-        let wanted = merged(&state.desired, &state.vms, self.underlay_address);
+        let wanted = self.merged(&state.desired, &state);
         let applied = self.plane.apply(&wanted).await.map_err(not_applied)?;
         let touched = state.touched;
         let was_settled = state.settled.replace(touched) == Some(touched);
@@ -217,7 +228,7 @@ impl Networks {
         for nic in before.iter().flat_map(|ports| &ports.nics).filter(|nic| !kept(nic)) {
             self.plane.remove_port(&port_ref(nic)).await.map_err(failed)?;
         }
-        let plan = merged(&state.desired, &state.vms, self.underlay_address);
+        let plan = self.merged(&state.desired, &state);
         for nic in nics {
             let network = plan.networks.iter().find(|network| network.vni == nic.vni);
             let port = network.and_then(|network| network.local.iter().find(|port| port.id == nic.port));
@@ -275,7 +286,24 @@ fn port_ref(nic: &NicAssignment) -> PortRef {
     PortRef { vni: nic.vni, id: nic.port, mac: nic.mac }
 }
 
-fn merged(desired: &HostNetworks, vms: &BTreeMap<Uuid, VmPorts>, underlay_address: IpAddr) -> HostNetworks {
+/// What the controller says of ports now, and what it said before of those that are still here.
+fn told(
+    desired: &HostNetworks,
+    mut before: BTreeMap<Uuid, LocalPort>,
+    vms: &BTreeMap<Uuid, VmPorts>,
+) -> BTreeMap<Uuid, LocalPort> {
+    before.retain(|port, _| vms.values().flat_map(|ports| &ports.nics).any(|nic| nic.port == *port));
+    let now = desired.networks.iter().flat_map(|network| &network.local);
+    before.extend(now.map(|port| (port.id, port.clone())));
+    before
+}
+
+fn merged(
+    desired: &HostNetworks,
+    vms: &BTreeMap<Uuid, VmPorts>,
+    told: &BTreeMap<Uuid, LocalPort>,
+    underlay_address: IpAddr,
+) -> HostNetworks {
     let mut plan = desired.clone();
     plan.networks.iter_mut().for_each(|network| network.local.clear());
     for (ports, nic) in vms.values().flat_map(|ports| ports.nics.iter().map(move |nic| (ports, nic))) {
@@ -284,17 +312,16 @@ fn merged(desired: &HostNetworks, vms: &BTreeMap<Uuid, VmPorts>, underlay_addres
         match ports.place {
             Place::Here => network.remote.retain(|port| port.mac != nic.mac),
             Place::Left(vtep) if !known_remote => {
-                network.remote.push(RemotePort { mac: nic.mac, addresses: vec![nic.address], vtep });
+                network.remote.push(RemotePort::new(nic.mac, nic.addresses().collect(), vtep));
             }
             Place::Left(_) | Place::Coming => {}
         }
-        network.local.push(LocalPort {
-            id: nic.port,
-            mac: nic.mac,
-            addresses: vec![nic.address],
-            owner_uid: ports.owner_uid,
-            active: ports.place == Place::Here,
-        });
+        let here = ports.place == Place::Here;
+        let mut port = LocalPort::new(nic.port, nic.mac, nic.addresses().collect(), ports.owner_uid, here);
+        if let Some(told) = told.get(&nic.port) {
+            (port.vm, port.vm_uuid, port.groups) = (told.vm.clone(), told.vm_uuid, told.groups.clone());
+        }
+        network.local.push(port);
     }
     plan
 }
@@ -303,16 +330,7 @@ fn merged(desired: &HostNetworks, vms: &BTreeMap<Uuid, VmPorts>, underlay_addres
 fn network_of<'a>(plan: &'a mut HostNetworks, nic: &NicAssignment, underlay_address: IpAddr) -> &'a mut HostNetwork {
     let found = plan.networks.iter().position(|network| network.vni == nic.vni);
     let at = found.unwrap_or_else(|| {
-        plan.networks.push(HostNetwork {
-            uuid: Uuid::nil(),
-            name: nic.network.to_string(),
-            vni: nic.vni,
-            mtu: nic.mtu,
-            underlay_address,
-            local: Vec::new(),
-            remote: Vec::new(),
-            external_vteps: Vec::new(),
-        });
+        plan.networks.push(HostNetwork::new(Uuid::nil(), nic.network.as_str(), nic.vni, nic.mtu, underlay_address));
         plan.networks.len() - 1
     });
     &mut plan.networks[at]
@@ -338,6 +356,7 @@ mod tests {
             prefix_length: 24,
             gateway: None,
             dns: Vec::new(),
+            more_addresses: Vec::new(),
         }
     }
 
@@ -347,13 +366,13 @@ mod tests {
             network_of(&mut desired, &nic(), HERE.parse().unwrap()).remote = remote;
         }
         let vms = [(Uuid::from_u128(1), VmPorts { nics: vec![nic()], owner_uid: 200_001, place })].into();
-        let mut plan = merged(&desired, &vms, HERE.parse().unwrap());
+        let mut plan = merged(&desired, &vms, &BTreeMap::new(), HERE.parse().unwrap());
         assert_eq!(plan.networks.len(), 1);
         plan.networks.remove(0)
     }
 
     fn remote() -> RemotePort {
-        RemotePort { mac: nic().mac, addresses: vec![nic().address], vtep: THERE.parse().unwrap() }
+        RemotePort::new(nic().mac, vec![nic().address], THERE.parse().unwrap())
     }
 
     async fn networks(plane: &Arc<FakeDataPlane>, directory: &Path) -> Networks {
@@ -361,7 +380,7 @@ mod tests {
     }
 
     fn wanted(generation: u64, of: &[(u32, u32)]) -> HostNetworks {
-        let mut desired = HostNetworks { generation, networks: Vec::new() };
+        let mut desired = HostNetworks { generation, ..HostNetworks::default() };
         for (vni, mtu) in of {
             network_of(&mut desired, &NicAssignment { vni: *vni, mtu: *mtu, ..nic() }, HERE.parse().unwrap());
         }
@@ -425,6 +444,30 @@ mod tests {
         networks.remove(vm).await.unwrap();
         let repair = networks.repair().await.unwrap();
         assert!(!repair.was_tampered_with && !repair.changes.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_port_keeps_its_groups_until_it_is_told_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let plane = Arc::new(FakeDataPlane::new());
+        plane.set_underlay(HERE.parse().unwrap(), "eth1", 1500);
+        let networks = networks(&plane, directory.path()).await;
+        networks.ensure(Uuid::from_u128(1), &[nic()], 200_001, Place::Here).await.unwrap();
+        let filtered = async || !plane.observe().await.unwrap().groups.is_empty();
+        assert!(!filtered().await);
+        let mut desired = wanted(1, &[(100, 1400)]);
+        let mut port = LocalPort::new(nic().port, nic().mac, vec![nic().address], 200_001, true);
+        port.groups.push(Uuid::from_u128(9));
+        desired.networks[0].local.push(port.clone());
+        networks.apply(&desired).await.unwrap();
+        assert!(filtered().await);
+        // An older view of this host knows nothing of the port.
+        networks.apply(&wanted(2, &[(100, 1400)])).await.unwrap();
+        assert!(filtered().await);
+        port.groups.clear();
+        desired.networks[0].local = vec![port];
+        networks.apply(&HostNetworks { generation: 3, ..desired }).await.unwrap();
+        assert!(!filtered().await);
     }
 
     #[test]

@@ -118,6 +118,26 @@ pub struct NicAssignment {
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub dns: Vec<IpAddr>,
+    /// Its addresses in the network's other subnets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_addresses: Vec<NicAddress>,
+}
+
+impl NicAssignment {
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        std::iter::once(self.address).chain(self.more_addresses.iter().map(|more| more.address))
+    }
+}
+
+/// An address of a card, with what its subnet tells.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NicAddress {
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    pub prefix_length: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub gateway: Option<IpAddr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

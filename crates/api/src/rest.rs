@@ -1,6 +1,8 @@
 //! Requests and responses of the public API that are not objects themselves.
 
-use gantry_types::{HostUpdate, MigrationPolicy, Name, Operation, Role, Timestamp};
+use std::net::IpAddr;
+
+use gantry_types::{HostUpdate, MigrationPolicy, Name, Operation, Protocol, Role, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -60,6 +62,50 @@ pub struct DeleteVmQuery {
     /// Do not wait for a host that is lost: forget the VM now; what the host has is removed when it comes back.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+}
+
+/// Query of `GET /v1/ports/{name}/trace`.
+#[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct TraceQuery {
+    /// The destination's address.
+    #[param(value_type = String)]
+    pub to: IpAddr,
+    /// The destination's port, with tcp, udp and sctp.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// `tcp` if not given.
+    #[serde(default = "tcp")]
+    pub protocol: Protocol,
+}
+
+fn tcp() -> Protocol {
+    Protocol::Tcp
+}
+
+/// What would happen to a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Trace {
+    pub verdict: TraceVerdict,
+    pub steps: Vec<TraceStep>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TraceVerdict {
+    Allowed,
+    /// By a security group.
+    Dropped,
+    /// Nothing leads there.
+    Unreachable,
+}
+
+/// One place that the packet passes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TraceStep {
+    /// `sender`, `egress`, `route`, `source`, `destination`, `ingress`.
+    pub at: String,
+    pub what: String,
 }
 
 /// One server-sent event of a watch; `event:` is the `change`, `id:` the revision, if it is not 0.

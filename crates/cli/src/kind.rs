@@ -10,19 +10,31 @@ pub enum Kind {
     Policy,
     Image,
     Network,
+    Subnet,
+    Port,
+    SecurityGroup,
+    AddressSet,
+    Router,
+    FloatingIp,
     Operation,
     Event,
     Token,
 }
 
 impl Kind {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 15] = [
         Self::Vm,
         Self::Host,
         Self::Cluster,
         Self::Policy,
         Self::Image,
         Self::Network,
+        Self::Subnet,
+        Self::Port,
+        Self::SecurityGroup,
+        Self::AddressSet,
+        Self::Router,
+        Self::FloatingIp,
         Self::Operation,
         Self::Event,
         Self::Token,
@@ -51,7 +63,14 @@ impl Kind {
             Self::Host => &["joining", "ready", "lost", "sleeping", "waking"],
             Self::Image => &["pending", "importing", "ready", "failed"],
             Self::Operation => &["pending", "running", "unwinding", "succeeded", "failed", "cancelled"],
-            Self::Cluster | Self::Policy | Self::Network | Self::Event | Self::Token => &[],
+            Self::Cluster
+            | Self::Policy
+            | Self::Network
+            | Self::Subnet
+            | Self::Port
+            | Self::SecurityGroup
+            | Self::AddressSet => &[],
+            Self::Router | Self::FloatingIp | Self::Event | Self::Token => &[],
         }
     }
 
@@ -64,6 +83,12 @@ impl Kind {
             Self::Policy => &["policy", "policies"],
             Self::Image => &["image", "images", "img"],
             Self::Network => &["network", "networks", "net"],
+            Self::Subnet => &["subnet", "subnets"],
+            Self::Port => &["port", "ports"],
+            Self::SecurityGroup => &["security-group", "security-groups", "sg"],
+            Self::AddressSet => &["address-set", "address-sets"],
+            Self::Router => &["router", "routers"],
+            Self::FloatingIp => &["floating-ip", "floating-ips", "fip"],
             Self::Operation => &["operation", "operations", "op", "ops"],
             Self::Event => &["event", "events", "ev"],
             Self::Token => &["token", "tokens"],
@@ -116,6 +141,30 @@ macro_rules! with_kind {
             }
             $crate::kind::Kind::Network => {
                 type $type = gantry_types::Network;
+                $body
+            }
+            $crate::kind::Kind::Subnet => {
+                type $type = gantry_types::NetworkSubnet;
+                $body
+            }
+            $crate::kind::Kind::Port => {
+                type $type = gantry_types::Port;
+                $body
+            }
+            $crate::kind::Kind::SecurityGroup => {
+                type $type = gantry_types::SecurityGroup;
+                $body
+            }
+            $crate::kind::Kind::AddressSet => {
+                type $type = gantry_types::AddressSet;
+                $body
+            }
+            $crate::kind::Kind::Router => {
+                type $type = gantry_types::Router;
+                $body
+            }
+            $crate::kind::Kind::FloatingIp => {
+                type $type = gantry_types::FloatingIp;
                 $body
             }
             $crate::kind::Kind::Operation => {

@@ -10,7 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use gantry_types::{Cluster, Host, Image, Labels, Metadata, Network, Policy, Problem, Resource, Vm};
+use gantry_types::{
+    AddressSet, Cluster, FloatingIp, Host, Image, Labels, Metadata, Network, NetworkSubnet, Policy, Port, Problem,
+    Resource, Router, SecurityGroup, Vm,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -25,6 +28,12 @@ pub enum Object {
     Cluster(Cluster),
     Policy(Policy),
     Network(Network),
+    Subnet(NetworkSubnet),
+    AddressSet(AddressSet),
+    SecurityGroup(SecurityGroup),
+    Port(Port),
+    Router(Router),
+    FloatingIp(FloatingIp),
     Image(Image),
     Host(Box<Host>),
     Vm(Box<Vm>),
@@ -36,6 +45,12 @@ impl Object {
             Self::Cluster(_) => Kind::Cluster,
             Self::Policy(_) => Kind::Policy,
             Self::Network(_) => Kind::Network,
+            Self::Subnet(_) => Kind::Subnet,
+            Self::AddressSet(_) => Kind::AddressSet,
+            Self::SecurityGroup(_) => Kind::SecurityGroup,
+            Self::Port(_) => Kind::Port,
+            Self::Router(_) => Kind::Router,
+            Self::FloatingIp(_) => Kind::FloatingIp,
             Self::Image(_) => Kind::Image,
             Self::Host(_) => Kind::Host,
             Self::Vm(_) => Kind::Vm,
@@ -46,6 +61,12 @@ impl Object {
             Self::Cluster(object) => object.name(),
             Self::Policy(object) => object.name(),
             Self::Network(object) => object.name(),
+            Self::Subnet(object) => object.name(),
+            Self::AddressSet(object) => object.name(),
+            Self::SecurityGroup(object) => object.name(),
+            Self::Port(object) => object.name(),
+            Self::Router(object) => object.name(),
+            Self::FloatingIp(object) => object.name(),
             Self::Image(object) => object.name(),
             Self::Host(object) => object.name(),
             Self::Vm(object) => object.name(),
@@ -55,10 +76,13 @@ impl Object {
     fn rank(&self) -> u8 {
         match self {
             Self::Cluster(_) | Self::Network(_) => 0,
-            Self::Image(_) => 1,
-            Self::Host(_) => 2,
-            Self::Vm(_) => 3,
-            Self::Policy(_) => 4,
+            Self::Subnet(_) | Self::AddressSet(_) => 1,
+            Self::SecurityGroup(_) => 2,
+            Self::Port(_) | Self::Router(_) => 3,
+            Self::Image(_) => 4,
+            Self::Host(_) => 5,
+            Self::Vm(_) => 6,
+            Self::FloatingIp(_) | Self::Policy(_) => 7,
         }
     }
 }
@@ -70,6 +94,7 @@ pub fn read_all(files: &[PathBuf]) -> Result<Vec<Object>, Problem> {
         objects.extend(parse(&shown(file), &read(file)?, format_of(file))?);
     }
     objects.sort_by_key(Object::rank);
+    after_their_peers(&mut objects);
     let mut seen = HashSet::new();
     for object in &objects {
         if !seen.insert((object.kind().singular(), object.name().to_owned())) {
@@ -77,6 +102,28 @@ pub fn read_all(files: &[PathBuf]) -> Result<Vec<Object>, Problem> {
         }
     }
     Ok(objects)
+}
+
+/// Security groups name each other: those whose peers are all there come first. Groups in a circle stay in their order.
+fn after_their_peers(objects: &mut Vec<Object>) {
+    let is_group = |object: &Object| object.kind() == Kind::SecurityGroup;
+    let Some(start) = objects.iter().position(is_group) else { return };
+    let end = objects.iter().rposition(is_group).map_or(start, |last| last + 1);
+    let mut waiting: Vec<Object> = objects.drain(start..end).collect();
+    let mut at = start;
+    while !waiting.is_empty() {
+        let names: HashSet<String> = waiting.iter().map(|object| object.name().to_owned()).collect();
+        let waits = |object: &Object| match object {
+            Object::SecurityGroup(group) => {
+                let peers = group.spec.rules.iter().filter_map(|rule| rule.group.as_ref());
+                { peers }.any(|peer| peer.as_str() != group.name() && names.contains(peer.as_str()))
+            }
+            _ => false,
+        };
+        let next = waiting.iter().position(|object| !waits(object)).unwrap_or_default();
+        objects.insert(at, waiting.remove(next));
+        at += 1;
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -186,12 +233,22 @@ fn object_of(file: &str, number: usize, mut value: Value) -> Result<Object, Prob
         Some(Kind::Cluster) => Object::Cluster(typed(value).map_err(at)?),
         Some(Kind::Policy) => Object::Policy(typed(value).map_err(at)?),
         Some(Kind::Network) => Object::Network(typed(value).map_err(at)?),
+        Some(Kind::Subnet) => Object::Subnet(typed(value).map_err(at)?),
+        Some(Kind::AddressSet) => Object::AddressSet(typed(value).map_err(at)?),
+        Some(Kind::SecurityGroup) => Object::SecurityGroup(typed(value).map_err(at)?),
+        Some(Kind::Port) => Object::Port(typed(value).map_err(at)?),
+        Some(Kind::Router) => Object::Router(typed(value).map_err(at)?),
+        Some(Kind::FloatingIp) => Object::FloatingIp(typed(value).map_err(at)?),
         Some(Kind::Host) => Object::Host(Box::new(typed(value).map_err(at)?)),
         Some(Kind::Token) => return Err(at("tokens are made with: gantry token create".to_owned())),
         Some(Kind::Operation | Kind::Event) => {
             return Err(at(format!("{kind}s are made by the controller and can't be applied")));
         }
-        None => return Err(at(format!("'{kind}' is not a kind; there are vm, image, network, host, cluster, policy"))),
+        None => {
+            let known = "vm, image, network, subnet, port, security-group, address-set, router, \
+                         floating-ip, host, cluster, policy";
+            return Err(at(format!("'{kind}' is not a kind; there are {known}")));
+        }
     })
 }
 

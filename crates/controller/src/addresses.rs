@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use gantry_types::{MacAddress, Name, Network, NetworkSpec, NicSpec, NicStatus, PortLease, Subnet};
+use gantry_types::{MacAddress, Name, Network, PortLease, Subnet};
 use ipnet::IpNet;
 use uuid::Uuid;
 
@@ -31,18 +31,44 @@ pub fn is_assignable(subnet: &Subnet, address: IpAddr) -> Result<(), String> {
     Ok(())
 }
 
-/// The lowest address that nobody has or is to get.
-fn next_free(network: &Network, is_pinned: impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
-    let subnet = &network.spec.subnet;
-    subnet
-        .cidr
-        .hosts()
-        .take(MAX_TRIES)
-        .filter(|address| is_assignable(subnet, *address).is_ok() && !network.status.leases.contains_key(address))
-        .find(|address| !is_pinned(*address))
+/// The same in whichever of a network's subnets the address is in.
+pub fn is_assignable_in(subnets: &[Subnet], address: IpAddr) -> Result<(), String> {
+    match subnets.iter().find(|subnet| subnet.cidr.contains(&address)) {
+        Some(subnet) => is_assignable(subnet, address),
+        None => Err(format!("{address} is in no subnet of the network ({})", listed(subnets))),
+    }
 }
 
-/// The port of a VM's n-th card: always the same one.
+fn listed(subnets: &[Subnet]) -> String {
+    let cidrs: Vec<_> = subnets.iter().map(|subnet| subnet.cidr.to_string()).collect();
+    if cidrs.is_empty() { "it has none".to_owned() } else { cidrs.join(", ") }
+}
+
+/// The lowest address of a subnet that nobody has or is to get.
+fn next_free(network: &Network, subnet: &Subnet, is_pinned: &impl Fn(IpAddr) -> bool) -> Option<IpAddr> {
+    let may_be_chosen = |address: &IpAddr| {
+        is_assignable(subnet, *address).is_ok() && !network.status.leases.contains_key(address) && !is_pinned(*address)
+    };
+    if subnet.ranges.is_empty() {
+        return subnet.cidr.hosts().take(MAX_TRIES).find(may_be_chosen);
+    }
+    subnet.ranges.iter().find_map(|range| addresses_of(range).take(MAX_TRIES).find(may_be_chosen))
+}
+
+fn addresses_of(range: &gantry_types::AddressRange) -> Box<dyn Iterator<Item = IpAddr>> {
+    match (range.first, range.last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            Box::new((u32::from(first)..=u32::from(last)).map(|number| IpAddr::V4(number.into())))
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            Box::new((u128::from(first)..=u128::from(last)).map(|number| IpAddr::V6(number.into())))
+        }
+        // A range is of one family.
+        _ => Box::new(std::iter::empty()),
+    }
+}
+
+/// The port of a VM's n-th card, unless one was made beforehand: always the same one.
 pub fn port_id(vm: Uuid, index: usize) -> Uuid {
     Uuid::new_v5(&vm, format!("nic-{index}").as_bytes())
 }
@@ -53,174 +79,181 @@ fn derived_mac(port: Uuid, attempt: u8) -> MacAddress {
     MacAddress::qemu([bytes[0], bytes[1], bytes[2].wrapping_add(attempt)])
 }
 
-/// Leases an address and a MAC in `network` to a VM's card; the lease it holds already, if it does.
+/// Who wants addresses, and which.
+#[derive(Debug, Clone)]
+pub struct Claim<'a> {
+    pub port: Uuid,
+    pub vm: Option<&'a Name>,
+    /// `port/db`, if no VM has it.
+    pub holder: Option<String>,
+    /// One of each family of the network that is not among these is chosen besides.
+    pub addresses: &'a [IpAddr],
+    pub mac: Option<MacAddress>,
+}
+
+/// What a port has got.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leased {
+    pub mac: MacAddress,
+    /// IPv4 first.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Leases addresses and a MAC in `network`; those that the port holds already, if it does.
 /// An address that another VM's spec names (`is_pinned`) is given to nobody who does not name it.
 ///
 /// # Errors
-/// For people: the address is taken, or all are.
+/// For people: an address is taken, or all are. Nothing is changed then.
 pub fn lease(
     network: &mut Network,
-    vm: &Name,
-    vm_uuid: Uuid,
-    index: usize,
-    nic: &NicSpec,
+    subnets: &[Subnet],
+    claim: &Claim<'_>,
     is_pinned: impl Fn(IpAddr) -> bool,
-) -> Result<NicStatus, String> {
-    let port = port_id(vm_uuid, index);
-    let name = network.metadata.name.clone();
-    if let Some((address, held)) = network.status.leases.iter().find(|(_, lease)| lease.port == port) {
-        return Ok(NicStatus { network: name, port, mac: held.mac, address: *address });
+) -> Result<Leased, String> {
+    let name = &network.metadata.name;
+    let held: Vec<_> = network.status.leases.iter().filter(|(_, lease)| lease.port == claim.port).collect();
+    if let Some((_, first)) = held.first() {
+        return Ok(Leased { mac: first.mac, addresses: held.iter().map(|(address, _)| **address).collect() });
     }
-    let address = match nic.address {
-        Some(address) => {
-            is_assignable(&network.spec.subnet, address)?;
-            if let Some(holder) = network.status.leases.get(&address) {
-                return Err(format!("address {address} of network '{name}' is used by VM '{}'", holder.vm));
-            }
-            address
+    if subnets.is_empty() {
+        return Err(format!("network '{name}' has no subnet; make one: gantry apply -f FILE with kind: subnet"));
+    }
+    let mut addresses = Vec::new();
+    for address in claim.addresses {
+        is_assignable_in(subnets, *address)?;
+        if let Some(holder) = network.status.leases.get(address) {
+            return Err(format!("address {address} of network '{name}' is used by {}", holder.described()));
         }
-        None => next_free(network, is_pinned)
-            .ok_or_else(|| format!("network '{name}' ({}) has no free address left", network.spec.subnet.cidr))?,
-    };
-    let taken = |mac: MacAddress| network.status.leases.values().find(|lease| lease.mac == mac);
-    let mac = match nic.mac {
-        Some(mac) => match taken(mac) {
-            Some(holder) => return Err(format!("MAC {mac} of network '{name}' is used by VM '{}'", holder.vm)),
-            None => mac,
-        },
-        None => (0..=u8::MAX)
-            .map(|attempt| derived_mac(port, attempt))
-            .find(|mac| taken(*mac).is_none())
-            .ok_or_else(|| format!("network '{name}' has no free MAC address for this port"))?,
-    };
-    network.status.leases.insert(address, PortLease { vm: vm.clone(), port, mac });
-    Ok(NicStatus { network: name, port, mac, address })
+        addresses.push(*address);
+    }
+    for is_v4 in [true, false] {
+        let of_family: Vec<_> = subnets.iter().filter(|subnet| subnet.cidr.addr().is_ipv4() == is_v4).collect();
+        if of_family.is_empty() || addresses.iter().any(|address| address.is_ipv4() == is_v4) {
+            continue;
+        }
+        let free = of_family.iter().find_map(|subnet| next_free(network, subnet, &is_pinned));
+        let cidrs: Vec<_> = of_family.iter().map(|subnet| subnet.cidr.to_string()).collect();
+        addresses
+            .push(free.ok_or_else(|| format!("network '{name}' ({}) has no free address left", cidrs.join(", ")))?);
+    }
+    addresses.sort_unstable();
+    let mac = free_mac(network, claim)?;
+    for address in &addresses {
+        let lease = PortLease { vm: claim.vm.cloned(), holder: claim.holder.clone(), port: claim.port, mac };
+        network.status.leases.insert(*address, lease);
+    }
+    Ok(Leased { mac, addresses })
 }
 
-/// Takes back everything a VM holds; whether there was anything.
-pub fn release(network: &mut Network, vm: &Name) -> bool {
+fn free_mac(network: &Network, claim: &Claim<'_>) -> Result<MacAddress, String> {
+    let name = &network.metadata.name;
+    let taken = |mac: MacAddress| network.status.leases.values().find(|lease| lease.mac == mac);
+    match claim.mac {
+        Some(mac) => match taken(mac) {
+            Some(holder) => Err(format!("MAC {mac} of network '{name}' is used by {}", holder.described())),
+            None => Ok(mac),
+        },
+        None => (0..=u8::MAX)
+            .map(|attempt| derived_mac(claim.port, attempt))
+            .find(|mac| taken(*mac).is_none())
+            .ok_or_else(|| format!("network '{name}' has no free MAC address for this port")),
+    }
+}
+
+/// Takes back what the ports hold; whether there was anything.
+pub fn release(network: &mut Network, ports: &[Uuid]) -> bool {
     let before = network.status.leases.len();
-    network.status.leases.retain(|_, lease| lease.vm != *vm);
+    network.status.leases.retain(|_, lease| !ports.contains(&lease.port));
     network.status.leases.len() != before
 }
 
-/// All that is wrong with a network's spec by itself, as field and message.
-pub fn network_mistakes(spec: &NetworkSpec) -> Vec<(String, String)> {
-    let mut mistakes = Vec::new();
-    let mut wrong = |field: &str, message: String| mistakes.push((field.to_owned(), message));
-    let cidr = spec.subnet.cidr;
-    if let Some(vni) = spec.vni
-        && !(1..=0x00ff_ffff).contains(&vni)
-    {
-        wrong("spec.vni", format!("{vni} is out of range, use 1 to 16777215"));
+/// Writes down whose a port's addresses are now; whether that is new.
+pub fn hand_over(network: &mut Network, port: Uuid, vm: Option<&Name>, holder: Option<&str>) -> bool {
+    let before = network.status.leases.clone();
+    for lease in network.status.leases.values_mut().filter(|lease| lease.port == port) {
+        lease.vm = vm.cloned();
+        lease.holder = holder.map(str::to_owned);
     }
-    if !(576..=8950).contains(&spec.mtu) {
-        wrong("spec.mtu", format!("{} is out of range, use 576 to 8950", spec.mtu));
-    }
-    if cidr.addr() != cidr.network() {
-        wrong("spec.subnet.cidr", format!("{cidr} has host bits set; did you mean {}?", cidr.trunc()));
-    }
-    match cidr {
-        IpNet::V4(v4) if !(8..=30).contains(&v4.prefix_len()) => {
-            wrong("spec.subnet.cidr", format!("{cidr}: the prefix is out of range, use /8 to /30"));
-        }
-        IpNet::V6(v6) if !(1..=126).contains(&v6.prefix_len()) => {
-            wrong("spec.subnet.cidr", format!("{cidr}: the prefix is out of range, use /1 to /126"));
-        }
-        _ => {}
-    }
-    let first = cidr.network();
-    if first.is_multicast() || first.is_loopback() || first.is_unspecified() {
-        wrong("spec.subnet.cidr", format!("{cidr} is not a range of ordinary addresses"));
-    }
-    if let Some(gateway) = spec.subnet.gateway
-        && let Err(message) =
-            is_assignable(&Subnet { gateway: None, reserved: Vec::new(), ..spec.subnet.clone() }, gateway)
-    {
-        wrong("spec.subnet.gateway", message);
-    }
-    for (index, address) in spec.subnet.reserved.iter().enumerate() {
-        if !cidr.contains(address) {
-            wrong(&format!("spec.subnet.reserved[{index}]"), format!("{address} is not in the subnet {cidr}"));
-        }
-    }
-    mistakes
+    network.status.leases != before
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
+    use gantry_types::NetworkSpec;
     use proptest::prelude::*;
 
     use super::*;
 
-    fn network(cidr: &str) -> Network {
-        let subnet = Subnet { cidr: cidr.parse().unwrap(), gateway: None, dns: vec![], reserved: vec![] };
-        let spec = NetworkSpec { vni: None, mtu: 1450, subnet, external_vteps: vec![] };
-        Network::new("net".parse().unwrap(), spec)
+    fn network(cidr: &str) -> (Network, Subnet) {
+        let subnet = Subnet::new(cidr.parse().unwrap());
+        (Network::new("net".parse().unwrap(), NetworkSpec::with_subnet(subnet.clone())), subnet)
     }
-    fn nic(address: Option<IpAddr>) -> NicSpec {
-        NicSpec { network: "net".parse().unwrap(), address, mac: None }
+    fn claim(vm: &Name, port: u128) -> Claim<'_> {
+        Claim { port: Uuid::from_u128(port << 64 | port), vm: Some(vm), holder: None, addresses: &[], mac: None }
     }
 
     #[test]
     fn a_full_network_says_so_and_a_freed_address_is_handed_out_again() {
-        let mut network = network("10.0.0.0/29");
-        network.spec.subnet.gateway = Some("10.0.0.1".parse().unwrap());
-        network.spec.subnet.reserved = vec!["10.0.0.6".parse().unwrap()];
-        let vm = |n: u128| (format!("vm-{n}").parse::<Name>().unwrap(), Uuid::from_u128(n << 64 | n));
+        let (mut network, mut subnet) = network("10.0.0.0/29");
+        subnet.gateway = Some("10.0.0.1".parse().unwrap());
+        subnet.reserved = vec!["10.0.0.6".parse().unwrap()];
+        let subnets = [subnet];
+        let vm: Name = "vm".parse().unwrap();
         for n in 0..4 {
-            let (name, uuid) = vm(n);
-            let got = lease(&mut network, &name, uuid, 0, &nic(None), |_| false).unwrap();
-            assert_eq!(got.address, format!("10.0.0.{}", n + 2).parse::<IpAddr>().unwrap());
+            let got = lease(&mut network, &subnets, &claim(&vm, n), |_| false).unwrap();
+            assert_eq!(got.addresses, [format!("10.0.0.{}", n + 2).parse::<IpAddr>().unwrap()]);
             // Asking again gives the same.
-            assert_eq!(lease(&mut network, &name, uuid, 0, &nic(None), |_| false).unwrap(), got);
+            assert_eq!(lease(&mut network, &subnets, &claim(&vm, n), |_| false).unwrap(), got);
         }
-        let (name, uuid) = vm(9);
-        assert!(lease(&mut network, &name, uuid, 0, &nic(None), |_| false).unwrap_err().contains("no free address"));
-        assert!(release(&mut network, &vm(1).0) && !release(&mut network, &vm(1).0));
-        let got = lease(&mut network, &name, uuid, 0, &nic(None), |_| false).unwrap();
-        assert_eq!(got.address, "10.0.0.3".parse::<IpAddr>().unwrap());
-        assert!(release(&mut network, &name));
-        let pinned = lease(&mut network, &name, uuid, 0, &nic(None), |address| address == got.address);
+        let last = claim(&vm, 9);
+        assert!(lease(&mut network, &subnets, &last, |_| false).unwrap_err().contains("no free address"));
+        let second = [claim(&vm, 1).port];
+        assert!(release(&mut network, &second) && !release(&mut network, &second));
+        let got = lease(&mut network, &subnets, &last, |_| false).unwrap();
+        assert_eq!(got.addresses, ["10.0.0.3".parse::<IpAddr>().unwrap()]);
+        assert!(release(&mut network, &[last.port]));
+        let pinned = lease(&mut network, &subnets, &last, |address| got.addresses.contains(&address));
         assert!(pinned.unwrap_err().contains("no free address"), "it is kept for the VM that names it");
     }
 
     #[test]
-    fn wrong_networks_are_refused_field_by_field() {
-        let fields = |cidr: &str, change: fn(&mut NetworkSpec)| {
-            let mut spec = network(cidr).spec;
-            change(&mut spec);
-            network_mistakes(&spec).into_iter().map(|(field, _)| field).collect::<Vec<_>>()
-        };
-        assert!(fields("10.0.0.0/24", |_| ()).is_empty());
-        assert!(fields("fd00::/64", |_| ()).is_empty());
-        for cidr in ["10.0.0.0/31", "10.0.0.0/7", "10.0.0.1/24", "fd00::/127", "224.0.0.0/24", "127.0.0.0/8"] {
-            assert_eq!(fields(cidr, |_| ()), ["spec.subnet.cidr"], "{cidr}");
+    fn a_port_gets_an_address_of_each_family_from_the_ranges() {
+        let (mut network, mut four) = network("10.0.0.0/24");
+        four.ranges = vec!["10.0.0.100-10.0.0.101".parse().unwrap()];
+        let subnets = [four, Subnet::new("fd00::/64".parse().unwrap())];
+        let vm: Name = "vm".parse().unwrap();
+        let of = |text: &str| text.parse::<IpAddr>().unwrap();
+        let got = lease(&mut network, &subnets, &claim(&vm, 1), |_| false).unwrap();
+        assert_eq!(got.addresses, [of("10.0.0.100"), of("fd00::1")]);
+        // An address that is asked for may be outside the ranges, not outside the subnets or another's.
+        for (wanted, problem) in [("10.0.0.100", "used by VM 'vm'"), ("10.1.0.1", "in no subnet"), ("10.0.0.0", "own")]
+        {
+            let addresses = [of(wanted)];
+            let refused = lease(&mut network, &subnets, &Claim { addresses: &addresses, ..claim(&vm, 2) }, |_| false);
+            assert!(refused.unwrap_err().contains(problem), "{wanted}");
         }
-        assert_eq!(
-            fields("10.0.0.0/24", |spec| {
-                spec.vni = Some(1 << 24);
-                spec.mtu = 9000;
-                spec.subnet.gateway = Some("10.0.0.255".parse().unwrap());
-                spec.subnet.reserved = vec!["10.0.1.0".parse().unwrap()];
-            }),
-            ["spec.vni", "spec.mtu", "spec.subnet.gateway", "spec.subnet.reserved[0]"]
-        );
+        let addresses = [of("10.0.0.7")];
+        let got = lease(&mut network, &subnets, &Claim { addresses: &addresses, ..claim(&vm, 2) }, |_| false);
+        assert_eq!(got.unwrap().addresses, [of("10.0.0.7"), of("fd00::2")]);
+        assert!(hand_over(&mut network, claim(&vm, 2).port, None, Some("port/p")));
+        assert_eq!(network.status.leases[&of("10.0.0.7")].described(), "port 'p'");
     }
 
     proptest! {
         #[test]
         fn no_two_ports_share_an_address_or_a_mac(ids in proptest::collection::vec(any::<u128>(), 1..40), prefix in 24u8..=30) {
-            let mut network = network(&format!("10.0.0.0/{prefix}"));
+            let (mut network, subnet) = network(&format!("10.0.0.0/{prefix}"));
+            let subnets = [subnet];
             let mut seen = BTreeSet::new();
             let mut macs = BTreeSet::new();
+            let vm: Name = "vm".parse().unwrap();
             for (n, id) in ids.iter().enumerate() {
-                let name: Name = format!("vm-{n}").parse().unwrap();
-                if let Ok(got) = lease(&mut network, &name, Uuid::from_u128(*id), n, &nic(None), |_| false) {
-                    prop_assert!(seen.insert(got.address) && macs.insert(got.mac));
-                    prop_assert!(is_assignable(&network.spec.subnet, got.address).is_ok());
+                let claim = Claim { port: port_id(Uuid::from_u128(*id), n), ..claim(&vm, 0) };
+                if let Ok(got) = lease(&mut network, &subnets, &claim, |_| false) {
+                    prop_assert!(seen.insert(got.addresses[0]) && macs.insert(got.mac));
+                    prop_assert!(is_assignable(&subnets[0], got.addresses[0]).is_ok());
                 }
             }
         }

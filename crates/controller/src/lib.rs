@@ -17,6 +17,8 @@ pub mod app;
 pub mod clock;
 pub mod config;
 mod fetch;
+pub mod host_networks;
+mod host_routers;
 pub mod http;
 pub mod image_library;
 pub mod init;
@@ -29,6 +31,8 @@ pub mod power;
 pub mod run;
 pub(crate) mod scoring;
 pub mod settings;
+pub mod subnets;
+mod trace;
 
 pub use app::{App, Caller};
 pub use config::Config;

@@ -316,7 +316,7 @@ fn guest_spec(workload: &Workload) -> Result<VmSpec> {
         memory: ByteSize::mib(128),
         image: Some(GUEST_IMAGE.parse()?),
         disk: None,
-        nics: vec![NicSpec { network: "default".parse()?, address: None, mac: None }],
+        nics: vec![NicSpec::new("default".parse()?)],
         arch: Arch::X86_64,
         cpu_model: None,
         firmware: Firmware::Bios,

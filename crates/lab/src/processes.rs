@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File},
-    os::unix::process::CommandExt,
+    os::{fd::AsFd, unix::process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -24,11 +24,19 @@ pub fn start(namespace: &str, arguments: &[&str], log: &Path) -> Result<u32> {
     let open = || File::options().create(true).append(true).open(log);
     let output = open().with_context(|| format!("could not open {}", log.display()))?;
     let errors = output.try_clone().with_context(|| format!("could not open {}", log.display()))?;
-    let mut command = in_namespace(namespace, &own_executable()?);
+    let path = format!("/run/netns/{namespace}");
+    let inside = File::open(&path).with_context(|| format!("could not open {path}"))?;
+    let mut command = Command::new(own_executable()?);
     command.args(arguments).stdin(Stdio::null()).stdout(output).stderr(errors).current_dir("/");
-    // SAFETY: setsid is async-signal-safe and touches no memory of the parent.
+    // Not by `ip netns exec`: in its mount namespace the namespaces that an agent makes for routers would end with it.
+    let enter = move || {
+        nix::sched::setns(inside.as_fd(), nix::sched::CloneFlags::CLONE_NEWNET)?;
+        nix::unistd::setsid().map(drop)?;
+        Ok(())
+    };
+    // SAFETY: setns and setsid are async-signal-safe and touch no memory of the parent.
     unsafe {
-        command.pre_exec(|| nix::unistd::setsid().map(drop).map_err(std::io::Error::from));
+        command.pre_exec(enter);
     }
     let child = command.spawn().with_context(|| format!("could not start a process in namespace {namespace}"))?;
     Ok(child.id())

@@ -6,7 +6,7 @@ use crate::error::{NetworkError, Result};
 use crate::mac::{EthernetAddress, MacAddress};
 use crate::names;
 
-pub use gantry_types::{HostNetwork, HostNetworks, LocalPort, RemotePort};
+pub use gantry_types::{HostGroup, HostGroupRule, HostNetwork, HostNetworks, HostPeer, LocalPort, RemotePort};
 
 /// What can be wrong with a description.
 pub trait Validate {
@@ -149,23 +149,12 @@ mod tests {
 
     fn network() -> HostNetwork {
         let mac = |last| MacAddress([2, 0, 0, 0, 0, last]);
+        let port =
+            |n: u8| LocalPort::new(Uuid::from_u128(n.into()), mac(n), vec![IpAddr::from([10, 9, 0, n])], 64_000, true);
         HostNetwork {
-            uuid: Uuid::nil(),
-            name: "default".to_owned(),
-            vni: 100,
-            mtu: 1400,
-            underlay_address: "10.77.0.1".parse().unwrap(),
-            local: (1..3)
-                .map(|n| LocalPort {
-                    id: Uuid::from_u128(n.into()),
-                    owner_uid: 64_000,
-                    mac: mac(n),
-                    addresses: vec![IpAddr::from([10, 9, 0, n])],
-                    active: true,
-                })
-                .collect(),
-            remote: vec![RemotePort { mac: mac(9), addresses: vec![], vtep: "10.77.0.2".parse().unwrap() }],
-            external_vteps: vec![],
+            local: (1..3).map(port).collect(),
+            remote: vec![RemotePort::new(mac(9), vec![], "10.77.0.2".parse().unwrap())],
+            ..HostNetwork::new(Uuid::nil(), "default", 100, 1400, "10.77.0.1".parse().unwrap())
         }
     }
 
@@ -202,9 +191,9 @@ mod tests {
         network.local[0].active = false;
         let port = &network.local[0];
         let addresses = port.addresses.clone();
-        network.remote.push(RemotePort { mac: port.mac, addresses, vtep: "10.77.0.2".parse().unwrap() });
+        network.remote.push(RemotePort::new(port.mac, addresses, "10.77.0.2".parse().unwrap()));
         network.validate().unwrap();
-        let mut twice = HostNetworks { generation: 1, networks: vec![network.clone(), network] };
+        let mut twice = HostNetworks { networks: vec![network.clone(), network], ..HostNetworks::default() };
         assert!(twice.validate().unwrap_err().to_string().contains("VNI 100 is also used"));
         twice.networks[1].vni = 101;
         assert!(twice.validate().unwrap_err().to_string().contains("both derive the tap"));

@@ -1,5 +1,9 @@
 //! Anti-spoofing rules as nft JSON, and the chain's canonical form for comparison.
 //!
+//! A tap has a chain before the bridge, for what its guest sends. One with security groups has a second chain behind the
+//! bridge: frames to many (broadcast, multicast) are copied to each port after the groups were asked, so what a guest may
+//! get of them is decided there, without state.
+//!
 //! Rules are written exactly as nft 1.0 lists them, so that "is it there?" is an equality and a rule changed or
 //! removed by hand is seen. Handles and counter values are stripped, set elements sorted.
 
@@ -12,11 +16,12 @@ use crate::mac::EthernetAddress;
 use crate::observed::Guard;
 
 /// The nft table that holds every guard; its family is `netdev`.
-pub const TABLE: &str = "gantry";
+pub const TABLE: &str = crate::ruleset::TABLE;
 /// Before every chain a person is likely to add.
 pub const PRIORITY: i32 = -500;
 
 const RARP: u16 = 0x8035;
+const DELIVERY: &str = "-out";
 
 /// The guard before a port's tap: what the guest sends passes only under its own MAC and addresses.
 pub fn port_guard(port: &LocalPort) -> Guard {
@@ -30,12 +35,23 @@ pub fn port_guard(port: &LocalPort) -> Guard {
     // An address probe (RFC 5227) has the sender 0.0.0.0.
     let arp_senders = v4.iter().cloned().chain(["0.0.0.0".to_owned()]).collect();
 
+    // The client's hardware address in a DHCP request (RFC 2131), 28 octets into the message: who asks for another's
+    // lease gets nothing.
+    let client = json!({"payload": {"base": "th", "offset": 288, "len": 48}});
+    let own = port.mac.0.iter().fold(0u64, |number, octet| number << 8 | u64::from(*octet));
+
     let mut rules = vec![
         drop_rule("mac", vec![is_not(payload("ether", "saddr"), vec![mac.clone()])]),
         drop_rule("arp", vec![is_not(payload("arp", "saddr ether"), vec![mac])]),
         drop_rule("arp", vec![is_not(payload("arp", "saddr ip"), arp_senders)]),
         accept_rule(vec![is(payload("ether", "type"), json!("arp"))]),
         accept_rule(vec![is(payload("ether", "type"), json!(RARP))]),
+        // Guests are no DHCP servers, of either family.
+        drop_rule("dhcp", vec![is(payload("udp", "sport"), json!({"set": [547, 67]}))]),
+        drop_rule(
+            "dhcp",
+            vec![is(payload("udp", "dport"), json!(67)), json!({"match": {"op": "!=", "left": client, "right": own}})],
+        ),
         accept_rule(vec![
             is(payload("ip", "saddr"), json!("0.0.0.0")),
             is(payload("udp", "sport"), json!(68)),
@@ -49,12 +65,12 @@ pub fn port_guard(port: &LocalPort) -> Guard {
         rules.push(accept_rule(vec![is(payload("ether", "type"), json!("ip"))]));
     }
     rules.extend([
-        // Guests are neither routers nor DHCP servers.
+        // Guests are no routers.
         drop_rule("router", vec![is(icmpv6_type(), json!({"set": ["nd-router-advert", "nd-redirect"]}))]),
         // Duplicate address detection and multicast reports come from the unspecified address.
         accept_rule(vec![
             is(payload("ip6", "saddr"), json!("::")),
-            is(icmpv6_type(), json!({"set": ["nd-neighbor-solicit", "mld2-listener-report"]})),
+            is(icmpv6_type(), json!({"set": ["nd-neighbor-solicit", "nd-router-solicit", "mld2-listener-report"]})),
         ]),
         drop_rule("ipv6", vec![is_not(payload("ip6", "saddr"), v6)]),
         drop_rule(
@@ -70,9 +86,44 @@ pub fn port_guard(port: &LocalPort) -> Guard {
     canonical(Guard { drops_by_default: true, rules })
 }
 
+/// The chain behind the bridge of a port with security groups: of what is sent to many it gets only what it needs to find
+/// its neighbours, its router and its address.
+pub fn delivery_guard() -> Guard {
+    let group_bit = "01:00:00:00:00:00";
+    let to_many = json!({"match": {
+        "op": "!=",
+        "left": {"&": [payload("ether", "daddr"), group_bit]},
+        "right": group_bit,
+    }});
+    let neighbours = ["mld-listener-query", "nd-neighbor-advert", "nd-neighbor-solicit", "nd-router-advert"];
+    let rules = vec![
+        accept_rule(vec![to_many]),
+        accept_rule(vec![is(payload("ether", "type"), json!("arp"))]),
+        accept_rule(vec![is(icmpv6_type(), json!({"set": neighbours}))]),
+        accept_rule(vec![is(payload("udp", "sport"), json!({"set": [547, 67]}))]),
+        drop_rule("to many", vec![]),
+    ];
+    canonical(Guard { drops_by_default: true, rules })
+}
+
 /// The guard before a bridge device: what guests address to the host itself is dropped.
 pub fn host_guard() -> Guard {
     Guard { drops_by_default: true, rules: vec![drop_rule("host", vec![])] }
+}
+
+/// The name of the chain behind the bridge; the one before it is named as its device.
+pub fn delivery_name(device: &str) -> String {
+    format!("{device}{DELIVERY}")
+}
+
+/// The device of a chain.
+pub fn device_of(chain: &str) -> &str {
+    chain.strip_suffix(DELIVERY).unwrap_or(chain)
+}
+
+/// The hook that a chain has by its name.
+pub fn hook_of(chain: &str) -> &'static str {
+    if chain.ends_with(DELIVERY) { "egress" } else { "ingress" }
 }
 
 /// Strips what changes by itself and sorts what has no order.
@@ -81,10 +132,11 @@ pub fn canonical(mut guard: Guard) -> Guard {
     guard
 }
 
-fn canonicalise(value: &mut Value) {
+pub(crate) fn canonicalise(value: &mut Value) {
     match value {
         Value::Object(map) => {
-            if let Some(counter) = map.get_mut("counter") {
+            // Named counters are named by a text.
+            if let Some(counter) = map.get_mut("counter").filter(|counter| counter.is_object()) {
                 *counter = Value::Null;
             }
             if let Some(Value::Array(elements)) = map.get_mut("set") {
@@ -117,7 +169,7 @@ pub fn transaction<'a>(
         let policy = if guard.drops_by_default { "drop" } else { "accept" };
         commands.push(json!({"add": {"chain": {
             "family": "netdev", "table": TABLE, "name": device,
-            "type": "filter", "hook": "ingress", "dev": device, "prio": PRIORITY, "policy": policy,
+            "type": "filter", "hook": hook_of(device), "dev": device_of(device), "prio": PRIORITY, "policy": policy,
         }}}));
         for rule in &guard.rules {
             let mut rule = rule.clone();

@@ -35,13 +35,21 @@
 //! Every call is idempotent: after an error the host is partly changed, and the same call continues. A tap is never up
 //! on a bridge without its guard.
 //!
-//! Not here: address management, DHCP, security groups, NAT, and the announcement of a moved guest: its QEMU sends it
+//! # Security groups
+//! One `inet gantry` table, made from the ports that are here ([`groups`]) and changed in single transactions
+//! ([`ruleset`]). A port with groups that are not known yet gets nothing in.
+//!
+//! # Routers
+//! Each is a namespace of its own with an end in the bridge of each of its networks ([`router`]).
+//!
+//! Not here: address management, DHCP, and the announcement of a moved guest: its QEMU sends it
 //! when told to (`announce-self`), and only while the guest runs. Until external VTEPs have heard it, what they send for
 //! the guest reaches the old host and is dropped there.
 
 pub mod desired;
 pub mod error;
 pub mod fake;
+pub mod groups;
 pub mod guard;
 pub mod linux;
 pub mod mac;
@@ -50,10 +58,12 @@ pub mod names;
 pub mod observed;
 pub mod plan;
 pub mod plane;
+pub mod router;
+pub mod ruleset;
 pub mod target;
 pub mod underlay;
 
-pub use desired::{HostNetwork, HostNetworks, LocalPort, RemotePort, Validate};
+pub use desired::{HostGroup, HostGroupRule, HostNetwork, HostNetworks, HostPeer, LocalPort, RemotePort, Validate};
 pub use error::{ErrorClass, NetworkError, Result};
 pub use fake::FakeDataPlane;
 pub use linux::LinuxDataPlane;

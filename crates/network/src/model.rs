@@ -2,9 +2,14 @@
 //!
 //! It refuses what the kernel refuses (entries on devices that are not there, a second device of one name).
 
+use std::collections::BTreeSet;
+
+use crate::guard::device_of;
 use crate::mac::{EthernetAddress, MacAddress};
+use crate::names;
 use crate::observed::{Link, LinkKind, Observed, PortFlags};
 use crate::plan::Change;
+use crate::router::{Leg, RouterState};
 
 /// The flags a device gets when it joins a bridge.
 const NEW_PORT: PortFlags = PortFlags {
@@ -27,6 +32,11 @@ pub fn apply(state: &mut Observed, change: &Change) -> Result<(), String> {
         }
         Change::DeleteLink { name } => delete(state, name)?,
         Change::AddLink { name, kind, mtu } => {
+            if let LinkKind::Leg { router } = kind {
+                let inside = state.routers.get_mut(router).ok_or_else(|| format!("no router '{router}'"))?;
+                let leg = Leg { mac: MacAddress::ZERO, mtu: *mtu, up: false, addresses: BTreeSet::new() };
+                inside.legs.insert(inner_name(name), leg);
+            }
             let link =
                 Link { kind: kind.clone(), mtu: *mtu, up: false, generates_address: true, master: None, port: None };
             if state.links.insert(name.clone(), link).is_some() {
@@ -35,11 +45,42 @@ pub fn apply(state: &mut Observed, change: &Change) -> Result<(), String> {
         }
         Change::SetGuards { guards, replacing } => {
             for (device, guard) in guards {
-                link(state, device)?;
+                link(state, device_of(device))?;
                 if state.guards.insert(device.clone(), guard.clone()).is_some() != replacing.contains(device) {
                     return Err(format!("chain '{device}' is not as expected"));
                 }
             }
+        }
+        Change::AddRouter { router } => {
+            if state.routers.insert(router.clone(), RouterState::default()).is_some() {
+                return Err(format!("router '{router}' exists"));
+            }
+        }
+        Change::SetRouter { router, from, to } => {
+            if state.routers.get(router) != Some(&**from) {
+                return Err(format!("router '{router}' is not as expected"));
+            }
+            if !to.legs.keys().all(|leg| from.legs.contains_key(leg)) {
+                return Err(format!("router '{router}' has no such leg"));
+            }
+            state.routers.insert(router.clone(), (**to).clone());
+        }
+        Change::RemoveRouter { router } => {
+            state.routers.remove(router).ok_or_else(|| format!("no router '{router}'"))?;
+            let of_router = |link: &Link| link.kind == LinkKind::Leg { router: router.clone() };
+            let legs: Vec<_> =
+                state.links.iter().filter(|(_, link)| of_router(link)).map(|(name, _)| name.clone()).collect();
+            for leg in legs {
+                delete(state, &leg)?;
+            }
+        }
+        Change::FilterBridges => state.filters_bridges = true,
+        Change::SetGroups { from, to } => {
+            if state.groups != **from {
+                return Err("the security groups are not as expected".to_owned());
+            }
+            state.groups = (**to).clone();
+            state.filters_bridges &= !to.is_empty();
         }
         Change::SetBridgeOptions { name, options } => {
             let link = link(state, name)?;
@@ -122,9 +163,21 @@ fn detach(state: &mut Observed, name: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// The other end of a router's leg.
+pub fn inner_name(leg: &str) -> String {
+    match leg.strip_prefix("gq") {
+        Some(vni) => format!("n{vni}"),
+        None => names::INNER_EXTERNAL_LEG.to_owned(),
+    }
+}
+
 fn delete(state: &mut Observed, name: &str) -> Result<(), String> {
     detach(state, name)?;
-    state.links.remove(name);
+    if let Some(Link { kind: LinkKind::Leg { router }, .. }) = state.links.remove(name)
+        && let Some(inside) = state.routers.get_mut(&router)
+    {
+        inside.legs.remove(&inner_name(name));
+    }
     state.vxlan_fdb.retain(|(device, _), _| device != name);
     state.bridge_fdb.retain(|(bridge, _), _| bridge != name);
     for link in state.links.values_mut() {

@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use crate::mac::MacAddress;
 use crate::plane::PortRef;
+use crate::router::RouterState;
+use crate::ruleset::Ruleset;
 
 /// Devices, forwarding entries, neighbours and guards.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,8 +22,14 @@ pub struct Observed {
     pub vxlan_fdb: BTreeMap<(String, MacAddress), BTreeSet<IpAddr>>,
     /// Permanent neighbours: (device, address) to MAC.
     pub neighbours: BTreeMap<(String, IpAddr), MacAddress>,
-    /// Guard chains by the device they stand before.
+    /// Guard chains by their name: that of the device they stand before, or [`crate::guard::delivery_name`].
     pub guards: BTreeMap<String, Guard>,
+    /// Routers' namespaces by their key ([`crate::names::router_key`]).
+    pub routers: BTreeMap<String, RouterState>,
+    /// Security groups.
+    pub groups: Ruleset,
+    /// Whether the kernel shows bridged packets to `groups` (br_netfilter). Only looked at while there are some.
+    pub filters_bridges: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +50,10 @@ pub enum LinkKind {
     Vxlan(VxlanOptions),
     Tap {
         owner_uid: u32,
+    },
+    /// A router's end of the pair of devices that leads into its namespace.
+    Leg {
+        router: String,
     },
     /// A device that is not of the kind its name promises; the text is the kernel's kind.
     Foreign(String),

@@ -9,10 +9,13 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::error::{NetworkError, Result};
+use crate::guard::device_of;
 use crate::mac::{EthernetAddress, MacAddress};
 use crate::model;
 use crate::names::{self, Role};
 use crate::observed::{BridgeOptions, Guard, Link, LinkKind, Observed, PortFlags};
+use crate::router::RouterState;
+use crate::ruleset::Ruleset;
 
 /// How much a plan may remove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +48,26 @@ pub enum Change {
     SetGuards {
         guards: BTreeMap<String, Guard>,
         replacing: BTreeSet<String>,
+    },
+    /// Makes a router's namespace, empty.
+    AddRouter {
+        router: String,
+    },
+    /// Makes the inside of a router's namespace, whose legs are there, be as it should.
+    SetRouter {
+        router: String,
+        from: Box<RouterState>,
+        to: Box<RouterState>,
+    },
+    RemoveRouter {
+        router: String,
+    },
+    /// Lets the kernel show bridged packets to the security groups.
+    FilterBridges,
+    /// One transaction from the rules that are there to those that should be.
+    SetGroups {
+        from: Box<Ruleset>,
+        to: Box<Ruleset>,
     },
     SetBridgeOptions {
         name: String,
@@ -114,6 +137,11 @@ impl fmt::Display for Change {
             Self::DeleteLink { name } => write!(f, "delete interface '{name}'"),
             Self::AddLink { name, .. } => write!(f, "create interface '{name}'"),
             Self::SetGuards { guards, .. } => write!(f, "set the guards of {}", list(guards.keys().collect())),
+            Self::AddRouter { router } => write!(f, "create the namespace of router '{router}'"),
+            Self::SetRouter { router, .. } => write!(f, "set up router '{router}'"),
+            Self::RemoveRouter { router } => write!(f, "remove router '{router}'"),
+            Self::FilterBridges => write!(f, "filter bridged packets"),
+            Self::SetGroups { .. } => write!(f, "set the security groups"),
             Self::SetBridgeOptions { name, .. } => write!(f, "set the options of bridge '{name}'"),
             Self::SetMtu { name, mtu } => write!(f, "set the MTU of '{name}' to {mtu}"),
             Self::StopAddressGeneration { name } => write!(f, "stop IPv6 address generation on '{name}'"),
@@ -140,9 +168,14 @@ pub fn plan(actual: &Observed, desired: &Observed, scope: Scope) -> Result<Vec<C
     };
     let mut planner = Planner { state, desired, changes: Vec::new() };
     planner.remove_links();
+    planner.add_and_remove_routers();
     let added = planner.add_links();
     planner.set_guards(&added);
+    if scope == Scope::Everything {
+        planner.set_groups();
+    }
     planner.set_links();
+    planner.set_routers();
     planner.set_entries();
     planner.remove_entries();
     Ok(planner.changes)
@@ -154,6 +187,7 @@ fn refuse_foreign(actual: &Observed, desired: &Observed) -> Result<()> {
             let wanted = match names::role(name) {
                 Some(Role::Bridge) => "bridge",
                 Some(Role::Vxlan) => "vxlan device",
+                Some(Role::Leg) => "router's device",
                 _ => "tap",
             };
             return Err(NetworkError::NameTaken { name: name.clone(), found: found.clone(), wanted });
@@ -165,7 +199,8 @@ fn refuse_foreign(actual: &Observed, desired: &Observed) -> Result<()> {
 fn named_by(actual: &Observed, desired: &Observed) -> Observed {
     let mut state = actual.clone();
     state.links.retain(|k, _| desired.links.contains_key(k));
-    state.guards.retain(|k, _| desired.guards.contains_key(k));
+    state.routers.clear();
+    state.guards.retain(|k, _| desired.guards.contains_key(k) || desired.links.contains_key(device_of(k)));
     // What points at a named tap belongs to it: an inactive port has no entry, and must lose the one it had.
     let to_named_tap = |port: &String| desired.guards.contains_key(port) && desired.links.contains_key(port);
     state.bridge_fdb.retain(|k, port| desired.bridge_fdb.contains_key(k) || to_named_tap(port));
@@ -201,13 +236,36 @@ impl Planner<'_> {
                 self.push(Change::DetachLink { name: name.clone() });
             }
         }
-        let unguarded = |name: &String| gone.contains(name) || !self.desired.guards.contains_key(name);
+        let unguarded =
+            |name: &String| gone.iter().any(|gone| gone == device_of(name)) || !self.desired.guards.contains_key(name);
         let devices = self.state.guards.keys().filter(|n| unguarded(n)).cloned().collect::<Vec<_>>();
         if !devices.is_empty() {
             self.push(Change::RemoveGuards { devices });
         }
         for name in gone {
             self.push(Change::DeleteLink { name });
+        }
+    }
+
+    fn add_and_remove_routers(&mut self) {
+        let gone = self.state.routers.keys().filter(|router| !self.desired.routers.contains_key(*router)).cloned();
+        for router in gone.collect::<Vec<_>>() {
+            self.push(Change::RemoveRouter { router });
+        }
+        for router in self.desired.routers.keys() {
+            if !self.state.routers.contains_key(router) {
+                self.push(Change::AddRouter { router: router.clone() });
+            }
+        }
+    }
+
+    fn set_routers(&mut self) {
+        for (router, wanted) in &self.desired.routers {
+            let has = &self.state.routers[router];
+            if has != wanted {
+                let (from, to) = (Box::new(has.clone()), Box::new(wanted.clone()));
+                self.push(Change::SetRouter { router: router.clone(), from, to });
+            }
         }
     }
 
@@ -224,12 +282,25 @@ impl Planner<'_> {
 
     /// A new device always gets its chain written: one left over from a deleted device may hang on nothing.
     fn set_guards(&mut self, added: &BTreeSet<String>) {
-        let wrong = |name: &String, guard: &Guard| added.contains(name) || self.state.guards.get(name) != Some(guard);
+        let wrong = |name: &String, guard: &Guard| {
+            added.contains(device_of(name)) || self.state.guards.get(name) != Some(guard)
+        };
         let guards = self.desired.guards.iter().filter(|(name, guard)| wrong(name, guard));
         let guards = guards.map(|(n, g)| (n.clone(), g.clone())).collect::<BTreeMap<_, _>>();
         if !guards.is_empty() {
             let replacing = guards.keys().filter(|n| self.state.guards.contains_key(*n)).cloned().collect();
             self.push(Change::SetGuards { guards, replacing });
+        }
+    }
+
+    /// Before a new tap comes up: a guest's first packet meets its groups.
+    fn set_groups(&mut self) {
+        if !self.desired.groups.is_empty() && !self.state.filters_bridges {
+            self.push(Change::FilterBridges);
+        }
+        if self.state.groups != self.desired.groups {
+            let (from, to) = (Box::new(self.state.groups.clone()), Box::new(self.desired.groups.clone()));
+            self.push(Change::SetGroups { from, to });
         }
     }
 

@@ -4,11 +4,13 @@ use std::net::IpAddr;
 
 use crate::desired::{HostNetwork, HostNetworks, LocalPort, NetworkDevices, PortDevice};
 use crate::error::Result;
+use crate::groups;
 use crate::guard;
 use crate::mac::{EthernetAddress, MacAddress};
 use crate::observed::{BridgeOptions, Link, LinkKind, Observed, PortFlags, VxlanOptions};
 use crate::plan::{Change, Scope, plan};
 use crate::plane::PortRef;
+use crate::router;
 
 /// The port IANA gave to VXLAN (RFC 7348).
 pub const VXLAN_UDP_PORT: u16 = 4789;
@@ -19,6 +21,10 @@ pub fn host(desired: &HostNetworks) -> Observed {
     for network in &desired.networks {
         add_network(&mut state, network);
     }
+    router::add_to(&mut state, desired);
+    state.groups = groups::compile(desired);
+    // Once on, it stays: others may rely on it by then.
+    state.filters_bridges = !state.groups.is_empty();
     state
 }
 
@@ -87,6 +93,9 @@ fn add_network(state: &mut Observed, network: &HostNetwork) {
         let kind = LinkKind::Tap { owner_uid: port.owner_uid };
         state.links.insert(port.tap(), link(kind, Some(tap_flags(port.active))));
         state.guards.insert(port.tap(), guard::port_guard(port));
+        if !port.groups.is_empty() {
+            state.guards.insert(guard::delivery_name(&port.tap()), guard::delivery_guard());
+        }
         add_local_entries(state, network, port);
     }
 }
@@ -133,7 +142,12 @@ pub fn removal(actual: &Observed, port: &PortRef) -> Result<Vec<Change>> {
     let is_tap = |name: &String| *name == tap;
     let ours = Observed {
         links: actual.links.iter().filter(|(n, _)| is_tap(n)).map(|(n, l)| (n.clone(), l.clone())).collect(),
-        guards: actual.guards.iter().filter(|(n, _)| is_tap(n)).map(|(n, g)| (n.clone(), g.clone())).collect(),
+        guards: actual
+            .guards
+            .iter()
+            .filter(|(n, _)| guard::device_of(n) == tap)
+            .map(|(n, g)| (n.clone(), g.clone()))
+            .collect(),
         ..Observed::default()
     };
     plan(&ours, &Observed::default(), Scope::Everything)

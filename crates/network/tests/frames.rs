@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gantry_network::{
     DataPlane, EthernetAddress, HostNetworks, LinuxDataPlane, MacAddress, PortRef, RemotePort, bridge_name, tap_name,
@@ -419,21 +419,11 @@ async fn a_refusal_by_the_kernel_names_the_object() {
     plane.apply(&network(1, vec![], vec![], vec![])).await.unwrap();
 }
 
-fn eventually(what: &str, check: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while Instant::now() < deadline {
-        if check() {
-            return;
-        }
-    }
-    panic!("waited in vain for {what}");
-}
-
 #[tokio::test]
 async fn what_is_removed_by_hand_comes_back_and_strangers_stay() {
     let site = Site::new();
     let host = site.namespace(1);
-    let external = RemotePort { mac: mac(90), addresses: vec![guest_address(90).into()], vtep: vtep(9) };
+    let external = RemotePort::new(mac(90), vec![guest_address(90).into()], vtep(9));
     let desired = network(1, vec![port(11, true)], vec![remote(21, 2), external], vec![vtep(9)]);
     site.apply(1, &desired).await;
     for stranger in ["link add gtk0 type bridge", "link add gb type bridge", "link add br-x type bridge"] {

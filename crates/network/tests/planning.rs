@@ -32,6 +32,7 @@ fn hosts() -> impl Strategy<Value = HostNetworks> {
     prop::collection::btree_map(1u32..4, sketch, 0..3).prop_map(|networks| HostNetworks {
         generation: 1,
         networks: networks.into_iter().map(|(vni, sketch)| draw(vni, &sketch)).collect(),
+        ..HostNetworks::default()
     })
 }
 
@@ -39,27 +40,24 @@ fn draw(vni: u32, sketch: &Sketch) -> HostNetwork {
     let vtep = |last: &u8| IpAddr::from([10, 77, 0, 100 + last]);
     let mac = |last: u8| MacAddress([0x52, 0x54, 0, 0, vni as u8, last]);
     let address = |last: u8| IpAddr::from([10, vni as u8, 0, last]);
-    let ports = sketch.ports.iter().map(|(last, (owner, active, addresses))| LocalPort {
-        id: Uuid::from_u128(u128::from(vni) << 8 | u128::from(*last)),
-        owner_uid: 64_000 + owner,
-        mac: mac(*last),
-        addresses: (0..*addresses).map(|n| address(10 * (1 + last) + n)).collect(),
-        active: *active,
+    let ports = sketch.ports.iter().map(|(last, (owner, active, addresses))| {
+        let id = Uuid::from_u128(u128::from(vni) << 8 | u128::from(*last));
+        let addresses = (0..*addresses).map(|n| address(10 * (1 + last) + n)).collect();
+        let mut port = LocalPort::new(id, mac(*last), addresses, 64_000 + owner, *active);
+        // Of every third port, unknown groups: it is closed.
+        port.groups.extend((last % 3 == 0).then_some(Uuid::from_u128(9)));
+        port
     });
-    let remote = sketch.remote.iter().map(|(last, host)| RemotePort {
-        mac: mac(*last),
-        addresses: vec![address(10 * (1 + last))],
-        vtep: vtep(host),
-    });
+    let remote = sketch
+        .remote
+        .iter()
+        .map(|(last, host)| RemotePort::new(mac(*last), vec![address(10 * (1 + last))], vtep(host)));
+    let own = IpAddr::from([10, 77, 0, sketch.own]);
     HostNetwork {
-        uuid: Uuid::from_u128(vni.into()),
-        name: format!("network {vni}"),
-        vni,
-        mtu: sketch.mtu,
-        underlay_address: IpAddr::from([10, 77, 0, sketch.own]),
         local: ports.collect(),
         remote: remote.collect(),
         external_vteps: sketch.external.iter().map(vtep).collect(),
+        ..HostNetwork::new(Uuid::from_u128(vni.into()), format!("network {vni}"), vni, sketch.mtu, own)
     }
 }
 
@@ -149,6 +147,7 @@ fn changed(kind: &LinkKind) -> LinkKind {
         LinkKind::Bridge(o) => LinkKind::Bridge(BridgeOptions { spanning_tree: !o.spanning_tree, ..*o }),
         LinkKind::Vxlan(o) => LinkKind::Vxlan(VxlanOptions { proxy: !o.proxy, ..*o }),
         LinkKind::Tap { owner_uid } => LinkKind::Tap { owner_uid: owner_uid + 1 },
+        LinkKind::Leg { router } => LinkKind::Leg { router: format!("{router}0") },
         LinkKind::Foreign(kind) => LinkKind::Foreign(kind.clone()),
     }
 }

@@ -16,7 +16,8 @@ pub struct SeedNic {
     pub mac: MacAddress,
     /// Host addresses with the prefix length of their subnet; none means DHCP.
     pub addresses: Vec<IpNet>,
-    pub gateway: Option<IpAddr>,
+    /// At most one of each family is used: the first.
+    pub gateways: Vec<IpAddr>,
     pub dns: Vec<IpAddr>,
     pub mtu: Option<u32>,
 }
@@ -64,8 +65,8 @@ pub(crate) fn render(nics: &[SeedNic]) -> Result<String, serde_norway::Error> {
             set_name: name.clone(),
             dhcp4: nic.addresses.is_empty(),
             addresses: &nic.addresses,
-            gateway4: nic.gateway.filter(IpAddr::is_ipv4),
-            gateway6: nic.gateway.filter(IpAddr::is_ipv6),
+            gateway4: nic.gateways.iter().copied().find(IpAddr::is_ipv4),
+            gateway6: nic.gateways.iter().copied().find(IpAddr::is_ipv6),
             mtu: nic.mtu,
             nameservers: (!nic.dns.is_empty()).then_some(Nameservers { addresses: &nic.dns }),
         };

@@ -14,7 +14,7 @@ fn seed() -> Seed {
         nics: vec![SeedNic {
             mac: "52:54:00:12:34:56".parse().unwrap(),
             addresses: vec!["10.20.0.5/24".parse().unwrap(), "fd00::5/64".parse().unwrap()],
-            gateway: Some("10.20.0.1".parse().unwrap()),
+            gateways: vec!["10.20.0.1".parse().unwrap()],
             dns: vec!["10.20.0.53".parse().unwrap()],
             mtu: Some(1450),
         }],
@@ -69,7 +69,7 @@ fn interfaces_keep_their_order_beyond_ten_and_use_dhcp_without_addresses() {
     let nic = |index: u8| SeedNic {
         mac: format!("52:54:00:00:00:{index:02x}").parse().unwrap(),
         addresses: vec![],
-        gateway: None,
+        gateways: Vec::new(),
         dns: vec![],
         mtu: None,
     };

@@ -20,10 +20,14 @@ mod network;
 mod operation;
 mod placement;
 mod policy;
+mod port;
 mod power;
 mod problem;
 mod resource;
+mod router;
+mod security_group;
 mod size;
+mod subnet;
 mod time;
 mod token;
 mod vm;
@@ -37,14 +41,17 @@ pub use host::{
     Asleep, CpuInfo, Host, HostMetrics, HostPower, HostSpec, HostState, HostStatus, Inventory, Maintenance, PoolInfo,
     PowerDriverKind, WakeProof,
 };
-pub use host_network::{HostNetwork, HostNetworks, LocalPort, RemotePort};
+pub use host_network::{
+    ExternalLeg, HostFloatingIp, HostGroup, HostGroupRule, HostNetwork, HostNetworks, HostPeer, HostRouter, HostSubnet,
+    LocalPort, PeerAddresses, PeerSet, RemotePort, RouterLeg,
+};
 pub use image::{Image, ImageFormat, ImagePhase, ImageSource, ImageSpec, ImageStatus};
 pub use labels::{Labels, Selector};
 pub use mac::MacAddress;
 pub use meta::{Metadata, ObjectRef};
 pub use migration::{MigrationFigures, MigrationMode, MigrationPolicy, MigrationProgress, PostCopy};
 pub use name::{InvalidName, Name};
-pub use network::{Network, NetworkSpec, NetworkStatus, PortLease, Subnet};
+pub use network::{Network, NetworkSpec, NetworkStatus, PortLease, conntrack_zone, gateway_mac};
 pub use operation::{
     Action, HostUpdate, Operation, OperationPhase, OperationSpec, OperationStatus, Progress, StepState, StepStatus,
 };
@@ -53,10 +60,17 @@ pub use policy::{
     Advice, BalancePolicy, Policy, PolicyMode, PolicySpec, PolicyStatus, PowerPolicy, Recommendation, SchedulePolicy,
     Weekday,
 };
+pub use port::{Port, PortSpec, PortStatus};
 pub use power::{PowerAnswer, PowerOrder, PowerStatus, PowerSwitch};
 pub use problem::{FieldError, Problem};
 pub use resource::Resource;
+pub use router::{FloatingIp, FloatingIpSpec, FloatingIpStatus, Router, RouterSpec, RouterStatus};
+pub use security_group::{
+    AddressSet, AddressSetSpec, AddressSetStatus, Addresses, Direction, GroupRule, PortRange, Protocol, SecurityGroup,
+    SecurityGroupSpec, SecurityGroupStatus,
+};
 pub use size::ByteSize;
+pub use subnet::{AddressRange, NetworkSubnet, Subnet, SubnetSpec, SubnetStatus};
 pub use time::Timestamp;
 pub use token::{ApiToken, Role, TokenSpec, TokenStatus};
 pub use vm::{Arch, Firmware, GuestInfo, NicSpec, NicStatus, PowerState, Vm, VmMetrics, VmSpec, VmStatus};

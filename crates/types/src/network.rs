@@ -1,16 +1,15 @@
-//! `network`: a VXLAN that spans the hosts, with addresses for VMs.
+//! `network`: a segment that spans the hosts, with addresses for VMs.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{MacAddress, Name, resource::resource};
+use crate::{MacAddress, Name, Subnet, resource::resource};
 
 resource!(
-    /// A layer-2 network over all hosts (VXLAN, RFC 7348) with one subnet.
+    /// A layer-2 network over all hosts (VXLAN, RFC 7348).
     Network, "network", "networks", NetworkSpec, NetworkStatus
 );
 
@@ -23,7 +22,9 @@ pub struct NetworkSpec {
     /// Bytes of an IP packet inside the network, 576–8950.
     #[serde(default = "default_mtu")]
     pub mtu: u32,
-    pub subnet: Subnet,
+    /// Its first subnet. More are objects of the kind `subnet`; a network without any gives no addresses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<Subnet>,
     /// VTEPs that are not Gantry hosts (a top-of-rack switch, the lab's client side). Frames for addresses that no
     /// VM has are sent to them, and to nobody else.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -31,27 +32,15 @@ pub struct NetworkSpec {
     pub external_vteps: Vec<IpAddr>,
 }
 
-fn default_mtu() -> u32 {
-    1450
+impl NetworkSpec {
+    /// A network with one subnet and everything else by default.
+    pub fn with_subnet(subnet: Subnet) -> Self {
+        Self { vni: None, mtu: default_mtu(), subnet: Some(subnet), external_vteps: Vec::new() }
+    }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Subnet {
-    /// For example `10.9.0.0/24`.
-    #[schema(value_type = String)]
-    pub cidr: IpNet,
-    /// The default gateway told to guests; never handed out.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub gateway: Option<IpAddr>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(value_type = Vec<String>)]
-    pub dns: Vec<IpAddr>,
-    /// Addresses that are never handed out.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schema(value_type = Vec<String>)]
-    pub reserved: Vec<IpAddr>,
+fn default_mtu() -> u32 {
+    1450
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -65,10 +54,42 @@ pub struct NetworkStatus {
     pub leases: BTreeMap<IpAddr, PortLease>,
 }
 
-/// An address of a network held by a VM's port, for as long as the VM exists.
+/// An address of a network that is held by a port, for as long as the port exists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PortLease {
-    pub vm: Name,
+    /// The VM that the port belongs to, if it belongs to one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<Name>,
+    /// The object that holds it, if that is not a VM: `port/db-vip`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
     pub port: Uuid,
     pub mac: MacAddress,
+}
+
+impl PortLease {
+    /// For people: `VM 'web'`, `port 'db-vip'`.
+    pub fn described(&self) -> String {
+        match (&self.vm, &self.holder) {
+            (Some(vm), _) => format!("VM '{vm}'"),
+            (None, Some(holder)) => match holder.split_once('/') {
+                Some((kind, name)) => format!("{kind} '{name}'"),
+                None => format!("'{holder}'"),
+            },
+            (None, None) => format!("port {}", self.port),
+        }
+    }
+}
+
+/// The connection tracking zone of a network's flows on every host (1–65535). Networks share one if their identifiers
+/// differ by a multiple of 65535; the controller lets no two such networks be made.
+pub fn conntrack_zone(vni: u32) -> u16 {
+    // The remainder is below 65535.
+    1 + (vni % 65_535) as u16
+}
+
+/// The MAC of a network's gateway, if a router of Gantry is it: the same on each host.
+pub fn gateway_mac(vni: u32) -> MacAddress {
+    let [_, high, middle, low] = vni.to_be_bytes();
+    MacAddress([0x0a, b'g', b'q', high, middle, low])
 }

@@ -83,6 +83,12 @@ impl VmSpec {
         if self.nics.len() > 8 {
             problem = problem.field("spec.nics", format!("{} are too many, use at most 8", self.nics.len()));
         }
+        for (index, nic) in self.nics.iter().enumerate() {
+            if nic.port.is_some() && (nic.address.is_some() || nic.mac.is_some() || !nic.security_groups.is_empty()) {
+                let message = "brings its own address, MAC and security groups; give these at the port";
+                problem = problem.field(format!("spec.nics[{index}].port"), message);
+            }
+        }
         if let Some(model) = &self.cpu_model
             && (model.is_empty()
                 || model.len() > 64
@@ -115,6 +121,19 @@ pub struct NicSpec {
     /// Derived from the VM's uuid if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<MacAddress>,
+    /// A port of this network that was made beforehand; it brings its addresses, MAC and security groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<Name>,
+    /// The security groups that its port starts with; later they are changed at the port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub security_groups: Vec<Name>,
+}
+
+impl NicSpec {
+    /// A card of which everything is chosen by the network.
+    pub fn new(network: Name) -> Self {
+        Self { network, address: None, mac: None, port: None, security_groups: Vec::new() }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -224,6 +243,16 @@ pub struct NicStatus {
     pub mac: MacAddress,
     #[schema(value_type = String)]
     pub address: IpAddr,
+    /// The addresses besides, of the network's other subnets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub more_addresses: Vec<IpAddr>,
+}
+
+impl NicStatus {
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        std::iter::once(self.address).chain(self.more_addresses.iter().copied())
+    }
 }
 
 /// What the guest agent told.

@@ -84,8 +84,11 @@ pub(crate) async fn prepare_files(host: &Host, record: &mut Record) -> Result<()
     let uid = record.owner_uid;
     let nics = assignment.nics.iter().map(|nic| SeedNic {
         mac: nic.mac,
-        addresses: ipnet::IpNet::new(nic.address, nic.prefix_length).into_iter().collect(),
-        gateway: nic.gateway,
+        addresses: std::iter::once((nic.address, nic.prefix_length))
+            .chain(nic.more_addresses.iter().map(|more| (more.address, more.prefix_length)))
+            .filter_map(|(address, prefix_length)| ipnet::IpNet::new(address, prefix_length).ok())
+            .collect(),
+        gateways: nic.gateway.into_iter().chain(nic.more_addresses.iter().filter_map(|more| more.gateway)).collect(),
         dns: nic.dns.clone(),
         mtu: Some(nic.mtu),
     });

@@ -60,8 +60,8 @@ fn a_vm_lives_and_is_forgotten() {
 
         // Networks the controller computed before it knew of this VM don't take its tap away.
         let tap = gantry_network::tap_name(vm.nics[0].port);
-        agent.apply_networks(&HostNetworks { generation: 5, networks: Vec::new() }).await.unwrap();
-        let older = HostNetworks { generation: 4, networks: Vec::new() };
+        agent.apply_networks(&HostNetworks { generation: 5, ..HostNetworks::default() }).await.unwrap();
+        let older = HostNetworks { generation: 4, ..HostNetworks::default() };
         assert_eq!(code(agent.apply_networks(&older).await), "stale-generation");
         eventually("the tap is counted", async || {
             let metrics = world.look(0, vm.uuid).await?.metrics?;

@@ -170,6 +170,7 @@ impl World {
                 prefix_length: 24,
                 gateway: None,
                 dns: Vec::new(),
+                more_addresses: Vec::new(),
             }],
             user_data: None,
             power: PowerState::Running,

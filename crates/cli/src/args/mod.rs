@@ -4,8 +4,10 @@
 //! functions.
 
 mod local;
+mod networking;
 mod objects;
 mod policies;
+mod routing;
 mod vm;
 
 use std::{path::PathBuf, time::Duration};
@@ -18,11 +20,15 @@ use crate::{kind::Kind, wait::Condition};
 pub use local::{
     AgentCommand, AgentRun, ControllerCommand, ControllerInit, ControllerRun, HostJoin, LabCommand, LabUp,
 };
+pub use networking::{
+    AddressSetCommand, Destination, Holders, PortCommand, RuleOptions, SecurityGroupCommand, SubnetCommand,
+};
 pub use objects::{
     EventCommand, HostCommand, HostSet, ImageCommand, ImageImport, NetworkCommand, NetworkCreate, OperationCommand,
     PowerChoice, TokenCommand, TokenRole,
 };
 pub use policies::{BalanceSet, ClusterCommand, ClusterSet, Mode, PolicyCommand, PolicySet};
+pub use routing::{FloatingIpCommand, RouterCommand};
 pub use vm::{Create as VmCreate, Migrate as VmMigrate, PostCopyChoice, Set as VmSet, VmCommand, WaitFor};
 
 /// Gantry: a datacenter operating system.
@@ -86,6 +92,24 @@ pub enum Command {
     /// Networks
     #[command(subcommand)]
     Network(NetworkCommand),
+    /// Ranges of addresses of networks
+    #[command(subcommand)]
+    Subnet(SubnetCommand),
+    /// Places in networks: MAC, addresses, security groups
+    #[command(subcommand)]
+    Port(PortCommand),
+    /// Who may talk to VMs, and whom they may talk to
+    #[command(subcommand, visible_alias = "sg")]
+    SecurityGroup(SecurityGroupCommand),
+    /// Addresses by a name, for the rules of security groups
+    #[command(subcommand)]
+    AddressSet(AddressSetCommand),
+    /// The way from one network to another, and out
+    #[command(subcommand)]
+    Router(RouterCommand),
+    /// Addresses of external networks that lead to VMs
+    #[command(subcommand, visible_alias = "fip")]
+    FloatingIp(FloatingIpCommand),
     /// Servers that run VMs
     #[command(subcommand)]
     Host(HostCommand),
@@ -127,8 +151,8 @@ pub enum Command {
     Version,
 }
 
-const KINDS: &str = "vm, host, cluster, policy, image, network, operation, event or token; also their plurals, and img, net, op, ev for \
-short";
+const KINDS: &str = "vm, host, cluster, policy, image, network, subnet, port, security-group, address-set, router, floating-ip, \
+operation, event or token; also their plurals, and img, net, sg, fip, op, ev for short";
 
 #[derive(Debug, Args)]
 pub struct Get {

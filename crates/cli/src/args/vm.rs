@@ -119,7 +119,7 @@ pub struct Create {
     /// Size of its disk; the image's if not given
     #[arg(long, value_name = "SIZE")]
     pub disk: Option<ByteSize>,
-    /// A network card: NETWORK[,ip=ADDRESS][,mac=MAC]; may be given several times
+    /// A network card: NETWORK[,ip=ADDRESS][,mac=MAC][,group=SECURITY-GROUP] or NETWORK,port=PORT; may be given several times
     #[arg(long = "network", value_name = "NETWORK", value_parser = parse_nic)]
     pub networks: Vec<NicSpec>,
     /// cloud-init user-data
@@ -225,11 +225,11 @@ impl From<PostCopyChoice> for PostCopy {
     }
 }
 
-/// `NETWORK[,ip=ADDRESS][,mac=MAC]`
+/// `NETWORK[,ip=ADDRESS][,mac=MAC][,group=SECURITY-GROUP]…` or `NETWORK,port=PORT`
 fn parse_nic(text: &str) -> Result<NicSpec, String> {
     let mut parts = text.split(',');
     let network = parts.next().unwrap_or_default().parse::<Name>().map_err(|error| error.to_string())?;
-    let mut nic = NicSpec { network, address: None, mac: None };
+    let mut nic = NicSpec::new(network);
     for part in parts {
         match part.split_once('=') {
             Some(("ip", value)) if nic.address.is_none() => {
@@ -238,7 +238,16 @@ fn parse_nic(text: &str) -> Result<NicSpec, String> {
             Some(("mac", value)) if nic.mac.is_none() => {
                 nic.mac = Some(value.parse::<MacAddress>().map_err(|error| error.to_string())?);
             }
-            _ => return Err(format!("'{part}' is not known here: write NETWORK[,ip=ADDRESS][,mac=MAC]")),
+            Some(("port", value)) if nic.port.is_none() => {
+                nic.port = Some(value.parse::<Name>().map_err(|error| error.to_string())?);
+            }
+            Some(("group", value)) => {
+                nic.security_groups.push(value.parse::<Name>().map_err(|error| error.to_string())?);
+            }
+            _ => {
+                let form = "NETWORK[,ip=ADDRESS][,mac=MAC][,group=SECURITY-GROUP]… or NETWORK,port=PORT";
+                return Err(format!("'{part}' is not known here: write {form}"));
+            }
         }
     }
     Ok(nic)
@@ -257,6 +266,6 @@ pub fn parse_label_change(text: &str) -> Result<(String, Option<String>), String
 }
 
 /// By the names the API uses.
-fn parse_by_api_name<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+pub(super) fn parse_by_api_name<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     serde_json::from_value(text.into()).map_err(|error| error.to_string())
 }

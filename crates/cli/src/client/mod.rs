@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use gantry_api::rest::{
     Changed, CreateToken, CreatedToken, DeleteVmQuery, ListQuery, MigrateRequest, Page, RebootRequest, StopRequest,
-    UpdateClusterRequest, Version, WriteQuery,
+    Trace, TraceQuery, UpdateClusterRequest, Version, WriteQuery,
 };
 use gantry_hostlink::{answer, causes};
 use gantry_trust::{ClientConfig, ExpectedPeer, TrustError, WebSocket};
-use gantry_types::{Cluster, Host, Operation, Problem, Resource, Vm};
+use gantry_types::{Cluster, Host, Operation, Port, Problem, Resource, Vm};
 use reqwest::{
     Method, RequestBuilder,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
@@ -136,6 +136,11 @@ impl Client {
     pub async fn cancel(&self, operation: &str) -> Result<Operation, Problem> {
         answer(&self.peer, self.verb(&format!("{}/cancel", object_path::<Operation>(operation)?), &())).await
     }
+    pub async fn trace(&self, port: &str, query: &TraceQuery) -> Result<Trace, Problem> {
+        let path = format!("{}/trace", object_path::<Port>(port)?);
+        answer(&self.peer, self.quick(Method::GET, &path).query(query)).await
+    }
+
     pub async fn create_token(&self, request: &CreateToken) -> Result<CreatedToken, Problem> {
         answer(&self.peer, self.verb("/v1/tokens", request)).await
     }

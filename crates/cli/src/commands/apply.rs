@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use gantry_api::rest::WriteQuery;
-use gantry_types::{ErrorClass, Operation, Problem, Resource};
+use gantry_types::{ErrorClass, Name, Operation, Problem, Resource};
 use serde::Serialize;
 use serde_json::Value;
 use similar::TextDiff;
@@ -28,6 +28,12 @@ macro_rules! with_object {
             Object::Cluster($object) => $body,
             Object::Policy($object) => $body,
             Object::Network($object) => $body,
+            Object::Subnet($object) => $body,
+            Object::AddressSet($object) => $body,
+            Object::SecurityGroup($object) => $body,
+            Object::Port($object) => $body,
+            Object::Router($object) => $body,
+            Object::FloatingIp($object) => $body,
             Object::Image($object) => $body,
             Object::Host($object) => {
                 let $object = &**$object;
@@ -136,34 +142,56 @@ struct Applied {
     operation: Option<Operation>,
 }
 
-/// Clusters, networks and images that a dry run would have created.
+/// Objects that a dry run would have created, of the kinds that others name.
 #[derive(Debug, Default)]
 struct Imagined {
-    clusters: HashSet<String>,
-    networks: HashSet<String>,
-    images: HashSet<String>,
+    made: HashSet<(&'static str, String)>,
 }
 
 impl Imagined {
     fn add(&mut self, object: &Object) {
-        match object {
-            Object::Network(network) => self.networks.insert(network.name().to_owned()),
-            Object::Image(image) => self.images.insert(image.name().to_owned()),
-            Object::Cluster(cluster) => self.clusters.insert(cluster.name().to_owned()),
-            Object::Host(_) | Object::Policy(_) | Object::Vm(_) => false,
-        };
+        self.made.insert((object.kind().singular(), object.name().to_owned()));
     }
 
     fn is_named_by(&self, object: &Object) -> bool {
-        match object {
-            Object::Vm(vm) => {
-                vm.spec.image.as_ref().is_some_and(|image| self.images.contains(image.as_str()))
-                    || vm.spec.nics.iter().any(|nic| self.networks.contains(nic.network.as_str()))
-            }
-            Object::Host(host) => self.clusters.contains(host.spec.cluster.as_str()),
-            Object::Policy(policy) => self.clusters.contains(policy.spec.cluster.as_str()),
-            Object::Cluster(_) | Object::Network(_) | Object::Image(_) => false,
+        named_by(object).into_iter().any(|(kind, name)| self.made.contains(&(kind.singular(), name.to_string())))
+    }
+}
+
+/// Everything that an object refers to.
+fn named_by(object: &Object) -> Vec<(Kind, &Name)> {
+    match object {
+        Object::Vm(vm) => {
+            let image = vm.spec.image.iter().map(|image| (Kind::Image, image));
+            let nics = vm.spec.nics.iter().flat_map(|nic| {
+                let groups = nic.security_groups.iter().map(|group| (Kind::SecurityGroup, group));
+                let port = nic.port.iter().map(|port| (Kind::Port, port));
+                groups.chain(port).chain([(Kind::Network, &nic.network)])
+            });
+            image.chain(nics).collect()
         }
+        Object::Port(port) => {
+            let groups = port.spec.security_groups.iter().map(|group| (Kind::SecurityGroup, group));
+            groups.chain([(Kind::Network, &port.spec.network)]).collect()
+        }
+        Object::Subnet(subnet) => vec![(Kind::Network, &subnet.spec.network)],
+        Object::SecurityGroup(group) => {
+            let sets = group.spec.rules.iter().filter_map(|rule| Some((Kind::AddressSet, rule.address_set.as_ref()?)));
+            let groups = group.spec.rules.iter().filter_map(|rule| Some((Kind::SecurityGroup, rule.group.as_ref()?)));
+            sets.chain(groups).collect()
+        }
+        Object::Router(router) => {
+            let networks = router.spec.networks.iter().chain(&router.spec.external);
+            networks.map(|network| (Kind::Network, network)).collect()
+        }
+        Object::FloatingIp(floating) => {
+            let vm = floating.spec.vm.iter().map(|vm| (Kind::Vm, vm));
+            let port = floating.spec.port.iter().map(|port| (Kind::Port, port));
+            vm.chain(port).chain([(Kind::Network, &floating.spec.network)]).collect()
+        }
+        Object::Host(host) => vec![(Kind::Cluster, &host.spec.cluster)],
+        Object::Policy(policy) => vec![(Kind::Cluster, &policy.spec.cluster)],
+        Object::Cluster(_) | Object::Network(_) | Object::AddressSet(_) | Object::Image(_) => Vec::new(),
     }
 }
 

@@ -5,11 +5,13 @@ mod clusters;
 mod contexts;
 mod hosts;
 mod images;
+mod networking;
 mod networks;
 mod objects;
 mod operations;
 mod policies;
 mod programs;
+mod routing;
 mod tokens;
 mod vms;
 
@@ -55,6 +57,12 @@ pub async fn dispatch(cli: Cli, programs: &impl Programs) -> Result<(), Failure>
         Command::Vm(command) => vms::run(&session, command).await,
         Command::Image(command) => images::run(&session, command).await,
         Command::Network(command) => networks::run(&session, command).await,
+        Command::Subnet(command) => networking::subnets(&session, command).await,
+        Command::Port(command) => networking::ports(&session, command).await,
+        Command::SecurityGroup(command) => networking::security_groups(&session, command).await,
+        Command::Router(command) => routing::routers(&session, command).await,
+        Command::FloatingIp(command) => routing::floating_ips(&session, command).await,
+        Command::AddressSet(command) => networking::address_sets(&session, command).await,
         Command::Host(command) => hosts::run(&session, command, programs).await,
         Command::Cluster(command) => clusters::run(&session, command).await,
         Command::Policy(command) => policies::run(&session, command).await,

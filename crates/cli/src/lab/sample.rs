@@ -97,7 +97,7 @@ fn sample_vm() -> Result<Vm, Failure> {
         memory: ByteSize::mib(256),
         image: Some(name(IMAGE)?),
         disk: None,
-        nics: vec![NicSpec { network: name("default")?, address: None, mac: None }],
+        nics: vec![NicSpec::new(name("default")?)],
         arch: Arch::X86_64,
         cpu_model: None,
         firmware: Firmware::Bios,

@@ -233,14 +233,10 @@ async fn ensure_network(room: &Room, client: &Client) -> Result<(), Failure> {
         Err(problem) => return Err(problem.into()),
     }
     let layout = room.layout();
-    let subnet = Subnet {
-        cidr: layout.default_subnet().parse().context("the lab's own subnet")?,
-        gateway: None,
-        dns: Vec::new(),
-        reserved: vec![layout.operator_inner_address().into()],
-    };
+    let cidr = layout.default_subnet().parse().context("the lab's own subnet")?;
+    let subnet = Subnet { reserved: vec![layout.operator_inner_address().into()], ..Subnet::new(cidr) };
     let external_vteps = vec![layout.operator_address().into()];
-    let spec = NetworkSpec { vni: Some(layout.default_vni()), mtu: 1450, subnet, external_vteps };
+    let spec = NetworkSpec { vni: Some(layout.default_vni()), external_vteps, ..NetworkSpec::with_subnet(subnet) };
     let name = NETWORK.parse().map_err(anyhow::Error::new)?;
     client.create(&Network::new(name, spec), &WriteQuery::default()).await?;
     Ok(())

@@ -1,8 +1,8 @@
 //! Each kind's columns.
 
 use gantry_types::{
-    ApiToken, ByteSize, Cluster, Event, Host, HostState, Image, Maintenance, Network, Operation, Policy, Resource,
-    StepState, Vm, VmPhase,
+    AddressSet, ApiToken, ByteSize, Cluster, Event, FloatingIp, Host, HostState, Image, Maintenance, Network,
+    NetworkSubnet, Operation, Policy, Port, Resource, Router, SecurityGroup, StepState, Vm, VmPhase,
 };
 use serde::Serialize;
 
@@ -36,7 +36,8 @@ impl Row for Vm {
             (Some(host), Some(to)) => format!("{host} → {to}"),
             (host, _) => or_dash(host.as_ref()),
         };
-        let addresses: Vec<_> = status.nics.iter().map(|nic| nic.address.to_string()).collect();
+        let addresses: Vec<_> =
+            status.nics.iter().flat_map(|nic| nic.addresses()).map(|address| address.to_string()).collect();
         vec![
             self.metadata.name.to_string(),
             status.phase.to_string(),
@@ -188,7 +189,7 @@ impl Row for Network {
         vec![
             self.metadata.name.to_string(),
             self.status.vni.to_string(),
-            self.spec.subnet.cidr.to_string(),
+            or_dash(self.spec.subnet.as_ref().map(|subnet| subnet.cidr)),
             self.spec.mtu.to_string(),
             self.status.leases.len().to_string(),
             age(self.metadata.created_at, around.now),
@@ -197,7 +198,127 @@ impl Row for Network {
 
     fn wide_cells(&self) -> Vec<String> {
         let vteps: Vec<_> = self.spec.external_vteps.iter().map(ToString::to_string).collect();
-        vec![or_dash(self.spec.subnet.gateway), vteps.join(","), self.metadata.uuid.to_string()]
+        let gateway = self.spec.subnet.as_ref().and_then(|subnet| subnet.gateway);
+        vec![or_dash(gateway), vteps.join(","), self.metadata.uuid.to_string()]
+    }
+}
+
+impl Row for NetworkSubnet {
+    const PLURAL_FOR_PEOPLE: &'static str = "subnets";
+    const HEADERS: &'static [&'static str] = &["NAME", "NETWORK", "CIDR", "GATEWAY", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["DNS", "RANGES"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        vec![
+            self.metadata.name.to_string(),
+            self.spec.network.to_string(),
+            self.spec.cidr.to_string(),
+            or_dash(self.spec.gateway),
+            age(self.metadata.created_at, around.now),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        vec![listed(&self.spec.dns), listed(&self.spec.ranges)]
+    }
+}
+
+fn listed<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    let texts: Vec<_> = items.into_iter().map(|item| item.to_string()).collect();
+    if texts.is_empty() { "-".to_owned() } else { texts.join(",") }
+}
+
+impl Row for Port {
+    const PLURAL_FOR_PEOPLE: &'static str = "ports";
+    const HEADERS: &'static [&'static str] = &["NAME", "NETWORK", "ADDRESSES", "MAC", "VM", "GROUPS", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["UUID"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        vec![
+            self.metadata.name.to_string(),
+            self.spec.network.to_string(),
+            listed(&self.status.addresses),
+            or_dash(self.status.mac),
+            or_dash(self.status.vm.as_ref()),
+            listed(&self.spec.security_groups),
+            age(self.metadata.created_at, around.now),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        vec![self.metadata.uuid.to_string()]
+    }
+}
+
+impl Row for SecurityGroup {
+    const PLURAL_FOR_PEOPLE: &'static str = "security groups";
+    const HEADERS: &'static [&'static str] = &["NAME", "RULES", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["ALLOWED", "UUID"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        let rules = self.spec.rules.len().to_string();
+        vec![self.metadata.name.to_string(), rules, age(self.metadata.created_at, around.now)]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        let rules: Vec<_> = self.spec.rules.iter().map(ToString::to_string).collect();
+        vec![rules.join("; "), self.metadata.uuid.to_string()]
+    }
+}
+
+impl Row for AddressSet {
+    const PLURAL_FOR_PEOPLE: &'static str = "address sets";
+    const HEADERS: &'static [&'static str] = &["NAME", "ADDRESSES", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["CONTENT", "UUID"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        let count = self.spec.addresses.len().to_string();
+        vec![self.metadata.name.to_string(), count, age(self.metadata.created_at, around.now)]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        vec![listed(&self.spec.addresses), self.metadata.uuid.to_string()]
+    }
+}
+
+impl Row for Router {
+    const PLURAL_FOR_PEOPLE: &'static str = "routers";
+    const HEADERS: &'static [&'static str] = &["NAME", "NETWORKS", "EXTERNAL", "SNAT", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["UUID"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        vec![
+            self.metadata.name.to_string(),
+            listed(&self.spec.networks),
+            or_dash(self.spec.external.as_ref()),
+            if self.spec.external.is_some() { yes_no(self.spec.snat) } else { "-".to_owned() },
+            age(self.metadata.created_at, around.now),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        vec![self.metadata.uuid.to_string()]
+    }
+}
+
+impl Row for FloatingIp {
+    const PLURAL_FOR_PEOPLE: &'static str = "floating addresses";
+    const HEADERS: &'static [&'static str] = &["NAME", "NETWORK", "ADDRESS", "VM", "PORT", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["UUID"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        vec![
+            self.metadata.name.to_string(),
+            self.spec.network.to_string(),
+            or_dash(self.status.address),
+            or_dash(self.spec.vm.as_ref()),
+            or_dash(self.spec.port.as_ref()),
+            age(self.metadata.created_at, around.now),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        vec![self.metadata.uuid.to_string()]
     }
 }
 

@@ -1,10 +1,15 @@
 //! Networks: create, change what may change, delete.
 
 use gantry_api::rest::{Changed, WriteQuery};
-use gantry_types::{Name, Network, NetworkStatus, Problem, Resource, Severity};
+use gantry_types::{
+    Name, Network, NetworkStatus, NetworkSubnet, Port, Problem, Resource, Router, Severity, conntrack_zone,
+};
 
 use super::{App, Caller, already_exists, check_labels, check_name, check_precondition};
-use crate::{addresses::network_mistakes, objects::Change};
+use crate::{
+    objects::Change,
+    subnets::{network_mistakes, overlapping},
+};
 
 /// Where identifiers that the controller chooses begin.
 const FIRST_CHOSEN_VNI: u32 = 1000;
@@ -49,11 +54,38 @@ fn check_spec(network: &Network) -> Result<(), Problem> {
     if problem.fields.is_empty() { Ok(()) } else { Err(problem) }
 }
 
+/// A subnet of its own must not overlap those that objects describe.
+fn check_overlap(app: &App, sent: &Network) -> Result<(), Problem> {
+    let Some(own) = &sent.spec.subnet else { return Ok(()) };
+    let others = app.model.list::<NetworkSubnet>().into_iter();
+    let others = others.filter(|other| other.spec.network == sent.metadata.name).map(|other| other.spec.subnet());
+    match overlapping(own.cidr, &others.collect::<Vec<_>>()) {
+        None => Ok(()),
+        Some(other) => Err(Problem::invalid("invalid-network", "the network's spec is not valid").field(
+            "spec.subnet.cidr",
+            format!("{} overlaps {}, which the network has already; choose a range of its own", own.cidr, other.cidr),
+        )),
+    }
+}
+
 fn choose_vni(app: &App, network: &Network) -> Result<u32, Problem> {
     app.model.read(|tables| {
-        let holder = |vni: u32| tables.networks.values().find(|other| other.status.vni == vni);
+        // Networks of one connection tracking zone would share their connections on a host.
+        let holder =
+            |vni: u32| tables.networks.values().find(|other| conntrack_zone(other.status.vni) == conntrack_zone(vni));
         match network.spec.vni {
             Some(vni) => match holder(vni) {
+                Some(other) if other.status.vni != vni => Err(Problem::conflict(
+                    "vni-in-use",
+                    format!(
+                        "network '{}' can't have VNI {vni}: it differs by a multiple of 65535 from {}, which network \
+                         '{}' has",
+                        network.name(),
+                        other.status.vni,
+                        other.name()
+                    ),
+                )
+                .remedy("choose another spec.vni, or leave it out to get a free one")),
                 Some(other) => Err(Problem::conflict(
                     "vni-in-use",
                     format!("network '{}' can't have VNI {vni}: network '{}' has it", network.name(), other.name()),
@@ -81,6 +113,7 @@ pub async fn put(
     check_name(name, &sent)?;
     check_labels(&sent.metadata)?;
     check_spec(&sent)?;
+    check_overlap(app, &sent)?;
     app.objects
         .racing(|| async {
             let Some(current) = app.objects.find::<Network>(name).await? else {
@@ -117,28 +150,56 @@ fn check_change(current: &Network, new: &Network) -> Result<(), Problem> {
     if new.spec.vni.is_some_and(|vni| vni != current.status.vni) {
         problem = problem.field("spec.vni", format!("is fixed: {}", current.status.vni));
     }
-    if new.spec.subnet.cidr != current.spec.subnet.cidr {
-        problem = problem.field("spec.subnet.cidr", format!("is fixed: {}", current.spec.subnet.cidr));
+    let cidr = |network: &Network| network.spec.subnet.as_ref().map(|subnet| subnet.cidr);
+    if let Some(fixed) = cidr(current).filter(|fixed| cidr(new) != Some(*fixed)) {
+        problem = problem.field("spec.subnet.cidr", format!("is fixed: {fixed}"));
     }
     if new.spec.mtu != current.spec.mtu && !current.status.leases.is_empty() {
-        problem = problem.field("spec.mtu", format!("is in use by VMs: {}", holders(current).join(", ")));
+        problem = problem.field("spec.mtu", format!("is in use by {}", holders(current).join(", ")));
     }
     for (address, lease) in &current.status.leases {
-        if new.spec.subnet.gateway == Some(*address) {
-            problem = problem.field("spec.subnet.gateway", format!("{address} is the address of VM '{}'", lease.vm));
+        if new.spec.subnet.as_ref().is_some_and(|subnet| subnet.gateway == Some(*address)) {
+            let message = format!("{address} is the address of {}", lease.described());
+            problem = problem.field("spec.subnet.gateway", message);
         }
     }
     if problem.fields.is_empty() { Ok(()) } else { Err(problem) }
 }
 
 fn holders(network: &Network) -> Vec<String> {
-    let mut vms: Vec<_> = network.status.leases.values().map(|lease| lease.vm.to_string()).collect();
-    vms.sort();
-    vms.dedup();
-    vms
+    let mut holders: Vec<_> = network.status.leases.values().map(|lease| lease.described()).collect();
+    holders.sort();
+    holders.dedup();
+    holders
 }
 
-/// Refused while a VM names it.
+/// Everything that names it or has an address of it.
+fn users(app: &App, network: &Network) -> Vec<String> {
+    let own = &network.metadata.name;
+    let mut users = holders(network);
+    users.extend(app.model.read(|tables| {
+        let vms = tables.vms.values().filter(|vm| vm.spec.nics.iter().any(|nic| nic.network == *own));
+        let ports = tables.ports.values().filter(|port| port.spec.network == *own);
+        // The port of a VM's card is the VM's.
+        let ports = ports.filter(|port| !port.status.goes_with_vm);
+        let subnets = tables.subnets.values().filter(|subnet| subnet.spec.network == *own);
+        let names_it =
+            |router: &Router| router.spec.networks.contains(own) || router.spec.external.as_ref() == Some(own);
+        let routers = tables.routers.values().filter(|router| names_it(router));
+        let floating = tables.floating_ips.values().filter(|floating| floating.spec.network == *own);
+        vms.map(|vm| format!("VM '{}'", vm.name()))
+            .chain(ports.map(|port| format!("{} '{}'", Port::KIND, port.name())))
+            .chain(subnets.map(|subnet| format!("{} '{}'", NetworkSubnet::KIND, subnet.name())))
+            .chain(routers.map(|router| format!("router '{}'", router.name())))
+            .chain(floating.map(|floating| format!("floating-ip '{}'", floating.name())))
+            .collect::<Vec<_>>()
+    }));
+    users.sort();
+    users.dedup();
+    users
+}
+
+/// Refused while a VM, a port or a subnet names it.
 pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<(), Problem> {
     caller.may_change()?;
     let _alone = app.references.write().await;
@@ -146,22 +207,14 @@ pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) 
         .racing(|| async {
             let network: Network = app.objects.get(name).await?;
             check_precondition(&network, &network.metadata, query)?;
-            let mut vms = holders(&network);
-            vms.extend(app.model.read(|tables| {
-                let names_it = |vm: &gantry_types::Vm| {
-                    vm.spec.nics.iter().any(|nic: &gantry_types::NicSpec| nic.network.as_str() == name)
-                };
-                tables.vms.values().filter(|vm| names_it(vm)).map(|vm| vm.name().to_owned()).collect::<Vec<_>>()
-            }));
-            vms.sort();
-            vms.dedup();
-            if !vms.is_empty() {
+            let users = users(app, &network);
+            if !users.is_empty() {
                 return Err(Problem::conflict(
                     "network-in-use",
-                    format!("network '{name}' is used by VMs: {}", vms.join(", ")),
+                    format!("network '{name}' is used by {}", users.join(", ")),
                 )
                 .object(network.reference())
-                .remedy("delete these VMs first"));
+                .remedy("delete these first"));
             }
             if query.dry_run {
                 return Ok(());

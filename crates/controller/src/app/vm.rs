@@ -21,7 +21,7 @@ pub async fn create(app: &App, caller: &Caller, sent: Vm, query: &WriteQuery) ->
     check_labels(&sent.metadata)?;
     sent.spec.validate()?;
     // What one VM pins another may be asking for at this moment.
-    let pins = sent.spec.nics.iter().any(|nic| nic.address.is_some() || nic.mac.is_some());
+    let pins = sent.spec.nics.iter().any(|nic| nic.address.is_some() || nic.mac.is_some() || nic.port.is_some());
     let _alone = if pins { Some(app.references.write().await) } else { None };
     let _referring = if pins { None } else { Some(app.references.read().await) };
     if let Some(existing) = app.objects.find::<Vm>(sent.name()).await? {

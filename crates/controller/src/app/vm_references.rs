@@ -5,10 +5,10 @@ use std::{
     net::IpAddr,
 };
 
-use gantry_types::{Host, Image, ImagePhase, MacAddress, Name, Network, NicSpec, Problem, Vm};
+use gantry_types::{Host, Image, ImagePhase, MacAddress, Name, Network, NicSpec, Port, Problem, Vm};
 
 use super::App;
-use crate::addresses::is_assignable;
+use crate::{addresses::is_assignable_in, app::port::missing_groups, subnets};
 
 /// All that is wrong, field by field. The caller holds `App::references`.
 pub fn check_references(app: &App, vm: &Vm) -> Result<(), Problem> {
@@ -57,8 +57,14 @@ pub fn check_references(app: &App, vm: &Vm) -> Result<(), Problem> {
         if let Some(mac) = nic.mac
             && let Some(holder) = mac_holder(app, vm, &network, mac)
         {
-            problem =
-                problem.field(format!("spec.nics[{index}].mac"), format!("{mac} is used by VM '{holder}' already"));
+            problem = problem.field(format!("spec.nics[{index}].mac"), format!("{mac} is used by {holder} already"));
+        }
+        if let Err(message) = check_port(app, vm, index, nic) {
+            problem = problem.field(format!("spec.nics[{index}].port"), message);
+        }
+        let at = format!("spec.nics[{index}].security_groups");
+        for (field, message) in app.model.read(|tables| missing_groups(&at, &nic.security_groups, tables)) {
+            problem = problem.field(field, message);
         }
     }
     if let Err(message) = pin_message(app, vm) {
@@ -69,34 +75,62 @@ pub fn check_references(app: &App, vm: &Vm) -> Result<(), Problem> {
 
 fn check_nic(app: &App, vm: &Vm, nic: &NicSpec, network: &Network) -> Result<(), String> {
     let Some(address) = nic.address else { return Ok(()) };
-    is_assignable(&network.spec.subnet, address)?;
+    let subnets = app.model.read(|tables| subnets::of_network(tables, network));
+    is_assignable_in(&subnets, address)?;
+    let pinned = || pinned_addresses(app, Some(&vm.metadata.name), &network.metadata.name).remove(&address);
     let holder = match network.status.leases.get(&address) {
-        Some(lease) => Some(lease.vm.clone()),
-        None => pinned_addresses(app, &vm.metadata.name, &network.metadata.name).remove(&address),
+        Some(lease) => Some(lease.described()),
+        None => pinned().map(|vm| format!("VM '{vm}'")),
     };
     match holder {
-        Some(holder) => Err(format!("{address} is used by VM '{holder}' already")),
+        Some(holder) => Err(format!("{address} is used by {holder} already")),
         None => Ok(()),
     }
 }
 
-fn mac_holder(app: &App, vm: &Vm, network: &Network, mac: MacAddress) -> Option<Name> {
+/// Whether the port that a card names is there, in the card's network, and nobody else's.
+fn check_port(app: &App, vm: &Vm, index: usize, nic: &NicSpec) -> Result<(), String> {
+    let Some(name) = &nic.port else { return Ok(()) };
+    let port = app
+        .model
+        .get::<Port>(name.as_str())
+        .ok_or_else(|| format!("port '{name}' does not exist; see: gantry get port"))?;
+    if port.spec.network != nic.network {
+        return Err(format!("port '{name}' is in network '{}', not in '{}'", port.spec.network, nic.network));
+    }
+    if vm.spec.nics[..index].iter().any(|other| other.port.as_ref() == Some(name)) {
+        return Err(format!("port '{name}' is used twice"));
+    }
+    let own = &vm.metadata.name;
+    let namer = app.model.read(|tables| {
+        let names_it = |other: &Vm| {
+            other.metadata.name != *own && other.spec.nics.iter().any(|nic| nic.port.as_ref() == Some(name))
+        };
+        tables.vms.values().find(|other| names_it(other)).map(|other| other.metadata.name.clone())
+    });
+    match port.status.vm.clone().filter(|holder| holder != own).or(namer) {
+        Some(holder) => Err(format!("port '{name}' is the one of VM '{holder}'")),
+        None => Ok(()),
+    }
+}
+
+fn mac_holder(app: &App, vm: &Vm, network: &Network, mac: MacAddress) -> Option<String> {
     if let Some(lease) = network.status.leases.values().find(|lease| lease.mac == mac) {
-        return Some(lease.vm.clone());
+        return Some(lease.described());
     }
     app.model.read(|tables| {
         let pins = |other: &Vm| {
             let has = |nic: &NicSpec| nic.network == network.metadata.name && nic.mac == Some(mac);
             other.metadata.name != vm.metadata.name && other.spec.nics.iter().any(has)
         };
-        tables.vms.values().find(|other| pins(other)).map(|other| other.metadata.name.clone())
+        tables.vms.values().find(|other| pins(other)).map(|other| format!("VM '{}'", other.metadata.name))
     })
 }
 
 /// Addresses of `network` that VMs other than `vm` have in their specs, whether they have them leased yet or not.
-pub(crate) fn pinned_addresses(app: &App, vm: &Name, network: &Name) -> BTreeMap<IpAddr, Name> {
+pub(crate) fn pinned_addresses(app: &App, vm: Option<&Name>, network: &Name) -> BTreeMap<IpAddr, Name> {
     app.model.read(|tables| {
-        let others = tables.vms.values().filter(|other| other.metadata.name != *vm);
+        let others = tables.vms.values().filter(|other| vm.is_none_or(|vm| other.metadata.name != *vm));
         others
             .flat_map(|other| {
                 let nics = other.spec.nics.iter().filter(|nic| nic.network == *network);

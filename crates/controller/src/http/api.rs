@@ -9,10 +9,13 @@ use gantry_api::{
     paths,
     rest::{
         Changed, CreateToken, CreatedToken, DeleteVmQuery, JoinRequest, JoinResponse, ListQuery, MigrateRequest, Page,
-        RebootRequest, StopRequest, UpdateClusterRequest, Version, WatchEvent, WriteQuery,
+        RebootRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, Version, WatchEvent, WriteQuery,
     },
 };
-use gantry_types::{ApiToken, Cluster, Event, Host, Image, Network, Operation, Policy, Problem, Resource, Vm};
+use gantry_types::{
+    AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, Network, NetworkSubnet, Operation, Policy, Port,
+    Problem, Resource, SecurityGroup, Vm,
+};
 use utoipa::{
     IntoParams, ToSchema,
     openapi::{HttpMethod, InfoBuilder, License, OpenApi},
@@ -23,11 +26,11 @@ use super::{
     caller::User,
     console,
     endpoint::{Endpoint, Routes},
-    host_work, hosts, images, objects, policies,
+    host_work, hosts, images, managed, objects, policies,
     request::{Answer, MAX_BODY_BYTES, no_such_method, no_such_path},
     vms, writes,
 };
-use crate::model::Kind;
+use crate::{app::managed::Managed, model::Kind};
 
 const OPENAPI: &str = "/v1/openapi.json";
 const VERSION: &str = "/v1/version";
@@ -75,6 +78,15 @@ fn routes() -> Routes {
     routes = of_hosts(routes);
     routes = of_policies(routes);
     routes = of_the_rest(routes);
+    routes = managed::<NetworkSubnet>(routes);
+    routes = managed::<Port>(routes);
+    routes = managed::<SecurityGroup>(routes);
+    routes = managed::<AddressSet>(routes);
+    routes = managed::<gantry_types::Router>(routes);
+    routes = managed::<FloatingIp>(routes);
+    let summary = "Where a packet of this port (or VM) would go, and which rule allows or drops it";
+    let trace = Endpoint::new(HttpMethod::Get, "/v1/ports/{name}/trace", Port::KIND, summary);
+    routes = routes.add(trace.query::<TraceQuery>().answers::<Trace>(200), get(managed::trace));
     of_the_controller(routes)
 }
 
@@ -210,6 +222,16 @@ fn readable<T: Kind + ToSchema>(routes: Routes) -> Routes {
             Endpoint::new(HttpMethod::Get, one, T::KIND, format!("One {}", T::KIND)).answers::<T>(200),
             get(objects::get::<T>),
         )
+}
+
+/// A kind that can be read and written and needs no route of its own.
+fn managed<T: Managed + ToSchema>(routes: Routes) -> Routes {
+    written::<T, WriteQuery>(
+        readable::<T>(routes),
+        post(managed::create::<T>),
+        put(managed::put::<T>),
+        delete(managed::delete::<T>),
+    )
 }
 
 /// What every kind that users make can be asked besides.

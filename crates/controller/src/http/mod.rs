@@ -11,6 +11,7 @@ mod endpoint;
 mod host_work;
 mod hosts;
 mod images;
+mod managed;
 mod objects;
 mod policies;
 mod request;

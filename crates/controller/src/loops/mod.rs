@@ -8,6 +8,7 @@ pub mod host_failure_detector;
 pub mod intake;
 pub mod network_distributor;
 pub mod observed_vm;
+pub mod router_addresses;
 pub mod stray_vms;
 
 use std::{sync::Arc, time::Duration};

@@ -1,24 +1,19 @@
 //! Tells each host what its part of the networks is.
 //!
-//! [`compute`] is pure: from one snapshot to one host's [`HostNetwork`]s. A host has a network only if it has a port
-//! in it. The generation is the revision of that snapshot; hosts refuse to go back. Pushes to one host are one after
+//! What it is, [`compute`] says. The generation is the revision of that snapshot; hosts refuse to go back. Pushes to one host are one after
 //! the other, so what is computed later arrives later.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
+    collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use futures::future::join_all;
-use gantry_types::{Host, HostNetwork, HostNetworks, HostState, LocalPort, Name, Problem, RemotePort, Resource, Vm};
+use gantry_types::{Host, HostNetworks, HostState, Name, Problem, Resource};
 
-use super::woken;
-use crate::{
-    app::App,
-    model::{Overlay, Tables},
-};
+use super::{router_addresses, woken};
+use crate::{app::App, host_networks::compute};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -38,6 +33,7 @@ impl Distributor {
 pub async fn run(app: Arc<App>) {
     loop {
         woken(&app, &app.wakeups.networks, INTERVAL).await;
+        router_addresses::pass(&app).await;
         pass(&app).await;
     }
 }
@@ -86,11 +82,11 @@ impl App {
         }
         let networks = self.model.read_at(|tables, revision| {
             let networks = self.model.overlay(|overlay| compute(tables, overlay, name));
-            HostNetworks { generation: revision, networks }
+            HostNetworks { generation: revision, ..networks }
         });
         let in_force = self.model.overlay(|overlay| overlay.hosts.get(name.as_str()).map(|r| r.networks_generation));
         if let Some(last) = told.as_ref()
-            && last.networks == networks.networks
+            && *last == (HostNetworks { generation: last.generation, ..networks.clone() })
             // A host that has forgotten is told again.
             && (surely || in_force.is_none_or(|generation| generation >= last.generation))
         {
@@ -100,58 +96,4 @@ impl App {
         *told = Some(networks);
         Ok(())
     }
-}
-
-/// One host's part of all networks, in the order of their names.
-pub fn compute(tables: &Tables, overlay: &Overlay, host: &Name) -> Vec<HostNetwork> {
-    let Some(own_address) = underlay(tables, host) else { return Vec::new() };
-    let mut found: BTreeMap<&Name, HostNetwork> = BTreeMap::new();
-    for vm in tables.vms.values() {
-        let active = vm.status.host.as_ref() == Some(host);
-        if !active && vm.status.moving_to.as_ref() != Some(host) {
-            continue;
-        }
-        let Some(owner_uid) = overlay.owner_uids.get(&(host.to_string(), vm.metadata.uuid)) else { continue };
-        for nic in &vm.status.nics {
-            let Some(network) = tables.networks.get(nic.network.as_str()) else { continue };
-            let entry = found.entry(&network.metadata.name).or_insert_with(|| HostNetwork {
-                uuid: network.metadata.uuid,
-                name: network.name().to_owned(),
-                vni: network.status.vni,
-                mtu: network.spec.mtu,
-                underlay_address: own_address,
-                local: Vec::new(),
-                remote: Vec::new(),
-                external_vteps: network.spec.external_vteps.clone(),
-            });
-            entry.local.push(LocalPort {
-                id: nic.port,
-                mac: nic.mac,
-                addresses: vec![nic.address],
-                owner_uid: *owner_uid,
-                active,
-            });
-        }
-    }
-    if !found.is_empty() {
-        for vm in tables.vms.values() {
-            add_remote_ports(tables, host, vm, &mut found);
-        }
-    }
-    found.into_values().collect()
-}
-
-fn add_remote_ports(tables: &Tables, host: &Name, vm: &Vm, found: &mut BTreeMap<&Name, HostNetwork>) {
-    // While it moves here its frames still go to where it runs.
-    let Some(at) = vm.status.host.as_ref().filter(|at| *at != host) else { return };
-    let Some(vtep) = underlay(tables, at) else { return };
-    for nic in &vm.status.nics {
-        if let Some(network) = found.get_mut(&nic.network) {
-            network.remote.push(RemotePort { mac: nic.mac, addresses: vec![nic.address], vtep });
-        }
-    }
-}
-
-fn underlay(tables: &Tables, host: &Name) -> Option<IpAddr> {
-    tables.hosts.get(host.as_str())?.status.underlay_address.parse().ok()
 }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use gantry_store::KeyValue;
-use gantry_types::{ApiToken, Cluster, Event, Host, Image, Network, Operation, Policy, Problem, Resource, Vm};
+use gantry_types::{
+    AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, Network, NetworkSubnet, Operation, Policy, Port,
+    Problem, Resource, Router, SecurityGroup, Vm,
+};
 
 use super::{Overlay, Table, Tables};
 use crate::objects::{self, ROOT};
@@ -113,6 +116,12 @@ kinds! {
     Cluster in clusters;
     Image in images;
     Network in networks;
+    NetworkSubnet in subnets;
+    Port in ports;
+    SecurityGroup in security_groups;
+    AddressSet in address_sets;
+    Router in routers;
+    FloatingIp in floating_ips;
     Operation in operations, lay_over |operation, overlay| {
         if let Some(progress) = overlay.operations.get(operation.name()) {
             operation.status.progress = Some(progress.clone());

@@ -16,7 +16,10 @@ use std::{
 };
 
 use gantry_api::rest::Change as ChangeKind;
-use gantry_types::{ApiToken, Cluster, Event, Host, Image, Network, Operation, Policy, Problem, Vm};
+use gantry_types::{
+    AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, Network, NetworkSubnet, Operation, Policy, Port,
+    Problem, Router, SecurityGroup, Vm,
+};
 use tokio::sync::{broadcast, watch};
 
 pub use feed::ModelFeed;
@@ -36,6 +39,12 @@ pub struct Tables {
     pub clusters: Table<Cluster>,
     pub images: Table<Image>,
     pub networks: Table<Network>,
+    pub subnets: Table<NetworkSubnet>,
+    pub ports: Table<Port>,
+    pub security_groups: Table<SecurityGroup>,
+    pub address_sets: Table<AddressSet>,
+    pub routers: Table<Router>,
+    pub floating_ips: Table<FloatingIp>,
     pub operations: Table<Operation>,
     pub policies: Table<Policy>,
     pub events: Table<Event>,

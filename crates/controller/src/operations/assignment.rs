@@ -1,9 +1,14 @@
 //! A VM as its host gets it: every reference of the spec looked up.
 
-use gantry_api::agent::{Assignment, DiskAssignment, ImageRef, NicAssignment};
+use std::net::IpAddr;
+
+use gantry_api::agent::{Assignment, DiskAssignment, ImageRef, NicAddress, NicAssignment};
 use gantry_types::{Image, ImagePhase, Problem, Resource, Vm};
 
-use crate::app::{App, network};
+use crate::{
+    app::{App, network},
+    subnets,
+};
 
 /// The image that the VM's disk starts from, if it has one.
 ///
@@ -37,7 +42,24 @@ pub fn assignment(app: &App, vm: &Vm, epoch: u64) -> Result<Assignment, Problem>
     let mut nics = Vec::with_capacity(vm.status.nics.len());
     for nic in &vm.status.nics {
         let network = network::find(app, &nic.network)?;
-        let subnet = &network.spec.subnet;
+        let subnets = app.model.read(|tables| subnets::of_network(tables, &network));
+        let subnet_of = |address: IpAddr| subnets.iter().find(|subnet| subnet.cidr.contains(&address));
+        let with_subnet = |address: IpAddr| {
+            let subnet = subnet_of(address);
+            let whole = if address.is_ipv4() { 32 } else { 128 };
+            NicAddress {
+                address,
+                prefix_length: subnet.map_or(whole, |subnet| subnet.cidr.prefix_len()),
+                gateway: subnet.and_then(|subnet| subnet.gateway),
+            }
+        };
+        let first = with_subnet(nic.address);
+        let mut dns = Vec::new();
+        for server in nic.addresses().filter_map(subnet_of).flat_map(|subnet| &subnet.dns) {
+            if !dns.contains(server) {
+                dns.push(*server);
+            }
+        }
         nics.push(NicAssignment {
             port: nic.port,
             network: nic.network.clone(),
@@ -45,9 +67,10 @@ pub fn assignment(app: &App, vm: &Vm, epoch: u64) -> Result<Assignment, Problem>
             mtu: network.spec.mtu,
             mac: nic.mac,
             address: nic.address,
-            prefix_length: subnet.cidr.prefix_len(),
-            gateway: subnet.gateway,
-            dns: subnet.dns.clone(),
+            prefix_length: first.prefix_length,
+            gateway: first.gateway,
+            dns,
+            more_addresses: nic.more_addresses.iter().copied().map(with_subnet).collect(),
         });
     }
     let size = vm.status.disk.ok_or_else(|| {

@@ -8,6 +8,7 @@
 //! goes on where the last one stopped. One file per operation says what its steps do; [`executor`] alone decides when
 //! they run.
 
+mod addresses;
 mod assignment;
 mod children;
 mod cluster_update;

@@ -6,7 +6,7 @@
 //! host has done already, and deleting it again goes on.
 
 use async_trait::async_trait;
-use gantry_types::{Action, ErrorClass, HostState, Name, Network, Problem, Resource, Severity, Vm};
+use gantry_types::{Action, ErrorClass, HostState, Name, Network, Port, Problem, Resource, Severity, Vm};
 
 use super::{
     step::{Ending, Patience, Procedure, Step, StepContext},
@@ -81,6 +81,40 @@ impl Step for Remove {
     }
 }
 
+/// The VM's ports: those that were made with it go, with their addresses; those made beforehand are free again.
+async fn give_back(context: &StepContext, vm: &Vm, change: &mut Change) -> Result<(), Problem> {
+    let objects = &context.app.objects;
+    let name = &vm.metadata.name;
+    let mut kept = Vec::new();
+    for mut port in objects.list::<Port>().await? {
+        if port.status.vm.as_ref() != Some(name) {
+            continue;
+        }
+        if port.status.goes_with_vm {
+            change.delete(&port);
+        } else {
+            port.status.vm = None;
+            change.update(&port)?;
+            kept.push(port);
+        }
+    }
+    for mut network in objects.list::<Network>().await? {
+        let mut changed = false;
+        let at = network.metadata.name.clone();
+        for port in kept.iter().filter(|port| port.spec.network == at) {
+            let holder = format!("{}/{}", Port::KIND, port.name());
+            changed |= addresses::hand_over(&mut network, port.metadata.uuid, None, Some(&holder));
+        }
+        let gone = network.status.leases.values().filter(|lease| lease.vm.as_ref() == Some(name));
+        let gone: Vec<_> = gone.map(|lease| lease.port).collect();
+        changed |= addresses::release(&mut network, &gone);
+        if changed {
+            change.update(&network)?;
+        }
+    }
+    Ok(())
+}
+
 struct Forget;
 
 #[async_trait]
@@ -104,11 +138,7 @@ impl Step for Forget {
                 let Some(vm) = or_gone(context).await? else { return Ok(()) };
                 let mut change = Change::new();
                 change.delete(&vm);
-                for mut network in app.objects.list::<Network>().await? {
-                    if addresses::release(&mut network, &vm.metadata.name) {
-                        change.update(&network)?;
-                    }
-                }
+                give_back(context, &vm, &mut change).await?;
                 let mut severity = Severity::Normal;
                 let mut message = format!("VM '{}' was deleted by {}", vm.name(), context.operation.spec.requested_by);
                 let left_on: Vec<Name> = context.memo(LEFT_ON)?.unwrap_or_default();

@@ -7,16 +7,17 @@
 use async_trait::async_trait;
 use gantry_api::agent::{PowerAction, PowerRequest, VmObservation, VmRunState};
 use gantry_placement::Request;
-use gantry_types::{ByteSize, ErrorClass, Network, PowerState, Problem, Resource, Severity, Vm, VmPhase};
+use gantry_types::{ByteSize, ErrorClass, PowerState, Problem, Resource, Severity, Vm, VmPhase};
 use std::time::Duration;
 
 use super::{
+    addresses::Addresses,
     assignment::{assignment, image_of},
     placing::{NO_HOST_FITS, choose},
     step::{Ending, Procedure, Step, StepContext, Undone},
     waking::wake_one,
 };
-use crate::{addresses, app::vm_references::pinned_addresses, objects::Change};
+use crate::objects::Change;
 
 const POLL: Duration = Duration::from_millis(100);
 
@@ -151,54 +152,6 @@ impl Step for Place {
                 .await?;
         }
         Ok(Undone::Yes)
-    }
-}
-
-struct Addresses;
-
-#[async_trait]
-impl Step for Addresses {
-    fn name(&self) -> &'static str {
-        "addresses"
-    }
-
-    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
-        let app = &context.app;
-        app.objects
-            .racing(|| async {
-                let mut vm = context.vm().await?;
-                if vm.status.nics.len() == vm.spec.nics.len() {
-                    return Ok(());
-                }
-                let mut networks: Vec<Network> = Vec::new();
-                vm.status.nics.clear();
-                for (index, nic) in vm.spec.nics.iter().enumerate() {
-                    let at = match networks.iter().position(|network| network.metadata.name == nic.network) {
-                        Some(at) => at,
-                        None => {
-                            networks.push(app.objects.get(nic.network.as_str()).await?);
-                            networks.len() - 1
-                        }
-                    };
-                    let pinned = pinned_addresses(app, &vm.metadata.name, &nic.network);
-                    let is_pinned = |address| pinned.contains_key(&address);
-                    let (name, uuid) = (&vm.metadata.name, vm.metadata.uuid);
-                    let leased = addresses::lease(&mut networks[at], name, uuid, index, nic, is_pinned);
-                    vm.status.nics.push(leased.map_err(|message| {
-                        Problem::conflict("no-address", format!("VM '{}' gets no address: {message}", vm.name()))
-                            .object(vm.reference())
-                            .remedy("delete VMs that hold addresses, or use another network")
-                    })?);
-                }
-                let mut change = Change::new();
-                change.update(&vm)?;
-                for network in &networks {
-                    change.update(network)?;
-                }
-                app.commit(change).await?;
-                Ok(())
-            })
-            .await
     }
 }
 

@@ -280,7 +280,7 @@ async fn networks_get_a_free_identifier_and_keep_what_guests_rely_on() {
     let mut used = Network::clone(&app.model.get::<Network>("default").expect("a network"));
     used.metadata.revision = 0;
     used.spec.mtu = 1400;
-    used.spec.subnet.gateway = Some("10.9.0.2".parse().expect("an address"));
+    used.spec.subnet.as_mut().expect("a subnet").gateway = Some("10.9.0.2".parse().expect("an address"));
     let problem = network::put(app, &admin(), "default", used, &now()).await.expect_err("in use");
     let fields: Vec<_> = problem.fields.iter().map(|field| field.field.as_str()).collect();
     assert_eq!((problem.code(), fields), ("network-in-use", vec!["spec.mtu", "spec.subnet.gateway"]));

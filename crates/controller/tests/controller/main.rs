@@ -7,6 +7,7 @@ mod crashing_store;
 mod hosts_fail;
 mod hosts_work;
 mod late_reports;
+mod networking;
 mod scenarios;
 mod world;
 

@@ -348,7 +348,10 @@ impl World {
         }
         for network in objects.list::<Network>().await.expect("a store") {
             for lease in network.status.leases.values() {
-                assert!(vms.iter().any(|vm| vm.metadata.name == lease.vm), "a lease of nobody: {lease:?}");
+                assert!(
+                    vms.iter().any(|vm| lease.vm.as_ref() == Some(&vm.metadata.name)),
+                    "a lease of nobody: {lease:?}"
+                );
             }
         }
     }

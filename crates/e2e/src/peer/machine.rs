@@ -100,7 +100,7 @@ impl PeerMachine {
         let nic = SeedNic {
             mac: like.mac,
             addresses: vec![format!("{}/{}", like.address, like.prefix_length).parse()?],
-            gateway: None,
+            gateways: Vec::new(),
             dns: Vec::new(),
             mtu: Some(MTU.into()),
         };

@@ -39,6 +39,8 @@ impl Tool {
 /// The tools, bound to a namespace.
 pub struct Tools {
     pub namespace: Option<String>,
+    /// What the names of routers' namespaces begin with.
+    pub routers: String,
 }
 
 impl Tools {
@@ -173,7 +175,7 @@ mod tests {
 
     #[tokio::test]
     async fn input_larger_than_a_pipe_reaches_the_tool() {
-        let tools = Tools { namespace: None };
+        let tools = Tools { namespace: None, routers: String::new() };
         let empty_lines = vec![b'\n'; 1 << 20];
         let output = tools.run(Tool::Ip, &["-batch", "-"], &empty_lines, "read empty lines").await.unwrap();
         assert!(output.status.success());

@@ -1,15 +1,19 @@
 //! Changes as batch lines and nft transactions.
 
 use super::command::{Tool, Tools, refused};
+use super::{router, setting};
 use crate::error::Result;
 use crate::guard;
 use crate::mac::{EthernetAddress, MacAddress};
+use crate::model::inner_name;
 use crate::observed::{BridgeOptions, LinkKind, PortFlags};
 use crate::plan::Change;
+use crate::ruleset;
 
 /// One change in the language of its tool.
 struct Step<'a> {
-    tool: Tool,
+    /// Absent for what takes more than one child: a router, the kernel setting that lets groups see bridged packets.
+    tool: Option<Tool>,
     lines: Vec<String>,
     change: &'a Change,
 }
@@ -17,7 +21,8 @@ struct Step<'a> {
 /// Makes the changes in order; consecutive ones of one tool share a child.
 pub async fn make(tools: &Tools, changes: &[Change]) -> Result<()> {
     let steps = changes.iter().map(step).collect::<Vec<_>>();
-    for group in steps.chunk_by(|a, b| a.tool == b.tool && a.tool != Tool::Nft) {
+    let may_share = |step: &Step<'_>| matches!(step.tool, Some(Tool::Ip | Tool::Bridge));
+    for group in steps.chunk_by(|a, b| a.tool == b.tool && may_share(a)) {
         run(tools, group).await?;
     }
     Ok(())
@@ -27,7 +32,7 @@ pub async fn make(tools: &Tools, changes: &[Change]) -> Result<()> {
 pub async fn flip(tools: &Tools, changes: &[Change]) -> Result<()> {
     let steps = changes.iter().map(|change| match change {
         Change::SetPortFlags { name, flags } => {
-            Step { tool: Tool::Bridge, lines: vec![format!("link set dev {name} {}", flag_words(flags))], change }
+            Step { tool: Some(Tool::Bridge), lines: vec![format!("link set dev {name} {}", flag_words(flags))], change }
         }
         change => step(change),
     });
@@ -36,6 +41,15 @@ pub async fn flip(tools: &Tools, changes: &[Change]) -> Result<()> {
 
 async fn run(tools: &Tools, group: &[Step<'_>]) -> Result<()> {
     let Some(first) = group.first() else { return Ok(()) };
+    let Some(tool) = first.tool else {
+        return match first.change {
+            Change::AddRouter { router } => router::add(tools, router).await,
+            Change::SetRouter { router, from, to } => router::set(tools, router, from, to).await,
+            Change::RemoveRouter { router } => router::remove(tools, router).await,
+            Change::AddLink { name, kind: LinkKind::Leg { router }, mtu } => add_leg(tools, name, router, *mtu).await,
+            _ => setting::filter_bridges(tools.namespace.as_deref()),
+        };
+    };
     let mut input = String::new();
     let mut origin = Vec::new();
     for step in group {
@@ -45,13 +59,13 @@ async fn run(tools: &Tools, group: &[Step<'_>]) -> Result<()> {
             origin.push(step.change);
         }
     }
-    let args = if first.tool == Tool::Nft { ["-j", "-f", "-"].as_slice() } else { ["-batch", "-"].as_slice() };
-    let output = tools.run(first.tool, args, input.as_bytes(), &first.change.to_string()).await?;
+    let args = if tool == Tool::Nft { ["-j", "-f", "-"].as_slice() } else { ["-batch", "-"].as_slice() };
+    let output = tools.run(tool, args, input.as_bytes(), &first.change.to_string()).await?;
     if output.status.success() {
         return Ok(());
     }
     let change = failed_line(&output.stderr).and_then(|line| origin.get(line)).copied().unwrap_or(first.change);
-    Err(refused(first.tool, change.to_string(), &output))
+    Err(refused(tool, change.to_string(), &output))
 }
 
 /// `ip` and `bridge` end a failed batch with "Command failed -:<line>".
@@ -62,12 +76,17 @@ fn failed_line(stderr: &[u8]) -> Option<usize> {
 }
 
 fn step(change: &Change) -> Step<'_> {
-    let ip = |line: String| (Tool::Ip, vec![line]);
-    let bridge = |line: String| (Tool::Bridge, vec![line]);
+    let ip = |line: String| (Some(Tool::Ip), vec![line]);
+    let bridge = |line: String| (Some(Tool::Bridge), vec![line]);
+    let nft = |transaction: serde_json::Value| (Some(Tool::Nft), vec![transaction.to_string()]);
     let (tool, lines) = match change {
         Change::DetachLink { name } => ip(format!("link set dev {name} down nomaster")),
         Change::DeleteLink { name } => ip(format!("link del dev {name}")),
-        Change::AddLink { name, kind, mtu } => (Tool::Ip, add_link(name, kind, *mtu)),
+        Change::AddLink { kind: LinkKind::Leg { .. }, .. }
+        | Change::AddRouter { .. }
+        | Change::SetRouter { .. }
+        | Change::RemoveRouter { .. } => (None, Vec::new()),
+        Change::AddLink { name, kind, mtu } => (Some(Tool::Ip), add_link(name, kind, *mtu)),
         Change::SetBridgeOptions { name, options } => {
             ip(format!("link set dev {name} address {} type bridge {}", options.address, bridge_words(*options)))
         }
@@ -91,13 +110,11 @@ fn step(change: &Change) -> Step<'_> {
         Change::RemoveVtep { device, mac, vtep } => bridge(format!("fdb del {mac} dev {device} dst {vtep} self")),
         Change::SetBridgeEntry { mac, port, .. } => bridge(format!("fdb replace {mac} dev {port} master static")),
         Change::RemoveBridgeEntry { mac, port, .. } => bridge(format!("fdb del {mac} dev {port} master")),
-        Change::RemoveGuards { devices } => {
-            let transaction = guard::transaction(|_| false, devices, []);
-            (Tool::Nft, vec![transaction.to_string()])
-        }
+        Change::RemoveGuards { devices } => nft(guard::transaction(|_| false, devices, [])),
+        Change::FilterBridges => (None, Vec::new()),
+        Change::SetGroups { from, to } => nft(ruleset::change::transaction(from, to)),
         Change::SetGuards { guards, replacing } => {
-            let transaction = guard::transaction(|device| replacing.contains(device), &[], guards);
-            (Tool::Nft, vec![transaction.to_string()])
+            nft(guard::transaction(|chain| replacing.contains(chain), &[], guards))
         }
     };
     Step { tool, lines, change }
@@ -121,8 +138,19 @@ fn add_link(name: &str, kind: &LinkKind, mtu: u32) -> Vec<String> {
         LinkKind::Tap { owner_uid } => {
             vec![format!("tuntap add dev {name} mode tap user {owner_uid}"), format!("link set dev {name} mtu {mtu}")]
         }
+        LinkKind::Leg { router } => unreachable!("'{name}' of router '{router}' is made by itself"),
         LinkKind::Foreign(kind) => unreachable!("no plan creates '{name}' of foreign kind '{kind}'"),
     }
+}
+
+/// Both ends at once, so that neither is ever without the other.
+async fn add_leg(tools: &Tools, name: &str, router: &str, mtu: u32) -> Result<()> {
+    let (inner, namespace, mtu) = (inner_name(name), router::name(tools, router), mtu.to_string());
+    let attempt = format!("create interface '{name}'");
+    let args = ["link", "add", "name", name, "mtu", &mtu, "type", "veth", "peer", "name", &inner, "mtu", &mtu];
+    let args = [&args[..], &["netns", &namespace]].concat();
+    let output = tools.run(Tool::Ip, &args, b"", &attempt).await?;
+    if output.status.success() { Ok(()) } else { Err(refused(Tool::Ip, attempt, &output)) }
 }
 
 fn bridge_words(options: BridgeOptions) -> String {

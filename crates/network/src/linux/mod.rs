@@ -4,13 +4,17 @@
 //! reads the kernel. Every change goes through a batch on a child's standard input, one child for consecutive changes
 //! of one tool; nothing passes through a shell.
 
+mod announce;
 mod command;
 mod execute;
 mod read;
+mod router;
+mod setting;
 mod tap;
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
@@ -45,7 +49,8 @@ impl LinuxDataPlane {
     }
 
     fn new(namespace: Option<String>) -> Self {
-        Self { tools: Tools { namespace }, turn: Mutex::new(()), changes_total: AtomicU64::new(0) }
+        let routers = namespace.clone().or_else(own_namespace).unwrap_or_else(|| "gantry".to_owned());
+        Self { tools: Tools { namespace, routers }, turn: Mutex::new(()), changes_total: AtomicU64::new(0) }
     }
 
     /// How many changes this plane has made to the kernel so far.
@@ -84,6 +89,14 @@ impl LinuxDataPlane {
             },
         }
     }
+}
+
+/// The name of the namespace that this process is in, if it has one.
+fn own_namespace() -> Option<String> {
+    let inode = |path: &std::path::Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+    let own = inode(std::path::Path::new("/proc/self/ns/net"))?;
+    let named = std::fs::read_dir("/run/netns").ok()?.flatten();
+    { named }.find(|entry| inode(&entry.path()) == Some(own))?.file_name().into_string().ok()
 }
 
 #[async_trait]

@@ -6,16 +6,19 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::command::{Tool, Tools};
+use super::{router, setting};
 use crate::error::{NetworkError, Result};
 use crate::guard;
 use crate::mac::{EthernetAddress, MacAddress};
+use crate::model::inner_name;
 use crate::names::{self, Role};
 use crate::observed::{BridgeOptions, Guard, Link, LinkKind, Observed, PortFlags, VxlanOptions};
 use crate::plane::{PortCounters, PortRef};
+use crate::ruleset;
 use crate::underlay::UnderlayReport;
 
 pub async fn observe(tools: &Tools) -> Result<Observed> {
-    let (links, fdb, neighbours, ruleset) = tokio::try_join!(
+    let (links, fdb, neighbours, ruleset, groups) = tokio::try_join!(
         tools.query::<Vec<LinkRow>>(Tool::Ip, &["-d", "-j", "link", "show"], "list interfaces"),
         tools.query::<Vec<FdbRow>>(Tool::Bridge, &["-j", "fdb", "show"], "list forwarding entries"),
         tools.query::<Vec<NeighbourRow>>(
@@ -24,11 +27,21 @@ pub async fn observe(tools: &Tools) -> Result<Observed> {
             "list permanent neighbours"
         ),
         ruleset(tools),
+        tools.query::<Value>(Tool::Nft, &["-j", "list", "ruleset", "inet"], "list security groups"),
     )?;
-    let mut state = Observed::default();
+    let mut state = Observed { routers: router::observe(tools).await?, ..Observed::default() };
     for row in links {
         if let (Some(role), name) = (names::role(&row.ifname), row.ifname.clone()) {
-            state.links.insert(name, row.into_link(role));
+            let mut link = row.into_link(role);
+            if let LinkKind::Leg { router } = &mut link.kind {
+                // A leg into a namespace that is not the router's any more belongs to nobody.
+                let inner = inner_name(&name);
+                let owner = state.routers.iter().find(|(key, inside)| {
+                    inside.legs.contains_key(&inner) && (name.starts_with("gq") || name[2..] == key[1..])
+                });
+                *router = owner.map(|(key, _)| key.clone()).unwrap_or_default();
+            }
+            state.links.insert(name, link);
         }
     }
     for row in fdb {
@@ -40,6 +53,9 @@ pub async fn observe(tools: &Tools) -> Result<Observed> {
         }
     }
     add_guards(&mut state, &ruleset);
+    state.groups = ruleset::read::ruleset(&groups);
+    // Nobody asks while there are none.
+    state.filters_bridges = !state.groups.is_empty() && setting::filters_bridges(tools.namespace.as_deref())?;
     Ok(state)
 }
 
@@ -53,7 +69,7 @@ fn add_guards(state: &mut Observed, ruleset: &Value) {
         if let Some(chain) = item.get("chain").filter(|c| c["table"] == guard::TABLE) {
             let name = chain["name"].as_str().unwrap_or_default().to_owned();
             // A chain without a hook guards nothing, whatever its rules.
-            let drops_by_default = chain["policy"] == "drop" && chain["hook"] == "ingress";
+            let drops_by_default = chain["policy"] == "drop" && chain["hook"] == guard::hook_of(&name);
             state.guards.insert(name, Guard { drops_by_default, rules: Vec::new() });
         }
         if let Some(rule) = item.get("rule").filter(|r| r["table"] == guard::TABLE) {
@@ -126,6 +142,7 @@ impl LinkRow {
                 learning: data["learning"].as_bool().unwrap_or_default(),
                 proxy: data["proxy"].as_bool().unwrap_or_default(),
             }),
+            (Role::Leg, "veth") => LinkKind::Leg { router: String::new() },
             (Role::Tap, "tun") if data["type"] == "tap" => LinkKind::Tap { owner_uid: owner_uid(&data["user"]) },
             (_, "") => LinkKind::Foreign("physical interface".to_owned()),
             (_, kind) => LinkKind::Foreign(kind.to_owned()),
@@ -173,7 +190,7 @@ impl FdbRow {
         let (Some(role), Some(mac)) = (names::role(&self.ifname), MacAddress::read(&self.mac)) else { return };
         match (role, self.master, self.dst) {
             // A device's own address is "permanent"; entries set for others are "static".
-            (Role::Vxlan | Role::Tap, Some(bridge), None) if self.state == "static" => {
+            (Role::Vxlan | Role::Tap | Role::Leg, Some(bridge), None) if self.state == "static" => {
                 state.bridge_fdb.insert((bridge, mac), self.ifname);
             }
             (Role::Vxlan, None, Some(vtep)) => {

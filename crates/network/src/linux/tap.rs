@@ -27,7 +27,12 @@ nix::ioctl_write_ptr_bad!(tun_set_iff, nix::request_code_write!(b'T', 202, size_
 /// Opens an existing tap in this or a named namespace. The descriptor closes on exec; it holds the tap until closed,
 /// and a tap has one holder at a time.
 pub fn open(namespace: Option<&str>, name: &str) -> Result<OwnedFd> {
-    let Some(namespace) = namespace else { return attach(name) };
+    inside(namespace, || attach(name))
+}
+
+/// Does something in a named namespace, or in the process's own.
+pub fn inside<T: Send>(namespace: Option<&str>, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let Some(namespace) = namespace else { return work() };
     let file = File::open(format!("/run/netns/{namespace}")).map_err(|source| NetworkError::Refused {
         attempt: format!("open network namespace '{namespace}'"),
         reason: source.to_string(),
@@ -35,9 +40,14 @@ pub fn open(namespace: Option<&str>, name: &str) -> Result<OwnedFd> {
         class: ErrorClass::NotFound,
     })?;
     // Only a thread of its own may change its namespace without taking the runtime along.
-    let inside = || {
-        setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|errno| refused(name, errno.into()))?;
-        attach(name)
+    let inside = move || {
+        setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(|errno| NetworkError::Refused {
+            attempt: format!("enter network namespace '{namespace}'"),
+            reason: errno.to_string(),
+            remedy: "run as root or with CAP_SYS_ADMIN".to_owned(),
+            class: ErrorClass::Denied,
+        })?;
+        work()
     };
     std::thread::scope(|scope| match scope.spawn(inside).join() {
         Ok(opened) => opened,

@@ -76,6 +76,16 @@ impl Drop for Namespace {
     }
 }
 
+pub fn eventually(what: &str, check: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if check() {
+            return;
+        }
+    }
+    panic!("waited in vain for {what}");
+}
+
 pub fn run(args: &[&str]) -> String {
     let output = Command::new(args[0]).args(&args[1..]).output().unwrap();
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -95,32 +105,24 @@ pub fn vtep(host: u8) -> IpAddr {
 }
 
 pub fn port(last: u8, active: bool) -> LocalPort {
-    LocalPort {
-        id: Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0000 + u128::from(last)),
-        owner_uid: 64_000 + u32::from(last),
-        mac: mac(last),
-        addresses: vec![guest_address(last).into()],
-        active,
-    }
+    let id = Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0000 + u128::from(last));
+    LocalPort::new(id, mac(last), vec![guest_address(last).into()], 64_000 + u32::from(last), active)
 }
 
 pub fn remote(last: u8, host: u8) -> RemotePort {
-    RemotePort { mac: mac(last), addresses: vec![guest_address(last).into()], vtep: vtep(host) }
+    RemotePort::new(mac(last), vec![guest_address(last).into()], vtep(host))
 }
 
 pub fn network(host: u8, ports: Vec<LocalPort>, remote: Vec<RemotePort>, external: Vec<IpAddr>) -> HostNetworks {
     HostNetworks {
         generation: 1,
         networks: vec![HostNetwork {
-            uuid: Uuid::from_u128(7),
-            name: "default".to_owned(),
-            vni: VNI,
-            mtu: 1450,
-            underlay_address: vtep(host),
             local: ports,
             remote,
             external_vteps: external,
+            ..HostNetwork::new(Uuid::from_u128(7), "default", VNI, 1450, vtep(host))
         }],
+        ..HostNetworks::default()
     }
 }
 

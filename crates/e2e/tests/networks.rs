@@ -1,0 +1,116 @@
+//! Networks with real guests: equal addresses kept apart, security groups while a client talks, rules removed by hand, and
+//! a floating address that follows its VM.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use gantry_api::rest::WriteQuery;
+use gantry_e2e::lab::host_of;
+use gantry_e2e::{Lab, Workload, eventually, http_get};
+use gantry_types::{FloatingIp, MigrationPolicy, NicSpec, Vm, VmPhase};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+/// A guest that is reached answers in far less.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Two networks of the same addresses, of which only `red` has a way out.
+const NETWORKS: &str = "
+kind: network
+metadata: {name: red}
+spec: {subnet: {cidr: 10.66.0.0/24, gateway: 10.66.0.1}}
+---
+kind: network
+metadata: {name: blue}
+spec: {subnet: {cidr: 10.66.0.0/24, gateway: 10.66.0.1}}
+---
+kind: router
+metadata: {name: red}
+spec: {networks: [red], external: default}
+---
+kind: security-group
+metadata: {name: closed}
+spec: {}
+";
+
+async fn make(lab: &Lab, name: &str, network: &str) -> Result<()> {
+    let mut vm = lab.guest(name, &Workload::default())?;
+    vm.spec.nics = vec![NicSpec { address: Some("10.66.0.10".parse()?), ..NicSpec::new(network.parse()?) }];
+    let created = lab.client().create(&vm, &WriteQuery::default()).await?;
+    lab.follow(&created).await
+}
+
+async fn ready(lab: &Lab, name: &str) -> Result<Vm> {
+    eventually(&format!("VM {name} is ready"), PATIENCE, async || {
+        let vm: Vm = lab.client().get(name).await?;
+        ensure!(vm.status.phase == VmPhase::Running && vm.status.ready, "it is {}", vm.status.phase);
+        Ok(vm)
+    })
+    .await
+}
+
+async fn answers(address: IpAddr, who: &str) -> Result<()> {
+    eventually(&format!("{who} answers at {address}"), PATIENCE, async || {
+        let text = http_get(address, "/cgi-bin/who", ANSWER).context("no answer")?;
+        ensure!(text.contains(who), "it is '{text}'");
+        Ok(())
+    })
+    .await
+}
+
+async fn is_silent(address: IpAddr) -> Result<()> {
+    eventually(&format!("nobody answers at {address}"), PATIENCE, async || {
+        ensure!(http_get(address, "/", ANSWER).is_err(), "it answers");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_addresses_are_kept_apart_and_a_floating_address_follows_its_vm_through_its_groups() -> Result<()> {
+    let lab = Lab::up(2).await?;
+    lab.import_guest().await?;
+    lab.cli().run_with_input(&["apply", "-f", "-"], NETWORKS).await?.ok()?;
+    let (red, blue) = tokio::join!(make(&lab, "red-1", "red"), make(&lab, "blue-1", "blue"));
+    red?;
+    blue?;
+    ready(&lab, "blue-1").await?;
+    let vm = ready(&lab, "red-1").await?;
+
+    lab.gantry(&["floating-ip", "attach", "red-1"]).await?.ok()?;
+    let floating: FloatingIp = lab.client().get("red-1").await?;
+    let outside = floating.status.address.context("it has no address")?;
+    answers(outside, "red-1").await?;
+
+    // A group without rules closes the port to whoever is not answered; a rule opens it.
+    lab.gantry(&["security-group", "attach", "closed", "--vm", "red-1"]).await?.ok()?;
+    is_silent(outside).await?;
+    let trace = ["port", "trace", "blue-1", "--to", "10.66.0.10:80"];
+    ensure!(lab.gantry(&trace).await?.ok()?.contains("VM 'blue-1'"), "blue reaches blue");
+    lab.gantry(&["security-group", "allow", "closed", "--tcp", "80"]).await?.ok()?;
+    answers(outside, "red-1").await?;
+
+    // Rules that somebody flushes come back, and with them what they forbid.
+    lab.gantry(&["security-group", "revoke", "closed", "--tcp", "80"]).await?.ok()?;
+    is_silent(outside).await?;
+    let host = format!("host-{}", host_of(&vm)?);
+    lab.gantry(&["lab", "exec", &host, "--", "nft", "flush", "ruleset"]).await?.ok()?;
+    eventually("the rules come back", PATIENCE, async || {
+        let listing = lab.gantry(&["lab", "exec", &host, "--", "nft", "list", "table", "inet", "gantry"]).await?;
+        ensure!(listing.ok()?.contains("allowed by none of: closed"), "they are not all there");
+        Ok(())
+    })
+    .await?;
+    is_silent(outside).await?;
+
+    // Group and address go with the VM.
+    lab.gantry(&["security-group", "allow", "closed", "--tcp", "80"]).await?.ok()?;
+    let to = 3 - host_of(&vm)?;
+    lab.follow(&lab.migrate("red-1", to, MigrationPolicy::default()).await?).await?;
+    ensure!(host_of(&lab.client().get::<Vm>("red-1").await?)? == to);
+    answers(outside, "red-1").await?;
+    lab.gantry(&["security-group", "revoke", "closed", "--tcp", "80"]).await?.ok()?;
+    is_silent(outside).await?;
+    lab.passed();
+    Ok(())
+}
