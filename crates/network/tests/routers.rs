@@ -186,6 +186,10 @@ async fn guests_reach_other_networks_the_outside_and_are_reached_by_floating_add
         &["ip", "netns", "del", &inside],
     ] {
         run(damage);
+        // The kernel takes a namespace's devices away some time after the namespace.
+        eventually("the devices of a deleted namespace to go", || {
+            damage[2] != "del" || !site.hosts[0].0.ip("-o link show").contains("gq100")
+        });
         assert!(!plane.apply(&with_floating).await.unwrap().changes.is_empty(), "{damage:?}");
         assert_eq!(plane.observe().await.unwrap(), whole, "{damage:?}");
     }
