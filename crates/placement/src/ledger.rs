@@ -2,7 +2,7 @@
 //!
 //! It is all that changes while VMs are placed, so a batch is tried on a copy of it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use gantry_types::{HostState, Labels, VmRule};
 
@@ -122,8 +122,8 @@ pub(crate) struct Ledger {
     pub labels: Vec<Marked<Labels>>,
     /// Distinct rules between VMs, at their holders' hosts.
     pub rules: Vec<Marked<VmRule>>,
-    label_index: HashMap<String, usize>,
-    rule_index: HashMap<String, usize>,
+    label_index: BTreeMap<String, usize>,
+    rule_index: BTreeMap<String, usize>,
     pub largest_memory: u64,
     pub best_cpu_per_watt: f64,
     /// Free memory of all hosts in service, and what must stay free for the failover that was promised.
@@ -138,6 +138,11 @@ impl Ledger {
 
     pub fn give_back(&mut self, host: u32, request: &Request) {
         self.change(host, request, false);
+    }
+
+    /// In an order that does not depend on which came first.
+    pub fn rules_in_order(&self) -> impl Iterator<Item = &Marked<VmRule>> {
+        self.rule_index.values().map(|at| &self.rules[*at])
     }
 
     fn change(&mut self, host: u32, request: &Request, more: bool) {
@@ -192,7 +197,7 @@ impl Ledger {
 
 fn mark<T: Clone>(
     all: &mut Vec<Marked<T>>,
-    index: &mut HashMap<String, usize>,
+    index: &mut BTreeMap<String, usize>,
     key: String,
     what: &T,
     host: u32,

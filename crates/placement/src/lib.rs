@@ -15,6 +15,7 @@
 //! started where its disk is.
 
 mod ask;
+pub mod balance;
 mod batch;
 mod constraints;
 pub mod drain;
@@ -32,6 +33,7 @@ mod rules;
 mod score;
 mod settings;
 mod snapshot;
+pub mod storage;
 
 pub use batch::place_batch;
 pub use facts::{Demand, HostFacts, VmFacts};

@@ -87,7 +87,8 @@ pub(crate) fn masks(snapshot: &Snapshot, ledger: &Ledger, request: &Request, own
             domains.contains(&domain(ledger, rule, host as u32)) != (rule.keep == Keep::Together)
         });
     }
-    for held in ledger.rules.iter().filter(|held| !held.at.is_empty() && held.what.selector.matches(&request.labels)) {
+    let speaks_of_it = |held: &&Marked<VmRule>| !held.at.is_empty() && held.what.selector.matches(&request.labels);
+    for held in ledger.rules_in_order().filter(speaks_of_it) {
         others_rule(&mut masks, ledger, held, request, own);
     }
     masks

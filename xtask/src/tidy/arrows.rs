@@ -19,6 +19,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // engines
     ("gantry-ha", &["gantry-types"]),
     ("gantry-placement", &["gantry-types"]),
+    ("gantry-simulate", &["gantry-placement", "gantry-types"]),
     // adapters
     ("gantry-store", &[]),
     ("gantry-qemu", &["gantry-types"]),
@@ -54,7 +55,10 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("gantry-lab", &["gantry-network", "gantry-types"]),
-    ("gantry-cli", &["gantry-api", "gantry-hostlink", "gantry-lab", "gantry-trust", "gantry-types"]),
+    (
+        "gantry-cli",
+        &["gantry-api", "gantry-hostlink", "gantry-lab", "gantry-simulate", "gantry-trust", "gantry-types"],
+    ),
     ("gantry", &["gantry-agent", "gantry-cli", "gantry-controller", "gantry-lab", "gantry-types"]),
     // checks
     (
@@ -64,6 +68,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "gantry-cli",
             "gantry-hostlink",
             "gantry-lab",
+            "gantry-placement",
             "gantry-qemu",
             "gantry-storage",
             "gantry-store",

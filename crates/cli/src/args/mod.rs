@@ -6,6 +6,7 @@
 mod local;
 mod networking;
 mod objects;
+mod simulate;
 mod policies;
 mod routing;
 mod vm;
@@ -29,6 +30,7 @@ pub use objects::{
 };
 pub use policies::{BalanceSet, ClusterCommand, ClusterSet, Mode, PolicyCommand, PolicySet};
 pub use routing::{FloatingIpCommand, RouterCommand};
+pub use simulate::{SimulateCommand, SimulateLive, SimulatePlanetlab, SimulateRules};
 pub use vm::{Create as VmCreate, Migrate as VmMigrate, PostCopyChoice, Set as VmSet, VmCommand, WaitFor};
 
 /// Gantry: a datacenter operating system.
@@ -131,6 +133,9 @@ pub enum Command {
     /// Controllers this user knows
     #[command(subcommand)]
     Context(ContextCommand),
+    /// What a policy or a change would do: over traces, or over the datacenter as it is
+    #[command(subcommand)]
+    Simulate(SimulateCommand),
     /// A whole datacenter on this machine
     #[command(subcommand)]
     Lab(LabCommand),

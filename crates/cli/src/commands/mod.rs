@@ -12,6 +12,7 @@ mod operations;
 mod policies;
 mod programs;
 mod routing;
+mod simulate;
 mod tokens;
 mod vms;
 
@@ -70,6 +71,7 @@ pub async fn dispatch(cli: Cli, programs: &impl Programs) -> Result<(), Failure>
         Command::Event(command) => objects::events(&session, command).await,
         Command::Token(command) => tokens::run(&session, command).await,
         Command::Context(command) => contexts::run(&session, command),
+        Command::Simulate(command) => simulate::run(&session, command).await,
         Command::Lab(command) => lab::run(&session, command).await,
         Command::Controller(command) => programs::controller(command, programs).await,
         Command::Agent(command) => programs::agent(command, programs).await,

@@ -5,6 +5,7 @@
 
 mod api;
 mod migrate;
+mod placement;
 mod report;
 mod start;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 pub use api::{OBJECTS, api};
 pub use migrate::migrate;
+pub use placement::placement;
 pub use report::{Better, Figure, Report};
 pub use start::start;
 

@@ -31,6 +31,8 @@ enum Bench {
     Migrate,
     /// Creates and reads with many objects
     Api,
+    /// Decisions where VMs go, by the number of hosts
+    Placement,
     All,
 }
 
@@ -57,6 +59,9 @@ async fn run(arguments: Arguments) -> Result<bool> {
     }
     if wanted(Bench::Api) {
         report.figures.extend(bench::api(arguments.objects).await?);
+    }
+    if wanted(Bench::Placement) {
+        report.figures.extend(bench::placement()?);
     }
     println!("{}", report.table());
     if let Some(path) = arguments.json {
