@@ -230,7 +230,11 @@ impl<'a> Search<'a> {
     fn may_move(&self, vm: &VmFacts) -> bool {
         let held = |recent: &&Recent| recent.vm == vm.request.vm && recent.age_s < self.settings.hold_down_s;
         let moved = self.moved.contains(&vm.request.vm);
-        !moved && vm.running && vm.obstacle.is_none() && vm.moving_to.is_none() && !self.recent.iter().any(|recent| held(&recent))
+        !moved
+            && vm.running
+            && vm.obstacle.is_none()
+            && vm.moving_to.is_none()
+            && !self.recent.iter().any(|recent| held(&recent))
     }
 
     fn best_target(&self, vm: &'a VmFacts, from: u32) -> Option<Candidate<'a>> {

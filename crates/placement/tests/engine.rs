@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 
 use datacenter::{Seats, host, hosts, name, request, requests, violations, vm};
 use gantry_placement::{
-    Demand, HostFacts, Request, Settings, Snapshot, VmFacts, Weights, balance, drain, explain, place, place_batch, power,
+    Demand, HostFacts, Request, Settings, Snapshot, VmFacts, Weights, balance, drain, explain, place, place_batch,
+    power,
 };
 use gantry_types::{ByteSize, DomainLevel, Keep, Name, PlacementRules, Strength, VmRule};
 use proptest::prelude::*;

@@ -77,7 +77,6 @@ impl Svg {
     }
 }
 
-
 fn most(series: &[Series]) -> f64 {
     let values = series.iter().flat_map(|series| series.values.iter().copied());
     values.filter(|value| value.is_finite()).fold(0.0, f64::max).max(1e-12)

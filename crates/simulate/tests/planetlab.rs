@@ -90,7 +90,10 @@ fn traces_are_sorted_into_days_and_bad_ones_are_named() {
     let good = "5\n".repeat(288);
     let texts = [("x/20110303/b", &good), ("x/20110303/a", &good), ("x/20110306/a", &good)];
     let read = days(texts.map(|(path, text)| (path.to_owned(), text.clone()))).expect("traces");
-    assert_eq!(read.iter().map(|day| (day.name.as_str(), day.vms.len())).collect::<Vec<_>>(), [("20110303", 2), ("20110306", 1)]);
+    assert_eq!(
+        read.iter().map(|day| (day.name.as_str(), day.vms.len())).collect::<Vec<_>>(),
+        [("20110303", 2), ("20110306", 1)]
+    );
     let bad = |text: String| days([("d/vm".to_owned(), text)]).expect_err("bad");
     assert_eq!(bad("5\n".repeat(287)), BadTrace::Length { path: "d/vm".into(), lines: 287 });
     let told = bad("5\n".repeat(287) + "101\n").to_string();

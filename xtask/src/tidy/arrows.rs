@@ -55,10 +55,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("gantry-lab", &["gantry-network", "gantry-types"]),
-    (
-        "gantry-cli",
-        &["gantry-api", "gantry-hostlink", "gantry-lab", "gantry-simulate", "gantry-trust", "gantry-types"],
-    ),
+    ("gantry-cli", &["gantry-api", "gantry-hostlink", "gantry-lab", "gantry-simulate", "gantry-trust", "gantry-types"]),
     ("gantry", &["gantry-agent", "gantry-cli", "gantry-controller", "gantry-lab", "gantry-types"]),
     // checks
     (

@@ -6,9 +6,9 @@
 mod local;
 mod networking;
 mod objects;
-mod simulate;
 mod policies;
 mod routing;
+mod simulate;
 mod vm;
 
 use std::{path::PathBuf, time::Duration};

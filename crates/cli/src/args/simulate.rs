@@ -19,7 +19,7 @@ pub struct SimulatePlanetlab {
     #[arg(value_name = "TRACES.tar.xz")]
     pub traces: PathBuf,
     /// Policies: lr-mmt, gantry; the ratios are to lr-mmt
-    #[arg(long, value_delimiter = ',', default_value = "lr-mmt,gantry", value_name = "POLICY,…")]
+    #[arg(long, value_delimiter = ',', default_values = ["lr-mmt", "gantry"], value_name = "POLICY,…")]
     pub policy: Vec<String>,
     /// Days by name, as 20110303,20110306, or all
     #[arg(long, value_delimiter = ',', default_value = "all", value_name = "DAY,…")]

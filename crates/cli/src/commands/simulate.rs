@@ -1,11 +1,6 @@
 //! `gantry simulate …`: reads traces or captures, runs the simulator, prints and writes what came out.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    io::Read,
-    path::Path,
-};
+use std::{collections::BTreeSet, fs, io::Read, path::Path};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use async_compression::tokio::bufread::XzDecoder;
@@ -136,8 +131,7 @@ fn planetlab_plots(runs: &[DayFigures]) -> Vec<(String, String)> {
     let rules: BTreeSet<&str> = runs.iter().map(|run| run.rules).collect();
     for rules in rules {
         let runs: Vec<&DayFigures> = runs.iter().filter(|run| run.rules == rules).collect();
-        let days: Vec<String> =
-            runs.iter().map(|run| run.day.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+        let days: Vec<String> = runs.iter().map(|run| run.day.clone()).collect::<BTreeSet<_>>().into_iter().collect();
         let policies: BTreeSet<String> = runs.iter().map(|run| run.policy.to_string()).collect();
         let series = |value: &dyn Fn(&DayFigures) -> f64| -> Vec<Series> {
             let of = |policy: &String| Series {
@@ -159,8 +153,7 @@ fn planetlab_plots(runs: &[DayFigures]) -> Vec<(String, String)> {
         plots.push(bars("SLAV", "%", &|run| 100.0 * run.slav));
         for day in &days {
             let runs: Vec<_> = runs.iter().filter(|run| run.day == *day).collect();
-            let hours: Vec<f64> =
-                runs[0].moments.iter().map(|moment| moment.time_s / 3600.0).collect();
+            let hours: Vec<f64> = runs[0].moments.iter().map(|moment| moment.time_s / 3600.0).collect();
             let hosts = |run: &&DayFigures| Series {
                 name: run.policy.to_string(),
                 values: run.moments.iter().map(|moment| moment.hosts as f64).collect(),
@@ -197,10 +190,7 @@ async fn capture(session: &Session, arguments: &SimulateLive) -> Result<Capture,
         return Ok(capture?);
     }
     let client = session.client()?;
-    let capture = Capture {
-        hosts: client.list::<Host>(None).await?,
-        vms: client.list::<Vm>(None).await?,
-    };
+    let capture = Capture { hosts: client.list::<Host>(None).await?, vms: client.list::<Vm>(None).await? };
     if let Some(path) = &arguments.capture {
         write_json(Some(path), &serde_json::to_value(&capture).map_err(anyhow::Error::from)?)?;
     }
@@ -265,4 +255,48 @@ fn write_plots(directory: &Path, plots: Vec<(String, String)>) -> Result<(), Fai
     }
     note(&format!("{} plots are in {}", plots.len(), directory.display()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use async_compression::tokio::write::XzEncoder;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    async fn archive(files: &[(&str, &str)]) -> tempfile::NamedTempFile {
+        let mut builder = tar::Builder::new(Vec::new());
+        for (path, text) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(text.len() as u64);
+            header.set_mode(0o644);
+            builder.append_data(&mut header, path, text.as_bytes()).expect("appended");
+        }
+        let mut encoder = XzEncoder::new(Vec::new());
+        encoder.write_all(&builder.into_inner().expect("finished")).await.expect("packed");
+        encoder.shutdown().await.expect("packed");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), encoder.into_inner()).expect("written");
+        file
+    }
+
+    #[tokio::test]
+    async fn traces_are_read_from_an_archive_and_what_is_wrong_is_named() {
+        let good = "7\n".repeat(288);
+        let file = archive(&[("planetlab/20110303/a", &good), ("planetlab/20110306/a", &good)]).await;
+        let days = read_days(file.path()).await.expect("days");
+        assert_eq!(days.iter().map(|day| day.name.as_str()).collect::<Vec<_>>(), ["20110303", "20110306"]);
+        let one = chosen(days.clone(), &["20110306".to_owned()]).expect("a day");
+        assert_eq!(one.len(), 1);
+        let missing = chosen(days, &["20110304".to_owned()]).expect_err("no such day").report();
+        assert!(missing.contains("there are: 20110303, 20110306"), "{missing}");
+
+        let short = archive(&[("d/vm", "7\n")]).await;
+        let told = read_days(short.path()).await.expect_err("too short").report();
+        assert!(told.contains("trace d/vm has 1 lines"), "{told}");
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), "no archive").expect("written");
+        let told = read_days(file.path()).await.expect_err("no archive").report();
+        assert!(told.contains("cannot read traces from"), "{told}");
+    }
 }

@@ -35,7 +35,12 @@ pub fn placement() -> Result<Vec<Figure>> {
             times.push(started.elapsed());
             answer.context("a half empty datacenter must take one more VM")?;
         }
-        let p99 = Figure::alone(&format!("place_{hosts}_hosts_p99_ms"), ms(percentile(&times, 99)), Better::Lower, times.len());
+        let p99 = Figure::alone(
+            &format!("place_{hosts}_hosts_p99_ms"),
+            ms(percentile(&times, 99)),
+            Better::Lower,
+            times.len(),
+        );
         figures.push(Figure::alone(
             &format!("place_{hosts}_hosts_p50_ms"),
             ms(median(&times)),
@@ -56,9 +61,8 @@ pub fn placement() -> Result<Vec<Figure>> {
 }
 
 fn batch(snapshot: &Snapshot) -> Result<Figure> {
-    let requests: Vec<Request> = (0..BATCH)
-        .map(|number| Ok(Request::new(&vm(u32::MAX / 2 + number, None)?)))
-        .collect::<Result<_>>()?;
+    let requests: Vec<Request> =
+        (0..BATCH).map(|number| Ok(Request::new(&vm(u32::MAX / 2 + number, None)?))).collect::<Result<_>>()?;
     let started = Instant::now();
     let answers = black_box(place_batch(snapshot, black_box(&requests)));
     let took = started.elapsed();
@@ -87,7 +91,8 @@ fn host(number: u32) -> Result<Host> {
         "failure_domain": { "rack": format!("rack-{}", number / 40), "site": format!("site-{}", number / 4000) }
     }))?;
     let mut host = Host::new(format!("host-{number:06}").parse()?, spec);
-    host.metadata.labels.0 = [("disk".to_owned(), if number % 3 == 0 { "ssd" } else { "hdd" }.to_owned())].into();
+    host.metadata.labels.0 =
+        [("disk".to_owned(), if number.is_multiple_of(3) { "ssd" } else { "hdd" }.to_owned())].into();
     // 64 GiB to 256 GiB.
     let memory_gib = 64 << (number % 3);
     let status: HostStatus = serde_json::from_value(json!({

@@ -243,14 +243,11 @@ impl<'a> Consolidation<'a> {
         }
         vms.sort_by_key(|vm| Reverse(ordered(vm.request.demand.expected)));
         let mut seats = Vec::with_capacity(vms.len());
-        // While its VMs look for places, the donor itself is none.
-        let was_asleep = std::mem::replace(&mut self.ledger.rows[donor as usize].asleep, true);
         for vm in &vms {
             let Some(to) = self.receiver(vm) else { break };
             self.shift(vm, donor, to);
             seats.push(to);
         }
-        self.ledger.rows[donor as usize].asleep = was_asleep;
         if seats.len() < vms.len() || !self.failover_holds_without(donor) {
             for (vm, to) in vms.iter().zip(&seats) {
                 self.shift(vm, *to, donor);

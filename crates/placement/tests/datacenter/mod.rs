@@ -1,5 +1,8 @@
 //! Random datacenters, and an oracle that knows the constraints and nothing of how placement works.
 
+// Each test file takes what it needs.
+#![allow(dead_code)]
+
 use gantry_placement::{Demand, HostFacts, Machine, Request, VmFacts};
 use gantry_types::{
     Arch, ByteSize, DomainLevel, FailureDomain, HostRule, HostState, Keep, Labels, Name, PlacementRules, Strength,
@@ -25,7 +28,10 @@ pub fn host(number: usize, memory_mib: u64, cpus: u32) -> HostFacts {
         maintenance: false,
         asleep: false,
         wake_proven: true,
-        failure_domain: FailureDomain { rack: Some(format!("r{}", number / 2)), site: Some(format!("s{}", number / 4)) },
+        failure_domain: FailureDomain {
+            rack: Some(format!("r{}", number / 2)),
+            site: Some(format!("s{}", number / 4)),
+        },
         machine: Some(Machine::new(Arch::X86_64, vec![Arch::X86_64], true, "7.2".into(), vec![])),
         cpus,
         cpu_capacity: f64::from(cpus) * 100.0,
@@ -75,9 +81,13 @@ fn rules() -> impl Strategy<Value = PlacementRules> {
     let keep = prop_oneof![3 => Just(Keep::Apart), 1 => Just(Keep::Together)];
     let level = prop_oneof![Just(DomainLevel::Host), Just(DomainLevel::Rack), Just(DomainLevel::Site)];
     let strength = prop_oneof![Just(Strength::Must), Just(Strength::Should)];
-    let of_vms = (keep.clone(), "app=(a|b|c)", level, strength.clone()).prop_map(|(keep, selector, domain, strength)| {
-        VmRule { keep, selector: selector.parse().expect("a selector"), domain, strength }
-    });
+    let of_vms =
+        (keep.clone(), "app=(a|b|c)", level, strength.clone()).prop_map(|(keep, selector, domain, strength)| VmRule {
+            keep,
+            selector: selector.parse().expect("a selector"),
+            domain,
+            strength,
+        });
     let of_hosts = (keep, "disk=(ssd|hdd)", strength).prop_map(|(keep, selector, strength)| HostRule {
         keep,
         selector: selector.parse().expect("a selector"),

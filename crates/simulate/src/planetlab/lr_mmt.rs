@@ -178,7 +178,8 @@ impl<'a> Plan<'a> {
         let mut leaving = Vec::new();
         for host in overloaded {
             loop {
-                let least_memory = self.hosts[*host].vms.iter().copied().min_by_key(|vm| self.room.vms[*vm].kind.ram_mb);
+                let least_memory =
+                    self.hosts[*host].vms.iter().copied().min_by_key(|vm| self.room.vms[*vm].kind.ram_mb);
                 let Some(vm) = least_memory else { break };
                 leaving.push(vm);
                 self.remove(*host, vm);
@@ -205,7 +206,9 @@ impl<'a> Plan<'a> {
                 && kind.mips() - used >= asked
                 && (!self.policy.memory_counts || state.ram_mb + self.room.vms[vm].kind.ram_mb <= kind.ram_mb)
                 && (used == 0.0 || !self.over_with(host, vm));
-            fits.then(|| kind.power_watts((used + asked) / kind.mips()) - kind.power_watts(self.room.hosts[host].share()))
+            fits.then(|| {
+                kind.power_watts((used + asked) / kind.mips()) - kind.power_watts(self.room.hosts[host].share())
+            })
         })
     }
 

@@ -53,8 +53,19 @@ impl Ratios {
 
 /// The titles of [`rows`].
 pub const TITLES: [&str; 13] = [
-    "DAY", "RULES", "POLICY", "VMS", "KWH", "MIGRATIONS", "SLAV %", "PDM %", "SLATAH %", "UNMET %", "SHUTDOWNS",
-    "RATIOS TO LR-MMT", "TO CLOUDSIM'S",
+    "DAY",
+    "RULES",
+    "POLICY",
+    "VMS",
+    "KWH",
+    "MIGRATIONS",
+    "SLAV %",
+    "PDM %",
+    "SLATAH %",
+    "UNMET %",
+    "SHUTDOWNS",
+    "RATIOS TO LR-MMT",
+    "TO CLOUDSIM'S",
 ];
 
 /// A line for each run: its figures, its ratios (energy, migrations, SLAV) to LR-MMT on the same day under the same rules,

@@ -96,8 +96,7 @@ pub struct Rules {
 }
 
 /// As CloudSim 3.0.3 has them: what its published figures were measured under.
-pub const CLOUDSIM: Rules =
-    Rules { name: "cloudsim", idle_vms_end: true, memory_counts: false, wake_s: 0.0 };
+pub const CLOUDSIM: Rules = Rules { name: "cloudsim", idle_vms_end: true, memory_counts: false, wake_s: 0.0 };
 /// The same, but every VM stays to the end of the day.
 pub const ALL_STAY: Rules = Rules { name: "all-stay", idle_vms_end: false, memory_counts: false, wake_s: 0.0 };
 /// All VMs stay, memory counts, waking takes two minutes.
