@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use gantry_api::AgentApi;
+use gantry_api::access::ConsoleKind;
 use gantry_api::agent::{
     Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ReceiveMigration, SendMigration,
     Verdict, VmObservation, VmRunState,
 };
 use gantry_hostlink::{Console, Consoles};
+use gantry_qemu::machine::SocketsDir;
 use gantry_types::{HostNetworks, Name, Problem};
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -248,12 +250,20 @@ impl AgentApi for Agent {
 
 #[async_trait]
 impl Consoles for Agent {
-    async fn open(&self, vm: Uuid) -> Result<Console, Problem> {
+    async fn open(&self, vm: Uuid, kind: ConsoleKind) -> Result<Console, Problem> {
         let line = self.existing(vm).await?.shared.console();
         let line = line.ok_or_else(|| {
             Problem::conflict("vm-not-running", format!("VM {vm} does not run on this host, so it has no console"))
                 .remedy("start it first")
         })?;
-        Ok(line.open())
+        if kind == ConsoleKind::Serial {
+            return Ok(line.open());
+        }
+        let socket = SocketsDir(self.host.records.run_dir(vm)).vnc();
+        vm::open_screen(&socket).await.map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Problem::conflict("no-display", format!("VM {vm} runs without a display"))
+                .remedy("stop it and give it one: gantry vm set NAME --display vga"),
+            _ => Problem::transient("qemu-silent", format!("the display of VM {vm} can't be reached: {error}")),
+        })
     }
 }

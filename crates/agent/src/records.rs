@@ -298,6 +298,7 @@ pub(crate) mod tests {
                 memory: ByteSize::mib(64),
                 cpu_model: None,
                 firmware: Firmware::Bios,
+                display: gantry_types::Display::None,
                 disk: DiskAssignment { image: None, size: ByteSize::mib(8) },
                 nics: Vec::new(),
                 user_data: None,

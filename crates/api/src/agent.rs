@@ -18,7 +18,7 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use gantry_types::{
-    Arch, ByteSize, Firmware, GuestInfo, HostNetworks, MacAddress, MigrationFigures, MigrationPolicy,
+    Arch, ByteSize, Display, Firmware, GuestInfo, HostNetworks, MacAddress, MigrationFigures, MigrationPolicy,
     MigrationProgress, Name, PowerState, Problem, VmMetrics,
 };
 use serde::{Deserialize, Serialize};
@@ -86,6 +86,8 @@ pub struct Assignment {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_model: Option<String>,
     pub firmware: Firmware,
+    #[serde(default)]
+    pub display: Display,
     pub disk: DiskAssignment,
     pub nics: Vec<NicAssignment>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,11 +1,14 @@
 //! Where programs meet: the requests and responses of the two APIs.
 //!
-//! [`rest`] is the public API (users, CLI, web UI → controller). [`agent`] is what a controller asks of a host, and a
+//! [`rest`], [`access`] (users, sessions, consoles), [`overview`] and [`audit`] are the public API (CLI, web UI → controller). [`agent`] is what a controller asks of a host, and a
 //! host of another host while a VM moves. [`heartbeat`] is what a host tells its controller. The controller and the
 //! agent know each other only through this crate.
 
+pub mod access;
 pub mod agent;
+pub mod audit;
 pub mod heartbeat;
+pub mod overview;
 pub mod paths;
 pub mod rest;
 

@@ -26,6 +26,7 @@ pub mod host {
     pub const VM_POWER: &str = "/v1/vms/{vm}/power";
     pub const VM_LIVENESS: &str = "/v1/vms/{vm}/liveness";
     pub const VM_CONSOLE: &str = "/v1/vms/{vm}/console";
+    pub const VM_VNC: &str = "/v1/vms/{vm}/vnc";
     pub const RECEIVE: &str = "/v1/vms/{vm}/receive";
     pub const SEND: &str = "/v1/vms/{vm}/send";
     pub const MIGRATION: &str = "/v1/vms/{vm}/migrations/{migration}";

@@ -15,6 +15,9 @@ pub struct Page<T> {
     /// Send it back as `continue` for the next page; absent on the last.
     #[serde(default, rename = "continue", skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// How many objects match in all; only with `q`, `sort` or `offset`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
 }
 
 /// Query of `GET /v1/<kinds>`.
@@ -27,6 +30,28 @@ pub struct ListQuery {
     /// At most this many objects, 1–1000; 500 if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+    /// Only these, by name, with commas; at most 500.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub names: Option<String>,
+    /// Only in this phase (hosts: state).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    /// Only on this host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Only this user's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    /// Only with this text in name, label, address or host. Not with `continue`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub q: Option<String>,
+    /// By `name`, `created_at`, `phase`, `host`, `owner`, `cpus` or `memory`; the other way round after a `-`. Not with
+    /// `continue` or `watch`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sort: Option<String>,
+    /// Leave out so many of the first. Not with `continue` or `watch`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
     #[serde(rename = "continue", skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
     /// Answer with server-sent events instead of a page: first all objects as `added`, then each change.
@@ -181,6 +206,13 @@ pub struct MigrateRequest {
 pub struct UpdateClusterRequest {
     /// What is done to each host once it is empty.
     pub method: HostUpdate,
+}
+
+/// `GET /v1/images/{name}/upload`, and the answer to a piece that was not the last.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+pub struct UploadState {
+    /// The byte that the next piece begins with.
+    pub offset: u64,
 }
 
 /// `POST /v1/tokens`

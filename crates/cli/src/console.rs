@@ -10,6 +10,7 @@ use std::{
 };
 
 use futures::{SinkExt, StreamExt};
+use gantry_api::access::ConsoleKind;
 use gantry_types::Problem;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::{
@@ -33,7 +34,7 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// Joins the console of `vm` until it is detached or ends.
 pub async fn attach(client: &Client, vm: &str) -> Result<(), Failure> {
-    let socket = client.console(vm).await?;
+    let socket = client.console(vm, ConsoleKind::Serial).await?;
     let interactive = io::stdin().is_terminal();
     if interactive {
         note(&format!("connected to the console of vm/{vm}; Ctrl-] ends the session"));
@@ -106,7 +107,7 @@ async fn relay(socket: gantry_trust::WebSocket, interactive: bool) -> Result<End
     }
 }
 
-fn broken(error: &dyn std::error::Error) -> Failure {
+pub fn broken(error: &dyn std::error::Error) -> Failure {
     Problem::transient("console-broken", format!("the console connection broke: {}", gantry_hostlink::causes(error)))
         .remedy("the VM is not touched by this; connect again")
         .into()

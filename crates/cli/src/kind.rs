@@ -19,10 +19,11 @@ pub enum Kind {
     Operation,
     Event,
     Token,
+    User,
 }
 
 impl Kind {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Vm,
         Self::Host,
         Self::Cluster,
@@ -38,6 +39,7 @@ impl Kind {
         Self::Operation,
         Self::Event,
         Self::Token,
+        Self::User,
     ];
 
     /// As in an object's `kind`.
@@ -70,7 +72,7 @@ impl Kind {
             | Self::Port
             | Self::SecurityGroup
             | Self::AddressSet => &[],
-            Self::Router | Self::FloatingIp | Self::Event | Self::Token => &[],
+            Self::Router | Self::FloatingIp | Self::Event | Self::Token | Self::User => &[],
         }
     }
 
@@ -92,6 +94,7 @@ impl Kind {
             Self::Operation => &["operation", "operations", "op", "ops"],
             Self::Event => &["event", "events", "ev"],
             Self::Token => &["token", "tokens"],
+            Self::User => &["user", "users"],
         }
     }
 }
@@ -177,6 +180,10 @@ macro_rules! with_kind {
             }
             $crate::kind::Kind::Token => {
                 type $type = gantry_types::ApiToken;
+                $body
+            }
+            $crate::kind::Kind::User => {
+                type $type = gantry_types::User;
                 $body
             }
         }

@@ -20,6 +20,7 @@ mod lab;
 mod manifest;
 mod output;
 mod progress;
+mod screen;
 mod wait;
 
 use std::future::Future;
@@ -31,10 +32,18 @@ pub use exit::Failure;
 pub use kind::Kind;
 pub use wait::{Condition, wait_for};
 
+/// A controller that was just made. What is secret in it is known nowhere else.
+pub struct MadeController {
+    pub context: Context,
+    /// The first user of the web UI.
+    pub user: String,
+    pub password: String,
+}
+
 /// The programs that share the binary with the command line.
 pub trait Programs {
     /// Makes a controller and returns how its first administrator reaches it.
-    fn controller_init(&self, arguments: &ControllerInit) -> impl Future<Output = anyhow::Result<Context>>;
+    fn controller_init(&self, arguments: &ControllerInit) -> impl Future<Output = anyhow::Result<MadeController>>;
     fn controller_run(&self, arguments: ControllerRun) -> impl Future<Output = anyhow::Result<()>>;
     fn agent_run(&self, arguments: AgentRun) -> impl Future<Output = anyhow::Result<()>>;
     /// Returns the name under which the host joined.

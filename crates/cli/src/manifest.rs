@@ -240,6 +240,7 @@ fn object_of(file: &str, number: usize, mut value: Value) -> Result<Object, Prob
         Some(Kind::Router) => Object::Router(typed(value).map_err(at)?),
         Some(Kind::FloatingIp) => Object::FloatingIp(typed(value).map_err(at)?),
         Some(Kind::Host) => Object::Host(Box::new(typed(value).map_err(at)?)),
+        Some(Kind::User) => return Err(at("users are made with: gantry user create".to_owned())),
         Some(Kind::Token) => return Err(at("tokens are made with: gantry token create".to_owned())),
         Some(Kind::Operation | Kind::Event) => {
             return Err(at(format!("{kind}s are made by the controller and can't be applied")));

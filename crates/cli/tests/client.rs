@@ -128,7 +128,7 @@ async fn pages_of_networks(Query(query): Query<ListQuery>) -> Response {
         })
         .collect();
     let next = (start + 2 < 5).then(|| (start + 2).to_string());
-    Json(Page { items, revision: 9, next }).into_response()
+    Json(Page { items, revision: 9, next, total: None }).into_response()
 }
 
 #[tokio::test]

@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use crate::{access::SessionLimits, audit::AuditLimits};
+
 /// Settings of a controller process.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -24,6 +26,8 @@ pub struct Config {
     pub step_patience: Duration,
     /// How long a host may take from power on to its agent's first heartbeat.
     pub wake_patience: Duration,
+    pub sessions: SessionLimits,
+    pub audit: AuditLimits,
     /// Events beyond this many are dropped, oldest first.
     pub max_events: usize,
     /// Finished operations beyond this many are dropped, oldest first.
@@ -45,6 +49,8 @@ impl Config {
             upload_idle_timeout: Duration::from_secs(60),
             step_patience: Duration::from_secs(120),
             wake_patience: Duration::from_secs(600),
+            sessions: SessionLimits { idle: Duration::from_secs(3600), lifetime: Duration::from_secs(12 * 3600) },
+            audit: AuditLimits::default(),
             max_events: 10_000,
             max_finished_operations: 2_000,
             max_image_bytes: 1 << 40,
@@ -54,6 +60,9 @@ impl Config {
     /// Content as it was uploaded or fetched, one file per image uuid.
     pub fn uploads_dir(&self) -> PathBuf {
         self.data_dir.join("uploads")
+    }
+    pub fn audit_dir(&self) -> PathBuf {
+        self.data_dir.join("audit")
     }
     /// Imported images, `<sha256>.qcow2`.
     pub fn images_dir(&self) -> PathBuf {

@@ -1,4 +1,5 @@
-//! `gantry controller init`: makes a datacenter's CA, the controller's own certificate, the store and the first token.
+//! `gantry controller init`: makes a datacenter's CA, the controller's own certificate, the store, the first
+//! token and the first user.
 //!
 //! The settings file is written last and marks a complete installation: an interrupted init is simply run again. A
 //! complete one is never touched.
@@ -11,8 +12,11 @@ use std::{
 };
 
 use gantry_store::{OpenError, SqliteStore};
-use gantry_trust::{ApiToken as ApiSecret, CertificateAuthority, Identity, LEAF_LIFETIME, LeafNames, PeerIdentity};
-use gantry_types::{ApiToken, ErrorClass, Name, Problem, Role, TokenSpec, TokenStatus};
+use gantry_trust::{
+    ApiToken as ApiSecret, CertificateAuthority, Identity, LEAF_LIFETIME, LeafNames, PasswordHash, PeerIdentity,
+    generate_password,
+};
+use gantry_types::{ApiToken, ErrorClass, Name, Problem, Role, TokenSpec, TokenStatus, User, UserSpec, UserStatus};
 
 use crate::{
     clock::{Clock, SystemClock},
@@ -21,6 +25,8 @@ use crate::{
 };
 
 const ADMIN_TOKEN: &str = "admin";
+/// The first user, for the web UI.
+pub const ADMIN_USER: &str = "admin";
 
 /// What the operator decides about a new controller.
 #[derive(Debug, Clone)]
@@ -32,11 +38,13 @@ pub struct InitOptions {
     pub dns_names: Vec<String>,
 }
 
-/// What a client needs to reach the new controller. The token is shown only now.
+/// What a client needs to reach the new controller. Token and password are shown only now.
 #[derive(Debug, Clone)]
 pub struct Initialized {
     pub ca_pem: String,
     pub admin_token: String,
+    /// Of the user [`ADMIN_USER`].
+    pub admin_password: String,
 }
 
 pub fn store_path(data_dir: &Path) -> PathBuf {
@@ -67,9 +75,11 @@ pub async fn init(options: &InitOptions) -> Result<Initialized, Problem> {
     };
     issue_identity(&authority, &settings, data_dir, &clock)?;
     let store = SqliteStore::open(store_path(data_dir)).await.map_err(open_problem)?;
-    let admin_token = first_token(&Objects::new(std::sync::Arc::new(store)), &clock).await?;
+    let objects = Objects::new(std::sync::Arc::new(store));
+    let admin_token = first_token(&objects, &clock).await?;
+    let admin_password = first_user(&objects, &clock).await?;
     settings.save(data_dir)?;
-    Ok(Initialized { ca_pem: authority.certificate_pem().to_owned(), admin_token })
+    Ok(Initialized { ca_pem: authority.certificate_pem().to_owned(), admin_token, admin_password })
 }
 
 fn authority(data_dir: &Path, clock: &dyn Clock) -> Result<CertificateAuthority, Problem> {
@@ -118,6 +128,31 @@ async fn first_token(objects: &Objects, clock: &dyn Clock) -> Result<String, Pro
     }
     objects.commit(change).await?;
     Ok(secret.to_text())
+}
+
+/// The password of the first user; as with the token, an earlier one was seen by nobody.
+async fn first_user(objects: &Objects, clock: &dyn Clock) -> Result<String, Problem> {
+    let password = generate_password();
+    let hash = PasswordHash::of(&password).map_err(|error| trust_problem("the first user's password", &error))?;
+    let status = UserStatus { password_hash: hash.as_str().to_owned(), password_set_at: Some(clock.now()) };
+    let mut change = Change::new();
+    match objects.find::<User>(ADMIN_USER).await? {
+        Some(mut user) => {
+            user.status = status;
+            change.update(&user)?;
+        }
+        None => {
+            let name: Name = ADMIN_USER.parse().unwrap_or_else(|error| panic!("{error}"));
+            let spec = UserSpec { display_name: None, role: Role::Admin, consoles: None, disabled: false };
+            let mut user = User::new(name, spec);
+            user.metadata.uuid = clock.new_uuid();
+            user.metadata.created_at = Some(clock.now());
+            user.status = status;
+            change.create(&user)?;
+        }
+    }
+    objects.commit(change).await?;
+    Ok(password)
 }
 
 pub fn trust_problem(what: &str, error: &gantry_trust::TrustError) -> Problem {

@@ -11,12 +11,15 @@
 //! [`operations`] are durable, retry what is transient and undo what failed. Only this crate writes to the store. It
 //! knows hosts through [`links`] only.
 
+pub mod access;
 pub mod addresses;
 pub mod agent_links;
 pub mod app;
+pub mod audit;
 pub mod clock;
 pub mod config;
 mod fetch;
+pub mod history;
 pub mod host_networks;
 mod host_routers;
 pub mod http;

@@ -13,7 +13,7 @@ use crate::{
     app::{App, cluster},
     clock::{Clock, SystemClock},
     config::Config,
-    http::{self, Front},
+    http::{self, Arriving, Front},
     image_library::StoredImages,
     init::{authority_dir, identity_dir, issue_identity, open_problem, store_path, trust_problem},
     loops,
@@ -54,7 +54,7 @@ pub async fn run(
     let work = AbortOnDropHandle::new(tokio::spawn(loops::run(Arc::clone(&app), feed)));
     tracing::info!(address = %app.config.listen, datacenter = %app.config.datacenter, "controller ready");
 
-    let front = Arc::new(Front { app, authority, identity, agents });
+    let front = Arc::new(Front { app, authority, identity, agents, arriving: Arriving::default() });
     let outcome = tokio::select! {
         served = http::serve(front, listener, shutdown) => served.map_err(|error| trust_problem("the server", &error)),
         // A controller without its loops would be worse than none: a supervisor starts it again.

@@ -18,8 +18,8 @@ use gantry_cli::client::Client;
 use gantry_cli::context::Contexts;
 use gantry_lab::{LabRecord, Room};
 use gantry_types::{
-    Arch, ByteSize, Firmware, Host, HostState, MigrationPolicy, Name, NicSpec, Operation, OperationPhase, PowerState,
-    Vm, VmPhase, VmSpec,
+    Arch, ByteSize, Display, Firmware, Host, HostState, MigrationPolicy, Name, NicSpec, Operation, OperationPhase,
+    PowerState, Vm, VmPhase, VmSpec,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -326,6 +326,8 @@ fn guest_spec(workload: &Workload) -> Result<VmSpec> {
         migration: MigrationPolicy::default(),
         placement: Default::default(),
         resources: Default::default(),
+        display: Display::None,
+        owner: None,
     })
 }
 

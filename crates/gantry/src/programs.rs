@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use anyhow::{Context as _, Result, bail};
 use gantry_agent::AgentConfig;
 use gantry_cli::{
-    Programs,
+    MadeController, Programs,
     args::{AgentRun, ControllerInit, ControllerRun, HostJoin},
     context::Context,
 };
-use gantry_controller::{InitOptions, power::BuiltInDrivers};
+use gantry_controller::{InitOptions, init::ADMIN_USER, power::BuiltInDrivers};
 use gantry_types::Name;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ const AGENT_PORT: u16 = 7444;
 pub struct BuiltIn;
 
 impl Programs for BuiltIn {
-    async fn controller_init(&self, arguments: &ControllerInit) -> Result<Context> {
+    async fn controller_init(&self, arguments: &ControllerInit) -> Result<MadeController> {
         let mut addresses = arguments.addresses.clone();
         if addresses.is_empty() && arguments.dns_names.is_empty() {
             addresses.push(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -34,7 +34,11 @@ impl Programs for BuiltIn {
             dns_names: arguments.dns_names.clone(),
         };
         let made = gantry_controller::init(&options).await?;
-        Ok(Context { url, ca: made.ca_pem, token: made.admin_token })
+        Ok(MadeController {
+            context: Context { url, ca: made.ca_pem, token: made.admin_token },
+            user: ADMIN_USER.to_owned(),
+            password: made.admin_password,
+        })
     }
 
     async fn controller_run(&self, arguments: ControllerRun) -> Result<()> {

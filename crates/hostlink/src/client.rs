@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use axum::http::HeaderMap;
 use gantry_api::{
     AgentApi,
+    access::ConsoleKind,
     agent::{
         Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ReceiveMigration,
         SendMigration, Verdict, VmObservation,
@@ -47,9 +48,9 @@ impl AgentClient {
         Ok(Self { http, config, host: format!("the agent of host '{host}'"), base: format!("https://{address}") })
     }
 
-    /// Opens the VM's serial console: bytes both ways in binary messages.
-    pub async fn console(&self, vm: Uuid) -> Result<WebSocket, Problem> {
-        let url = format!("{}{}", self.base, paths::vm_part(vm, "console"));
+    /// Opens one of the VM's consoles: bytes both ways in binary messages.
+    pub async fn console(&self, vm: Uuid, kind: ConsoleKind) -> Result<WebSocket, Problem> {
+        let url = format!("{}{}", self.base, paths::vm_part(vm, kind.path()));
         self.config.websocket(&url, HeaderMap::new()).await.map_err(|error| match error {
             TrustError::UpgradeRefused { body, .. } if serde_json::from_str::<Problem>(&body).is_ok() => {
                 serde_json::from_str(&body).unwrap_or_else(|_| Problem::permanent("console", body))

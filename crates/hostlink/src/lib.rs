@@ -11,5 +11,5 @@ mod reply;
 mod router;
 
 pub use client::AgentClient;
-pub use reply::{Refusal, answer, causes, checked, done};
+pub use reply::{Refusal, RefusedAs, answer, causes, checked, done};
 pub use router::{Console, Consoles, router};

@@ -12,6 +12,10 @@ use serde::de::DeserializeOwned;
 #[derive(Debug)]
 pub struct Refusal(pub Problem);
 
+/// The code of the problem that a response carries, as one of its extensions: for whoever keeps a record of it.
+#[derive(Debug, Clone)]
+pub struct RefusedAs(pub String);
+
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
         Self(problem)
@@ -21,7 +25,9 @@ impl From<Problem> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let code = RefusedAs(self.0.code().to_owned());
         let mut response = (status, Json(self.0)).into_response();
+        response.extensions_mut().insert(code);
         let content_type = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(header::CONTENT_TYPE, content_type);
         response

@@ -20,6 +20,7 @@ use axum::{
 };
 use gantry_api::{
     AgentApi,
+    access::ConsoleKind,
     agent::{Assignment, ImageRef, MigrationReport, PowerRequest, ReceiveMigration, SendMigration},
     paths::host as paths,
 };
@@ -31,16 +32,16 @@ use uuid::Uuid;
 
 use crate::reply::Refusal;
 
-/// A VM's serial line: what the guest prints, and what is typed. Either end may close at any time.
+/// A VM's serial line or screen: what the guest prints or shows, and what is typed. Either end may close at any time.
 pub struct Console {
     pub output: mpsc::Receiver<Bytes>,
     pub input: mpsc::Sender<Bytes>,
 }
 
-/// Opens serial consoles. Apart from [`AgentApi`], because it is a stream and not a call.
+/// Opens consoles. Apart from [`AgentApi`], because it is a stream and not a call.
 #[async_trait::async_trait]
 pub trait Consoles: Send + Sync {
-    async fn open(&self, vm: Uuid) -> Result<Console, Problem>;
+    async fn open(&self, vm: Uuid, kind: ConsoleKind) -> Result<Console, Problem>;
 }
 
 type Host = Arc<dyn AgentApi>;
@@ -60,7 +61,9 @@ pub fn router(host: Host, consoles: Arc<dyn Consoles>) -> Router {
         .route(paths::MIGRATION, get(report))
         .route(paths::MIGRATION_VERB, post(migration_verb))
         .with_state(host)
-        .merge(Router::new().route(paths::VM_CONSOLE, get(console)).with_state(consoles))
+        .merge(
+            Router::new().route(paths::VM_CONSOLE, get(serial)).route(paths::VM_VNC, get(screen)).with_state(consoles),
+        )
         .layer(middleware::from_fn(authorize))
 }
 
@@ -204,14 +207,33 @@ fn same_vm(path: Uuid, body: Uuid) -> Result<(), Refusal> {
     Err(Problem::invalid("vm-mismatch", format!("the path names VM {path}, the body {body}")).into())
 }
 
-async fn console(
+type Peer = Extension<Option<PeerIdentity>>;
+
+async fn serial(
     State(consoles): State<Arc<dyn Consoles>>,
     Path(vm): Path<Uuid>,
     upgrade: WebSocketUpgrade,
-    Extension(peer): Extension<Option<PeerIdentity>>,
+    peer: Peer,
 ) -> Result<Response, Refusal> {
-    let console = consoles.open(vm).await?;
-    tracing::info!(%vm, peer = peer.map(|p| p.to_string()), "console opened");
+    console(consoles, vm, ConsoleKind::Serial, upgrade, peer).await
+}
+async fn screen(
+    State(consoles): State<Arc<dyn Consoles>>,
+    Path(vm): Path<Uuid>,
+    upgrade: WebSocketUpgrade,
+    peer: Peer,
+) -> Result<Response, Refusal> {
+    console(consoles, vm, ConsoleKind::Vnc, upgrade, peer).await
+}
+async fn console(
+    consoles: Arc<dyn Consoles>,
+    vm: Uuid,
+    kind: ConsoleKind,
+    upgrade: WebSocketUpgrade,
+    Extension(peer): Peer,
+) -> Result<Response, Refusal> {
+    let console = consoles.open(vm, kind).await?;
+    tracing::info!(%vm, peer = peer.map(|p| p.to_string()), "{} opened", kind.noun());
     Ok(upgrade.on_upgrade(move |socket| relay(socket, console)))
 }
 
@@ -255,6 +277,7 @@ mod tests {
         assert!(!host_may(&Method::DELETE, &paths::vm(vm)));
         assert!(!host_may(&Method::POST, &paths::vm_part(vm, "power")));
         assert!(!host_may(&Method::GET, &paths::vm_part(vm, "console")));
+        assert!(!host_may(&Method::GET, &paths::vm_part(vm, "vnc")));
         assert!(!host_may(&Method::PUT, paths::NETWORKS));
     }
 }

@@ -7,6 +7,7 @@ use axum::body::Bytes;
 use futures::{SinkExt, StreamExt};
 use gantry_api::{
     AgentApi,
+    access::ConsoleKind,
     agent::{Assignment, ImageRef, PowerAction, PowerRequest, ReceiveMigration, Verdict, VmRunState},
 };
 use gantry_hostlink::{
@@ -77,7 +78,7 @@ struct Echo;
 
 #[async_trait]
 impl Consoles for Echo {
-    async fn open(&self, vm: Uuid) -> Result<Console, Problem> {
+    async fn open(&self, vm: Uuid, _kind: ConsoleKind) -> Result<Console, Problem> {
         if vm.is_nil() {
             return Err(Problem::conflict("vm-not-running", "VM 'web' does not run").remedy("gantry vm start web"));
         }
@@ -180,7 +181,7 @@ async fn a_host_may_settle_a_migration_and_nothing_else() {
     assert_eq!(code(host.remove_image("ab").await), denied);
     assert_eq!(code(host.cancel_migration(vm.uuid, Uuid::new_v4()).await), denied);
     assert_eq!(code(host.release_migration(vm.uuid, Uuid::new_v4()).await), denied);
-    assert_eq!(code(host.console(vm.uuid).await), denied);
+    assert_eq!(code(host.console(vm.uuid, ConsoleKind::Serial).await), denied);
     assert_eq!(link.world.calls().len(), before);
     assert!(host.abort_migration(vm.uuid, Uuid::new_v4()).await.is_ok());
 }
@@ -253,7 +254,7 @@ async fn silence_is_transient_and_says_who_was_silent() {
     let migration = (Uuid::new_v4(), Uuid::new_v4());
     let (observed, console, committed) = tokio::join!(
         mute_client.observe(),
-        mute_client.console(migration.0),
+        mute_client.console(migration.0, ConsoleKind::Serial),
         slow_client.commit_migration(migration.0, migration.1),
     );
     drop(mute);
@@ -269,7 +270,7 @@ async fn silence_is_transient_and_says_who_was_silent() {
 async fn a_console_carries_bytes_both_ways_and_ends() {
     let link = Link::new().await;
     let client = link.controller();
-    let mut socket = client.console(Uuid::new_v4()).await.expect("open");
+    let mut socket = client.console(Uuid::new_v4(), ConsoleKind::Serial).await.expect("open");
     for typed in [&b"login: "[..], &[0, 255, 13], &[7; 65536]] {
         socket.send(Message::Binary(typed.to_vec().into())).await.expect("open");
         let printed = tokio::time::timeout(LIMIT, socket.next()).await.expect("in time").expect("open").expect("bytes");
@@ -279,7 +280,7 @@ async fn a_console_carries_bytes_both_ways_and_ends() {
     let end = tokio::time::timeout(LIMIT, socket.next()).await.expect("in time");
     assert!(matches!(end, Some(Ok(Message::Close(_)) | Err(_)) | None), "{end:?}");
 
-    let problem = client.console(Uuid::nil()).await.expect_err("refused");
+    let problem = client.console(Uuid::nil(), ConsoleKind::Serial).await.expect_err("refused");
     assert_eq!((problem.class, problem.code()), (ErrorClass::Conflict, "vm-not-running"));
     assert_eq!(problem.remedy.as_deref(), Some("gantry vm start web"));
 }

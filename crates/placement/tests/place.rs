@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use gantry_placement::{Likeness, MEMORY_RESERVE, Placement, Reason, Refusal, Request, Settings, Snapshot};
 use gantry_types::{
-    Arch, ByteSize, CpuInfo, Firmware, Host, HostSpec, HostState, Inventory, MigrationPolicy, Name, PoolInfo,
+    Arch, ByteSize, CpuInfo, Display, Firmware, Host, HostSpec, HostState, Inventory, MigrationPolicy, Name, PoolInfo,
     PowerState, Vm, VmSpec,
 };
 use proptest::prelude::*;
@@ -64,6 +64,8 @@ fn vm(id: u128, memory_mib: u64) -> Vm {
         migration: MigrationPolicy::default(),
         placement: Default::default(),
         resources: Default::default(),
+        display: Display::None,
+        owner: None,
     };
     let mut vm = Vm::new(name(&format!("vm-{id}")), spec);
     vm.metadata.uuid = Uuid::from_u128(id);

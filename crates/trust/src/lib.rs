@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Owned here: the CA's files, certificate contents, tokens, TLS settings. Not owned here: which
-//! token was spent, who may do what (the controller decides by role and name), HTTP routes.
+//! token was spent, who may do what (the controller decides by role and name), HTTP routes, sessions.
 //!
 //! On failure everything closes: a peer that can't be verified gets no connection, a key file
 //! that others can read is not loaded.
@@ -21,6 +21,7 @@ mod fingerprint;
 mod http_client;
 mod identity;
 mod live_identity;
+mod passwords;
 mod peer_identity;
 mod qemu_credentials;
 mod server;
@@ -37,9 +38,10 @@ pub use fingerprint::Fingerprint;
 pub use http_client::{ClientConfig, ExpectedPeer};
 pub use identity::{Identity, KeyRequest};
 pub use live_identity::LiveIdentity;
+pub use passwords::{PASSWORD_LENGTH, PasswordHash, generate_password};
 pub use peer_identity::{PeerIdentity, PeerKey, Role};
 pub use qemu_credentials::{CredentialReader, write_qemu_credentials};
 pub use server::{ClientAuth, Server, ServerLimits};
 pub use server_connection::RemoteAddress;
-pub use tokens::{ApiToken, JoinToken, SecretHash};
+pub use tokens::{ApiToken, JoinToken, RandomSecret, SecretHash, same_text};
 pub use websocket::WebSocket;

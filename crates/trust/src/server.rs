@@ -1,7 +1,7 @@
 //! An axum router over TLS: accepts, bounds, identifies, and stops gracefully.
 //!
 //! ```text
-//!  accept ──▶ handshake (bounded) ──▶ role check ──▶ HTTP/1.1 + upgrades ──▶ closed
+//!  accept ──▶ handshake (bounded) ──▶ role check ──▶ HTTP/2, or HTTP/1.1 + upgrades ──▶ closed
 //!    │              │ refused: closed, logged       │
 //!    └─ an error is logged, the loop goes on        └─ shutdown: finish the request in flight
 //! ```
@@ -112,7 +112,8 @@ impl Server {
         // A resumed session would skip the check of the client's certificate and its expiry.
         tls.session_storage = Arc::new(NoServerSessionStorage {});
         tls.send_tls13_tickets = 0;
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // Browsers open only six HTTP/1.1 connections to a server, and each watch holds one.
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Self { acceptor: TlsAcceptor::from(Arc::new(tls)), client_auth: Arc::new(client_auth), limits })
     }
 

@@ -8,12 +8,13 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::server::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -35,7 +36,11 @@ pub struct RemoteAddress(pub SocketAddr);
 const KEEPALIVE_IDLE_S: u32 = 10;
 const KEEPALIVE_INTERVAL_S: u32 = 10;
 const KEEPALIVE_PROBES: u32 = 3;
-const HEADER_SIZE_MAX_BYTES: usize = 64 * 1024;
+const HEADER_SIZE_MAX_BYTES: u32 = 64 * 1024;
+/// Requests at once on one HTTP/2 connection. Few, because connections and not requests are counted.
+const HTTP2_STREAMS: u32 = 32;
+/// An HTTP/2 peer that is gone is noticed by a ping that stays unanswered this long.
+const HTTP2_PING: Duration = Duration::from_secs(20);
 
 pub(crate) struct Connection {
     pub(crate) router: Router,
@@ -110,18 +115,37 @@ async fn serve_http(
         request.extensions_mut().insert(RemoteAddress(remote));
         request
     });
-    let http = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(connection.limits.header_timeout)
-        .max_buf_size(HEADER_SIZE_MAX_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-        .with_upgrades();
-    let mut http = pin!(http);
-    let result = tokio::select! {
-        result = http.as_mut() => result,
-        () = connection.shutdown.cancelled() => {
-            http.as_mut().graceful_shutdown();
-            http.await
+    let service = TowerToHyperService::new(service);
+    let result = if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        let http = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(HTTP2_STREAMS)
+            .max_header_list_size(HEADER_SIZE_MAX_BYTES)
+            .keep_alive_interval(HTTP2_PING)
+            .keep_alive_timeout(HTTP2_PING)
+            .serve_connection(TokioIo::new(stream), service);
+        let mut http = pin!(http);
+        tokio::select! {
+            result = http.as_mut() => result,
+            () = connection.shutdown.cancelled() => {
+                http.as_mut().graceful_shutdown();
+                http.await
+            }
+        }
+    } else {
+        let http = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(connection.limits.header_timeout)
+            .max_buf_size(HEADER_SIZE_MAX_BYTES as usize)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut http = pin!(http);
+        tokio::select! {
+            result = http.as_mut() => result,
+            () = connection.shutdown.cancelled() => {
+                http.as_mut().graceful_shutdown();
+                http.await
+            }
         }
     };
     if let Err(error) = result {

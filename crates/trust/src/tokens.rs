@@ -1,5 +1,5 @@
-//! Join tokens (first contact of a host) and API tokens (users): 256 random bits each, of which
-//! only a hash is ever stored.
+//! Join tokens (first contact of a host), API tokens (users) and the secrets of sessions and console tickets: 256 random
+//! bits each, of which only a hash is ever stored.
 //!
 //! The hash is plain SHA-256 on purpose. Slow hashes (argon2, scrypt) make guessing a *weak*
 //! secret expensive; these secrets are uniformly random with 256 bits, so no hash makes guessing
@@ -32,6 +32,11 @@ impl SecretHash {
     fn of(secret: &Secret) -> Self {
         Self(Sha256::digest(secret.0).into())
     }
+}
+
+/// Whether two secrets are the same, in constant time for secrets of one length.
+pub fn same_text(shown: &str, expected: &str) -> bool {
+    shown.as_bytes().ct_eq(expected.as_bytes()).into()
 }
 
 /// Constant time.
@@ -202,6 +207,41 @@ impl ApiToken {
 impl fmt::Debug for ApiToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ApiToken({}, secret hidden)", self.id)
+    }
+}
+
+/// A secret without more to it: a session's cookie, a console's ticket. 43 characters that need no escaping in a URL.
+#[derive(Clone)]
+pub struct RandomSecret(Secret);
+
+impl RandomSecret {
+    pub fn create() -> Self {
+        Self(Secret::random())
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        Secret::parse(text).map(Self)
+    }
+
+    /// The text handed out, once.
+    pub fn to_text(&self) -> String {
+        self.0.text()
+    }
+
+    pub fn hash(&self) -> SecretHash {
+        SecretHash::of(&self.0)
+    }
+
+    /// Another secret that only the holder of this one, or who made it, can know; this one can't be found from it.
+    pub fn derived(&self, purpose: &str) -> String {
+        let digest = Sha256::new().chain_update(self.0.0).chain_update(purpose);
+        URL_SAFE_NO_PAD.encode(digest.finalize())
+    }
+}
+
+impl fmt::Debug for RandomSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RandomSecret(hidden)")
     }
 }
 

@@ -30,6 +30,7 @@ mod size;
 mod subnet;
 mod time;
 mod token;
+mod user;
 mod vm;
 mod vm_phase;
 
@@ -73,5 +74,6 @@ pub use size::ByteSize;
 pub use subnet::{AddressRange, NetworkSubnet, Subnet, SubnetSpec, SubnetStatus};
 pub use time::Timestamp;
 pub use token::{ApiToken, Role, TokenSpec, TokenStatus};
-pub use vm::{Arch, Firmware, GuestInfo, NicSpec, NicStatus, PowerState, Vm, VmMetrics, VmSpec, VmStatus};
+pub use user::{User, UserSpec, UserStatus};
+pub use vm::{Arch, Display, Firmware, GuestInfo, NicSpec, NicStatus, PowerState, Vm, VmMetrics, VmSpec, VmStatus};
 pub use vm_phase::VmPhase;

@@ -19,15 +19,19 @@ pub struct TokenSpec {
     pub expires_at: Option<Timestamp>,
 }
 
-/// What the bearer of a token may do.
+/// What a user, or the bearer of a token, may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Everything.
     Admin,
+    /// Everything but what decides who may do what: users, tokens and the audit log.
+    Operator,
     /// Read everything except secrets; change nothing.
     Viewer,
-    /// Join one host, nothing else.
+    /// See, restart and recover the VMs that are his (`vm.spec.owner`), and open their consoles. For users only.
+    User,
+    /// Join one host, nothing else. For tokens only.
     Join,
 }
 

@@ -54,6 +54,12 @@ pub struct VmSpec {
     /// What it is promised of its host, and what it may take at most.
     #[serde(default, skip_serializing_if = "ResourceWishes::is_default")]
     pub resources: ResourceWishes,
+    /// What it has for a screen. Changed while stopped.
+    #[serde(default)]
+    pub display: Display,
+    /// The user whose it is: he sees it, restarts and recovers it, whatever his role.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Name>,
 }
 
 impl VmSpec {
@@ -176,6 +182,16 @@ pub enum Firmware {
     #[default]
     Bios,
     Uefi,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Display {
+    /// A serial console only.
+    #[default]
+    None,
+    /// A graphics card, a keyboard and a pointer besides, seen over VNC through the controller.
+    Vga,
 }
 
 /// What the owner wants the VM to be doing.

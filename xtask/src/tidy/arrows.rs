@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gantry-network", &["gantry-types"]),
     ("gantry-trust", &["gantry-types"]),
     ("gantry-hostlink", &["gantry-api", "gantry-trust", "gantry-types"]),
+    ("gantry-webui", &[]),
     // programs
     (
         "gantry-agent",
@@ -52,6 +53,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "gantry-store",
             "gantry-trust",
             "gantry-types",
+            "gantry-webui",
         ],
     ),
     ("gantry-lab", &["gantry-network", "gantry-types"]),

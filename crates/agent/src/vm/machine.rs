@@ -18,7 +18,7 @@ use gantry_qemu::machine::{
 use gantry_qemu::process::{Identity, QemuProcess, SpawnSpec, log_tail, open_tap};
 use gantry_qemu::qmp::{EventStream, Qmp};
 use gantry_storage::{Seed, SeedNic};
-use gantry_types::{Firmware, Problem};
+use gantry_types::{Display, Firmware, Problem};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -378,6 +378,7 @@ async fn describe(host: &Host, record: &Record, incoming: bool) -> Result<Machin
         console_log: files.console_log,
         incoming,
         start_paused: false,
+        screen: assignment.display == Display::Vga,
         pvpanic: true,
     })
 }

@@ -30,6 +30,7 @@ mod metrics;
 mod observation;
 mod power;
 mod recover;
+mod screen;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -51,6 +52,7 @@ pub(crate) use definition::committed_here;
 pub(crate) use disk::check_nothing_left;
 pub(crate) use liveness::check as check_liveness;
 pub(crate) use machine::{DISK_NODE, Machine, files, prepare_files};
+pub(crate) use screen::open as open_screen;
 
 /// A guest agent that was silent for longer is not reported as there.
 const GUEST_AGENT_MEMORY: Duration = Duration::from_secs(10);

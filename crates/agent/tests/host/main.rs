@@ -6,6 +6,7 @@
 mod lifecycle;
 mod migration;
 mod restart;
+mod screen;
 mod uefi;
 mod world;
 

@@ -20,7 +20,7 @@ use gantry_api::{AgentApi, paths};
 use gantry_hostlink::AgentClient;
 use gantry_storage::{ImageStore, ImportLimits, ImportOptions};
 use gantry_trust::*;
-use gantry_types::{Arch, ByteSize, Firmware, MacAddress, Name, PowerState, Problem};
+use gantry_types::{Arch, ByteSize, Display, Firmware, MacAddress, Name, PowerState, Problem};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -159,6 +159,7 @@ impl World {
             memory: ByteSize::mib(128),
             cpu_model: None,
             firmware: Firmware::Bios,
+            display: Display::None,
             disk: DiskAssignment { image: Some(self.image.clone()), size: ByteSize(self.image.virtual_size) },
             nics: vec![NicAssignment {
                 port: Uuid::new_v4(),

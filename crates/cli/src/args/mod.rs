@@ -9,7 +9,9 @@ mod objects;
 mod policies;
 mod routing;
 mod simulate;
+mod user;
 mod vm;
+mod whole;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -31,7 +33,9 @@ pub use objects::{
 pub use policies::{BalanceSet, ClusterCommand, ClusterSet, Mode, PolicyCommand, PolicySet};
 pub use routing::{FloatingIpCommand, RouterCommand};
 pub use simulate::{SimulateCommand, SimulateLive, SimulatePlanetlab, SimulateRules};
+pub use user::{UserCommand, UserRole};
 pub use vm::{Create as VmCreate, Migrate as VmMigrate, PostCopyChoice, Set as VmSet, VmCommand, WaitFor};
+pub use whole::{AuditCommand, AuditList, OverviewOf, SearchFor};
 
 /// Gantry: a datacenter operating system.
 #[derive(Debug, Parser)]
@@ -130,6 +134,16 @@ pub enum Command {
     /// Credentials for the API, and for hosts that join
     #[command(subcommand)]
     Token(TokenCommand),
+    /// People who log in to the web UI
+    #[command(subcommand)]
+    User(UserCommand),
+    /// The datacenter at a glance: what is wrong, and sums by group of hosts
+    Overview(OverviewOf),
+    /// Find objects of all kinds
+    Search(SearchFor),
+    /// Who did what
+    #[command(subcommand)]
+    Audit(AuditCommand),
     /// Controllers this user knows
     #[command(subcommand)]
     Context(ContextCommand),
@@ -157,7 +171,7 @@ pub enum Command {
 }
 
 const KINDS: &str = "vm, host, cluster, policy, image, network, subnet, port, security-group, address-set, router, floating-ip, \
-operation, event or token; also their plurals, and img, net, sg, fip, op, ev for short";
+operation, event, token or user; also their plurals, and img, net, sg, fip, op, ev for short";
 
 #[derive(Debug, Args)]
 pub struct Get {

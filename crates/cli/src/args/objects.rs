@@ -262,6 +262,8 @@ pub enum TokenCommand {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TokenRole {
     Admin,
+    /// Everything but users, tokens and the audit log
+    Operator,
     Viewer,
     Join,
 }
@@ -270,6 +272,7 @@ impl From<TokenRole> for Role {
     fn from(role: TokenRole) -> Self {
         match role {
             TokenRole::Admin => Self::Admin,
+            TokenRole::Operator => Self::Operator,
             TokenRole::Viewer => Self::Viewer,
             TokenRole::Join => Self::Join,
         }

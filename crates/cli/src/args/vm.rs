@@ -6,12 +6,13 @@ use clap::{
     Args, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use gantry_types::{Arch, ByteSize, Firmware, MacAddress, Name, NicSpec, PostCopy};
+use gantry_types::{Arch, ByteSize, Display, Firmware, MacAddress, Name, NicSpec, PostCopy};
 
 use super::{FollowOptions, ListOptions, parse_duration};
 
 const ARCHS: [&str; 4] = ["x86_64", "aarch64", "ppc64", "sparc64"];
 const FIRMWARE: [&str; 2] = ["bios", "uefi"];
+const DISPLAYS: [&str; 2] = ["none", "vga"];
 
 #[derive(Debug, Subcommand)]
 pub enum VmCommand {
@@ -97,7 +98,15 @@ pub enum VmCommand {
         /// The VM's name
         name: String,
     },
-    /// Change processors, memory or labels; processors and memory while it is stopped
+    /// Its screen: a VNC server on this machine, for any viewer; Ctrl-C ends it
+    Vnc {
+        /// The VM's name
+        name: String,
+        /// Where the viewer connects; a free port if not given
+        #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
+        listen: std::net::SocketAddr,
+    },
+    /// Change processors, memory, display, owner or labels; processors and memory while it is stopped
     Set(Set),
     /// Move a running VM to another host
     Migrate(Migrate),
@@ -131,6 +140,12 @@ pub struct Create {
     /// Run on this host and no other
     #[arg(long)]
     pub host: Option<Name>,
+    /// What it has for a screen
+    #[arg(long, default_value = "none", value_parser = PossibleValuesParser::new(DISPLAYS).try_map(|text| parse_by_api_name::<Display>(&text)))]
+    pub display: Display,
+    /// The user whose it is: he may see, restart and recover it
+    #[arg(long, value_name = "USER")]
+    pub owner: Option<Name>,
     /// The guest's architecture
     #[arg(long, default_value = "x86_64", value_parser = PossibleValuesParser::new(ARCHS).try_map(|text| parse_by_api_name::<Arch>(&text)))]
     pub arch: Arch,
@@ -181,6 +196,15 @@ pub struct Set {
     /// Its memory, 32MiB to 4TiB in whole MiB
     #[arg(long, value_name = "SIZE", group = "change")]
     pub memory: Option<ByteSize>,
+    /// What it has for a screen; while it is stopped
+    #[arg(long, group = "change", value_parser = PossibleValuesParser::new(DISPLAYS).try_map(|text| parse_by_api_name::<Display>(&text)))]
+    pub display: Option<Display>,
+    /// The user whose it is from now on
+    #[arg(long, value_name = "USER", group = "change")]
+    pub owner: Option<Name>,
+    /// It is nobody's from now on
+    #[arg(long, group = "change", conflicts_with = "owner")]
+    pub no_owner: bool,
     /// KEY=VALUE sets a label, KEY- removes it
     #[arg(long = "label", value_name = "LABEL", group = "change", value_parser = parse_label_change)]
     pub labels: Vec<(String, Option<String>)>,

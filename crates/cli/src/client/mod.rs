@@ -8,13 +8,16 @@ mod watch;
 
 use std::time::Duration;
 
+use gantry_api::access::{ConsoleKind, CreateUser, CreatedUser, PasswordSet, SetPassword};
+use gantry_api::audit::{AuditPage, AuditQuery};
+use gantry_api::overview::{Overview, SearchQuery, SearchResult};
 use gantry_api::rest::{
     Changed, CreateToken, CreatedToken, DeleteVmQuery, ListQuery, MigrateRequest, Page, RebootRequest, StopRequest,
     Trace, TraceQuery, UpdateClusterRequest, Version, WriteQuery,
 };
 use gantry_hostlink::{answer, causes};
 use gantry_trust::{ClientConfig, ExpectedPeer, TrustError, WebSocket};
-use gantry_types::{Cluster, Host, Operation, Port, Problem, Resource, Vm};
+use gantry_types::{Cluster, Host, Operation, Port, Problem, Resource, User, Vm};
 use reqwest::{
     Method, RequestBuilder,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
@@ -145,9 +148,28 @@ impl Client {
         answer(&self.peer, self.verb("/v1/tokens", request)).await
     }
 
-    /// The VM's serial console: bytes both ways in binary messages.
-    pub async fn console(&self, vm: &str) -> Result<WebSocket, Problem> {
-        let url = format!("{}{}/console", self.base, object_path::<Vm>(vm)?);
+    pub async fn create_user(&self, request: &CreateUser) -> Result<CreatedUser, Problem> {
+        answer(&self.peer, self.verb("/v1/users", request)).await
+    }
+    pub async fn set_password(&self, user: &str, request: &SetPassword) -> Result<PasswordSet, Problem> {
+        answer(&self.peer, self.verb(&format!("{}/password", object_path::<User>(user)?), request)).await
+    }
+
+    /// With groups by this label of hosts.
+    pub async fn overview(&self, by: &str) -> Result<Overview, Problem> {
+        answer(&self.peer, self.quick(Method::GET, "/v1/overview").query(&[("by", by)])).await
+    }
+    pub async fn search(&self, query: &SearchQuery) -> Result<SearchResult, Problem> {
+        answer(&self.peer, self.quick(Method::GET, "/v1/search").query(query)).await
+    }
+    /// One page, the newest first.
+    pub async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, Problem> {
+        answer(&self.peer, self.quick(Method::GET, "/v1/audit").query(query)).await
+    }
+
+    /// One of the VM's consoles: bytes both ways in binary messages.
+    pub async fn console(&self, vm: &str, kind: ConsoleKind) -> Result<WebSocket, Problem> {
+        let url = format!("{}{}/{}", self.base, object_path::<Vm>(vm)?, kind.path());
         let mut headers = HeaderMap::new();
         let token = HeaderValue::from_str(&format!("Bearer {}", self.token))
             .map_err(|_| Problem::invalid("invalid-token", "the API token has characters that no token has"))?;

@@ -14,7 +14,9 @@ mod programs;
 mod routing;
 mod simulate;
 mod tokens;
+mod users;
 mod vms;
+mod whole;
 
 pub use images::upload;
 
@@ -70,6 +72,10 @@ pub async fn dispatch(cli: Cli, programs: &impl Programs) -> Result<(), Failure>
         Command::Operation(command) => operations::run(&session, command).await,
         Command::Event(command) => objects::events(&session, command).await,
         Command::Token(command) => tokens::run(&session, command).await,
+        Command::User(command) => users::run(&session, command).await,
+        Command::Overview(arguments) => whole::overview(&session, arguments).await,
+        Command::Search(arguments) => whole::search(&session, arguments).await,
+        Command::Audit(command) => whole::audit(&session, command).await,
         Command::Context(command) => contexts::run(&session, command),
         Command::Simulate(command) => simulate::run(&session, command).await,
         Command::Lab(command) => lab::run(&session, command).await,

@@ -13,6 +13,7 @@ use crate::{
     exit::Failure,
     follow::figures_text,
     output::{note, print},
+    screen,
     wait::{Condition, wait_for},
 };
 
@@ -46,6 +47,7 @@ pub async fn run(session: &Session, command: VmCommand) -> Result<(), Failure> {
             for_each(session, &names, follow, "deleted", async |client, name| client.delete_vm(name, &query).await)
                 .await
         }
+        VmCommand::Vnc { name, listen } => screen::serve(&session.client()?, &name, listen).await,
         VmCommand::Console { name } => console::attach(&session.client()?, &name).await,
         VmCommand::Set(arguments) => set(session, arguments).await,
         VmCommand::Migrate(arguments) => migrate(session, arguments).await,
@@ -161,6 +163,8 @@ fn vm_of(arguments: &VmCreate) -> Result<Vm, Problem> {
         migration: gantry_types::MigrationPolicy::default(),
         placement: Default::default(),
         resources: Default::default(),
+        display: arguments.display,
+        owner: arguments.owner.clone(),
     };
     let mut vm = Vm::new(arguments.name.clone(), spec);
     vm.metadata.labels = Labels(arguments.labels.iter().cloned().collect::<BTreeMap<_, _>>());
@@ -172,6 +176,10 @@ async fn set(session: &Session, arguments: VmSet) -> Result<(), Failure> {
     let mut vm = client.get::<Vm>(&arguments.name).await?;
     vm.spec.cpus = arguments.cpus.unwrap_or(vm.spec.cpus);
     vm.spec.memory = arguments.memory.unwrap_or(vm.spec.memory);
+    vm.spec.display = arguments.display.unwrap_or(vm.spec.display);
+    if arguments.owner.is_some() || arguments.no_owner {
+        vm.spec.owner = arguments.owner;
+    }
     for (key, value) in arguments.labels {
         match value {
             Some(value) => vm.metadata.labels.0.insert(key, value),

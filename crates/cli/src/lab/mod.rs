@@ -3,6 +3,7 @@
 mod sample;
 mod status;
 mod up;
+mod web;
 
 use std::path::Path;
 

@@ -4,8 +4,8 @@ use std::{path::Path, time::Duration};
 
 use gantry_api::rest::{Changed, WriteQuery};
 use gantry_types::{
-    Arch, ByteSize, ErrorClass, Firmware, Image, ImagePhase, ImageSpec, MigrationPolicy, Name, NicSpec, PowerState,
-    Problem, Resource, Vm, VmSpec,
+    Arch, ByteSize, Display, ErrorClass, Firmware, Image, ImagePhase, ImageSpec, MigrationPolicy, Name, NicSpec,
+    PowerState, Problem, Resource, Vm, VmSpec,
 };
 
 use crate::{
@@ -107,6 +107,8 @@ fn sample_vm() -> Result<Vm, Failure> {
         migration: MigrationPolicy::default(),
         placement: Default::default(),
         resources: Default::default(),
+        display: Display::None,
+        owner: None,
     };
     Ok(Vm::new(name(VM)?, spec))
 }

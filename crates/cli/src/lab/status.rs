@@ -7,7 +7,7 @@ use gantry_types::{Host, Resource};
 use serde_json::json;
 use tokio::time::timeout;
 
-use super::context_name;
+use super::{context_name, web};
 use crate::{
     commands::Session,
     context::Contexts,
@@ -32,7 +32,7 @@ pub async fn status(session: &Session, room: &Room) -> Result<(), Failure> {
         .collect();
     let mut value = serde_json::to_value(&sight).unwrap_or_default();
     value["hosts"] = json!(hosts);
-    Ok(session.printer.value(&value, || text(&sight, &states))?)
+    Ok(session.printer.value(&value, || format!("{}\n{}", text(&sight, &states), web::how_to_log_in(room)))?)
 }
 
 /// Empty if the controller does not answer.

@@ -23,7 +23,7 @@ use gantry_types::{
 };
 use tokio::time::{Instant, sleep};
 
-use super::{context_name, sample};
+use super::{context_name, sample, web};
 use crate::{
     args::LabUp,
     client::Client,
@@ -65,6 +65,7 @@ pub async fn up(arguments: &LabUp) -> Result<(), Failure> {
     let client = administrator.client(Some(&context))?;
     until_controller_answers(&room, &client).await?;
     use_context(&administrator, &context)?;
+    web::prepare(&room, &client, administrator.choose(Some(&context))?.1).await?;
     let sleeping = sleeping(&client).await?;
     for host in room.hosts() {
         say(&mut indicator, &format!("joining {}", Layout::host_name(host)));
@@ -247,12 +248,13 @@ fn summary(room: &Room, context: &str) -> String {
     format!(
         "lab '{}' is up: controller {}, host-1 to host-{}; context '{context}' is current\n\
          network 'default' {}: this machine is {} in it\n\
-         state and logs: {}\n",
+         {}state and logs: {}\n",
         record.name,
         layout.controller_url(),
         record.hosts,
         layout.default_subnet(),
         layout.operator_inner_address(),
+        web::how_to_log_in(room),
         record.directory.display(),
     )
 }

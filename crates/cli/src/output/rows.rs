@@ -2,7 +2,7 @@
 
 use gantry_types::{
     AddressSet, ApiToken, ByteSize, Cluster, Event, FloatingIp, Host, HostState, Image, Maintenance, Network,
-    NetworkSubnet, Operation, Policy, Port, Resource, Router, SecurityGroup, StepState, Vm, VmPhase,
+    NetworkSubnet, Operation, Policy, Port, Resource, Router, SecurityGroup, StepState, User, Vm, VmPhase,
 };
 use serde::Serialize;
 
@@ -415,5 +415,26 @@ impl Row for ApiToken {
 
     fn wide_cells(&self) -> Vec<String> {
         vec![self.metadata.uuid.to_string()]
+    }
+}
+
+impl Row for User {
+    const PLURAL_FOR_PEOPLE: &'static str = "users";
+    const HEADERS: &'static [&'static str] = &["NAME", "ROLE", "CONSOLES", "STATE", "DISPLAY NAME", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["PASSWORD SET", "UUID"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        vec![
+            self.metadata.name.to_string(),
+            api_name(&self.spec.role),
+            yes_no(self.spec.may_open_consoles()),
+            if self.spec.disabled { "disabled" } else { "active" }.to_owned(),
+            or_dash(self.spec.display_name.as_ref()),
+            age(self.metadata.created_at, around.now),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        vec![or_dash(self.status.password_set_at), self.metadata.uuid.to_string()]
     }
 }

@@ -157,6 +157,11 @@ fn expects_content(image: &Image) -> Result<(), Problem> {
     Ok(())
 }
 
+/// Where the pieces of an upload gather until it is complete.
+pub fn pieces_path(app: &App, image: Uuid) -> PathBuf {
+    upload_path(app, image).with_extension("pieces")
+}
+
 /// The content is complete at [`upload_path`]: import it.
 pub async fn content_uploaded(app: &App, caller: &Caller, name: &str) -> Result<Changed<Image>, Problem> {
     caller.may_change()?;

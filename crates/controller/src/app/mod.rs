@@ -4,41 +4,54 @@
 //! operation and event in one transaction. It returns after the read model shows the change, so that whoever reads
 //! next sees it. With `dry_run` it does everything but write.
 
+mod caller;
 pub mod cluster;
 pub mod event;
 pub mod host;
 pub mod host_work;
 pub mod image;
+mod listing;
 pub mod managed;
 pub mod network;
 pub mod operation;
+pub mod overview;
 pub mod policy;
 pub mod port;
 pub mod router;
+pub mod search;
 mod security_group;
 mod subnet;
 pub mod token;
+pub mod user;
 pub mod vm;
 pub(crate) mod vm_references;
 mod vm_update;
+mod wrongs;
 
 use std::sync::Arc;
 
-use gantry_api::rest::{ListQuery, Page, WriteQuery};
+pub use caller::Caller;
+use gantry_api::rest::WriteQuery;
 use gantry_store::SharedStore;
-use gantry_types::{Event, EventSpec, Metadata, Name, ObjectRef, Problem, Resource, Role, Selector, Severity, Vm};
+use gantry_types::{Event, EventSpec, Metadata, Name, ObjectRef, Problem, Resource, Severity, Vm};
+pub use listing::{Filter, list};
 use tokio::sync::{Mutex, Notify, RwLock};
 
 use crate::{
+    access::Access,
+    audit::AuditLog,
     clock::Clock,
     config::Config,
+    history::History,
     image_library::ImageLibrary,
     links::HostLinks,
     loops::network_distributor::Distributor,
     model::{Kind, ModelFeed, ReadModel},
     objects::{CHANGED_MEANWHILE, Change, Objects},
     power::PowerDrivers,
+    settings::directory_problem,
 };
+use overview::Overviews;
 
 /// Everything a function of the controller needs. There is one per process.
 pub struct App {
@@ -49,6 +62,10 @@ pub struct App {
     pub images: Arc<dyn ImageLibrary>,
     pub power: Arc<dyn PowerDrivers>,
     pub clock: Arc<dyn Clock>,
+    pub access: Access,
+    pub history: History,
+    pub(crate) overviews: Overviews,
+    pub audit: AuditLog,
     pub wakeups: Wakeups,
     pub(crate) distributor: Distributor,
     /// Held from looking at the hosts' room until the model shows what was placed, so that room is given out once.
@@ -77,6 +94,9 @@ impl App {
         clock: Arc<dyn Clock>,
     ) -> Result<(Arc<Self>, ModelFeed), Problem> {
         let (model, feed) = ModelFeed::start(Arc::clone(&store)).await?;
+        let access = Access::new(config.sessions);
+        let audit = AuditLog::open(&config.audit_dir(), config.audit)
+            .map_err(|error| directory_problem(&config.audit_dir(), &error))?;
         let app = Arc::new(Self {
             config,
             objects: Objects::new(store),
@@ -85,6 +105,10 @@ impl App {
             images,
             power,
             clock,
+            access,
+            history: History::default(),
+            overviews: Overviews::default(),
+            audit,
             wakeups: Wakeups::default(),
             distributor: Distributor::default(),
             placement: Mutex::default(),
@@ -142,88 +166,11 @@ pub(crate) fn fresh_name(hex: String) -> Name {
     hex.parse().unwrap_or_else(|error| panic!("made an invalid name: {error}"))
 }
 
-/// Who asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// `token/admin`, `host/host-1`, `controller`.
-    pub name: String,
-    pub role: Role,
-}
-
-impl Caller {
-    /// The controller itself.
-    pub fn controller() -> Self {
-        Self { name: "controller".into(), role: Role::Admin }
-    }
-    /// An operation that needs others.
-    pub fn operation(name: &Name) -> Self {
-        Self { name: format!("operation/{name}"), role: Role::Admin }
-    }
-    pub fn token(name: &str, role: Role) -> Self {
-        Self { name: format!("token/{name}"), role }
-    }
-
-    /// # Errors
-    /// `denied` unless this caller may change things.
-    pub fn may_change(&self) -> Result<(), Problem> {
-        match self.role {
-            Role::Admin => Ok(()),
-            Role::Viewer | Role::Join => {
-                Err(Problem::denied("denied", format!("{} may not change anything", self.name))
-                    .remedy("use a token with the role admin: gantry token create NAME --role admin"))
-            }
-        }
-    }
-
-    /// # Errors
-    /// `denied` unless this caller may read things.
-    pub fn may_read(&self) -> Result<(), Problem> {
-        match self.role {
-            Role::Admin | Role::Viewer => Ok(()),
-            Role::Join => Err(Problem::denied("denied", format!("{} may only join a host", self.name))
-                .remedy("use a token with the role viewer or admin")),
-        }
-    }
-}
-
 /// One object with everything known about it.
 pub fn get<T: Kind>(app: &App, caller: &Caller, name: &str) -> Result<T, Problem> {
-    caller.may_read()?;
-    app.model.view(name).ok_or_else(|| Problem::not_found(T::KIND, name))
-}
-
-/// A page of the objects that a query selects, by name.
-pub fn list<T: Kind>(app: &App, caller: &Caller, query: &ListQuery) -> Result<Page<T>, Problem> {
-    caller.may_read()?;
-    let selector = parse_selector(query)?;
-    let limit = match query.limit.unwrap_or(500) {
-        limit @ 1..=1000 => limit as usize,
-        other => {
-            return Err(Problem::invalid("invalid-query", "the query is not valid")
-                .field("limit", format!("{other} is out of range, use 1 to 1000")));
-        }
-    };
-    let (mut found, revision) = app.model.read_at(|tables, revision| {
-        let start = match &query.next {
-            Some(last) => std::ops::Bound::Excluded(last.as_str()),
-            None => std::ops::Bound::Unbounded,
-        };
-        let objects = T::table(tables).range::<str, _>((start, std::ops::Bound::Unbounded));
-        let chosen = objects.filter(|(_, object)| selector.matches(&object.metadata().labels));
-        (chosen.take(limit + 1).map(|(_, object)| Arc::clone(object)).collect::<Vec<_>>(), revision)
-    });
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|last| last.name().to_owned());
-    Ok(Page { items: found.iter().map(|object| app.model.decorate(&**object)).collect(), revision, next })
-}
-
-/// The query's selector; all objects if there is none.
-pub fn parse_selector(query: &ListQuery) -> Result<Selector, Problem> {
-    let text = query.selector.as_deref().unwrap_or_default();
-    text.parse().map_err(|error| {
-        Problem::invalid("invalid-query", "the query is not valid").field("selector", format!("{error}"))
-    })
+    caller.may_see_some::<T>()?;
+    let found: Option<T> = app.model.view(name);
+    found.filter(|object| caller.sees(object)).ok_or_else(|| Problem::not_found(T::KIND, name))
 }
 
 /// Refuses a write that was meant for another state of the object.

@@ -21,7 +21,11 @@ pub async fn create(
     hash: String,
     query: &WriteQuery,
 ) -> Result<ApiToken, Problem> {
-    caller.may_change()?;
+    caller.may_administer()?;
+    if request.role == Role::User {
+        let problem = Problem::invalid("invalid-token", "the token would be of no use");
+        return Err(problem.field("role", "user is for users who log in; use admin, operator, viewer or join"));
+    }
     if request.expires_at.is_some_and(|at| at <= app.clock.now()) {
         return Err(
             Problem::invalid("invalid-token", "the token would never be valid").field("expires_at", "lies in the past")
@@ -80,7 +84,7 @@ pub async fn ended(app: &App, token: &ApiToken) {
 
 /// The last token that may change things can't be deleted: nobody could ever make another.
 pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<(), Problem> {
-    caller.may_change()?;
+    caller.may_administer()?;
     let token: ApiToken = app.objects.get(name).await?;
     check_precondition(&token, &token.metadata, query)?;
     let other_admin = app.model.read(|tables| {

@@ -74,6 +74,8 @@ pub async fn put(app: &App, caller: &Caller, name: &str, sent: Vm, query: &Write
                 return create(app, caller, sent.clone(), query).await;
             };
             check_precondition(&current, &sent.metadata, query)?;
+            let changes_owner = sent.spec.owner != current.spec.owner;
+            let _referring = if changes_owner { Some(app.references.read().await) } else { None };
             let Some(update) = vm_update::plan(app, &current, &sent)? else {
                 return Ok(Changed { object: app.model.decorate(&current), operation: None });
             };
@@ -101,7 +103,7 @@ pub async fn delete(
 }
 
 pub async fn start(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<Changed<Vm>, Problem> {
-    launch(app, caller, name, query, |vm| {
+    launch_for_owner(app, caller, name, query, |vm| {
         expect_phase(vm, &[VmPhase::Pending, VmPhase::Stopped, VmPhase::Failed], "start", Some("gantry vm resume"))?;
         Ok(Action::VmStart)
     })
@@ -120,7 +122,7 @@ pub async fn stop(
         return Err(Problem::invalid("invalid-request", "the stop request is not valid")
             .field("grace_s", format!("{} is out of range, use 0 to 3600", request.grace_s)));
     }
-    launch(app, caller, name, query, |vm| {
+    launch_for_owner(app, caller, name, query, |vm| {
         let phases = [VmPhase::Running, VmPhase::Paused, VmPhase::Unknown];
         expect_phase(vm, &phases, "stop", None)?;
         Ok(Action::VmStop { grace_s: request.grace_s, force: request.force })
@@ -135,7 +137,7 @@ pub async fn reboot(
     request: RebootRequest,
     query: &WriteQuery,
 ) -> Result<Changed<Vm>, Problem> {
-    launch(app, caller, name, query, |vm| {
+    launch_for_owner(app, caller, name, query, |vm| {
         expect_phase(vm, &[VmPhase::Running], "reboot", Some("gantry vm start"))?;
         Ok(Action::VmReboot { force: request.force })
     })
@@ -207,9 +209,25 @@ where
     F: Fn(&Vm) -> Result<Action, Problem>,
 {
     caller.may_change()?;
+    launch_for_owner(app, caller, name, query, decide).await
+}
+
+/// The same for what the VM's owner may do as well.
+async fn launch_for_owner<F>(
+    app: &App,
+    caller: &Caller,
+    name: &str,
+    query: &WriteQuery,
+    decide: F,
+) -> Result<Changed<Vm>, Problem>
+where
+    F: Fn(&Vm) -> Result<Action, Problem>,
+{
+    caller.may_operate_some()?;
     app.objects
         .racing(|| async {
             let current: Vm = app.objects.get(name).await?;
+            caller.may_operate(&current)?;
             check_precondition(&current, &current.metadata, query)?;
             expect_idle(&current)?;
             let action = decide(&current)?;

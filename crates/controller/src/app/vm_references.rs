@@ -5,7 +5,7 @@ use std::{
     net::IpAddr,
 };
 
-use gantry_types::{Host, Image, ImagePhase, MacAddress, Name, Network, NicSpec, Port, Problem, Vm};
+use gantry_types::{Host, Image, ImagePhase, MacAddress, Name, Network, NicSpec, Port, Problem, User, Vm};
 
 use super::App;
 use crate::{addresses::is_assignable_in, app::port::missing_groups, subnets};
@@ -69,6 +69,9 @@ pub fn check_references(app: &App, vm: &Vm) -> Result<(), Problem> {
     }
     if let Err(message) = pin_message(app, vm) {
         problem = problem.field("spec.host", message);
+    }
+    if let Err(message) = owner_message(app, vm) {
+        problem = problem.field("spec.owner", message);
     }
     if problem.fields.is_empty() { Ok(()) } else { Err(problem) }
 }
@@ -146,6 +149,23 @@ pub fn check_pin(app: &App, vm: &Vm) -> Result<(), Problem> {
         Problem::invalid("invalid-vm", format!("VM '{}' can't be bound like this", vm.metadata.name))
             .field("spec.host", message)
     })
+}
+
+/// Whether the user whose it is to be exists.
+pub fn check_owner(app: &App, vm: &Vm) -> Result<(), Problem> {
+    owner_message(app, vm).map_err(|message| {
+        Problem::invalid("invalid-vm", format!("VM '{}' can't be given away like this", vm.metadata.name))
+            .field("spec.owner", message)
+    })
+}
+
+fn owner_message(app: &App, vm: &Vm) -> Result<(), String> {
+    match &vm.spec.owner {
+        Some(owner) if app.model.get::<User>(owner.as_str()).is_none() => {
+            Err(format!("user '{owner}' does not exist; see: gantry user list"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn pin_message(app: &App, vm: &Vm) -> Result<(), String> {

@@ -2,7 +2,11 @@
 
 use gantry_types::{Action, PowerState, Problem, Resource, Vm, VmPhase};
 
-use super::{App, vm::expect_idle, vm_references::check_pin};
+use super::{
+    App,
+    vm::expect_idle,
+    vm_references::{check_owner, check_pin},
+};
 
 /// A change that is allowed.
 pub struct Update {
@@ -10,7 +14,7 @@ pub struct Update {
     pub action: Option<Action>,
 }
 
-/// `None` if nothing is different.
+/// `None` if nothing is different. The caller holds `App::references` if the owner changes.
 pub fn plan(app: &App, current: &Vm, sent: &Vm) -> Result<Option<Update>, Problem> {
     let mut vm = current.clone();
     vm.spec = sent.spec.clone();
@@ -19,6 +23,9 @@ pub fn plan(app: &App, current: &Vm, sent: &Vm) -> Result<Option<Update>, Proble
         return Ok(None);
     }
     check_unchangeable(current, sent)?;
+    if sent.spec.owner != current.spec.owner {
+        check_owner(app, sent)?;
+    }
     let offline = offline_changes(current, sent);
     let power_changes = vm.spec.power != current.spec.power;
     if !offline.is_empty() || power_changes {
@@ -74,6 +81,7 @@ fn offline_changes(current: &Vm, sent: &Vm) -> Vec<&'static str> {
         ("spec.memory", old.memory != new.memory),
         ("spec.cpu_model", old.cpu_model != new.cpu_model),
         ("spec.firmware", old.firmware != new.firmware),
+        ("spec.display", old.display != new.display),
         ("spec.user_data", old.user_data != new.user_data),
     ]
     .into_iter()

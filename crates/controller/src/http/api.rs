@@ -1,20 +1,33 @@
 //! The public API, declared: every route with its documentation.
 
+use std::sync::Arc;
+
 use axum::{
     Json, Router,
     extract::{DefaultBodyLimit, State},
+    middleware::{from_fn_with_state, map_response},
     routing::{MethodRouter, delete, get, post, put},
 };
 use gantry_api::{
+    access::{
+        ConsoleKind, ConsoleQuery, ConsoleTicket, CreateUser, CreatedUser, Login, PasswordSet, SessionInfo,
+        SetPassword, TicketRequest,
+    },
+    audit::{AuditPage, AuditQuery},
+    overview::{
+        MetricsHistory, MetricsQuery, Overview, OverviewChange, OverviewHosts, OverviewHostsQuery, OverviewQuery,
+        SearchQuery, SearchResult,
+    },
     paths,
     rest::{
         Changed, CreateToken, CreatedToken, DeleteVmQuery, JoinRequest, JoinResponse, ListQuery, MigrateRequest, Page,
-        RebootRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, Version, WatchEvent, WriteQuery,
+        RebootRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, UploadState, Version, WatchEvent,
+        WriteQuery,
     },
 };
 use gantry_types::{
     AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, Network, NetworkSubnet, Operation, Policy, Port,
-    Problem, Resource, SecurityGroup, Vm,
+    Problem, Resource, SecurityGroup, User as StoredUser, Vm,
 };
 use utoipa::{
     IntoParams, ToSchema,
@@ -22,13 +35,13 @@ use utoipa::{
 };
 
 use super::{
-    Front, Shared,
+    Front, Shared, assets, audit,
     caller::User,
     console,
     endpoint::{Endpoint, Routes},
-    host_work, hosts, images, managed, objects, policies,
-    request::{Answer, MAX_BODY_BYTES, no_such_method, no_such_path},
-    vms, writes,
+    host_work, hosts, images, managed, objects, overview, policies,
+    request::{Answer, MAX_BODY_BYTES, no_such_method},
+    session, upload_pieces, users, vms, writes,
 };
 use crate::{app::managed::Managed, model::Kind};
 
@@ -42,9 +55,11 @@ pub fn router(front: Shared) -> Router {
         .add_internal(paths::RENEW, post(hosts::renew))
         .add_internal(paths::AGENT_IMAGE, get(images::content))
         .router
-        .fallback(no_such_path)
+        .fallback(assets::serve)
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn_with_state(Arc::clone(&front), audit::record))
+        .layer(map_response(assets::guard))
         .with_state(front)
 }
 
@@ -60,7 +75,7 @@ pub fn openapi() -> OpenApi {
         ))
         .license(Some(License::new("Apache-2.0 OR MIT")))
         .build();
-    routes().schema::<Problem>().schema::<WatchEvent<Vm>>().document(info)
+    routes().schema::<Problem>().schema::<WatchEvent<Vm>>().schema::<OverviewChange>().document(info)
 }
 
 fn routes() -> Routes {
@@ -74,6 +89,7 @@ fn routes() -> Routes {
     routes = readable::<Operation>(routes);
     routes = readable::<Event>(routes);
     routes = readable::<ApiToken>(routes);
+    routes = readable::<StoredUser>(routes);
     routes = of_vms(routes);
     routes = of_hosts(routes);
     routes = of_policies(routes);
@@ -87,6 +103,8 @@ fn routes() -> Routes {
     let summary = "Where a packet of this port (or VM) would go, and which rule allows or drops it";
     let trace = Endpoint::new(HttpMethod::Get, "/v1/ports/{name}/trace", Port::KIND, summary);
     routes = routes.add(trace.query::<TraceQuery>().answers::<Trace>(200), get(managed::trace));
+    routes = of_users(routes);
+    routes = of_the_whole(routes);
     of_the_controller(routes)
 }
 
@@ -95,11 +113,17 @@ fn of_vms(routes: Routes) -> Routes {
         let path = format!("/v1/vms/{{name}}/{verb}");
         Endpoint::new(HttpMethod::Post, path, Vm::KIND, summary).query::<WriteQuery>().answers::<Changed<Vm>>(202)
     };
-    let console = Endpoint::new(
-        HttpMethod::Get,
-        "/v1/vms/{name}/console",
+    let console = |kind: ConsoleKind, summary: &str| {
+        let path = format!("/v1/vms/{{name}}/{}", kind.path());
+        Endpoint::new(HttpMethod::Get, path, Vm::KIND, summary).query::<ConsoleQuery>().status(101)
+    };
+    let serial = "Its serial console: a websocket (RFC 6455) with bytes both ways in binary messages";
+    let screen = "Its screen: VNC (RFC 6143) in the binary messages of a websocket";
+    let ticket = Endpoint::new(
+        HttpMethod::Post,
+        "/v1/vms/{name}/console-ticket",
         Vm::KIND,
-        "Its serial console: a websocket (RFC 6455) with bytes both ways in binary messages",
+        "A ticket that opens a console of it once, within 30 s; sessions need one",
     );
     written::<Vm, DeleteVmQuery>(routes, post(vms::create), put(vms::put), delete(vms::delete))
         .add(verb("start", "Start it"), post(vms::start))
@@ -108,7 +132,9 @@ fn of_vms(routes: Routes) -> Routes {
         .add(verb("pause", "Stop its virtual processors"), post(vms::pause))
         .add(verb("resume", "Let its virtual processors go on"), post(vms::resume))
         .add(verb("migrate", "Move it to another host while it runs").body::<MigrateRequest>(), post(vms::migrate))
-        .add(console.status(101), get(console::open))
+        .add(console(ConsoleKind::Serial, serial), get(console::open_serial))
+        .add(console(ConsoleKind::Vnc, screen), get(console::open_screen))
+        .add(ticket.body::<TicketRequest>().answers::<ConsoleTicket>(200), post(console::ticket))
 }
 
 fn of_hosts(routes: Routes) -> Routes {
@@ -154,8 +180,13 @@ fn of_the_rest(routes: Routes) -> Routes {
         HttpMethod::Put,
         "/v1/images/{name}/content",
         Image::KIND,
-        "Send its content (qcow2, raw, VMDK, VHD, VHDX or VDI, also gz, xz or zst) and import it",
+        "Send its content (qcow2, raw, VMDK, VHD, VHDX or VDI, also gz, xz or zst), whole or in pieces (Content-Range), \
+         and import it",
     );
+    let at_upload = |method, summary: &str| {
+        let path = "/v1/images/{name}/upload";
+        Endpoint::new(method, path, Image::KIND, summary).answers::<UploadState>(200)
+    };
     let forget = Endpoint::new(HttpMethod::Delete, "/v1/hosts/{name}", Host::KIND, "Forget a host that has no VMs");
     let change = Endpoint::new(HttpMethod::Put, "/v1/hosts/{name}", Host::KIND, "Change its labels, or cordon it");
     let cancel = Endpoint::new(
@@ -178,11 +209,49 @@ fn of_the_rest(routes: Routes) -> Routes {
         upload.query::<WriteQuery>().bytes().answers::<Changed<Image>>(202),
         put(images::upload).layer(DefaultBodyLimit::disable()),
     )
+    .add(at_upload(HttpMethod::Get, "Where the next piece of its content begins"), get(upload_pieces::state))
+    .add(at_upload(HttpMethod::Delete, "Throw away the pieces that have arrived"), delete(upload_pieces::discard))
     .add(change.query::<WriteQuery>().body::<Host>().answers::<Changed<Host>>(200), put(writes::put_host))
     .add(forget.query::<WriteQuery>().answers::<Changed<Host>>(200), delete(writes::delete_host))
     .add(cancel.query::<WriteQuery>().answers::<Operation>(200), post(writes::cancel_operation))
     .add(mint.query::<WriteQuery>().body::<CreateToken>().answers::<CreatedToken>(201), post(writes::create_token))
     .add(revoke.query::<WriteQuery>().answers::<Changed<ApiToken>>(200), delete(writes::delete_token))
+}
+
+fn of_users(routes: Routes) -> Routes {
+    let at = |method, path: &str, summary: &str| Endpoint::new(method, path, StoredUser::KIND, summary);
+    let make = at(HttpMethod::Post, "/v1/users", "Make one; a password that is made up is shown only now");
+    let change = at(HttpMethod::Put, "/v1/users/{name}", "Change what he is called and may do");
+    let remove = at(HttpMethod::Delete, "/v1/users/{name}", "Delete one who owns no VMs; his sessions end");
+    let password = at(HttpMethod::Post, "/v1/users/{name}/password", "Set his password; his sessions end");
+    let session = |method, summary: &str| Endpoint::new(method, "/v1/session", "session", summary);
+    let log_in = session(HttpMethod::Post, "Log in; the session is a cookie").public();
+    let login_limit = DefaultBodyLimit::max(session::MAX_LOGIN_BYTES);
+    routes
+        .add(make.query::<WriteQuery>().body::<CreateUser>().answers::<CreatedUser>(201), post(users::create))
+        .add(change.query::<WriteQuery>().body::<StoredUser>().answers::<Changed<StoredUser>>(200), put(users::put))
+        .add(remove.query::<WriteQuery>().answers::<Changed<StoredUser>>(200), delete(users::delete))
+        .add(password.body::<SetPassword>().answers::<PasswordSet>(200), post(users::set_password))
+        .add(log_in.body::<Login>().answers::<SessionInfo>(200), post(session::open).layer(login_limit))
+        .add(session(HttpMethod::Get, "Who is asking").answers::<SessionInfo>(200), get(session::show))
+        .add(session(HttpMethod::Delete, "Log out; what the session has open ends").status(204), delete(session::close))
+}
+
+fn of_the_whole(routes: Routes) -> Routes {
+    let at = |path: &str, tag: &str, summary: &str| Endpoint::new(HttpMethod::Get, path, tag, summary);
+    let whole = at("/v1/overview", "overview", "The datacenter at a glance: sums by group of hosts, and what is wrong");
+    let bars = at("/v1/overview/hosts", "overview", "Hosts with the VMs that fill them");
+    let search = at("/v1/search", "overview", "Objects of all kinds by name, label, address or uuid");
+    let of_vm = at("/v1/vms/{name}/metrics", Vm::KIND, "What was measured lately");
+    let of_host = at("/v1/hosts/{name}/metrics", Host::KIND, "What was measured lately");
+    let log = at("/v1/audit", "audit", "Who did what, the newest first");
+    routes
+        .add(whole.query::<OverviewQuery>().answers::<Overview>(200), get(overview::show))
+        .add(bars.query::<OverviewHostsQuery>().answers::<OverviewHosts>(200), get(overview::hosts))
+        .add(search.query::<SearchQuery>().answers::<SearchResult>(200), get(overview::find))
+        .add(of_vm.query::<MetricsQuery>().answers::<MetricsHistory>(200), get(overview::vm_metrics))
+        .add(of_host.query::<MetricsQuery>().answers::<MetricsHistory>(200), get(overview::host_metrics))
+        .add(log.query::<AuditQuery>().answers::<AuditPage>(200), get(audit::list))
 }
 
 fn of_the_controller(routes: Routes) -> Routes {
@@ -195,7 +264,10 @@ fn of_the_controller(routes: Routes) -> Routes {
     routes
         .add(health, get(async || "ok\n"))
         .add(ca, get(hosts::ca))
-        .add(join.body::<JoinRequest>().answers::<JoinResponse>(200), post(hosts::join))
+        .add(
+            join.body::<JoinRequest>().answers::<JoinResponse>(200),
+            post(hosts::join).layer(DefaultBodyLimit::max(hosts::MAX_JOIN_BYTES)),
+        )
         .add(version.answers::<Version>(200), get(show_version))
         .add(document, get(show_openapi))
 }
@@ -237,9 +309,9 @@ fn managed<T: Managed + ToSchema>(routes: Routes) -> Routes {
 /// What every kind that users make can be asked besides.
 fn written<T: Kind + ToSchema, Removal: IntoParams>(
     routes: Routes,
-    create: MethodRouter<std::sync::Arc<Front>>,
-    replace: MethodRouter<std::sync::Arc<Front>>,
-    remove: MethodRouter<std::sync::Arc<Front>>,
+    create: MethodRouter<Arc<Front>>,
+    replace: MethodRouter<Arc<Front>>,
+    remove: MethodRouter<Arc<Front>>,
 ) -> Routes {
     let all = format!("/v1/{}", T::PLURAL);
     let one = format!("{all}/{{name}}");

@@ -1,4 +1,8 @@
-//! Who is asking: a user by token, or a host by certificate.
+//! Who is asking: a user by token or session, or a host by certificate.
+//!
+//! A token in the `Authorization` header decides alone; only without one the session's cookie is looked at. Because
+//! browsers send cookies by themselves, a request by cookie that is not a `GET` must also prove that a page of this
+//! controller sent it (`csrf.rs`).
 
 use std::sync::Arc;
 
@@ -6,52 +10,134 @@ use axum::{
     extract::FromRequestParts,
     http::{header, request::Parts},
 };
+use gantry_api::access::SESSION_COOKIE;
 use gantry_hostlink::Refusal;
-use gantry_trust::{PeerIdentity, PeerKey, Role};
-use gantry_types::{ApiToken, Host, Name, Problem};
+use gantry_trust::{PeerIdentity, PeerKey, RemoteAddress, Role};
+use gantry_types::{ApiToken, Host, Name, Problem, User as StoredUser};
 
-use super::{Front, Shared};
-use crate::app::{self, Caller, token};
+use super::{Front, Shared, audit::Who, csrf};
+use crate::{
+    access::Session,
+    app::{self, App, Caller, token, user},
+};
 
-/// A user who showed a valid API token.
+/// A user who showed a valid API token, or has a session.
 pub struct User(pub Caller);
 
-/// The token that a user showed, for what stays open: it ends with the token (`token::ended`).
-pub struct ShownToken(pub Arc<ApiToken>);
+/// What a user showed, for what stays open: it ends with that.
+pub struct Shown(pub Credential);
+
+#[derive(Clone)]
+pub enum Credential {
+    Token(Arc<ApiToken>),
+    /// With the user as he was when the request came.
+    Session(Arc<Session>, Arc<StoredUser>),
+}
+
+/// The address a request came from.
+pub struct From(pub std::net::IpAddr);
 
 /// A host that showed the certificate of a host that exists, for a key that belongs to it: the certificate of a deleted
 /// host is not good again when its name is.
 pub struct HostPeer(pub Name);
 
+impl Credential {
+    pub fn caller(&self) -> Caller {
+        match self {
+            Self::Token(token) => Caller::token(token.metadata.name.as_str(), token.spec.role),
+            Self::Session(_, user) => Caller::user(user),
+        }
+    }
+
+    /// Tells it from all others.
+    pub fn fingerprint(&self) -> String {
+        match self {
+            Self::Token(token) => format!("token/{}", token.metadata.uuid),
+            Self::Session(session, _) => format!("session/{}", session.hash()),
+        }
+    }
+
+    /// Returns once it is not good any more, with the reason.
+    pub async fn ended(&self, app: &App) -> &'static str {
+        match self {
+            Self::Token(token) => {
+                token::ended(app, token).await;
+                "the token was deleted or has expired"
+            }
+            Self::Session(session, user) => {
+                user::session_ended(app, session, &user.spec).await;
+                "the session is over"
+            }
+        }
+    }
+}
+
 impl FromRequestParts<Shared> for User {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, front: &Shared) -> Result<Self, Refusal> {
-        let bearer = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let stored = token_of(front, bearer)?;
-        Ok(Self(Caller::token(stored.metadata.name.as_str(), stored.spec.role)))
+        let caller = credential(front, parts)?.caller();
+        Who::note(parts, caller.name.clone());
+        Ok(Self(caller))
     }
 }
 
-impl FromRequestParts<Shared> for ShownToken {
+impl FromRequestParts<Shared> for Shown {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, front: &Shared) -> Result<Self, Refusal> {
-        let bearer = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        Ok(Self(token_of(front, bearer)?))
+        Ok(Self(credential(front, parts)?))
     }
 }
 
-fn token_of(front: &Front, authorization: Option<&str>) -> Result<Arc<ApiToken>, Problem> {
+impl<S: Sync> FromRequestParts<S> for From {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Refusal> {
+        let remote = parts.extensions.get::<RemoteAddress>();
+        let missing = || Problem::permanent("no-address", "the server did not say where the request came from");
+        Ok(Self(remote.ok_or_else(missing)?.0.ip()))
+    }
+}
+
+fn credential(front: &Front, parts: &Parts) -> Result<Credential, Problem> {
+    if let Some(authorization) = parts.headers.get(header::AUTHORIZATION) {
+        return Ok(Credential::Token(token_of(front, authorization.to_str().unwrap_or_default())?));
+    }
+    let cookie = cookie(parts).ok_or_else(|| {
+        Problem::unauthenticated("no API token was sent, and there is no session")
+            .remedy("send an API token: Authorization: Bearer gat1.…; see: gantry context show. Or log in")
+    })?;
+    let over = || Problem::unauthenticated("the session is over").remedy("log in again");
+    let session = front.app.access.sessions.take_up(cookie, &*front.app.clock).ok_or_else(over)?;
+    let Some(user) = user::of_session(&front.app, &session) else {
+        front.app.access.sessions.close(&session);
+        return Err(over());
+    };
+    csrf::check(parts, &session)?;
+    Ok(Credential::Session(session, user))
+}
+
+/// The session cookie's value. HTTP/2 may bring cookies in several headers.
+fn cookie(parts: &Parts) -> Option<&str> {
+    let headers = parts.headers.get_all(header::COOKIE).iter();
+    let cookies = headers.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(';'));
+    cookies
+        .filter_map(|cookie| cookie.trim().split_once('='))
+        .find_map(|(name, value)| (name == SESSION_COOKIE).then_some(value))
+}
+
+fn token_of(front: &Front, authorization: &str) -> Result<Arc<ApiToken>, Problem> {
     let refused = |detail: &str| {
         Problem::unauthenticated(detail)
             .remedy("send an API token: Authorization: Bearer gat1.…; see: gantry context show")
     };
-    let text = authorization
-        .and_then(|value| value.strip_prefix("Bearer "))
-        .ok_or_else(|| refused("no API token was sent"))?;
+    let text = authorization.strip_prefix("Bearer ").ok_or_else(|| refused("no API token was sent"))?;
     let shown = gantry_trust::ApiToken::parse(text.trim()).map_err(|_| refused("the API token is malformed"))?;
-    token::by_hash(&front.app, &shown.hash().to_string())
+    let stored = token::by_hash(&front.app, &shown.hash().to_string());
+    // One that lets a host join is no API token.
+    stored
+        .filter(|token| token.spec.role != gantry_types::Role::Join)
         .ok_or_else(|| refused("the API token is unknown, deleted or expired"))
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Router, routing::MethodRouter};
+use gantry_api::access::SESSION_COOKIE;
 use utoipa::{
     IntoParams, ToSchema,
     openapi::{
@@ -11,13 +12,14 @@ use utoipa::{
         path::{OperationBuilder, Parameter, ParameterBuilder, ParameterIn},
         request_body::{RequestBody, RequestBodyBuilder},
         schema::{ComponentsBuilder, ObjectBuilder, Schema, Type},
-        security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
+        security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme},
     },
 };
 
 use super::Front;
 
 const BEARER: &str = "bearer";
+const SESSION: &str = "session";
 
 /// Collects routes and their documentation.
 pub struct Routes {
@@ -128,7 +130,9 @@ impl Endpoint {
             .response(self.status.to_string(), answer)
             .response("default", refusal.build());
         if !self.public {
-            operation = operation.security(SecurityRequirement::new(BEARER, std::iter::empty::<String>()));
+            for scheme in [BEARER, SESSION] {
+                operation = operation.security(SecurityRequirement::new(scheme, std::iter::empty::<String>()));
+            }
         }
         operation.build()
     }
@@ -163,8 +167,12 @@ impl Routes {
 
     pub fn document(self, info: utoipa::openapi::Info) -> OpenApi {
         let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-        let components =
-            ComponentsBuilder::new().schemas_from_iter(self.schemas).security_scheme(BEARER, bearer).build();
+        let session = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(SESSION_COOKIE)));
+        let components = ComponentsBuilder::new()
+            .schemas_from_iter(self.schemas)
+            .security_scheme(BEARER, bearer)
+            .security_scheme(SESSION, session)
+            .build();
         OpenApiBuilder::new().info(info).paths(self.paths).components(Some(components)).build()
     }
 }

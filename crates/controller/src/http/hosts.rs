@@ -10,6 +10,7 @@ use gantry_types::{Host, Name, Problem};
 
 use super::{
     Front, Shared,
+    audit::Who,
     caller::HostPeer,
     request::{Answer, Body},
 };
@@ -18,19 +19,29 @@ use crate::{
     loops::intake,
 };
 
+/// Two signing requests and some names: whoever may send them has shown nothing yet.
+pub const MAX_JOIN_BYTES: usize = 64 << 10;
+
 /// The CA's certificate. Public: whoever joins checks its fingerprint against the token's.
 pub async fn ca(State(front): State<Shared>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/x-pem-file")], front.authority.certificate_pem().to_owned())
 }
 
 /// Uses a join token up and gives the host its certificates.
-pub async fn join(State(front): State<Shared>, Body(request): Body<JoinRequest>) -> Answer<JoinResponse> {
+pub async fn join(
+    State(front): State<Shared>,
+    who: Option<Extension<Who>>,
+    Body(request): Body<JoinRequest>,
+) -> Answer<JoinResponse> {
     let refused = || {
         Problem::unauthenticated("the join token is not valid: it is malformed, unknown, used or expired")
             .remedy("make one: gantry token create NAME --role join")
     };
     let shown = JoinToken::parse(request.token.trim()).map_err(|_| refused())?;
     let stored = token::by_hash(&front.app, &shown.hash().to_string()).ok_or_else(refused)?;
+    if let Some(Extension(who)) = who {
+        who.note_as(format!("host/{}", request.name));
+    }
     // Both requests are checked before the token is used up.
     let leaves = issue(&front, &request.name, &request.underlay_address, &request.agent_csr, &request.qemu_csr)?;
     let joining = Joining {

@@ -1,10 +1,13 @@
 //! Images over HTTP: the objects, their upload, and their content for hosts.
 
-use std::path::{Path as FilePath, PathBuf};
+use std::{
+    path::{Path as FilePath, PathBuf},
+    time::Duration,
+};
 
 use axum::{
     Json,
-    body::{Body as RawBody, HttpBody},
+    body::{Body as RawBody, BodyDataStream, Bytes, HttpBody},
     extract::{Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
@@ -20,6 +23,7 @@ use super::{
     Shared,
     caller::{HostPeer, User},
     request::{Answer, Body, Path, QueryOf},
+    upload_pieces::{self, Range},
 };
 use crate::{
     app::{App, image},
@@ -56,7 +60,8 @@ pub async fn delete(
     Ok((StatusCode::ACCEPTED, Json(changed)).into_response())
 }
 
-/// Takes the content in, to disk, then starts the import. A broken upload leaves nothing and can be repeated.
+/// Takes the content in, to disk, then starts the import. A broken upload leaves nothing and can be repeated, unless it
+/// comes in pieces (`upload_pieces.rs`).
 pub async fn upload(
     State(front): State<Shared>,
     User(caller): User,
@@ -67,6 +72,10 @@ pub async fn upload(
     let waiting = image::expect_upload(&front.app, &caller, &name, &query)?;
     if query.dry_run {
         return Ok((StatusCode::ACCEPTED, Json(Changed { object: waiting, operation: None })).into_response());
+    }
+    if let Some(range) = Range::of(request.headers())? {
+        let (parts, body) = request.into_parts();
+        return upload_pieces::take(front, caller, waiting, range, parts.headers, body).await;
     }
     let path = image::upload_path(&front.app, waiting.metadata.uuid);
     // Two uploads at once each write their own file; the first to be complete is imported.
@@ -98,26 +107,43 @@ async fn receive(app: &App, body: RawBody, partial: &FilePath) -> Result<(), Pro
         tokio::fs::create_dir_all(parent).await.map_err(|error| storing(parent, &error))?;
     }
     let mut file = tokio::fs::File::create(partial).await.map_err(|error| storing(partial, &error))?;
-    let mut chunks = body.into_data_stream();
-    let mut received_bytes = 0u64;
-    let limit = app.config.upload_idle_timeout;
-    let stalled = |received_bytes: u64| {
-        let detail = format!("the upload brought nothing for {limit:?} after {received_bytes} bytes");
-        Problem { status: 408, ..Problem::transient("upload-stalled", detail) }.remedy("send it again")
-    };
-    while let Some(chunk) = timeout(limit, chunks.next()).await.map_err(|_| stalled(received_bytes))? {
-        let chunk = chunk.map_err(|error| {
-            Problem::transient("upload-broken", format!("the upload broke off after {received_bytes} bytes: {error}"))
-                .remedy("send it again")
-        })?;
-        received_bytes += chunk.len() as u64;
-        fits(app, received_bytes)?;
+    let mut chunks = chunks_of(app, body);
+    while let Some(chunk) = chunks.next().await? {
+        fits(app, chunks.received_bytes)?;
         file.write_all(&chunk).await.map_err(|error| storing(partial, &error))?;
     }
     file.sync_all().await.map_err(|error| storing(partial, &error))
 }
 
-fn fits(app: &App, size_bytes: u64) -> Result<(), Problem> {
+/// A body as it arrives; one that stalls is given up.
+pub(super) struct Chunks {
+    stream: BodyDataStream,
+    limit: Duration,
+    received_bytes: u64,
+}
+
+pub(super) fn chunks_of(app: &App, body: RawBody) -> Chunks {
+    Chunks { stream: body.into_data_stream(), limit: app.config.upload_idle_timeout, received_bytes: 0 }
+}
+
+impl Chunks {
+    pub async fn next(&mut self) -> Result<Option<Bytes>, Problem> {
+        let (limit, received_bytes) = (self.limit, self.received_bytes);
+        let stalled = || {
+            let detail = format!("the upload brought nothing for {limit:?} after {received_bytes} bytes");
+            Problem { status: 408, ..Problem::transient("upload-stalled", detail) }.remedy("send it again")
+        };
+        let Some(chunk) = timeout(limit, self.stream.next()).await.map_err(|_| stalled())? else { return Ok(None) };
+        let chunk = chunk.map_err(|error| {
+            Problem::transient("upload-broken", format!("the upload broke off after {received_bytes} bytes: {error}"))
+                .remedy("send it again")
+        })?;
+        self.received_bytes += chunk.len() as u64;
+        Ok(Some(chunk))
+    }
+}
+
+pub(super) fn fits(app: &App, size_bytes: u64) -> Result<(), Problem> {
     let limit = app.config.max_image_bytes;
     if size_bytes <= limit {
         return Ok(());
@@ -126,7 +152,7 @@ fn fits(app: &App, size_bytes: u64) -> Result<(), Problem> {
     Err(Problem { status: 413, ..problem })
 }
 
-fn storing(path: &FilePath, error: &std::io::Error) -> Problem {
+pub(super) fn storing(path: &FilePath, error: &std::io::Error) -> Problem {
     Problem::permanent("storage-failed", format!("the controller could not store {}: {error}", path.display()))
         .remedy("check the free space and the permissions of the controller's data directory")
 }

@@ -1,20 +1,28 @@
 //! The controller's front end: HTTP over TLS for users, hosts and hosts-to-be.
 //!
-//! Who is asking is settled here (bearer token, or the certificate of a host that still exists); what may be asked is
+//! Who is asking is settled here (bearer token, session, or the certificate of a host that still exists); what may be asked is
 //! settled in `app`. Every route is declared once, with its documentation, in [`api`]; the OpenAPI document is made of
-//! the same declarations. Every error, also of the HTTP layer itself, is a problem document (RFC 9457).
+//! the same declarations. Every error, also of the HTTP layer itself, is a problem document (RFC 9457). What
+//! is outside `/v1` is the web UI.
 
 mod api;
+mod assets;
+mod audit;
 mod caller;
 mod console;
+mod csrf;
 mod endpoint;
 mod host_work;
 mod hosts;
 mod images;
 mod managed;
 mod objects;
+mod overview;
 mod policies;
 mod request;
+mod session;
+mod upload_pieces;
+mod users;
 mod vms;
 mod watch;
 mod writes;
@@ -29,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{agent_links::AgentLinks, app::App};
 
 pub use api::{openapi, router};
+pub use upload_pieces::Arriving;
 
 /// What handlers share.
 pub struct Front {
@@ -36,6 +45,7 @@ pub struct Front {
     pub authority: CertificateAuthority,
     pub identity: LiveIdentity,
     pub agents: Arc<AgentLinks>,
+    pub arriving: Arriving,
 }
 
 pub type Shared = Arc<Front>;

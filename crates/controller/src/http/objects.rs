@@ -11,7 +11,7 @@ use gantry_hostlink::Refusal;
 
 use super::{
     Shared,
-    caller::{ShownToken, User},
+    caller::{Shown, User},
     request::{Answer, Path, QueryOf},
     watch,
 };
@@ -25,7 +25,7 @@ pub async fn get<T: Kind>(State(front): State<Shared>, User(caller): User, Path(
 pub async fn list<T: Kind>(
     State(front): State<Shared>,
     User(caller): User,
-    ShownToken(shown): ShownToken,
+    Shown(shown): Shown,
     headers: HeaderMap,
     QueryOf(query): QueryOf<ListQuery>,
 ) -> Result<Response, Refusal> {

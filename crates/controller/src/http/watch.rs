@@ -2,12 +2,14 @@
 //!
 //! A watcher sees every change of the objects it selects, in order, from the state it began with. One that can't keep
 //! up is cut off and comes back with the last revision it saw; if that is too old it lists again. A watch ends with the
-//! token that opened it.
+//! credential that opened it. One by somebody who sees only what is his own can't be resumed: what he does not own any
+//! more would not be told, or too much of it would.
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     convert::Infallible,
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{
@@ -20,41 +22,48 @@ use axum::{
 use futures::{StreamExt, stream};
 use gantry_api::rest::{Change, ListQuery, WatchEvent};
 use gantry_hostlink::Refusal;
-use gantry_types::{ApiToken, Problem, Selector};
+use gantry_types::Problem;
 use tokio::{
     sync::broadcast::{Receiver, error::RecvError},
     time::{Instant, timeout_at},
 };
 
-use super::Shared;
+use super::{Shared, caller::Credential};
 use crate::{
-    app::{Caller, parse_selector, token},
+    app::{Caller, Filter},
     model::{Kind, ModelChange},
 };
+
+/// How often a quiet stream says that it is still there.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 pub fn stream<T: Kind>(
     front: Shared,
     caller: &Caller,
-    shown: Arc<ApiToken>,
+    shown: Credential,
     headers: &HeaderMap,
     query: ListQuery,
 ) -> Result<Response, Refusal> {
-    caller.may_read()?;
-    let selector = parse_selector(&query)?;
+    caller.may_see_some::<T>()?;
+    if query.sort.is_some() || query.offset.is_some() {
+        let problem = Problem::invalid("invalid-query", "the query is not valid");
+        return Err(problem.field("watch", "can't be used with sort or offset").into());
+    }
+    let filter = Filter::of(&query)?;
     let resumed = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok()).or(query.revision);
     let watcher = match resumed {
-        Some(revision) => Watcher::<T>::resume(&front, selector, revision)?,
-        None => Watcher::<T>::begin(&front, selector),
+        Some(revision) if caller.sees_all() => Watcher::<T>::resume(&front, caller.clone(), filter, revision)?,
+        _ => Watcher::<T>::begin(&front, caller.clone(), filter),
     };
     let app = Arc::clone(&front.app);
-    let ended = async move { token::ended(&app, &shown).await };
+    let ended = async move { shown.ended(&app).await };
     let events = stream::unfold((watcher, front), async |(mut watcher, front)| {
         let event = watcher.next(&front).await?;
         Some((Ok::<_, Infallible>(encode(&event)), (watcher, front)))
     });
     let events = events.take_until(Box::pin(ended));
-    // Comments keep proxies from closing a quiet connection.
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()).into_response())
+    // Comments keep proxies from closing a quiet connection, and tell the client that it is alive.
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
 
 fn encode<T: Kind>(event: &WatchEvent<T>) -> Event {
@@ -72,9 +81,10 @@ fn encode<T: Kind>(event: &WatchEvent<T>) -> Event {
 }
 
 struct Watcher<T> {
-    selector: Selector,
-    /// Names the watcher has and that match; unknown after a resumption.
-    matching: Option<HashSet<String>>,
+    caller: Caller,
+    filter: Filter,
+    /// What the watcher has and what matches, as he was told it last; unknown after a resumption.
+    matching: Option<HashMap<String, Arc<T>>>,
     ready: VecDeque<WatchEvent<T>>,
     changes: Receiver<Arc<ModelChange>>,
     /// Everything up to here has been taken in.
@@ -84,11 +94,13 @@ struct Watcher<T> {
 }
 
 impl<T: Kind> Watcher<T> {
-    fn begin(front: &Shared, selector: Selector) -> Self {
+    fn begin(front: &Shared, caller: Caller, filter: Filter) -> Self {
         let subscription = front.app.model.subscribe::<T>();
         let revision = subscription.revision;
-        let chosen = subscription.objects.iter().filter(|object| selector.matches(&object.metadata().labels));
+        let chosen = subscription.objects.into_iter();
+        let chosen: Vec<_> = chosen.filter(|object| caller.sees(&**object) && filter.matches(&**object)).collect();
         let mut ready: VecDeque<_> = chosen
+            .iter()
             .map(|object| WatchEvent {
                 change: Change::Added,
                 // Objects come by name: the rest would be missed.
@@ -96,16 +108,18 @@ impl<T: Kind> Watcher<T> {
                 object: Some(front.app.model.decorate(&**object)),
             })
             .collect();
-        let matching = ready.iter().filter_map(|event| Some(event.object.as_ref()?.name().to_owned())).collect();
-        ready.push_back(WatchEvent { change: Change::Bookmark, revision, object: None });
+        let matching = chosen.into_iter().map(|object| (object.name().to_owned(), object)).collect();
+        let shown_revision = if caller.sees_all() { revision } else { 0 };
+        ready.push_back(WatchEvent { change: Change::Bookmark, revision: shown_revision, object: None });
         let bookmark_at = Instant::now() + front.app.config.bookmark_interval;
-        Self { selector, matching: Some(matching), ready, changes: subscription.changes, revision, bookmark_at }
+        Self { caller, filter, matching: Some(matching), ready, changes: subscription.changes, revision, bookmark_at }
     }
 
-    fn resume(front: &Shared, selector: Selector, revision: u64) -> Result<Self, Problem> {
+    fn resume(front: &Shared, caller: Caller, filter: Filter, revision: u64) -> Result<Self, Problem> {
         let resumption = front.app.model.resume(revision)?;
         let mut watcher = Self {
-            selector,
+            caller,
+            filter,
             matching: None,
             ready: VecDeque::new(),
             changes: resumption.changes,
@@ -127,7 +141,11 @@ impl<T: Kind> Watcher<T> {
             // First, because changes may come without a pause.
             if Instant::now() >= self.bookmark_at {
                 self.bookmark_at = Instant::now() + front.app.config.bookmark_interval;
-                return Some(WatchEvent { change: Change::Bookmark, revision: self.revision, object: None });
+                return Some(WatchEvent {
+                    change: Change::Bookmark,
+                    revision: self.shown(self.revision),
+                    object: None,
+                });
             }
             match timeout_at(self.bookmark_at, self.changes.recv()).await {
                 Ok(Ok(change)) => self.take(front, &change),
@@ -135,6 +153,11 @@ impl<T: Kind> Watcher<T> {
                 Err(_) => {}
             }
         }
+    }
+
+    /// The revision to go on from, for who can.
+    fn shown(&self, revision: u64) -> u64 {
+        if self.caller.sees_all() { revision } else { 0 }
     }
 
     /// Objects that begin or cease to match come and go for this watcher.
@@ -145,8 +168,8 @@ impl<T: Kind> Watcher<T> {
         let revision = if whole { change.revision } else { change.revision.saturating_sub(1) };
         self.revision = self.revision.max(revision);
         let Some(object) = object else { return };
-        let matches = self.selector.matches(&object.metadata().labels);
-        let known = self.matching.as_ref().map(|names| names.contains(object.name()));
+        let matches = self.caller.sees(&**object) && self.filter.matches(&**object);
+        let known = self.matching.as_ref().map(|objects| objects.contains_key(object.name()));
         let told = match (change.change, matches) {
             (Change::Deleted, _) => known.unwrap_or(matches).then_some(Change::Deleted),
             (_, false) => known.unwrap_or(true).then_some(Change::Deleted),
@@ -154,13 +177,15 @@ impl<T: Kind> Watcher<T> {
             (change, true) => Some(change),
         };
         let Some(told) = told else { return };
-        if let Some(names) = &mut self.matching {
-            match told {
-                Change::Deleted => names.remove(object.name()),
-                _ => names.insert(object.name().to_owned()),
-            };
-        }
-        let object = Some(front.app.model.decorate(&**object));
+        let before = self.matching.as_mut().and_then(|objects| match told {
+            Change::Deleted => objects.remove(object.name()),
+            _ => objects.insert(object.name().to_owned(), Arc::clone(object)),
+        });
+        // What is not his any more he sees as it was when it was.
+        let is_lost = told == Change::Deleted && !self.caller.sees(&**object);
+        let object = before.filter(|_| is_lost).unwrap_or_else(|| Arc::clone(object));
+        let object = Some(front.app.model.decorate(&*object));
+        let revision = self.shown(revision);
         self.ready.push_back(WatchEvent { change: told, revision, object });
     }
 }

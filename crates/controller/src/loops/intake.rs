@@ -16,6 +16,7 @@ use gantry_types::{ByteSize, Host, HostState, Inventory, Name, Problem, Resource
 use super::observed_vm::settle;
 use crate::{
     app::{App, host::address_owner},
+    history::{Measured, Subject},
     model::HostReport,
     objects::Change,
 };
@@ -67,7 +68,7 @@ fn fell_asleep_with(host: &Host, beat: &Heartbeat) -> bool {
 /// False if it is an old one.
 fn remember(app: &App, host: &Name, beat: &Heartbeat) -> bool {
     let (now, elapsed) = (app.clock.now(), app.clock.elapsed());
-    app.model.overlay_mut(|overlay| {
+    let is_new = app.model.overlay_mut(|overlay| {
         if let Some(last) = overlay.hosts.get(host.as_str())
             && last.agent_instance == beat.agent_instance
             && last.sequence >= beat.sequence
@@ -85,7 +86,40 @@ fn remember(app: &App, host: &Name, beat: &Heartbeat) -> bool {
         };
         overlay.reported(host.as_str(), report);
         true
-    })
+    });
+    if is_new {
+        app.history.record(now, measured(host, beat));
+    }
+    is_new
+}
+
+/// The host's own series and those of its VMs; the host's disk and network are its VMs'.
+fn measured(host: &Name, beat: &Heartbeat) -> Vec<(Subject, Measured)> {
+    let vms = beat.vms.iter().filter_map(|vm| Some((vm.uuid, vm.metrics?)));
+    let mut measured: Vec<_> = vms
+        .map(|(uuid, metrics)| {
+            let values = Measured {
+                cpu_percent: metrics.cpu_percent as f32,
+                memory_bytes: metrics.resident_memory.bytes() as f32,
+                disk_read_bytes_per_s: metrics.disk_read_bytes_per_s as f32,
+                disk_write_bytes_per_s: metrics.disk_write_bytes_per_s as f32,
+                net_rx_bytes_per_s: metrics.net_rx_bytes_per_s as f32,
+                net_tx_bytes_per_s: metrics.net_tx_bytes_per_s as f32,
+            };
+            (Subject::Vm(uuid), values)
+        })
+        .collect();
+    let sum = |value: fn(&Measured) -> f32| measured.iter().map(|(_, values)| value(values)).sum();
+    let whole = Measured {
+        cpu_percent: beat.metrics.cpu_percent as f32,
+        memory_bytes: beat.metrics.memory_used.bytes() as f32,
+        disk_read_bytes_per_s: sum(|values| values.disk_read_bytes_per_s),
+        disk_write_bytes_per_s: sum(|values| values.disk_write_bytes_per_s),
+        net_rx_bytes_per_s: sum(|values| values.net_rx_bytes_per_s),
+        net_tx_bytes_per_s: sum(|values| values.net_tx_bytes_per_s),
+    };
+    measured.push((Subject::Host(host.to_string()), whole));
+    measured
 }
 
 async fn note_host(app: &App, name: &Name, beat: &Heartbeat) -> Result<(), Problem> {

@@ -2,6 +2,7 @@
 //!
 //! None has state that matters, none retries inside a pass: what failed is still missing in the next.
 
+pub mod audit_keeper;
 pub mod cluster_keeper;
 pub mod event_trimmer;
 pub mod host_failure_detector;
@@ -26,6 +27,7 @@ pub async fn run(app: Arc<App>, feed: ModelFeed) {
     tasks.spawn(network_distributor::run(Arc::clone(&app)));
     tasks.spawn(stray_vms::run(Arc::clone(&app)));
     tasks.spawn(cluster_keeper::run(Arc::clone(&app)));
+    tasks.spawn(audit_keeper::run(Arc::clone(&app)));
     tasks.spawn(event_trimmer::run(app));
     // Each of them runs for ever, so the first to end says that nothing can go on.
     match tasks.join_next().await {

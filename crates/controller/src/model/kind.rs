@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use gantry_store::KeyValue;
 use gantry_types::{
-    AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, Network, NetworkSubnet, Operation, Policy, Port,
-    Problem, Resource, Router, SecurityGroup, Vm,
+    AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, Name, Network, NetworkSubnet, Operation, Policy,
+    Port, Problem, Resource, Router, SecurityGroup, User, Vm,
 };
 
-use super::{Overlay, Table, Tables};
+use super::{Facts, Overlay, Table, Tables, facts};
 use crate::objects::{self, ROOT};
 
 /// A kind of object that the read model holds.
@@ -18,12 +18,22 @@ pub trait Kind: Resource {
     fn wrap(object: Arc<Self>) -> AnyObject;
     /// The object, if it is of this kind.
     fn of(object: &AnyObject) -> Option<&Arc<Self>>;
-    /// Adds what is known but not stored.
+    /// Whether objects of this kind can belong to users. Those of other kinds are only for who may read everything.
+    const HAS_OWNERS: bool = false;
+    /// The user whose it is.
+    fn owner(&self) -> Option<&Name> {
+        None
+    }
+    /// What lists are filtered and sorted by.
+    fn facts(&self) -> Facts<'_> {
+        Facts::default()
+    }
+    /// Adds what is known but not stored, and takes away what must not leave the controller.
     fn lay_over(&mut self, _overlay: &Overlay) {}
 }
 
 macro_rules! kinds {
-    ($($kind:ident in $table:ident $(, lay_over $lay:expr)?;)*) => {
+    ($($kind:ident in $table:ident $(, owner $owner:expr)? $(, facts $facts:expr)? $(, lay_over $lay:expr)?;)*) => {
         /// An object of any kind.
         #[derive(Debug, Clone)]
         pub enum AnyObject {
@@ -94,6 +104,14 @@ macro_rules! kinds {
                     _ => None,
                 }
             }
+            $(const HAS_OWNERS: bool = true;
+            fn owner(&self) -> Option<&Name> {
+                let owner: fn(&Self) -> Option<&Name> = $owner;
+                owner(self)
+            })?
+            $(fn facts(&self) -> Facts<'_> {
+                $facts(self)
+            })?
             $(fn lay_over(&mut self, overlay: &Overlay) {
                 let lay: fn(&mut Self, &Overlay) = $lay;
                 lay(self, overlay);
@@ -103,26 +121,26 @@ macro_rules! kinds {
 }
 
 kinds! {
-    Vm in vms, lay_over |vm, overlay| {
+    Vm in vms, owner |vm| vm.spec.owner.as_ref(), facts facts::of_vm, lay_over |vm, overlay| {
         vm.status.metrics = overlay.vm_metrics.get(&vm.metadata.uuid).copied();
         vm.status.migration = overlay.migrations.get(&vm.metadata.uuid).cloned();
     };
-    Host in hosts, lay_over |host, overlay| {
+    Host in hosts, facts facts::of_host, lay_over |host, overlay| {
         if let Some(report) = overlay.hosts.get(host.name()) {
             host.status.last_seen = Some(report.last_seen);
             host.status.metrics = Some(report.metrics);
         }
     };
     Cluster in clusters;
-    Image in images;
-    Network in networks;
+    Image in images, facts facts::of_image;
+    Network in networks, facts facts::of_network;
     NetworkSubnet in subnets;
     Port in ports;
     SecurityGroup in security_groups;
     AddressSet in address_sets;
     Router in routers;
     FloatingIp in floating_ips;
-    Operation in operations, lay_over |operation, overlay| {
+    Operation in operations, facts facts::of_operation, lay_over |operation, overlay| {
         if let Some(progress) = overlay.operations.get(operation.name()) {
             operation.status.progress = Some(progress.clone());
         }
@@ -130,4 +148,5 @@ kinds! {
     Policy in policies;
     Event in events;
     ApiToken in tokens, lay_over |token, _| token.status.hash.clear();
+    User in users, lay_over |user, _| user.status.password_hash.clear();
 }

@@ -5,6 +5,7 @@
 //! written waits with [`ReadModel::wait_for`]. If the watch breaks, the model keeps its last state, lists again and
 //! tells the differences as changes.
 
+mod facts;
 mod feed;
 mod kind;
 mod overlay;
@@ -18,10 +19,11 @@ use std::{
 use gantry_api::rest::Change as ChangeKind;
 use gantry_types::{
     AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, Network, NetworkSubnet, Operation, Policy, Port,
-    Problem, Router, SecurityGroup, Vm,
+    Problem, Router, SecurityGroup, User, Vm,
 };
 use tokio::sync::{broadcast, watch};
 
+pub use facts::Facts;
 pub use feed::ModelFeed;
 pub use kind::{AnyObject, Kind};
 pub use overlay::{HostReport, Overlay};
@@ -49,6 +51,7 @@ pub struct Tables {
     pub policies: Table<Policy>,
     pub events: Table<Event>,
     pub tokens: Table<ApiToken>,
+    pub users: Table<User>,
 }
 
 /// One change of one object, in the order of revisions.

@@ -85,6 +85,7 @@ pub fn assignment(app: &App, vm: &Vm, epoch: u64) -> Result<Assignment, Problem>
         memory: vm.spec.memory,
         cpu_model: vm.spec.cpu_model.clone(),
         firmware: vm.spec.firmware,
+        display: vm.spec.display,
         disk: DiskAssignment { image: image_of(app, vm)?, size },
         nics,
         user_data: vm.spec.user_data.clone(),

@@ -8,7 +8,7 @@ use super::{
     step::{Ending, Patience, Procedure, Step, StepContext},
 };
 use crate::{
-    app::image::{expect_unused, upload_path},
+    app::image::{expect_unused, pieces_path, upload_path},
     objects::Change,
 };
 
@@ -72,12 +72,15 @@ impl Step for Content {
     }
 
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
-        let upload = upload_path(&context.app, context.operation.spec.target.uuid);
-        match tokio::fs::remove_file(&upload).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Problem::transient("disk-error", format!("removing {} failed: {error}", upload.display())));
+        let image = context.operation.spec.target.uuid;
+        for path in [upload_path(&context.app, image), pieces_path(&context.app, image)] {
+            match tokio::fs::remove_file(&path).await {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    let detail = format!("removing {} failed: {error}", path.display());
+                    return Err(Problem::transient("disk-error", detail));
+                }
+                _ => {}
             }
-            _ => {}
         }
         match context.memo::<Option<String>>(DIGEST)?.flatten() {
             Some(digest) => remove_content(context, &digest).await,

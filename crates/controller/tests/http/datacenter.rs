@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use axum::body::Bytes;
 use futures::StreamExt;
 use gantry_api::{
+    access::ConsoleKind,
     heartbeat::{Heartbeat, HeartbeatReply},
     paths,
     rest::{CreateToken, CreatedToken, JoinRequest, JoinResponse},
@@ -14,7 +15,7 @@ use gantry_controller::{
     App, Config, InitOptions,
     agent_links::AgentLinks,
     clock::SystemClock,
-    http::{Front, Shared, serve},
+    http::{Arriving, Front, Shared, serve},
     image_library::StoredImages,
     init::{authority_dir, identity_dir, init, store_path},
     loops,
@@ -46,6 +47,8 @@ pub struct Datacenter {
     pub hosts: Arc<FakeWorld>,
     pub url: String,
     pub admin: Api,
+    /// Of the user `admin`.
+    pub password: String,
     _directory: tempfile::TempDir,
     tasks: Vec<AbortOnDropHandle<()>>,
 }
@@ -97,15 +100,24 @@ impl Datacenter {
         let (app, feed) = App::open(config, store, agents.clone(), images, power, clock).await.expect("a controller");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("https://{}", listener.local_addr().expect("bound"));
-        let front = Arc::new(Front { app: app.clone(), authority, identity, agents });
+        let front = Arc::new(Front { app: app.clone(), authority, identity, agents, arriving: Arriving::default() });
         let serving = serve(front.clone(), listener, CancellationToken::new());
         let tasks = vec![
             AbortOnDropHandle::new(tokio::spawn(loops::run(app.clone(), feed))),
             AbortOnDropHandle::new(tokio::spawn(async { serving.await.expect("it serves") })),
         ];
         let config = ClientConfig::anonymous(&made.ca_pem, ExpectedPeer::any_controller()).expect("a client");
-        let admin = Api::new(config, &url, Some(made.admin_token));
-        Self { app, front, hosts: FakeWorld::new(), url, admin, _directory: directory, tasks }
+        let admin = Api::new(config, &url, Some(made.admin_token.clone()));
+        Self {
+            app,
+            front,
+            hosts: FakeWorld::new(),
+            url,
+            admin,
+            password: made.admin_password,
+            _directory: directory,
+            tasks,
+        }
     }
 
     /// The same client with another token, or with none.
@@ -256,10 +268,14 @@ struct Echo;
 
 #[async_trait]
 impl Consoles for Echo {
-    async fn open(&self, _vm: Uuid) -> Result<Console, Problem> {
+    async fn open(&self, _vm: Uuid, kind: ConsoleKind) -> Result<Console, Problem> {
         let (printed, output) = mpsc::channel::<Bytes>(8);
         let (input, mut typed) = mpsc::channel::<Bytes>(8);
         tokio::spawn(async move {
+            // A screen speaks first, as VNC does.
+            if kind == ConsoleKind::Vnc && printed.send(Bytes::from_static(b"RFB 003.008\n")).await.is_err() {
+                return;
+            }
             while let Some(bytes) = typed.recv().await {
                 // "exit" ends the session from the guest's side.
                 if bytes.as_ref() == b"exit" || printed.send(bytes).await.is_err() {

@@ -113,3 +113,61 @@ async fn content_that_is_too_large_is_refused_and_leaves_nothing() {
     assert_eq!(absent.status, 404);
     let _image: Value = api.get("/v1/images/tiny").await.expect("it waits on");
 }
+
+#[tokio::test]
+async fn an_upload_in_pieces_goes_on_where_it_broke_off() {
+    let datacenter = Datacenter::new().await;
+    let api = &datacenter.admin;
+    let image = json!({"metadata": {"name": "tiny"}, "spec": {"format": "raw"}});
+    let _made: Value = api.send(Method::POST, "/v1/images", &image).await.expect("made");
+    let mut content: Vec<u8> = (0..3 << 20).map(|number: u32| (number % 251) as u8).collect();
+    content[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let content = content;
+    let total = content.len();
+    let piece = |first: usize, last: usize| {
+        let range = format!("bytes {first}-{last}/{total}");
+        let request = api.request(Method::PUT, "/v1/images/tiny/content").header("content-range", range);
+        request.body(content[first..=last].to_vec())
+    };
+    let offset = async || -> usize {
+        let state: Value = api.get("/v1/images/tiny/upload").await.expect("a state");
+        state["offset"].as_u64().expect("a number") as usize
+    };
+    assert_eq!(offset().await, 0);
+    let answer: Value = piece(0, 999_999).send().await.expect("an answer").json().await.expect("JSON");
+    assert_eq!(answer, json!({"offset": 1_000_000}));
+    assert_eq!(refused(piece(0, 10)).await.code(), "wrong-offset");
+    // It says that it is longer than it is: what came counts.
+    let range = format!("bytes 1000000-1999999/{total}");
+    let short = api.request(Method::PUT, "/v1/images/tiny/content").header("content-range", range);
+    assert_eq!(refused(short.body(content[1_000_000..1_500_000].to_vec())).await.code(), "invalid-range");
+    assert_eq!(offset().await, 1_500_000);
+    let digest = |of: &[u8]| {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        use sha2::{Digest, Sha256};
+        format!("sha-256=:{}:", STANDARD.encode(Sha256::digest(of)))
+    };
+    let last = piece(1_500_000, total - 1).header("repr-digest", digest(b"something else"));
+    assert_eq!(refused(last).await.code(), "checksum-mismatch");
+    assert_eq!(offset().await, 0, "damaged content is thrown away");
+
+    let _first: Value = piece(0, 1_999_999).send().await.expect("an answer").json().await.expect("JSON");
+    let last = piece(2_000_000, total - 1).header("repr-digest", digest(&content));
+    let changed: Value = last.send().await.expect("an answer").json().await.expect("JSON");
+    assert_eq!(changed["operation"]["spec"]["target"]["name"], "tiny");
+    eventually("it is imported", async || {
+        let image: Value = api.get("/v1/images/tiny").await.expect("it");
+        assert_ne!(image["status"]["phase"], "failed", "{image}");
+        (image["status"]["phase"] == "ready").then_some(())
+    })
+    .await;
+    assert_eq!(refused(api.request(Method::GET, "/v1/images/tiny/upload")).await.code(), "image-has-content");
+    for wrong in ["bytes 5-4/10", "bytes 0-9", "items 0-9/10"] {
+        let _made: Value = api
+            .send(Method::PUT, "/v1/images/other", &json!({"metadata": {"name": "other"}, "spec": {}}))
+            .await
+            .expect("made");
+        let request = api.request(Method::PUT, "/v1/images/other/content").header("content-range", wrong);
+        assert_eq!(refused(request.body("x")).await.code(), "invalid-range", "{wrong}");
+    }
+}

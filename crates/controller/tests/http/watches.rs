@@ -120,7 +120,12 @@ async fn a_revision_that_is_too_old_is_refused() {
 
 #[tokio::test]
 async fn a_watcher_that_does_not_read_is_cut_off_and_told_no_half_truth() {
-    let datacenter = Datacenter::with(|config| config.max_events = usize::MAX).await;
+    let configure = |config: &mut gantry_controller::Config| {
+        config.max_events = usize::MAX;
+        // However slow the machine is.
+        config.bookmark_interval = Duration::from_secs(3600);
+    };
+    let datacenter = Datacenter::with(configure).await;
     let mut watch = Watch::open(datacenter.admin.request(Method::GET, "/v1/events?watch=true")).await;
     watch.expect("bookmark", "").await;
     let mut expected = datacenter.app.model.subscribe::<Event>().changes;

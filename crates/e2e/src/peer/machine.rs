@@ -157,6 +157,7 @@ impl PeerMachine {
             console_log: directory.join("console.log"),
             incoming,
             start_paused: false,
+            screen: false,
             pvpanic: true,
         };
         Ok(Prepared { directory: directory.to_owned(), binary, config, sandbox })

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{Accelerator, Disk, Firmware, MachineConfig, Nic};
+use super::{Accelerator, Arch, Disk, Firmware, MachineConfig, Nic};
 use crate::ErrorClass;
 
 /// `sun_path` of a Unix socket address, less its terminating zero.
@@ -60,6 +60,9 @@ impl MachineConfig {
         for (index, (nic, fd)) in self.nics.iter().zip(&launch.tap_fds).enumerate() {
             add_nic(&mut args, index, nic, *fd);
         }
+        if self.screen {
+            self.add_screen(&mut args);
+        }
         if let Some(boot) = &self.kernel {
             args.pair("-kernel", &boot.kernel);
             if let Some(initrd) = &boot.initrd {
@@ -107,7 +110,7 @@ impl MachineConfig {
             return Err(MachineError::TapCount { nics: self.nics.len(), taps: launch.tap_fds.len() });
         }
         let sockets = &self.sockets;
-        for path in [sockets.qmp(), sockets.guest_agent(), sockets.console()] {
+        for path in [sockets.qmp(), sockets.guest_agent(), sockets.console(), sockets.vnc()] {
             if path.as_os_str().len() > SOCKET_PATH_LIMIT_BYTES {
                 return Err(MachineError::SocketPathTooLong { path });
             }
@@ -204,6 +207,25 @@ impl MachineConfig {
             args.json("-device", json!({"driver": "pvpanic-pci", "id": "panic"}));
             args.pair("-action", "panic=pause");
         }
+    }
+}
+
+impl MachineConfig {
+    /// Behind all other devices, so that these keep their places on the bus.
+    fn add_screen(&self, args: &mut Args) {
+        let mut server = OsString::from("unix:");
+        server.push(double_commas_os(self.sockets.vnc().as_os_str()));
+        args.pair("-vnc", server);
+        let card = match self.arch {
+            // It has no legacy VGA; guests bring a driver for this one.
+            Arch::Aarch64 => "virtio-gpu-pci",
+            Arch::X86_64 | Arch::Ppc64 | Arch::Sparc64 => "VGA",
+        };
+        args.json("-device", json!({"driver": card, "id": "screen"}));
+        args.json("-device", json!({"driver": "qemu-xhci", "id": "usb"}));
+        args.json("-device", json!({"driver": "usb-kbd", "id": "keyboard", "bus": "usb.0"}));
+        // A tablet says where the pointer is; a mouse only how it moved, which a viewer can't follow.
+        args.json("-device", json!({"driver": "usb-tablet", "id": "pointer", "bus": "usb.0"}));
     }
 }
 

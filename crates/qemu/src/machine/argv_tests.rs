@@ -30,6 +30,7 @@ fn machine() -> MachineConfig {
         console_log: "/vms/web/console.log".into(),
         incoming: false,
         start_paused: false,
+        screen: false,
         pvpanic: true,
     }
 }
@@ -224,4 +225,20 @@ proptest! {
         };
         prop_assert_eq!(shape(fill(&text)), shape(fill(&harmless)));
     }
+}
+
+#[test]
+fn a_screen_is_a_card_with_keyboard_and_pointer_on_a_socket_and_nothing_else_changes() {
+    let without = argv(&machine());
+    for (arch, card) in [(Arch::X86_64, "VGA"), (Arch::Aarch64, "virtio-gpu-pci"), (Arch::Ppc64, "VGA")] {
+        let with = argv(&MachineConfig { screen: true, arch, ..machine() });
+        assert_eq!(with[..without.len()], without[..], "other devices keep their places");
+        let added = &with[without.len()..];
+        assert_eq!(added[..2], ["-vnc", "unix:/run/web/vnc.sock"]);
+        let devices: Vec<Value> = added[2..].chunks(2).map(|pair| serde_json::from_str(&pair[1]).unwrap()).collect();
+        let drivers: Vec<_> = devices.iter().map(|device| device["driver"].as_str().unwrap()).collect();
+        assert_eq!(drivers, [card, "qemu-xhci", "usb-kbd", "usb-tablet"]);
+    }
+    let odd = MachineConfig { screen: true, sockets: SocketsDir("/run/a,to=9".into()), ..machine() };
+    assert!(argv(&odd).contains(&"unix:/run/a,,to=9/vnc.sock".to_owned()), "no option of its own");
 }

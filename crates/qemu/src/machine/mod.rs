@@ -5,7 +5,7 @@
 //! address can add an option of its own. Nothing here touches the system except [`locate`].
 //!
 //! The guest always has: a serial console on a socket (with a log file), a guest-agent port, a random
-//! number source, and, if asked for, pvpanic. Disks and network ports appear in the order given.
+//! number source, and, if asked for, pvpanic and a screen. Disks and network ports appear in the order given.
 //!
 //! Failure behaviour: [`MachineConfig::argv`] refuses what cannot work (a socket path that is too long, a
 //! CPU model that is not a plain word, a duplicate node name) before a process exists.
@@ -145,6 +145,9 @@ impl SocketsDir {
     pub fn console(&self) -> PathBuf {
         self.0.join("console.sock")
     }
+    pub fn vnc(&self) -> PathBuf {
+        self.0.join("vnc.sock")
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,6 +177,8 @@ pub struct MachineConfig {
     pub incoming: bool,
     /// Do not run until told to (`cont`).
     pub start_paused: bool,
+    /// A graphics card, a USB keyboard and a USB tablet, shown by a VNC server on a socket.
+    pub screen: bool,
     /// Report guest panics, and halt the guest when one happens instead of ending QEMU.
     pub pvpanic: bool,
 }

@@ -1,0 +1,255 @@
+//! The datacenter at a glance: counts and sums per group of hosts, hosts as bars filled by their VMs.
+//!
+//! An overview looks at every host and VM, so it is computed at most four times a second for each label that groups are
+//! made by, however many look at it. What is wrong is `wrongs.rs`.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use gantry_api::overview::{
+    CpuUse, Group, HostBar, MemoryUse, Overview, OverviewHosts, OverviewHostsQuery, Totals, VmPart,
+};
+use gantry_types::{Host, Problem, Resource, Vm};
+use serde::Serialize;
+
+use super::{App, Caller, wrongs};
+use crate::model::{Overlay, Tables};
+
+/// How long an overview is good for.
+pub const FRESH: Duration = Duration::from_secs(1);
+const DEFAULT_LABEL: &str = "rack";
+const VMS_SHOWN: usize = 200;
+/// Overviews by different labels that are kept.
+const KEPT: usize = 16;
+
+/// The latest overviews, by label.
+#[derive(Default)]
+pub struct Overviews {
+    latest: Mutex<HashMap<String, (Duration, Arc<Overview>)>>,
+}
+
+/// The overview with groups by this label, at most a second old.
+pub fn overview(app: &App, caller: &Caller, by: Option<&str>) -> Result<Arc<Overview>, Problem> {
+    caller.may_read()?;
+    let by = by.unwrap_or(DEFAULT_LABEL);
+    let now = app.clock.elapsed();
+    // Held while computing: others who ask meanwhile get the same.
+    let mut latest = app.overviews.latest.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((at, overview)) = latest.get(by)
+        && now < *at + FRESH
+        && (overview.revision == app.model.revision() || now < *at + FRESH / 4)
+    {
+        return Ok(Arc::clone(overview));
+    }
+    let overview = Arc::new(compute(app, by));
+    if latest.len() >= KEPT {
+        latest.retain(|_, (at, _)| now < *at + FRESH);
+    }
+    latest.insert(by.to_owned(), (now, Arc::clone(&overview)));
+    Ok(overview)
+}
+
+fn compute(app: &App, by: &str) -> Overview {
+    app.model.read_at(|tables, revision| {
+        app.model.overlay(|overlay| {
+            let mut groups: BTreeMap<String, Totals> = BTreeMap::new();
+            for host in tables.hosts.values() {
+                add_host(groups.entry(group_of(host, by).into_owned()).or_default(), host, overlay);
+            }
+            // By number, because there are many more VMs than groups.
+            let numbers: HashMap<&str, usize> = groups.keys().map(String::as_str).zip(0..).collect();
+            let of_hosts: HashMap<&str, usize> = tables
+                .hosts
+                .values()
+                .filter_map(|host| Some((host.name(), *numbers.get(group_of(host, by).as_ref())?)))
+                .collect();
+            // VMs that are nowhere count for the whole only.
+            let mut vms = vec![Totals::default(); groups.len() + 1];
+            for vm in tables.vms.values() {
+                let group = vm.status.host.as_ref().and_then(|host| of_hosts.get(host.as_str()));
+                add_vm(&mut vms[group.copied().unwrap_or(groups.len())], vm, group.is_some());
+            }
+            let mut totals = vms.pop().unwrap_or_default();
+            for (group, vms) in groups.values_mut().zip(vms) {
+                add(group, &vms);
+                round(group);
+                add(&mut totals, group);
+            }
+            round(&mut totals);
+            let (wrong, wrong_total) = wrongs::find(tables, overlay, app.clock.now());
+            Overview {
+                revision,
+                at: app.clock.now(),
+                datacenter: app.config.datacenter.clone(),
+                by: by.to_owned(),
+                totals,
+                groups: groups.into_iter().map(|(name, totals)| Group { name, totals }).collect(),
+                wrong,
+                wrong_total,
+            }
+        })
+    })
+}
+
+/// `cluster`, `rack` and `site` come from the spec, everything else, and what is not there, from labels. Racks of one name
+/// in different sites are different racks.
+fn group_of<'a>(host: &'a Host, by: &str) -> Cow<'a, str> {
+    let domain = &host.spec.failure_domain;
+    let label = || Cow::from(host.metadata.labels.get(by).unwrap_or_default());
+    match (by, &domain.site, &domain.rack) {
+        ("cluster", ..) => host.spec.cluster.as_str().into(),
+        ("rack", Some(site), Some(rack)) => format!("{site}/{rack}").into(),
+        ("rack", None, Some(rack)) => rack.into(),
+        ("site", Some(site), _) => site.into(),
+        _ => label(),
+    }
+}
+
+fn name_of(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => "unknown".to_owned(),
+    }
+}
+
+fn add_host(totals: &mut Totals, host: &Host, overlay: &Overlay) {
+    totals.hosts.total += 1;
+    totals.hosts.cordoned += u64::from(host.spec.cordoned);
+    *totals.hosts.by_state.entry(name_of(&host.status.state)).or_default() += 1;
+    let (cpu, memory) = capacity(host, overlay);
+    add_cpu(&mut totals.cpu, cpu);
+    add_memory(&mut totals.memory, memory);
+}
+
+/// What a host has and what is used of it; what its VMs are assigned is not counted here.
+fn capacity(host: &Host, overlay: &Overlay) -> (CpuUse, MemoryUse) {
+    let (mut cpu, mut memory) = (CpuUse::default(), MemoryUse::default());
+    if let Some(inventory) = &host.status.inventory {
+        cpu.capacity_cores = u64::from(inventory.cpu.count);
+        memory.capacity_bytes = inventory.memory.bytes();
+    }
+    let is_heard = host.status.state == gantry_types::HostState::Ready;
+    if let Some(report) = overlay.hosts.get(host.name()).filter(|_| is_heard) {
+        cpu.used_cores = report.metrics.cpu_percent / 100.0 * cpu.capacity_cores as f64;
+        memory.used_bytes = report.metrics.memory_used.bytes();
+    }
+    (cpu, memory)
+}
+
+fn add_vm(totals: &mut Totals, vm: &Vm, is_somewhere: bool) {
+    totals.vms.total += 1;
+    *totals.vms.by_phase.entry(name_of(&vm.status.phase)).or_default() += 1;
+    if is_somewhere {
+        totals.cpu.assigned_cores += u64::from(vm.spec.cpus);
+        totals.memory.assigned_bytes += vm.spec.memory.bytes();
+    }
+}
+
+fn add(sum: &mut Totals, part: &Totals) {
+    sum.hosts.total += part.hosts.total;
+    sum.hosts.cordoned += part.hosts.cordoned;
+    sum.vms.total += part.vms.total;
+    for (state, count) in &part.hosts.by_state {
+        *sum.hosts.by_state.entry(state.clone()).or_default() += count;
+    }
+    for (phase, count) in &part.vms.by_phase {
+        *sum.vms.by_phase.entry(phase.clone()).or_default() += count;
+    }
+    add_cpu(&mut sum.cpu, part.cpu);
+    add_memory(&mut sum.memory, part.memory);
+}
+
+fn add_cpu(sum: &mut CpuUse, part: CpuUse) {
+    sum.capacity_cores += part.capacity_cores;
+    sum.assigned_cores += part.assigned_cores;
+    sum.used_cores += part.used_cores;
+}
+
+fn add_memory(sum: &mut MemoryUse, part: MemoryUse) {
+    sum.capacity_bytes += part.capacity_bytes;
+    sum.assigned_bytes += part.assigned_bytes;
+    sum.used_bytes += part.used_bytes;
+}
+
+/// So that a change too small to be seen is none.
+fn round(totals: &mut Totals) {
+    totals.cpu.used_cores = rounded(totals.cpu.used_cores);
+    totals.memory.used_bytes &= !((16 << 20) - 1);
+}
+
+fn rounded(cores: f64) -> f64 {
+    (cores * 10.0).round() / 10.0
+}
+
+/// A page of the hosts of a group, each with its VMs.
+pub fn hosts(app: &App, caller: &Caller, query: &OverviewHostsQuery) -> Result<OverviewHosts, Problem> {
+    caller.may_read()?;
+    let limit = match query.limit.unwrap_or(100) {
+        limit @ 1..=500 => limit as usize,
+        other => {
+            return Err(Problem::invalid("invalid-query", "the query is not valid")
+                .field("limit", format!("{other} is out of range, use 1 to 500")));
+        }
+    };
+    let by = query.by.as_deref().unwrap_or(DEFAULT_LABEL);
+    let is_wanted = |host: &Host| query.group.as_deref().is_none_or(|group| group_of(host, by) == group);
+    Ok(app.model.read_at(|tables, revision| {
+        let start = query.next.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut chosen = tables.hosts.range::<str, _>((start, Bound::Unbounded)).map(|(_, host)| host);
+        let page: Vec<_> = chosen.by_ref().filter(|host| is_wanted(host)).take(limit).collect();
+        let more = chosen.any(|host| is_wanted(host));
+        let total = tables.hosts.values().filter(|host| is_wanted(host)).count() as u64;
+        let next = page.last().filter(|_| more).map(|host| host.name().to_owned());
+        OverviewHosts { revision, items: app.model.overlay(|overlay| bars(tables, overlay, &page)), total, next }
+    }))
+}
+
+fn bars(tables: &Tables, overlay: &Overlay, hosts: &[&Arc<Host>]) -> Vec<HostBar> {
+    let mut on: HashMap<&str, Vec<&Arc<Vm>>> = hosts.iter().map(|host| (host.name(), Vec::new())).collect();
+    for vm in tables.vms.values() {
+        if let Some(vms) = vm.status.host.as_ref().and_then(|host| on.get_mut(host.as_str())) {
+            vms.push(vm);
+        }
+    }
+    hosts
+        .iter()
+        .map(|host| {
+            let mut vms = on.remove(host.name()).unwrap_or_default();
+            let (mut cpu, mut memory) = capacity(host, overlay);
+            cpu.used_cores = rounded(cpu.used_cores);
+            memory.used_bytes &= !((16 << 20) - 1);
+            for vm in &vms {
+                cpu.assigned_cores += u64::from(vm.spec.cpus);
+                memory.assigned_bytes += vm.spec.memory.bytes();
+            }
+            vms.sort_by_key(|vm| std::cmp::Reverse(vm.spec.memory));
+            HostBar {
+                name: host.metadata.name.clone(),
+                state: host.status.state,
+                cordoned: host.spec.cordoned,
+                labels: host.metadata.labels.clone(),
+                cpu,
+                memory,
+                last_seen: overlay.hosts.get(host.name()).map(|report| report.last_seen),
+                vms_total: vms.len() as u64,
+                vms: vms.into_iter().take(VMS_SHOWN).map(|vm| part(vm)).collect(),
+            }
+        })
+        .collect()
+}
+
+fn part(vm: &Vm) -> VmPart {
+    VmPart {
+        name: vm.metadata.name.clone(),
+        phase: vm.status.phase,
+        cpus: vm.spec.cpus,
+        memory_bytes: vm.spec.memory.bytes(),
+        moving_to: vm.status.moving_to.clone(),
+        operation: vm.status.operation.clone(),
+    }
+}

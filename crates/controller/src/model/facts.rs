@@ -1,0 +1,59 @@
+//! What objects of several kinds have in common beyond their metadata: what lists are filtered, sorted and searched by.
+
+use std::{borrow::Cow, net::IpAddr};
+
+use gantry_types::{Host, Image, Network, Operation, Vm};
+use serde::Serialize;
+
+#[derive(Debug, Default)]
+pub struct Facts<'a> {
+    /// `status.phase`, a host's `status.state`.
+    pub phase: Option<Cow<'static, str>>,
+    /// Where it is, or what it concerns.
+    pub host: Option<&'a str>,
+    pub addresses: Vec<IpAddr>,
+    pub cpus: Option<u32>,
+    pub memory_bytes: Option<u64>,
+}
+
+/// By its name in the API.
+fn api_name(value: &impl Serialize) -> Option<Cow<'static, str>> {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => Some(name.into()),
+        _ => None,
+    }
+}
+
+pub(super) fn of_vm(vm: &Vm) -> Facts<'_> {
+    Facts {
+        phase: api_name(&vm.status.phase),
+        host: vm.status.host.as_ref().map(|host| host.as_str()),
+        addresses: vm.status.nics.iter().map(|nic| nic.address).collect(),
+        cpus: Some(vm.spec.cpus),
+        memory_bytes: Some(vm.spec.memory.bytes()),
+    }
+}
+
+pub(super) fn of_host(host: &Host) -> Facts<'_> {
+    let addresses = [&host.status.underlay_address, &host.status.agent_address];
+    let inventory = host.status.inventory.as_ref();
+    Facts {
+        phase: api_name(&host.status.state),
+        host: None,
+        addresses: addresses.into_iter().filter_map(|address| address.parse().ok()).collect(),
+        cpus: inventory.map(|inventory| inventory.cpu.count),
+        memory_bytes: inventory.map(|inventory| inventory.memory.bytes()),
+    }
+}
+
+pub(super) fn of_image(image: &Image) -> Facts<'_> {
+    Facts { phase: api_name(&image.status.phase), ..Facts::default() }
+}
+
+pub(super) fn of_network(network: &Network) -> Facts<'_> {
+    Facts { addresses: network.spec.subnet.gateway.into_iter().collect(), ..Facts::default() }
+}
+
+pub(super) fn of_operation(operation: &Operation) -> Facts<'_> {
+    Facts { phase: api_name(&operation.status.phase), ..Facts::default() }
+}
