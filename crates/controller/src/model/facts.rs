@@ -51,7 +51,7 @@ pub(super) fn of_image(image: &Image) -> Facts<'_> {
 }
 
 pub(super) fn of_network(network: &Network) -> Facts<'_> {
-    Facts { addresses: network.spec.subnet.gateway.into_iter().collect(), ..Facts::default() }
+    Facts { addresses: network.spec.subnet.iter().filter_map(|subnet| subnet.gateway).collect(), ..Facts::default() }
 }
 
 pub(super) fn of_operation(operation: &Operation) -> Facts<'_> {

@@ -44,6 +44,8 @@ pub fn sample_body(method: &Method, path: &str) -> String {
         ["vms", ..] => json!({"metadata": {"name": "absent"}, "spec": {"cpus": 1, "memory": "64MiB", "disk": "1GiB"}}),
         ["networks", ..] => json!({"metadata": {"name": "absent"}, "spec": {"subnet": {"cidr": "10.8.0.0/24"}}}),
         ["users", ..] => json!({"metadata": {"name": "absent"}, "spec": {"role": "admin"}}),
+        ["subnets", ..] => json!({"metadata": {"name": "absent"}, "spec": {"network": "lan", "cidr": "10.8.0.0/24"}}),
+        ["ports" | "floating-ips", ..] => json!({"metadata": {"name": "absent"}, "spec": {"network": "lan"}}),
         _ => json!({"metadata": {"name": "absent"}, "spec": {}}),
     };
     body.to_string()
