@@ -78,7 +78,7 @@ describe('HostBar', () => {
     const body = show(HostBar, { host: { ...host, vms }, measure: 'memory' });
     const [a, b] = body.querySelectorAll<HTMLElement>('[data-vm]');
     expect(a!.style.flexBasis).toBe('50%');
-    expect(b!.textContent).toContain('arriving');
+    expect(b!.title).toContain('arriving');
   });
 
   it('says that a host sleeps', () => {
