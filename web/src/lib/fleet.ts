@@ -1,8 +1,8 @@
 // The datacenter as its first page shows it: hosts in groups, each with the VMs that fill it. Pure, and so tested alone.
-import type { Host, Vm, VmPhase } from './api/types';
-import { bytesOf } from './format/size';
+import type { VmPhase } from './api/types';
+import type { HostBar } from './live/overview.svelte';
 
-export type Measure = 'cpu' | 'memory' | 'power';
+export type Measure = 'cpu' | 'memory';
 
 export interface FleetVm {
   name: string;
@@ -23,8 +23,6 @@ export interface FleetHost {
   coresUsed?: number;
   memoryBytes: number;
   memoryUsedBytes?: number;
-  watts?: number;
-  wattsMax?: number;
   lastSeen?: string | null;
   vms: FleetVm[];
   /** More than are listed. */
@@ -39,43 +37,40 @@ export interface FleetGroup {
 /** The label that says where a host stands. */
 export const GROUP_LABEL = 'rack';
 
-export function fleetOf(hosts: readonly Host[], vms: readonly Vm[]): FleetGroup[] {
-  const byHost = new Map<string, FleetVm[]>();
-  for (const vm of vms) {
-    const { host, moving_to } = vm.status ?? {};
-    const shown: FleetVm = {
-      name: vm.metadata.name,
-      phase: vm.status?.phase ?? 'pending',
-      cpus: vm.spec.cpus,
-      memoryBytes: bytesOf(vm.spec.memory),
-      movingTo: moving_to ?? undefined,
-    };
-    if (host) push(byHost, host, shown);
-    if (moving_to) push(byHost, moving_to, { ...shown, arriving: true });
+/** Groups of hosts as bars; a VM that moves is on both of its hosts. */
+export function fleetOf(bars: readonly HostBar[]): FleetGroup[] {
+  const arriving = new Map<string, FleetVm[]>();
+  for (const bar of bars) {
+    for (const vm of bar.vms) if (vm.moving_to) push(arriving, vm.moving_to, { ...fleetVm(vm), arriving: true });
   }
   const groups = new Map<string, FleetHost[]>();
-  for (const host of hosts) {
-    const shown = fleetHost(host, byHost.get(host.metadata.name) ?? []);
+  for (const bar of bars) {
+    const shown = fleetHost(bar, arriving.get(bar.name) ?? []);
     push(groups, shown.group, shown);
   }
-  return [...groups].map(([name, members]) => ({ name, hosts: members })).sort((a, b) => a.name.localeCompare(b.name));
+  const order = (a: { name: string }, b: { name: string }) => a.name.localeCompare(b.name, 'en', { numeric: true });
+  return [...groups].map(([name, hosts]) => ({ name, hosts: hosts.sort(order) })).sort(order);
 }
 
-function fleetHost(host: Host, vms: FleetVm[]): FleetHost {
-  const { inventory, metrics, state, last_seen } = host.status ?? {};
-  const cores = inventory?.cpu.count ?? 0;
+function fleetVm(vm: HostBar['vms'][number]): FleetVm {
+  return { name: vm.name, phase: vm.phase, cpus: vm.cpus, memoryBytes: vm.memory_bytes, movingTo: vm.moving_to ?? undefined };
+}
+
+function fleetHost(bar: HostBar, arriving: FleetVm[]): FleetHost {
+  const heard = bar.state === 'ready';
   return {
-    name: host.metadata.name,
-    group: host.metadata.labels?.[GROUP_LABEL] ?? '',
-    state: state ?? 'joining',
-    cordoned: host.spec.cordoned ?? false,
-    cores,
-    coresUsed: metrics ? (metrics.cpu_percent / 100) * cores : undefined,
-    memoryBytes: bytesOf(inventory?.memory),
-    memoryUsedBytes: metrics ? bytesOf(metrics.memory_used) : undefined,
-    lastSeen: last_seen,
-    vms,
-    vmsTotal: vms.length,
+    name: bar.name,
+    group: bar.labels[GROUP_LABEL] ?? '',
+    state: bar.state,
+    cordoned: bar.cordoned,
+    cores: bar.cpu.capacity_cores,
+    coresUsed: heard ? bar.cpu.used_cores : undefined,
+    memoryBytes: bar.memory.capacity_bytes,
+    memoryUsedBytes: heard ? bar.memory.used_bytes : undefined,
+    lastSeen: bar.last_seen,
+    // By name, so that a VM keeps its place while others come and go.
+    vms: [...bar.vms.map(fleetVm).sort((a, b) => (a.name < b.name ? -1 : 1)), ...arriving],
+    vmsTotal: bar.vms_total,
   };
 }
 

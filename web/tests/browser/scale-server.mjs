@@ -95,12 +95,33 @@ export class ScaleServer {
   }
 
   #overview(part, query, response) {
-    return part === 'hosts' ? this.#overviewHosts(query, response) : problem(response, 404, 'not-found', 'no overview here');
+    if (part === 'hosts') return this.#bars(query, response);
+    const send = begin(response);
+    const racks = Math.ceil(this.hosts / 20);
+    const groups = Array.from({ length: racks }, (_, rack) => ({ name: `rack-${String(rack).padStart(4, '0')}`, ...totals(20, 320) }));
+    const wrong = [
+      { severity: 'critical', object: { kind: 'host', name: 'host-17' }, what: 'Host host-17 does not answer.', remedy: 'Look at its power and its network.', since: ago(95) },
+      { severity: 'warning', object: { kind: 'image', name: 'fedora' }, what: 'Image fedora could not be imported: the disk is full.', remedy: 'Free space, then send its content again.' },
+    ];
+    send('overview', { revision: 1, at: ago(0), datacenter: 'scale', by: 'rack', totals: totals(this.hosts, this.vms), groups, wrong, wrong_total: 2 });
+    this.#every(response, 1_000, () => send('changed', { revision: 2, at: ago(0), totals: totals(this.hosts, this.vms) }));
   }
 
-  #overviewHosts(query, response) {
-    void query;
-    return problem(response, 404, 'not-found', 'no overview here');
+  #bars(query, response) {
+    const send = begin(response);
+    const first = query.get('group') ? Number(query.get('group').split('-')[1]) * 20 : 0;
+    const count = query.get('group') ? 20 : Math.min(this.hosts, 500, this.watchedHosts);
+    const perHost = Math.ceil(this.watchedVms / count);
+    for (let index = first; index < first + count; index += 1) send('host', barOf(index, perHost, this.hosts, 0));
+    send('ready', {});
+    if (this.updatesPerSecond === 0) return;
+    // Each message tells of one host; an update is one of its VMs.
+    this.#every(response, 20, (tick) => {
+      for (let n = 0; n < this.updatesPerSecond / 50; n += 1) {
+        this.sent += 1;
+        send('host', barOf(first + (this.sent % count), perHost, this.hosts, tick));
+      }
+    });
   }
 
   #every(response, ms, act) {
@@ -158,6 +179,35 @@ function vm(index, hosts, tick) {
       started_at: ago(4_000),
       metrics: { cpu_time_ms: 1, cpu_percent: (index * 7 + tick) % 100, resident_memory: '512MiB', disk_read_bytes_per_s: 0, disk_write_bytes_per_s: 0, net_rx_bytes_per_s: 0, net_tx_bytes_per_s: 0 },
     },
+  };
+}
+
+function barOf(index, perHost, hosts, tick) {
+  const { metadata, spec, status } = host(index);
+  const vms = Array.from({ length: perHost }, (_, n) => {
+    const made = vm(index * perHost + n, hosts, tick);
+    const memory_bytes = (1 + ((index * perHost + n) % 3)) * GIB;
+    return { name: made.metadata.name, phase: made.status.phase, cpus: made.spec.cpus, memory_bytes, moving_to: made.status.moving_to };
+  });
+  return {
+    name: metadata.name,
+    state: index % 9 === 8 ? 'sleeping' : status.state,
+    cordoned: spec.cordoned,
+    labels: metadata.labels,
+    cpu: { capacity_cores: 64, assigned_cores: 30, used_cores: ((index * 13 + tick) % 60) + 0.5 },
+    memory: { capacity_bytes: 64 * GIB, assigned_bytes: 30 * GIB, used_bytes: (20 + ((index + tick) % 40)) * GIB },
+    last_seen: status.last_seen,
+    vms: index % 9 === 8 ? [] : vms,
+    vms_total: index % 9 === 8 ? 0 : perHost,
+  };
+}
+
+function totals(hosts, vms) {
+  return {
+    hosts: { total: hosts, ready: hosts - 2, lost: 1, sleeping: 1, cordoned: 1 },
+    vms: { total: vms, running: Math.floor(vms * 0.8), stopped: Math.floor(vms * 0.1) },
+    cpu: { capacity_cores: hosts * 64, assigned_cores: vms * 2, used_cores: hosts * 20.5 },
+    memory: { capacity_bytes: hosts * 64 * GIB, assigned_bytes: vms * GIB, used_bytes: hosts * 24 * GIB },
   };
 }
 

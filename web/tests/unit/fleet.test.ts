@@ -1,53 +1,55 @@
 import { describe, expect, it } from 'vitest';
-import type { Host, Vm } from '../../src/lib/api/types';
 import { fleetOf, segmentsOf } from '../../src/lib/fleet';
-import { wrongOf } from '../../src/lib/wrong';
+import { changed, type HostBar, type Overview } from '../../src/lib/live/overview.svelte';
 
-function host(name: string, rack: string, state = 'ready'): Host {
-  const inventory = { cpu: { count: 4, model: '', flags: [] }, memory: '8GiB' };
-  return { kind: 'host', metadata: { name, labels: { rack } }, spec: {}, status: { state, inventory } } as unknown as Host;
-}
+type Part = HostBar['vms'][number];
 
-function vm(name: string, status: object, memory = '2GiB'): Vm {
-  return { kind: 'vm', metadata: { name }, spec: { cpus: 1, memory }, status } as unknown as Vm;
-}
+const part = (name: string, more: Partial<Part> = {}): Part => ({ name, phase: 'running', cpus: 1, memory_bytes: 2, ...more });
+const bar = (name: string, rack: string, vms: Part[] = [], more: Partial<HostBar> = {}): HostBar => ({
+  name,
+  state: 'ready',
+  cordoned: false,
+  labels: rack ? { rack } : {},
+  cpu: { capacity_cores: 4, assigned_cores: 0, used_cores: 1 },
+  memory: { capacity_bytes: 8, assigned_bytes: 0, used_bytes: 3 },
+  vms,
+  vms_total: vms.length,
+  ...more,
+});
 
 describe('fleetOf', () => {
-  it('puts hosts into their racks and VMs on their hosts, a moving one on both', () => {
-    const groups = fleetOf(
-      [host('b', 'r2'), host('a', 'r1')],
-      [vm('still', { host: 'a', phase: 'running' }), vm('moving', { host: 'a', moving_to: 'b', phase: 'migrating' })],
-    );
-    expect(groups.map((group) => group.name)).toEqual(['r1', 'r2']);
-    expect(groups[0]!.hosts[0]!.vms.map(({ name, arriving }) => [name, arriving])).toEqual([['still', undefined], ['moving', undefined]]);
+  it('puts hosts into their racks in the order of people, and a moving VM on both its hosts', () => {
+    const groups = fleetOf([bar('b', 'r10'), bar('a', 'r2', [part('still'), part('moving', { moving_to: 'b', phase: 'migrating' })])]);
+    expect(groups.map((group) => group.name)).toEqual(['r2', 'r10']);
+    expect(groups[0]!.hosts[0]!.vms.map(({ name, arriving }) => [name, arriving])).toEqual([['moving', undefined], ['still', undefined]]);
     expect(groups[1]!.hosts[0]!.vms.map(({ name, arriving }) => [name, arriving])).toEqual([['moving', true]]);
   });
 
-  it('fills a bar by share, and a host that promised too much in proportion', () => {
-    const [group] = fleetOf([host('a', '')], [vm('one', { host: 'a' }), vm('two', { host: 'a' })]);
-    expect(segmentsOf(group!.hosts[0]!, 'memory').map(({ share }) => share)).toEqual([0.25, 0.25]);
-    expect(segmentsOf(group!.hosts[0]!, 'cpu').map(({ share }) => share)).toEqual([0.25, 0.25]);
-    const [full] = fleetOf([host('a', '')], [vm('one', { host: 'a' }, '12GiB'), vm('two', { host: 'a' }, '4GiB')]);
-    expect(segmentsOf(full!.hosts[0]!, 'memory').map(({ share }) => share)).toEqual([0.75, 0.25]);
+  it('says nothing of what a host that is not heard uses', () => {
+    const host = fleetOf([bar('a', '', [], { state: 'lost' })])[0]!.hosts[0]!;
+    expect(host.memoryUsedBytes).toBeUndefined();
+    expect(host.coresUsed).toBeUndefined();
   });
 
-  it('draws nothing on a host that has told nothing', () => {
-    const unknown = { metadata: { name: 'a' }, spec: {} } as Host;
-    expect(segmentsOf(fleetOf([unknown], [])[0]!.hosts[0]!, 'memory')).toEqual([]);
+  it('fills a bar by share, and a host that promised too much in proportion', () => {
+    const shares = (of: HostBar, measure: 'cpu' | 'memory') => segmentsOf(fleetOf([of])[0]!.hosts[0]!, measure).map(({ share }) => share);
+    expect(shares(bar('a', '', [part('one'), part('two')]), 'memory')).toEqual([0.25, 0.25]);
+    expect(shares(bar('a', '', [part('one'), part('two')]), 'cpu')).toEqual([0.25, 0.25]);
+    expect(shares(bar('a', '', [part('one', { memory_bytes: 12 }), part('two', { memory_bytes: 4 })]), 'memory')).toEqual([0.75, 0.25]);
+    const nothing = { capacity_bytes: 0, assigned_bytes: 0, used_bytes: 0 };
+    expect(shares(bar('a', '', [], { memory: nothing }), 'memory')).toEqual([]);
   });
 });
 
-describe('wrongOf', () => {
-  it('says what is wrong, worst first, with what to do', () => {
-    const image = { metadata: { name: 'i' }, status: { phase: 'failed', reason: 'no space' } } as never;
-    const list = wrongOf([host('a', '', 'lost'), host('b', '')], [vm('x', { host: 'a', phase: 'unknown' }), vm('y', { phase: 'failed', reason: 'QEMU died' })], [image]);
-    expect(list.map(({ object }) => object.name)).toEqual(['a', 'y', 'i']);
-    expect(list[0]!.what).toContain('its VM does');
-    expect(list[1]!.what).toContain('QEMU died');
-    expect(list.every(({ remedy }) => remedy)).toBe(true);
-  });
+describe('a change of the overview', () => {
+  const totals = { hosts: { total: 1, cordoned: 0 }, vms: { total: 0 } } as unknown as Overview['totals'];
+  const before = { at: '1', totals, groups: [{ name: 'r1', ...totals }, { name: 'r2', ...totals }], wrong: [], wrong_total: 0 } as Overview;
 
-  it('is silent when all is well', () => {
-    expect(wrongOf([host('a', '')], [vm('x', { host: 'a', phase: 'running' })], [])).toEqual([]);
+  it('replaces what it names and leaves the rest', () => {
+    const wrong = [{ severity: 'warning' as const, object: { kind: 'host', name: 'a' }, what: 'x' }];
+    const after = changed(before, { at: '2', gone_groups: ['r1'], groups: [{ name: 'r3', ...totals }], wrong, wrong_total: 1 });
+    expect(after.groups.map((group) => group.name)).toEqual(['r2', 'r3']);
+    expect([after.at, after.wrong_total, after.totals]).toEqual(['2', 1, totals]);
+    expect(changed(after, { wrong: [], wrong_total: 0 }).wrong).toEqual([]);
   });
 });
