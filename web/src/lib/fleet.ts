@@ -34,8 +34,10 @@ export interface FleetGroup {
   hosts: FleetHost[];
 }
 
-/** The label that says where a host stands. */
-export const GROUP_LABEL = 'rack';
+/** Where a host stands, as the server groups them by default. */
+function placeOf({ site, rack }: Record<string, string>): string {
+  return rack && site ? `${site}/${rack}` : (rack ?? '');
+}
 
 /** Groups of hosts as bars; a VM that moves is on both of its hosts. */
 export function fleetOf(bars: readonly HostBar[]): FleetGroup[] {
@@ -60,7 +62,7 @@ function fleetHost(bar: HostBar, arriving: FleetVm[]): FleetHost {
   const heard = bar.state === 'ready';
   return {
     name: bar.name,
-    group: bar.labels[GROUP_LABEL] ?? '',
+    group: placeOf(bar.labels),
     state: bar.state,
     cordoned: bar.cordoned,
     cores: bar.cpu.capacity_cores,

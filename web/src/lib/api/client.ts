@@ -1,6 +1,6 @@
 // Requests to the controller. Typed by the OpenAPI document; a refusal is thrown.
 import createClient, { type Middleware } from 'openapi-fetch';
-import { asRefusal, refusalOf, type Refusal } from './refusal';
+import { refusalOf, unreachable, type Refusal } from './refusal';
 import { routes } from './routes';
 import type { paths } from './schema';
 
@@ -37,7 +37,7 @@ const middleware: Middleware = {
     return request;
   },
   onResponse: ({ response }) => checked(response),
-  onError: ({ error }) => asRefusal(error),
+  onError: () => unreachable(),
 };
 
 export const api = createClient<paths>({ baseUrl: '', credentials: 'same-origin' });
@@ -57,7 +57,7 @@ export async function request<T>(method: string, path: string, body?: unknown, s
     });
   } catch (error) {
     if (signal?.aborted) throw error;
-    throw asRefusal(error);
+    throw unreachable();
   }
   await checked(response);
   return (response.status === 204 ? undefined : await response.json()) as T;

@@ -57,7 +57,6 @@ export function unreachable(): Refusal {
 /** Whatever was thrown, as something that can be shown. */
 export function asRefusal(thrown: unknown): Refusal {
   if (thrown instanceof Refusal) return thrown;
-  if (thrown instanceof TypeError) return unreachable();
   const detail = thrown instanceof Error ? thrown.message : String(thrown);
   return new Refusal({
     type: 'urn:gantry:problem:page-error',

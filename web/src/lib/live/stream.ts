@@ -1,7 +1,7 @@
 // One stream of events that heals itself. Owned here: connecting, noticing silence, growing pauses, resuming after the
 // last id, beginning again when that is too old. What the events mean is the follower's business.
 import { checked } from '../api/client';
-import { asRefusal, unreachable, type Refusal } from '../api/refusal';
+import { Refusal, unreachable } from '../api/refusal';
 import { connection } from './connection.svelte';
 import { SseParser, type SseMessage } from './sse';
 
@@ -41,7 +41,8 @@ export function follow(path: string, follower: Follower): Stream {
         await once(() => (pauseMs = PAUSE_FIRST_MS));
       } catch (thrown) {
         if (ended.signal.aborted) return;
-        const refusal = asRefusal(thrown);
+        // Whatever is no answer of the server's is a connection that broke.
+        const refusal = thrown instanceof Refusal ? thrown : unreachable();
         if (refusal.code === 'revision-too-old') {
           lastId = undefined;
           continue;
