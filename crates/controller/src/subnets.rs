@@ -73,7 +73,7 @@ pub fn subnet_mistakes(at: &str, subnet: &Subnet, mtu: u32) -> Vec<(String, Stri
 }
 
 /// The other subnet of the same network that has addresses of this one.
-pub fn overlapping<'a>(cidr: IpNet, others: &'a [Subnet]) -> Option<&'a Subnet> {
+pub fn overlapping(cidr: IpNet, others: &[Subnet]) -> Option<&Subnet> {
     others.iter().find(|other| other.cidr.contains(&cidr) || cidr.contains(&other.cidr))
 }
 

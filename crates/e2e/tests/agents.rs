@@ -6,7 +6,7 @@ use gantry_api::agent::{Assignment, DiskAssignment};
 use gantry_e2e::Lab;
 use gantry_hostlink::{AgentClient, conformance};
 use gantry_trust::{Identity, LiveIdentity};
-use gantry_types::{Arch, ByteSize, Firmware, Host, PowerState};
+use gantry_types::{Arch, ByteSize, Display, Firmware, Host, PowerState};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_agent_is_what_the_trait_promises() -> Result<()> {
@@ -26,6 +26,7 @@ async fn a_real_agent_is_what_the_trait_promises() -> Result<()> {
         memory: ByteSize::mib(64),
         cpu_model: None,
         firmware: Firmware::Bios,
+        display: Display::None,
         disk: DiskAssignment { image: None, size: ByteSize::mib(4) },
         nics: Vec::new(),
         user_data: None,

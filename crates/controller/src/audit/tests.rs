@@ -69,7 +69,7 @@ fn filters_narrow() {
     assert_eq!(of(|query| query.outcome = Some(AuditOutcome::Refused)), [3]);
     assert_eq!(of(|query| query.since = Some(Timestamp::from_unix_ms(2000))), [3, 2]);
     assert_eq!(of(|query| query.until = Some(Timestamp::from_unix_ms(2000))), [2, 1]);
-    assert_eq!(of(|query| query.action = Some("migrate".into())), []);
+    assert!(of(|query| query.action = Some("migrate".into())).is_empty());
 }
 
 #[test]

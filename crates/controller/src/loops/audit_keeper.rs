@@ -20,7 +20,7 @@ pub async fn run(app: Arc<App>) {
         let log = Arc::clone(&app);
         let since_epoch = app.clock.now().since(Timestamp::UNIX_EPOCH);
         let at = SystemTime::UNIX_EPOCH + since_epoch;
-        let trims = passes % TRIM_EVERY == 0;
+        let trims = passes.is_multiple_of(TRIM_EVERY);
         passes = passes.wrapping_add(1);
         let kept = tokio::task::spawn_blocking(move || {
             log.audit.sync()?;
