@@ -7,8 +7,8 @@ use async_trait::async_trait;
 use gantry_api::AgentApi;
 use gantry_api::access::ConsoleKind;
 use gantry_api::agent::{
-    Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ReceiveMigration, SendMigration,
-    Verdict, VmObservation, VmRunState,
+    Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration,
+    SendMigration, Verdict, VmObservation, VmRunState,
 };
 use gantry_hostlink::{Console, Consoles};
 use gantry_qemu::machine::SocketsDir;
@@ -166,6 +166,7 @@ fn damaged_observation(vm: Uuid, reason: &str) -> Option<VmObservation> {
         accelerator: None,
         metrics: None,
         migration: None,
+        ha: Default::default(),
         owner_uid: 0,
         damaged: true,
     })
@@ -195,6 +196,9 @@ impl AgentApi for Agent {
     }
     async fn power(&self, vm: Uuid, request: &PowerRequest) -> Result<VmObservation, Problem> {
         self.existing(vm).await?.ask(vm, |reply| Command::Power(request.clone(), reply)).await
+    }
+    async fn protect_vm(&self, vm: Uuid, request: &ProtectVm) -> Result<(), Problem> {
+        self.existing(vm).await?.ask(vm, |reply| Command::Protect(request.clone(), reply)).await
     }
     async fn remove_vm(&self, vm: Uuid, epoch: u64) -> Result<(), Problem> {
         // Whose epoch is not known: whatever the caller means may be older than what is here.

@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use gantry_api::agent::{Assignment, MigrationEndpoint, MigrationState, SendMigration};
-use gantry_types::{MigrationFigures, Name, PowerState, Problem};
+use gantry_types::{HaStatus, MigrationFigures, Name, PowerState, Problem};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -40,6 +40,9 @@ pub(crate) struct Record {
     pub end: Option<End>,
     #[serde(default)]
     pub migration: Option<MigrationRecord>,
+    /// What was done about its failures.
+    #[serde(default)]
+    pub ha: HaStatus,
 }
 
 fn yes() -> bool {
@@ -303,6 +306,7 @@ pub(crate) mod tests {
                 nics: Vec::new(),
                 user_data: None,
                 power: PowerState::Running,
+                ha: Default::default(),
             },
             owner_uid: 200_007,
             wanted: PowerState::Running,
@@ -310,6 +314,7 @@ pub(crate) mod tests {
             process: None,
             end: None,
             migration: None,
+            ha: HaStatus::default(),
         }
     }
 

@@ -18,8 +18,8 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use gantry_types::{
-    Arch, ByteSize, Display, Firmware, GuestInfo, HostNetworks, MacAddress, MigrationFigures, MigrationPolicy,
-    MigrationProgress, Name, PowerState, Problem, VmMetrics,
+    Arch, ByteSize, Display, Firmware, GuestInfo, HaSpec, HaStatus, HostNetworks, MacAddress, MigrationFigures,
+    MigrationPolicy, MigrationProgress, Name, PowerState, Problem, VmMetrics,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -44,6 +44,8 @@ pub trait AgentApi: Send + Sync {
     /// nothing happens; a changed one is accepted while the VM is stopped.
     async fn define_vm(&self, assignment: &Assignment) -> Result<VmObservation, Problem>;
     async fn power(&self, vm: Uuid, request: &PowerRequest) -> Result<VmObservation, Problem>;
+    /// Changes what the host does when the VM fails, also while it runs.
+    async fn protect_vm(&self, vm: Uuid, request: &ProtectVm) -> Result<(), Problem>;
     /// Forgets the VM and deletes its disk. Its QEMU is killed first. Nothing to remove is success.
     async fn remove_vm(&self, vm: Uuid, epoch: u64) -> Result<(), Problem>;
 
@@ -94,6 +96,8 @@ pub struct Assignment {
     pub user_data: Option<String>,
     /// What an agent without a controller keeps it at.
     pub power: PowerState,
+    #[serde(default)]
+    pub ha: HaSpec,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -164,6 +168,20 @@ pub enum PowerAction {
     Resume,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProtectVm {
+    pub epoch: u64,
+    pub ha: HaSpec,
+}
+
+/// A VM's protection, as its host goes by it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct HaObservation {
+    pub spec: HaSpec,
+    pub status: HaStatus,
+}
+
 /// What a host has of a VM.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VmObservation {
@@ -184,6 +202,8 @@ pub struct VmObservation {
     pub metrics: Option<VmMetrics>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration: Option<MigrationReport>,
+    #[serde(default)]
+    pub ha: HaObservation,
     /// The unprivileged user its QEMU runs as here.
     pub owner_uid: u32,
     /// What the host wrote down about it can't be read. Name, epoch and state are placeholders, and the host neither

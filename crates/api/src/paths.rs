@@ -24,6 +24,7 @@ pub mod host {
     pub const NETWORKS: &str = "/v1/networks";
     pub const VM: &str = "/v1/vms/{vm}";
     pub const VM_POWER: &str = "/v1/vms/{vm}/power";
+    pub const VM_PROTECTION: &str = "/v1/vms/{vm}/protection";
     pub const VM_LIVENESS: &str = "/v1/vms/{vm}/liveness";
     pub const VM_CONSOLE: &str = "/v1/vms/{vm}/console";
     pub const VM_VNC: &str = "/v1/vms/{vm}/vnc";

@@ -328,6 +328,7 @@ fn guest_spec(workload: &Workload) -> Result<VmSpec> {
         resources: Default::default(),
         display: Display::None,
         owner: None,
+        ha: Default::default(),
     })
 }
 

@@ -11,7 +11,7 @@ use gantry_api::{
     AgentApi,
     access::ConsoleKind,
     agent::{
-        Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ReceiveMigration,
+        Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration,
         SendMigration, Verdict, VmObservation,
     },
     paths::host as paths,
@@ -92,6 +92,9 @@ impl AgentApi for AgentClient {
     }
     async fn power(&self, vm: Uuid, request: &PowerRequest) -> Result<VmObservation, Problem> {
         answer(&self.host, self.post(&paths::vm_part(vm, "power"), request, SLOW)).await
+    }
+    async fn protect_vm(&self, vm: Uuid, request: &ProtectVm) -> Result<(), Problem> {
+        done(&self.host, self.put(&paths::vm_part(vm, "protection"), request, QUICK)).await
     }
     async fn remove_vm(&self, vm: Uuid, epoch: u64) -> Result<(), Problem> {
         let request = self.request(Method::DELETE, &paths::vm(vm), SLOW).query(&[("epoch", epoch)]);

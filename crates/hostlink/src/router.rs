@@ -21,7 +21,7 @@ use axum::{
 use gantry_api::{
     AgentApi,
     access::ConsoleKind,
-    agent::{Assignment, ImageRef, MigrationReport, PowerRequest, ReceiveMigration, SendMigration},
+    agent::{Assignment, ImageRef, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration, SendMigration},
     paths::host as paths,
 };
 use gantry_trust::{PeerIdentity, Role};
@@ -55,6 +55,7 @@ pub fn router(host: Host, consoles: Arc<dyn Consoles>) -> Router {
         .route(paths::NETWORKS, put(apply_networks))
         .route(paths::VM, put(define_vm).delete(remove_vm))
         .route(paths::VM_POWER, post(power))
+        .route(paths::VM_PROTECTION, put(protect))
         .route(paths::VM_LIVENESS, get(liveness))
         .route(paths::RECEIVE, post(receive))
         .route(paths::SEND, post(send))
@@ -144,6 +145,10 @@ async fn power(
     Json(request): Json<PowerRequest>,
 ) -> Result<Response, Refusal> {
     Ok(Json(host.power(vm, &request).await?).into_response())
+}
+
+async fn protect(State(host): State<Host>, Path(vm): Path<Uuid>, Json(request): Json<ProtectVm>) -> Answer<()> {
+    Ok(Json(host.protect_vm(vm, &request).await?))
 }
 
 #[derive(Deserialize)]

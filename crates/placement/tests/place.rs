@@ -66,6 +66,7 @@ fn vm(id: u128, memory_mib: u64) -> Vm {
         resources: Default::default(),
         display: Display::None,
         owner: None,
+        ha: Default::default(),
     };
     let mut vm = Vm::new(name(&format!("vm-{id}")), spec);
     vm.metadata.uuid = Uuid::from_u128(id);

@@ -8,6 +8,7 @@ mod cluster;
 mod error;
 mod event;
 mod fencing;
+mod ha;
 mod host;
 mod host_network;
 mod image;
@@ -38,6 +39,7 @@ pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CpuBaseline, MAIN_CLUSTER
 pub use error::ErrorClass;
 pub use event::{Event, EventSpec, EventStatus, Severity};
 pub use fencing::{Fence, Member, Members};
+pub use ha::{HaPolicy, HaSpec, HaStatus};
 pub use host::{
     Asleep, CpuInfo, Host, HostMetrics, HostPower, HostSpec, HostState, HostStatus, Inventory, Maintenance, PoolInfo,
     PowerDriverKind, WakeProof,

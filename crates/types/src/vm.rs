@@ -7,8 +7,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    ByteSize, MacAddress, MigrationFigures, MigrationPolicy, MigrationProgress, Name, PlacementRules, Problem,
-    ResourceWishes, Timestamp, VmPhase, resource::resource,
+    ByteSize, HaSpec, HaStatus, MacAddress, MigrationFigures, MigrationPolicy, MigrationProgress, Name, PlacementRules,
+    Problem, ResourceWishes, Timestamp, VmPhase, resource::resource,
 };
 
 resource!(
@@ -60,6 +60,9 @@ pub struct VmSpec {
     /// The user whose it is: he sees it, restarts and recovers it, whatever his role.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<Name>,
+    /// What its host does when it fails. Changed at any time.
+    #[serde(default, skip_serializing_if = "HaSpec::is_default")]
+    pub ha: HaSpec,
 }
 
 impl VmSpec {
@@ -111,6 +114,7 @@ impl VmSpec {
         }
         problem = self.placement.validate(problem);
         problem = self.resources.validate(self.cpus, self.memory, problem);
+        problem = self.ha.validate(problem);
         if problem.fields.is_empty() { Ok(()) } else { Err(problem) }
     }
 }
@@ -239,6 +243,9 @@ pub struct VmStatus {
     /// `kvm` or `tcg`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accelerator: Option<String>,
+    /// What was done about its failures.
+    #[serde(default, skip_serializing_if = "HaStatus::is_default")]
+    pub ha: HaStatus,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
     /// Measured by the agent; not stored.

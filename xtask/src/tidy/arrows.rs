@@ -34,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "gantry-agent",
         &[
             "gantry-api",
+            "gantry-ha",
             "gantry-hostlink",
             "gantry-netservices",
             "gantry-network",

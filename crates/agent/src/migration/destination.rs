@@ -105,6 +105,7 @@ impl VmTask {
                 figures: None,
                 error: None,
             }),
+            ha: Default::default(),
         };
         // The mirror copies only what differs from the image: into any other disk it would make a mixture.
         check_nothing_left(&self.host, &record).await?;

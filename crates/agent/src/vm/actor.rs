@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
 use super::machine::{self, Machine};
+use super::protection::Protection;
 use super::{Command, MONITOR_LIMIT, Shared, liveness, within};
 use crate::host::Host;
 use crate::migration::{Interrupted, SendingTask};
@@ -45,6 +46,7 @@ pub(crate) struct VmTask {
     /// When it is tried again to start the VM, and how long is waited the next time.
     pub(super) keep_up_at: Option<Instant>,
     pub(super) keep_up_pause: Duration,
+    pub(super) protection: Protection,
     pub(crate) shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
     pub(crate) self_commands: mpsc::WeakSender<Command>,
@@ -95,6 +97,7 @@ impl VmTask {
             recovering,
             keep_up_at: None,
             keep_up_pause: KEEP_UP_PAUSE_FIRST,
+            protection: Protection::new(),
             shared,
             commands,
             self_commands,
@@ -111,6 +114,7 @@ impl VmTask {
             self.recovering = false;
         }
         while next == Next::Continue {
+            self.plan_restart().await;
             self.publish();
             let run_dir = self.host.records.run_dir(self.vm);
             next = tokio::select! {
@@ -122,6 +126,14 @@ impl VmTask {
                 happening = happening(&mut self.run, &run_dir) => self.react(happening).await,
                 () = moment(self.keep_up_at) => {
                     self.keep_up().await;
+                    Next::Continue
+                }
+                () = moment(self.protection.restart_at) => {
+                    self.restart().await;
+                    Next::Continue
+                }
+                () = sleep_until(self.protection.look_at) => {
+                    self.look_for_life();
                     Next::Continue
                 }
             };
@@ -137,6 +149,9 @@ impl VmTask {
         match command {
             Command::Define(assignment, reply) => drop(reply.send(self.define(*assignment).await)),
             Command::Power(request, reply) => self.power(request, reply).await,
+            Command::Protect(request, reply) => {
+                drop(reply.send(self.change_protection(request.epoch, &request.ha).await));
+            }
             Command::Receive(request, reply) => drop(reply.send(self.receive(*request).await)),
             Command::Send(request, reply) => drop(reply.send(self.send(*request).await)),
             Command::Report(migration, reply) => drop(reply.send(self.report(migration).await)),

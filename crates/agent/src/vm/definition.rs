@@ -18,7 +18,8 @@ impl VmTask {
             return self.observation();
         }
         let same_machine = Assignment { epoch: record.assignment.epoch, ..assignment.clone() };
-        let same_machine = Assignment { power: record.assignment.power, ..same_machine } == record.assignment;
+        let (power, ha) = (record.assignment.power, record.assignment.ha.clone());
+        let same_machine = Assignment { power, ha, ..same_machine } == record.assignment;
         if !matches!(self.run, Run::Off) && !same_machine {
             let detail = format!("VM '{}' runs; its machine is changed while it is stopped", assignment.name);
             return Err(Problem::conflict("vm-running", detail).remedy("stop it first"));
@@ -44,6 +45,7 @@ impl VmTask {
             process: None,
             end: None,
             migration: None,
+            ha: Default::default(),
         };
         let made = match disk::check_nothing_left(&self.host, &record).await {
             Ok(()) => self.make(record).await,

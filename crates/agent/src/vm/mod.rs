@@ -29,6 +29,7 @@ mod machine;
 mod metrics;
 mod observation;
 mod power;
+mod protection;
 mod recover;
 mod screen;
 
@@ -37,7 +38,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use gantry_api::agent::{
-    Assignment, MigrationEndpoint, MigrationReport, PowerRequest, ReceiveMigration, SendMigration, Verdict,
+    Assignment, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration, SendMigration, Verdict,
     VmObservation, VmRunState,
 };
 use gantry_types::{GuestInfo, MigrationFigures, MigrationProgress, Problem, Timestamp, VmMetrics};
@@ -65,6 +66,7 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Problem>>;
 pub(crate) enum Command {
     Define(Box<Assignment>, Reply<VmObservation>),
     Power(PowerRequest, Reply<VmObservation>),
+    Protect(ProtectVm, Reply<()>),
     Remove {
         epoch: u64,
         reply: Reply<()>,
@@ -106,6 +108,7 @@ struct SharedState {
     base: Option<VmObservation>,
     metrics: Option<VmMetrics>,
     guest: GuestView,
+    signs: SignsOfLife,
     progress: MigrationProgress,
     console: Option<ConsoleLine>,
     /// When the guest last stopped executing.
@@ -118,6 +121,16 @@ struct GuestView {
     /// As of the last answer.
     clock_lag_ms: Option<i64>,
     info: Option<GuestInfo>,
+}
+
+/// When a run of QEMU last showed that it is alive.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct SignsOfLife {
+    /// QEMU's monitor answered.
+    pub monitor: Option<Instant>,
+    pub guest_agent: Option<Instant>,
+    /// What the guest read, wrote and sent so far, and since when it stands at that.
+    pub io: Option<(u64, Instant)>,
 }
 
 impl Shared {
@@ -169,6 +182,19 @@ impl Shared {
     fn publish(&self, base: VmObservation) {
         self.lock().base = Some(base);
     }
+    pub(super) fn signs_of_life(&self) -> SignsOfLife {
+        let state = self.lock();
+        SignsOfLife { guest_agent: state.guest.last_answer, ..state.signs }
+    }
+    fn monitor_answered(&self) {
+        self.lock().signs.monitor = Some(Instant::now());
+    }
+    fn io_seen(&self, bytes: u64) {
+        let io = &mut self.lock().signs.io;
+        if io.is_none_or(|(known, _)| known != bytes) {
+            *io = Some((bytes, Instant::now()));
+        }
+    }
     fn set_metrics(&self, metrics: VmMetrics) {
         self.lock().metrics = Some(metrics);
     }
@@ -190,6 +216,7 @@ impl Shared {
         let mut state = self.lock();
         state.metrics = None;
         state.guest = GuestView::default();
+        state.signs = SignsOfLife::default();
         state.console = None;
     }
 }

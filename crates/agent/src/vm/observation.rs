@@ -1,6 +1,6 @@
 //! What the VM's task tells of itself: from its record and what there is of QEMU, without asking either.
 
-use gantry_api::agent::{MigrationReport, MigrationState, VmObservation, VmRunState};
+use gantry_api::agent::{HaObservation, MigrationReport, MigrationState, VmObservation, VmRunState};
 use gantry_types::Problem;
 
 use super::actor::{Run, VmTask};
@@ -25,6 +25,7 @@ impl VmTask {
             Run::Deaf(_) => VmRunState::Failed,
             // Its QEMU may well run: a heartbeat that called it stopped would be believed.
             Run::Off if self.recovering => VmRunState::Starting,
+            Run::Off if self.protection.restart_at.is_some() => VmRunState::Starting,
             Run::Off if record.end.as_ref().is_some_and(|end| end.failed) => VmRunState::Failed,
             Run::Off => VmRunState::Stopped,
         }
@@ -60,6 +61,7 @@ impl VmTask {
                 source: migration.source(&self.host.config.name),
                 recovery_port: self.interrupted.as_ref().map(Interrupted::port),
             }),
+            ha: HaObservation { spec: record.assignment.ha.clone(), status: record.ha.clone() },
             owner_uid: record.owner_uid,
             damaged: false,
         };

@@ -37,7 +37,10 @@ impl VmTask {
 
     async fn carry_out(&mut self, action: PowerAction) -> Result<(), Problem> {
         match action {
-            PowerAction::Start => self.start().await,
+            PowerAction::Start => {
+                self.forget_failures();
+                self.start().await
+            }
             PowerAction::ShutDown => self.shut_down().await,
             PowerAction::Kill => self.kill().await,
             PowerAction::Reset => self.tell(SystemReset {}).await,

@@ -5,6 +5,7 @@
 
 mod lifecycle;
 mod migration;
+mod protection;
 mod restart;
 mod screen;
 mod uefi;

@@ -175,6 +175,7 @@ impl World {
             }],
             user_data: None,
             power: PowerState::Running,
+            ha: Default::default(),
         }
     }
 

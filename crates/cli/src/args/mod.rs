@@ -3,6 +3,7 @@
 //! Two habits live side by side: kubectl's (`get vm web`, `apply -f`) and virsh's (`vm start web`). Both end in the same
 //! functions.
 
+mod ha;
 mod local;
 mod networking;
 mod objects;
@@ -20,6 +21,7 @@ use gantry_types::Name;
 
 use crate::{kind::Kind, wait::Condition};
 
+pub use ha::HaCommand;
 pub use local::{
     AgentCommand, AgentRun, ControllerCommand, ControllerInit, ControllerRun, HostJoin, LabCommand, LabUp,
 };
@@ -92,6 +94,9 @@ pub enum Command {
     /// Virtual machines
     #[command(subcommand)]
     Vm(VmCommand),
+    /// High availability
+    #[command(subcommand)]
+    Ha(HaCommand),
     /// Disk images
     #[command(subcommand)]
     Image(ImageCommand),

@@ -6,7 +6,7 @@ use clap::{
     Args, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use gantry_types::{Arch, ByteSize, Display, Firmware, MacAddress, Name, NicSpec, PostCopy};
+use gantry_types::{Arch, ByteSize, Display, Firmware, HaPolicy, MacAddress, Name, NicSpec, PostCopy};
 
 use super::{FollowOptions, ListOptions, parse_duration};
 
@@ -106,7 +106,7 @@ pub enum VmCommand {
         #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
         listen: std::net::SocketAddr,
     },
-    /// Change processors, memory, display, owner or labels; processors and memory while it is stopped
+    /// Change processors, memory and display (while it is stopped), owner, labels or high availability
     Set(Set),
     /// Move a running VM to another host
     Migrate(Migrate),
@@ -208,8 +208,32 @@ pub struct Set {
     /// KEY=VALUE sets a label, KEY- removes it
     #[arg(long = "label", value_name = "LABEL", group = "change", value_parser = parse_label_change)]
     pub labels: Vec<(String, Option<String>)>,
+    /// What its host does when it fails: start it again, or nothing; also while it runs
+    #[arg(long, value_enum, value_name = "POLICY", group = "change")]
+    pub ha: Option<HaChoice>,
+    /// With --ha restart: the most restarts within an hour
+    #[arg(long, value_name = "N", group = "change", value_parser = clap::value_parser!(u32).range(1..=60))]
+    pub ha_restarts: Option<u32>,
+    /// With --ha restart: after how much silence it counts as failed
+    #[arg(long, value_name = "SECONDS", group = "change", value_parser = clap::value_parser!(u32).range(10..=3600))]
+    pub ha_hang: Option<u32>,
     #[command(flatten)]
     pub follow: FollowOptions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum HaChoice {
+    None,
+    Restart,
+}
+
+impl From<HaChoice> for HaPolicy {
+    fn from(choice: HaChoice) -> Self {
+        match choice {
+            HaChoice::None => Self::None,
+            HaChoice::Restart => Self::Restart,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

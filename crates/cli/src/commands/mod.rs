@@ -3,6 +3,7 @@
 mod apply;
 mod clusters;
 mod contexts;
+mod ha;
 mod hosts;
 mod images;
 mod networking;
@@ -58,6 +59,7 @@ pub async fn dispatch(cli: Cli, programs: &impl Programs) -> Result<(), Failure>
         Command::Delete(arguments) => apply::delete(&session, &arguments).await,
         Command::Wait(arguments) => objects::wait(&session, &arguments).await,
         Command::Vm(command) => vms::run(&session, command).await,
+        Command::Ha(command) => ha::run(&session, command).await,
         Command::Image(command) => images::run(&session, command).await,
         Command::Network(command) => networks::run(&session, command).await,
         Command::Subnet(command) => networking::subnets(&session, command).await,

@@ -165,6 +165,7 @@ fn vm_of(arguments: &VmCreate) -> Result<Vm, Problem> {
         resources: Default::default(),
         display: arguments.display,
         owner: arguments.owner.clone(),
+        ha: Default::default(),
     };
     let mut vm = Vm::new(arguments.name.clone(), spec);
     vm.metadata.labels = Labels(arguments.labels.iter().cloned().collect::<BTreeMap<_, _>>());
@@ -180,6 +181,10 @@ async fn set(session: &Session, arguments: VmSet) -> Result<(), Failure> {
     if arguments.owner.is_some() || arguments.no_owner {
         vm.spec.owner = arguments.owner;
     }
+    let ha = &mut vm.spec.ha;
+    ha.policy = arguments.ha.map_or(ha.policy, Into::into);
+    ha.restarts_per_hour = arguments.ha_restarts.unwrap_or(ha.restarts_per_hour);
+    ha.hang_s = arguments.ha_hang.unwrap_or(ha.hang_s);
     for (key, value) in arguments.labels {
         match value {
             Some(value) => vm.metadata.labels.0.insert(key, value),

@@ -109,6 +109,7 @@ fn sample_vm() -> Result<Vm, Failure> {
         resources: Default::default(),
         display: Display::None,
         owner: None,
+        ha: Default::default(),
     };
     Ok(Vm::new(name(VM)?, spec))
 }

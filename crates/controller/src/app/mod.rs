@@ -81,6 +81,7 @@ pub struct Wakeups {
     pub networks: Notify,
     pub policies: Notify,
     pub stray_vms: Notify,
+    pub protection: Notify,
 }
 
 impl App {

@@ -86,7 +86,12 @@ pub async fn put(app: &App, caller: &Caller, name: &str, sent: Vm, query: &Write
             };
             let mut change = Change::new();
             change.update(&vm)?;
-            finish_change(app, change, vm, operation, query).await
+            let protection_changed = vm.spec.ha != current.spec.ha;
+            let changed = finish_change(app, change, vm, operation, query).await?;
+            if protection_changed {
+                app.wakeups.protection.notify_one();
+            }
+            Ok(changed)
         })
         .await
 }

@@ -9,6 +9,7 @@ pub mod host_failure_detector;
 pub mod intake;
 pub mod network_distributor;
 pub mod observed_vm;
+pub mod protection_distributor;
 pub mod router_addresses;
 pub mod stray_vms;
 
@@ -25,6 +26,7 @@ pub async fn run(app: Arc<App>, feed: ModelFeed) {
     tasks.spawn(executor::run(Arc::clone(&app)));
     tasks.spawn(host_failure_detector::run(Arc::clone(&app)));
     tasks.spawn(network_distributor::run(Arc::clone(&app)));
+    tasks.spawn(protection_distributor::run(Arc::clone(&app)));
     tasks.spawn(stray_vms::run(Arc::clone(&app)));
     tasks.spawn(cluster_keeper::run(Arc::clone(&app)));
     tasks.spawn(audit_keeper::run(Arc::clone(&app)));

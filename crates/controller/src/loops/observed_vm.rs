@@ -19,6 +19,7 @@ pub fn settle(vm: &Vm, host: &Name, observation: Option<&VmObservation>, trusted
     let observed = match observation {
         // An older assignment: what is there is not this.
         Some(observation) if observation.epoch != vm.status.epoch => return None,
+        Some(observation) if observation.state == VmRunState::Starting => return pending_restart(vm, observation),
         Some(observation) => phase_of(observation.state)?,
         // Stopped VMs are in a host's report as well.
         None => VmPhase::Failed,
@@ -36,6 +37,9 @@ pub fn settle(vm: &Vm, host: &Name, observation: Option<&VmObservation>, trusted
     match observation.filter(|observation| observation.state == VmRunState::Running) {
         Some(observation) => {
             settled.status.ready = observation.guest_agent;
+            if !differs {
+                settled.status.reason.clone_from(&observation.reason);
+            }
             if observation.guest.is_some() {
                 settled.status.guest.clone_from(&observation.guest);
             }
@@ -43,7 +47,35 @@ pub fn settle(vm: &Vm, host: &Name, observation: Option<&VmObservation>, trusted
         }
         None => settled.status.ready = false,
     }
+    if let Some(observation) = observation {
+        let restarted = note_restarts(&mut settled, host, observation);
+        event = event.or(restarted);
+    }
     (settled != *vm).then_some(Settled { vm: settled, event })
+}
+
+/// Its host is about to start it again: it still counts as running, and is not ready.
+fn pending_restart(vm: &Vm, observation: &VmObservation) -> Option<Settled> {
+    // An agent that has just started says so of every VM, without a reason.
+    let reason = observation.reason.as_ref().filter(|_| vm.status.phase == VmPhase::Running)?;
+    let mut settled = vm.clone();
+    settled.status.ready = false;
+    settled.status.reason = Some(format!("{reason}; its host starts it again"));
+    (settled != *vm).then_some(Settled { vm: settled, event: None })
+}
+
+fn note_restarts(vm: &mut Vm, host: &Name, observation: &VmObservation) -> Option<(Severity, &'static str, String)> {
+    let (told, known) = (&observation.ha.status, vm.status.ha.clone());
+    if *told == known {
+        return None;
+    }
+    vm.status.ha.clone_from(told);
+    if told.restarts <= known.restarts {
+        return None;
+    }
+    let cause = told.last_cause.as_deref().unwrap_or("it failed");
+    let message = format!("VM '{}' was started again by host '{host}': {cause}", vm.metadata.name);
+    Some((Severity::Warning, "VmRestarted", message))
 }
 
 fn phase_of(state: VmRunState) -> Option<VmPhase> {
@@ -130,6 +162,7 @@ mod tests {
             accelerator: None,
             metrics: None,
             migration: None,
+            ha: Default::default(),
             owner_uid: 0,
             damaged: false,
         }

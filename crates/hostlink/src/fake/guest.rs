@@ -1,7 +1,9 @@
 //! One VM on one fake host.
 
-use gantry_api::agent::{Assignment, MigrationReport, MigrationState, SendMigration, VmObservation, VmRunState};
-use gantry_types::{GuestInfo, MigrationFigures, MigrationProgress, Name, Problem};
+use gantry_api::agent::{
+    Assignment, HaObservation, MigrationReport, MigrationState, SendMigration, VmObservation, VmRunState,
+};
+use gantry_types::{GuestInfo, HaStatus, MigrationFigures, MigrationProgress, Name, Problem};
 use uuid::Uuid;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +26,7 @@ pub(super) struct FakeVm {
     pub owner_uid: u32,
     pub guest: Guest,
     pub migration: Option<FakeMigration>,
+    pub ha: HaStatus,
 }
 
 #[derive(Debug, Clone)]
@@ -44,7 +47,13 @@ pub(super) struct FakeMigration {
 
 impl FakeVm {
     pub(super) fn new(assignment: Assignment, owner_uid: u32) -> Self {
-        Self { assignment, owner_uid, guest: Guest::Off { failed: false, reason: None }, migration: None }
+        Self {
+            assignment,
+            owner_uid,
+            guest: Guest::Off { failed: false, reason: None },
+            migration: None,
+            ha: HaStatus::default(),
+        }
     }
 
     pub(super) fn is_moving(&self) -> bool {
@@ -84,6 +93,7 @@ impl FakeVm {
             accelerator: (!matches!(self.guest, Guest::Off { .. })).then(|| "tcg".to_owned()),
             metrics: None,
             migration: self.migration.as_ref().map(|migration| migration.report(&self.assignment)),
+            ha: HaObservation { spec: self.assignment.ha.clone(), status: self.ha.clone() },
             owner_uid: self.owner_uid,
             damaged: false,
         }

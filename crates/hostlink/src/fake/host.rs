@@ -7,7 +7,7 @@ use gantry_api::{
     AgentApi,
     agent::{
         Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, MigrationState, PowerAction, PowerRequest,
-        ReceiveMigration, SendMigration, Verdict, VmObservation,
+        ProtectVm, ReceiveMigration, SendMigration, Verdict, VmObservation,
     },
 };
 use gantry_types::{HostNetworks, Name, PostCopy, Problem};
@@ -114,8 +114,12 @@ impl HostState {
             if known.is_moving() {
                 return Err(Problem::conflict("vm-migrating", "the VM is being migrated"));
             }
-            let same =
-                Assignment { epoch: known.assignment.epoch, power: known.assignment.power, ..assignment.clone() };
+            let same = Assignment {
+                epoch: known.assignment.epoch,
+                power: known.assignment.power,
+                ha: known.assignment.ha.clone(),
+                ..assignment.clone()
+            };
             if same != known.assignment && !matches!(known.guest, Guest::Off { .. }) {
                 return Err(Problem::conflict("vm-running", "its machine is changed while it is stopped"));
             }
@@ -295,6 +299,18 @@ impl AgentApi for FakeHost {
 
     async fn power(&self, vm: Uuid, request: &PowerRequest) -> Result<VmObservation, Problem> {
         self.on_host("power", |host| power(host.vm(vm)?, request))
+    }
+
+    async fn protect_vm(&self, vm: Uuid, request: &ProtectVm) -> Result<(), Problem> {
+        self.on_host("protect_vm", |host| {
+            let known = host.vm(vm)?;
+            stale(known, request.epoch)?;
+            if known.is_moving() {
+                return Err(Problem::conflict("vm-migrating", "the VM is being migrated"));
+            }
+            known.assignment.ha = request.ha.clone();
+            Ok(())
+        })
     }
 
     async fn remove_vm(&self, vm: Uuid, epoch: u64) -> Result<(), Problem> {

@@ -108,6 +108,17 @@ impl FakeWorld {
         });
     }
 
+    /// The guest fails, and its host starts it again by itself.
+    pub fn guest_is_restarted(&self, host: &Name, vm: Uuid, cause: &str) {
+        self.with(host, |state| {
+            if let Some(vm) = state.vms.get_mut(&vm) {
+                vm.guest = Guest::Running;
+                vm.ha.restarts += 1;
+                vm.ha.last_cause = Some(cause.to_owned());
+            }
+        });
+    }
+
     fn with<R>(&self, host: &Name, change: impl FnOnce(&mut HostState) -> R) -> Option<R> {
         self.lock().hosts.get_mut(host).map(change)
     }

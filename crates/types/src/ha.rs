@@ -1,0 +1,73 @@
+//! High availability of a VM: what its host does when it fails, and what it has done.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{Problem, Timestamp};
+
+/// What is done when the VM fails: its QEMU ends, its kernel panics, it hangs, or its QEMU no longer answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HaSpec {
+    pub policy: HaPolicy,
+    /// With `restart`: the most restarts within an hour, 1–60. Then it stays failed until somebody starts it.
+    pub restarts_per_hour: u32,
+    /// With `restart`: the seconds after which silence counts as failure, 10–3600: of QEMU, or of the guest's agent *and*
+    /// its disk and network together.
+    pub hang_s: u32,
+}
+
+impl Default for HaSpec {
+    fn default() -> Self {
+        Self { policy: HaPolicy::None, restarts_per_hour: 5, hang_s: 30 }
+    }
+}
+
+impl HaSpec {
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Adds what is wrong with it to the problem's fields.
+    pub fn validate(&self, mut problem: Problem) -> Problem {
+        if !(1..=60).contains(&self.restarts_per_hour) {
+            problem = problem
+                .field("spec.ha.restarts_per_hour", format!("{} is out of range, use 1 to 60", self.restarts_per_hour));
+        }
+        if !(10..=3600).contains(&self.hang_s) {
+            problem = problem.field("spec.ha.hang_s", format!("{} is out of range, use 10 to 3600", self.hang_s));
+        }
+        problem
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HaPolicy {
+    /// It stays failed until somebody starts it.
+    #[default]
+    None,
+    /// Its host starts it again, also while the controller is away: at once, then after pauses that double, from 5 s.
+    Restart,
+}
+
+/// What its host has done about its failures since the VM came there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct HaStatus {
+    pub restarts: u64,
+    /// Why it was restarted last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_cause: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_at: Option<Timestamp>,
+    /// The limit of restarts was reached: it stays failed until somebody starts it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
+}
+
+impl HaStatus {
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
