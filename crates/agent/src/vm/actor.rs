@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::agent::{MigrationState, VmRunState};
-use gantry_qemu::process::{QemuProcess, log_tail};
+use gantry_qemu::process::{ProcessError, QemuProcess, log_tail};
 use gantry_qemu::qmp::{Event, QmpError, command::QueryStatus};
 use gantry_types::{PowerState, Problem, Timestamp};
 use tokio::sync::mpsc;
@@ -21,7 +21,7 @@ use crate::records::{End, Record};
 
 /// After QEMU has gone its last events are read; this is how long they may take.
 const LAST_EVENTS_LIMIT: Duration = Duration::from_secs(1);
-/// A monitor connection that ended is first thought to be QEMU's end.
+/// How soon after its monitor connection QEMU ends.
 const EXIT_FOLLOWS: Duration = Duration::from_secs(2);
 
 pub(super) const KEEP_UP_PAUSE_FIRST: Duration = Duration::from_secs(1);
@@ -115,6 +115,7 @@ impl VmTask {
         }
         while next == Next::Continue {
             self.plan_restart().await;
+            self.plan_look();
             self.publish();
             let run_dir = self.host.records.run_dir(self.vm);
             next = tokio::select! {
@@ -132,7 +133,7 @@ impl VmTask {
                     self.restart().await;
                     Next::Continue
                 }
-                () = sleep_until(self.protection.look_at) => {
+                () = moment(self.protection.look_at) => {
                     self.look_for_life();
                     Next::Continue
                 }
@@ -388,11 +389,6 @@ async fn moment(moment: Option<Instant>) {
 }
 
 async fn happening(run: &mut Run, run_dir: &Path) -> Happening {
-    let describe = |exited: Result<Option<std::process::ExitStatus>, _>| match exited {
-        Ok(Some(status)) => format!("ended: {status}"),
-        Ok(None) => "ended".to_owned(),
-        Err::<_, gantry_qemu::process::ProcessError>(error) => format!("can't be watched: {error}"),
-    };
     match run {
         Run::Off => std::future::pending().await,
         Run::Deaf(process) => {
@@ -417,15 +413,34 @@ async fn happening(run: &mut Run, run_dir: &Path) -> Happening {
                     Err(QmpError::EventsLost { .. }) => Happening::MonitorLost,
                     Err(_) => {
                         machine.monitored = false;
-                        match tokio::time::timeout(EXIT_FOLLOWS, process.wait_exit()).await {
-                            Ok(exited) => Happening::Exited(describe(exited)),
-                            Err(_) => Happening::MonitorLost,
-                        }
+                        machine.exit_expected_until = Some(Instant::now() + EXIT_FOLLOWS);
+                        exit_or_silence(machine).await
                     }
                 },
                 exited = process.wait_exit() => Happening::Exited(describe(exited)),
             }
         }
-        Run::On(machine) => Happening::Exited(describe(machine.process.wait_exit().await)),
+        Run::On(machine) => exit_or_silence(machine).await,
+    }
+}
+
+/// May be dropped and called again at any moment, as all that the task waits for.
+async fn exit_or_silence(machine: &mut Machine) -> Happening {
+    let process = machine.process.clone();
+    tokio::select! {
+        biased;
+        exited = process.wait_exit() => Happening::Exited(describe(exited)),
+        () = moment(machine.exit_expected_until) => {
+            machine.exit_expected_until = None;
+            Happening::MonitorLost
+        }
+    }
+}
+
+fn describe(exited: Result<Option<std::process::ExitStatus>, ProcessError>) -> String {
+    match exited {
+        Ok(Some(status)) => format!("ended: {status}"),
+        Ok(None) => "ended".to_owned(),
+        Err(error) => format!("can't be watched: {error}"),
     }
 }

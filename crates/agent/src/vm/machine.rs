@@ -44,6 +44,8 @@ pub(crate) struct Machine {
     pub events: EventStream,
     /// False once the monitor connection has ended.
     pub monitored: bool,
+    /// A connection that ended is first thought to be QEMU's end, until then.
+    pub exit_expected_until: Option<Instant>,
     pub accelerator: String,
     pub guest: GuestLine,
     _tasks: Vec<AbortOnDropHandle<()>>,
@@ -213,6 +215,7 @@ fn assemble(
         events: qmp.events(),
         qmp,
         monitored: true,
+        exit_expected_until: None,
         accelerator,
         guest,
         _tasks: vec![guest_task, console_task, metrics_task, logs_task],

@@ -32,7 +32,8 @@ pub(crate) struct Protection {
     attempts: Attempts,
     /// When a failed VM is started again.
     pub restart_at: Option<Instant>,
-    pub look_at: Instant,
+    /// When it is looked for life; `None` if there is nothing to look at.
+    pub look_at: Option<Instant>,
     /// Silence before this says nothing: the guest was paused or on its way, or QEMU was not known yet.
     watched_from: Instant,
 }
@@ -40,11 +41,16 @@ pub(crate) struct Protection {
 impl Protection {
     pub fn new() -> Self {
         let now = Instant::now();
-        Self { origin: now, attempts: Attempts::default(), restart_at: None, look_at: now, watched_from: now }
+        Self { origin: now, attempts: Attempts::default(), restart_at: None, look_at: None, watched_from: now }
     }
 
     fn moment(&self, at: Instant) -> Moment {
         Moment::from(at.saturating_duration_since(self.origin))
+    }
+
+    /// There is nothing to watch.
+    fn rest(&mut self, now: Instant) {
+        (self.watched_from, self.look_at) = (now, None);
     }
 
     fn instant(&self, at: Moment) -> Instant {
@@ -145,21 +151,33 @@ impl VmTask {
         }
     }
 
-    /// Whether it still shows life. Called each second.
-    pub(super) fn look_for_life(&mut self) {
+    /// Called whenever something has happened.
+    pub(super) fn plan_look(&mut self) {
         let now = Instant::now();
-        self.protection.look_at = now + LOOK_INTERVAL;
         let moving = matches!(
             self.migration_state(),
             Some(MigrationState::Sending | MigrationState::Receiving | MigrationState::Committing)
         );
-        let Some(record) = &self.record else { return };
-        let spec = record.assignment.ha.clone();
-        if matches!(self.run, Run::Off) || self.paused || moving || spec.policy == HaPolicy::None {
-            self.protection.watched_from = now;
-            return;
-        }
-        if let Some(reason) = self.silence(&spec, now) {
+        let spec = self.record.as_ref().map(|record| &record.assignment.ha);
+        let limit = spec.filter(|spec| spec.policy == HaPolicy::Restart).map(|spec| spec.hang_s);
+        let (Some(hang_s), false, false) = (limit, self.paused, moving) else { return self.protection.rest(now) };
+        let next = match self.run {
+            Run::Off => return self.protection.rest(now),
+            Run::On(_) => now + LOOK_INTERVAL,
+            // Each look interrupts the attempt to connect to it.
+            Run::Deaf(_) => {
+                let over = self.protection.watched_from + Duration::from_secs(hang_s.into());
+                over.max(now + LOOK_INTERVAL)
+            }
+        };
+        self.protection.look_at.get_or_insert(next);
+    }
+
+    /// Whether it still shows life.
+    pub(super) fn look_for_life(&mut self) {
+        self.protection.look_at = None;
+        let Some(spec) = self.record.as_ref().map(|record| record.assignment.ha.clone()) else { return };
+        if let Some(reason) = self.silence(&spec, Instant::now()) {
             self.condemn(reason);
         }
     }

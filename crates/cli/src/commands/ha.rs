@@ -44,7 +44,7 @@ fn explain(vm: &Vm) -> String {
     if done.restarts > 0 {
         let when = done.last_at.map_or_else(String::new, |at| format!(" at {at}"));
         let cause = done.last_cause.as_deref().unwrap_or("it failed");
-        rows.push(("so far", format!("restarted {} times on {host}, the last time{when}: {cause}", done.restarts)));
+        rows.push(("restarts so far", format!("{} on {host}, the last{when}: {cause}", done.restarts)));
     }
     if done.given_up && vm.status.phase == VmPhase::Failed {
         rows.push(("given up", format!("it failed too often; when the cause is gone: gantry vm start {name}")));
@@ -79,7 +79,7 @@ mod tests {
         let ha = json!({"policy": "restart", "restarts_per_hour": 3, "hang_s": 60});
         let done = json!({"restarts": 3, "last_cause": "the guest's kernel panicked", "given_up": true});
         let text = explain(&vm(ha, json!({"phase": "failed", "host": "host-1", "ha": done})));
-        for part in ["after 60 s", "3 restarts within", "restarted 3 times", "panicked", "gantry vm start web"] {
+        for part in ["after 60 s", "3 restarts within", "3 on host-1", "panicked", "gantry vm start web"] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }
