@@ -31,6 +31,7 @@ async fn a_real_agent_is_what_the_trait_promises() -> Result<()> {
         nics: Vec::new(),
         user_data: None,
         power: PowerState::Stopped,
+        display: Default::default(),
         ha: Default::default(),
     };
     conformance::run(&agent, &template).await.map_err(|why| anyhow!(why))?;
