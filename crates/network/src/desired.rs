@@ -42,7 +42,7 @@ impl PortDevice for LocalPort {
 }
 
 /// Below this the kernel has no IPv6 on a device (RFC 8200).
-const IPV6_MINIMUM_MTU_BYTES: u32 = 1280;
+pub(crate) const IPV6_MINIMUM_MTU_BYTES: u32 = 1280;
 /// From what every IPv4 host must take (RFC 791) to what fits a UDP datagram with the VXLAN overhead.
 const MTU_RANGE_BYTES: std::ops::RangeInclusive<u32> = 576..=65_000;
 

@@ -30,6 +30,13 @@ pub enum NetworkError {
         source: std::io::Error,
     },
 
+    #[error("could not {attempt}; the kernel needs nf_conntrack and nf_conntrack_netlink")]
+    Flows {
+        attempt: String,
+        #[source]
+        source: std::io::Error,
+    },
+
     #[error("'{program}' did not finish within {limit_ms} ms while trying to {attempt}; it was stopped")]
     TimedOut { program: &'static str, attempt: String, limit_ms: u64 },
 
@@ -69,7 +76,7 @@ impl NetworkError {
             Self::Invalid { .. } => ErrorClass::Invalid,
             Self::NameTaken { .. } => ErrorClass::Conflict,
             Self::NoInterface { .. } => ErrorClass::NotFound,
-            Self::TimedOut { .. } => ErrorClass::Transient,
+            Self::TimedOut { .. } | Self::Flows { .. } => ErrorClass::Transient,
             Self::Refused { class, .. } => *class,
             Self::ProgramMissing { .. }
             | Self::Spawn { .. }

@@ -2,6 +2,7 @@
 //!
 //! The exact patterns also decide ownership: a device whose name does not match is never touched.
 
+use gantry_types::MacAddress;
 use uuid::Uuid;
 
 /// `gb<vni>`: the bridge of a network on this host.
@@ -52,6 +53,18 @@ fn is_hex(text: &str, length: usize) -> bool {
 /// Whether a text is a router's key.
 pub fn is_router_key(text: &str) -> bool {
     text.strip_prefix('r').is_some_and(|rest| is_hex(rest, 8))
+}
+
+/// `gs<vni>`: the bridge port of a network's services on this host. It is not part of the planned state: whoever runs the
+/// services makes it ([`crate::services`]).
+pub fn services_name(vni: u32) -> String {
+    format!("gs{vni}")
+}
+
+/// The address of a network's services, the same on each host: a VM that has moved finds them where they were.
+pub fn services_mac(vni: u32) -> MacAddress {
+    let [_, high, middle, low] = vni.to_be_bytes();
+    MacAddress([0x0a, b'g', b's', high, middle, low])
 }
 
 /// Which of Gantry's devices a name denotes, if any.

@@ -1,16 +1,21 @@
 //! From what is wanted to the kernel state that gives it, and the short step lists around a port. Pure.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::desired::{HostNetwork, HostNetworks, LocalPort, NetworkDevices, PortDevice};
+use crate::desired::{IPV6_MINIMUM_MTU_BYTES, HostNetwork, HostNetworks, LocalPort, NetworkDevices, PortDevice};
 use crate::error::Result;
 use crate::groups;
 use crate::guard;
 use crate::mac::{EthernetAddress, MacAddress};
 use crate::observed::{BridgeOptions, Link, LinkKind, Observed, PortFlags, VxlanOptions};
+use crate::names;
 use crate::plan::{Change, Scope, plan};
 use crate::plane::PortRef;
 use crate::router;
+
+/// Where guests find their network's services.
+const SERVICES_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+const SERVICES_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 /// The port IANA gave to VXLAN (RFC 7348).
 pub const VXLAN_UDP_PORT: u16 = 4789;
@@ -81,6 +86,11 @@ fn add_network(state: &mut Observed, network: &HostNetwork) {
     if !network.external_vteps.is_empty() {
         let vteps = network.external_vteps.iter().copied().collect();
         state.vxlan_fdb.insert((vxlan.clone(), MacAddress::ZERO), vteps);
+    }
+    // Asked about by every guest, answered on each host: outside the question is nobody's business.
+    let has_ipv6 = network.mtu >= IPV6_MINIMUM_MTU_BYTES;
+    for address in [Some(IpAddr::V4(SERVICES_V4)), has_ipv6.then_some(IpAddr::V6(SERVICES_V6))].into_iter().flatten() {
+        state.neighbours.insert((bridge.clone(), address), names::services_mac(network.vni));
     }
     for port in &network.remote {
         state.bridge_fdb.insert((bridge.clone(), port.mac), vxlan.clone());

@@ -9,6 +9,7 @@ mod error;
 mod event;
 mod fencing;
 mod ha;
+mod flow;
 mod host;
 mod host_network;
 mod image;
@@ -40,6 +41,7 @@ pub use error::ErrorClass;
 pub use event::{Event, EventSpec, EventStatus, Severity};
 pub use fencing::{Fence, Member, Members};
 pub use ha::{HaPolicy, HaSpec, HaStatus};
+pub use flow::{Flow, FlowPlace, FlowTuple, TcpFlow};
 pub use host::{
     Asleep, CpuInfo, Host, HostMetrics, HostPower, HostSpec, HostState, HostStatus, Inventory, Maintenance, PoolInfo,
     PowerDriverKind, WakeProof,

@@ -6,9 +6,11 @@
 
 mod announce;
 mod command;
+pub(crate) mod conntrack;
 mod execute;
 mod read;
 mod router;
+pub mod services;
 mod setting;
 mod tap;
 
