@@ -12,7 +12,7 @@ use gantry_api::agent::{
 };
 use gantry_hostlink::{Console, Consoles};
 use gantry_qemu::machine::SocketsDir;
-use gantry_types::{HostNetworks, Name, Problem};
+use gantry_types::{Flow, HostNetworks, Name, Problem};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -227,6 +227,10 @@ impl AgentApi for Agent {
     }
     async fn cancel_migration(&self, vm: Uuid, migration: Uuid) -> Result<(), Problem> {
         self.existing(vm).await?.ask(vm, |reply| Command::Cancel(migration, reply)).await
+    }
+    async fn adopt_flows(&self, vm: Uuid, migration: Uuid, flows: &[Flow]) -> Result<(), Problem> {
+        let handle = self.existing(vm).await?;
+        handle.ask(vm, |reply| Command::AdoptFlows(migration, flows.to_vec(), reply)).await
     }
     async fn commit_migration(&self, vm: Uuid, migration: Uuid) -> Result<Verdict, Problem> {
         match self.find(vm).await {

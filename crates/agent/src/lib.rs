@@ -16,6 +16,7 @@
 mod agent;
 mod config;
 mod durable;
+mod flows;
 mod heartbeat;
 mod host;
 mod host_metrics;
@@ -29,6 +30,7 @@ mod problem;
 mod records;
 mod renewal;
 mod service_manager;
+mod services;
 mod vm;
 mod vm_files;
 
@@ -103,8 +105,9 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     tracing::info!(name = %host.config.name, %address, "agent ready");
     let renewal = renewal::run(host.clone(), controller.clone(), shutdown.clone());
     let watch = network_watch::run(&host.networks, network_watch::INTERVAL, shutdown.clone());
+    let services = services::run(host.clone(), shutdown.clone());
     let heartbeat = heartbeat::run(host.clone(), agent, controller, shutdown.clone());
-    tokio::join!(server.serve(listener, router, shutdown), heartbeat, renewal, watch);
+    tokio::join!(server.serve(listener, router, shutdown), heartbeat, renewal, services, watch);
     Ok(())
 }
 

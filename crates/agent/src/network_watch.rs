@@ -72,6 +72,7 @@ mod tests {
             gateway: None,
             dns: Vec::new(),
             more_addresses: Vec::new(),
+            dhcp: false,
         }
     }
 

@@ -24,7 +24,7 @@ use gantry_api::agent::NicAssignment;
 use gantry_network::plan::{Scope, plan};
 use gantry_network::{DataPlane, NetworkError, PortRef, target};
 use gantry_types::{ErrorClass, HostNetwork, HostNetworks, LocalPort, Problem, RemotePort};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
 
 use crate::durable;
@@ -53,6 +53,8 @@ pub(crate) struct Networks {
     underlay_address: IpAddr,
     path: PathBuf,
     state: Mutex<State>,
+    /// Something that the networks' services follow has changed.
+    changed: Notify,
     /// Of `state.desired`; read by heartbeats, which must not wait for the kernel.
     generation: AtomicU64,
 }
@@ -67,6 +69,11 @@ struct State {
     touched: u64,
     /// `touched` when the whole data plane was last seen to be as wanted.
     settled: Option<u64>,
+}
+
+/// The networks that have a port here, each with those ports and the VMs they are of.
+pub(crate) struct Serving {
+    pub networks: Vec<(HostNetwork, Vec<(Uuid, NicAssignment)>)>,
 }
 
 /// What [`Networks::repair`] did.
@@ -96,7 +103,24 @@ impl Networks {
         let generation = AtomicU64::new(desired.generation);
         let told = told(&desired, BTreeMap::new(), &BTreeMap::new());
         let state = Mutex::new(State { desired, told, vms: BTreeMap::new(), ..State::default() });
-        Ok(Self { plane, underlay_address, path, state, generation })
+        Ok(Self { plane, underlay_address, path, state, changed: Notify::new(), generation })
+    }
+
+    /// What the services of this host's networks answer from, as it is now.
+    pub async fn serving(&self) -> Serving {
+        let state = self.state.lock().await;
+        let here = |ports: &&VmPorts| !matches!(ports.place, Place::Left(_));
+        let vms = state.vms.iter().filter(|(_, ports)| here(ports));
+        let nics = vms.flat_map(|(vm, ports)| ports.nics.iter().map(|nic| (*vm, nic.clone()))).collect::<Vec<_>>();
+        let of = |vni: u32| nics.iter().filter(|(_, nic)| nic.vni == vni).cloned().collect::<Vec<_>>();
+        let plan = self.merged(&state.desired, &state);
+        let networks = plan.networks.into_iter().map(|network| (of(network.vni), network));
+        Serving { networks: networks.filter(|(nics, _)| !nics.is_empty()).map(|(nics, n)| (n, nics)).collect() }
+    }
+
+    /// Returns after the next change, also if it has been made since the last call.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
     }
 
     pub fn generation(&self) -> u64 {
@@ -128,6 +152,7 @@ impl Networks {
                 .map_err(|error| self.not_written(ErrorClass::Transient, &error.to_string()))?;
             self.generation.store(possible.generation, Ordering::Relaxed);
             state.desired = possible;
+            self.changed.notify_one();
         }
         refused.map_or(Ok(()), Err)
     }
@@ -212,6 +237,7 @@ impl Networks {
     /// Remembers a VM's ports without touching the host; [`Self::reapply`] follows.
     pub async fn remember(&self, vm: Uuid, nics: &[NicAssignment], owner_uid: u32, place: Place) {
         self.state.lock().await.vms.insert(vm, VmPorts { nics: nics.to_vec(), owner_uid, place });
+        self.changed.notify_one();
     }
 
     /// Makes the VM's taps, guarded, and removes those it no longer has.
@@ -223,6 +249,7 @@ impl Networks {
             self.check_underlay(&network, &state).await?;
         }
         state.touched += 1;
+        self.changed.notify_one();
         let before = state.vms.insert(vm, VmPorts { nics: nics.to_vec(), owner_uid, place });
         let kept = |nic: &NicAssignment| nics.iter().any(|new| new.port == nic.port && new.vni == nic.vni);
         for nic in before.iter().flat_map(|ports| &ports.nics).filter(|nic| !kept(nic)) {
@@ -243,6 +270,7 @@ impl Networks {
     pub async fn activate(&self, vm: Uuid) -> Result<(), Problem> {
         let mut state = self.state.lock().await;
         state.touched += 1;
+        self.changed.notify_one();
         let Some(ports) = state.vms.get_mut(&vm) else { return Ok(()) };
         ports.place = Place::Here;
         for nic in &ports.nics {
@@ -256,6 +284,7 @@ impl Networks {
     pub async fn move_away(&self, vm: Uuid, vtep: IpAddr) -> Result<(), Problem> {
         let mut state = self.state.lock().await;
         state.touched += 1;
+        self.changed.notify_one();
         let Some(ports) = state.vms.get_mut(&vm) else { return Ok(()) };
         ports.place = Place::Left(vtep);
         for nic in &ports.nics {
@@ -268,6 +297,7 @@ impl Networks {
     pub async fn remove(&self, vm: Uuid) -> Result<(), Problem> {
         let mut state = self.state.lock().await;
         state.touched += 1;
+        self.changed.notify_one();
         let Some(ports) = state.vms.get(&vm) else { return Ok(()) };
         for nic in &ports.nics {
             let removed = self.plane.remove_port(&port_ref(nic)).await;
@@ -357,6 +387,7 @@ mod tests {
             gateway: None,
             dns: Vec::new(),
             more_addresses: Vec::new(),
+            dhcp: false,
         }
     }
 

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use gantry_types::{
-    Arch, ByteSize, Display, Firmware, GuestInfo, HaSpec, HaStatus, HostNetworks, MacAddress, MigrationFigures,
+    Arch, ByteSize, Display, Firmware, Flow, GuestInfo, HaSpec, HaStatus, HostNetworks, MacAddress, MigrationFigures,
     MigrationPolicy, MigrationProgress, Name, PowerState, Problem, VmMetrics,
 };
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,9 @@ pub trait AgentApi: Send + Sync {
     async fn migration_report(&self, vm: Uuid, migration: Uuid) -> Result<MigrationReport, Problem>;
     /// Source: stops the move if it is not handed over yet; the guest goes on here. The report tells the outcome.
     async fn cancel_migration(&self, vm: Uuid, migration: Uuid) -> Result<(), Problem>;
+    /// Destination, from the source while the guest stands still: connections of the VM that were tracked there, so that
+    /// they go on here. Those of other VMs' addresses are passed over.
+    async fn adopt_flows(&self, vm: Uuid, migration: Uuid, flows: &[Flow]) -> Result<(), Problem>;
     /// Destination, asked by the source: the VM is this host's now, let it run.
     async fn commit_migration(&self, vm: Uuid, migration: Uuid) -> Result<Verdict, Problem>;
     /// Destination: give up the migration unless it is already committed.
@@ -127,11 +130,20 @@ pub struct NicAssignment {
     /// Its addresses in the network's other subnets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more_addresses: Vec<NicAddress>,
+    /// The guest asks for its addresses instead of finding them in its seed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dhcp: bool,
 }
 
 impl NicAssignment {
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         std::iter::once(self.address).chain(self.more_addresses.iter().map(|more| more.address))
+    }
+
+    /// Each with the length of its subnet's prefix.
+    pub fn subnet_addresses(&self) -> impl Iterator<Item = (IpAddr, u8)> {
+        let more = self.more_addresses.iter().map(|more| (more.address, more.prefix_length));
+        std::iter::once((self.address, self.prefix_length)).chain(more)
     }
 }
 

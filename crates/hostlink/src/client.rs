@@ -17,7 +17,7 @@ use gantry_api::{
     paths::host as paths,
 };
 use gantry_trust::{ClientConfig, ExpectedPeer, LiveIdentity, TrustError, WebSocket};
-use gantry_types::{HostNetworks, Name, Problem};
+use gantry_types::{Flow, HostNetworks, Name, Problem};
 use reqwest::{Method, RequestBuilder};
 use serde::Serialize;
 use uuid::Uuid;
@@ -111,6 +111,9 @@ impl AgentApi for AgentClient {
     }
     async fn cancel_migration(&self, vm: Uuid, migration: Uuid) -> Result<(), Problem> {
         done(&self.host, self.migration_verb(vm, migration, "cancel")).await
+    }
+    async fn adopt_flows(&self, vm: Uuid, migration: Uuid, flows: &[Flow]) -> Result<(), Problem> {
+        done(&self.host, self.migration_verb(vm, migration, "flows").json(&flows)).await
     }
     async fn commit_migration(&self, vm: Uuid, migration: Uuid) -> Result<Verdict, Problem> {
         answer(&self.host, self.migration_verb(vm, migration, "commit")).await

@@ -127,10 +127,13 @@ async fn aborts_are_final(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), S
     let second = worked("receive again", agent.receive_migration(vm.uuid, &request).await)?;
     expect(first == second, "the endpoint changed")?;
     expect(state(agent, vm.uuid).await? == Some(VmRunState::Receiving), "it should be receiving")?;
+    worked("connections", agent.adopt_flows(vm.uuid, migration, &[]).await)?;
     for ask in 0..2 {
         let verdict = worked("abort", agent.abort_migration(vm.uuid, migration).await)?;
         expect(verdict == Verdict::Aborted, format!("abort {ask} answered {verdict:?}"))?;
     }
+    let adopted = agent.adopt_flows(vm.uuid, migration, &[]).await;
+    expect(adopted.is_err(), "connections were taken after the abort")?;
     let verdict = worked("commit after abort", agent.commit_migration(vm.uuid, migration).await)?;
     expect(verdict == Verdict::Aborted, "a commit after an abort was obeyed")?;
     refused("receive after abort", "migration-decided", agent.receive_migration(vm.uuid, &request).await)?;

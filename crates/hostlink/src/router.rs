@@ -10,7 +10,7 @@ use axum::{
     Extension, Json, Router,
     body::Bytes,
     extract::{
-        Path, Query, Request, State, WebSocketUpgrade,
+        DefaultBodyLimit, Path, Query, Request, State, WebSocketUpgrade,
         ws::{Message, WebSocket},
     },
     http::Method,
@@ -25,7 +25,7 @@ use gantry_api::{
     paths::host as paths,
 };
 use gantry_trust::{PeerIdentity, Role};
-use gantry_types::{ErrorClass, HostNetworks, Problem};
+use gantry_types::{ErrorClass, Flow, HostNetworks, Problem};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -44,6 +44,9 @@ pub trait Consoles: Send + Sync {
     async fn open(&self, vm: Uuid, kind: ConsoleKind) -> Result<Console, Problem>;
 }
 
+/// The connections of a VM that has very many.
+const FLOWS_LIMIT_BYTES: usize = 32 << 20;
+
 type Host = Arc<dyn AgentApi>;
 type Answer<T> = Result<Json<T>, Refusal>;
 
@@ -60,7 +63,7 @@ pub fn router(host: Host, consoles: Arc<dyn Consoles>) -> Router {
         .route(paths::RECEIVE, post(receive))
         .route(paths::SEND, post(send))
         .route(paths::MIGRATION, get(report))
-        .route(paths::MIGRATION_VERB, post(migration_verb))
+        .route(paths::MIGRATION_VERB, post(migration_verb).layer(DefaultBodyLimit::max(FLOWS_LIMIT_BYTES)))
         .with_state(host)
         .merge(
             Router::new().route(paths::VM_CONSOLE, get(serial)).route(paths::VM_VNC, get(screen)).with_state(consoles),
@@ -88,7 +91,9 @@ fn host_may(method: &Method, path: &str) -> bool {
     let parts: Vec<_> = path.trim_matches('/').split('/').collect();
     match parts.as_slice() {
         ["v1", "vms", _, "migrations", _] => method == Method::GET,
-        ["v1", "vms", _, "migrations", _, verb] => method == Method::POST && matches!(*verb, "commit" | "abort"),
+        ["v1", "vms", _, "migrations", _, verb] => {
+            method == Method::POST && matches!(*verb, "flows" | "commit" | "abort")
+        }
         _ => false,
     }
 }
@@ -187,6 +192,7 @@ async fn migration_verb(
     State(host): State<Host>,
     Path((vm, migration, verb)): Path<(Uuid, Uuid, String)>,
     Extension(peer): Extension<Option<PeerIdentity>>,
+    body: Bytes,
 ) -> Result<Response, Refusal> {
     if is_host(peer.as_ref()) {
         match host.migration_report(vm, migration).await {
@@ -197,6 +203,12 @@ async fn migration_verb(
         }
     }
     Ok(match verb.as_str() {
+        "flows" => {
+            let flows: Vec<Flow> = serde_json::from_slice(&body).map_err(|error| {
+                Problem::invalid("invalid-flows", format!("the connections of VM {vm} are not readable: {error}"))
+            })?;
+            Json(host.adopt_flows(vm, migration, &flows).await?).into_response()
+        }
         "commit" => Json(host.commit_migration(vm, migration).await?).into_response(),
         "abort" => Json(host.abort_migration(vm, migration).await?).into_response(),
         "cancel" => Json(host.cancel_migration(vm, migration).await?).into_response(),

@@ -198,6 +198,7 @@ async fn only_the_host_that_sends_may_settle_its_migration() {
     let denied = (ErrorClass::Denied, "not-your-migration".to_owned());
     for _ in 0..2 {
         assert_eq!(code(stranger.migration_report(vm.uuid, migration).await), denied);
+        assert_eq!(code(stranger.adopt_flows(vm.uuid, migration, &[]).await), denied);
         assert_eq!(code(stranger.commit_migration(vm.uuid, migration).await), denied);
         assert_eq!(code(stranger.abort_migration(vm.uuid, migration).await), denied);
         // Nor once it is settled.

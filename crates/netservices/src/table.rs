@@ -50,6 +50,7 @@ pub struct Port {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GuestMetadata {
     pub instance_id: String,
+    pub hostname: String,
     /// NoCloud's three files, as they would be on a seed disk.
     pub meta_data: String,
     pub user_data: Option<String>,
@@ -205,6 +206,7 @@ pub(crate) mod fixture {
             hostname: format!("web-{last}"),
             metadata: Some(Arc::new(GuestMetadata {
                 instance_id: format!("i-{last}"),
+                hostname: format!("web-{last}"),
                 meta_data: format!("instance-id: i-{last}\nlocal-hostname: web-{last}\n"),
                 user_data: (last == 10).then(|| "#cloud-config\n".to_owned()),
                 network_config: "version: 2\n".to_owned(),

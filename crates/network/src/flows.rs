@@ -55,11 +55,26 @@ impl FlowTable {
         self.work(place, "read tracked connections", work).await
     }
 
-    /// Adds connections as they were elsewhere; those that are here are left as they are.
-    pub async fn add(&self, place: &Place, flows: &[Flow]) -> Result<()> {
+    /// Adds connections as they were elsewhere; those that are here are left as they are. Answers with what was added.
+    pub async fn add(&self, place: &Place, flows: &[Flow]) -> Result<Vec<Flow>> {
         let (zone, flows) = (place.zone, flows.to_vec());
-        let work = move |table: &mut Conntrack| flows.iter().take(LIMIT).try_for_each(|flow| table.add(zone, flow));
+        let work = move |table: &mut Conntrack| {
+            let mut added = Vec::new();
+            for flow in flows.into_iter().take(LIMIT) {
+                if table.add(zone, &flow)? {
+                    added.push(flow);
+                }
+            }
+            Ok(added)
+        };
         self.work(place, "add tracked connections", work).await
+    }
+
+    /// Deletes exactly these connections, if they are here.
+    pub async fn delete(&self, place: &Place, flows: &[Flow]) -> Result<()> {
+        let (zone, flows) = (place.zone, flows.to_vec());
+        let work = move |table: &mut Conntrack| flows.iter().try_for_each(|flow| table.delete(zone, flow));
+        self.work(place, "delete tracked connections", work).await
     }
 
     /// Forgets all connections of `addresses`: what comes is judged by the rules alone.

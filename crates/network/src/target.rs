@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::desired::{IPV6_MINIMUM_MTU_BYTES, HostNetwork, HostNetworks, LocalPort, NetworkDevices, PortDevice};
+use crate::desired::{HostNetwork, HostNetworks, IPV6_MINIMUM_MTU_BYTES, LocalPort, NetworkDevices, PortDevice};
 use crate::error::Result;
 use crate::groups;
 use crate::guard;
 use crate::mac::{EthernetAddress, MacAddress};
-use crate::observed::{BridgeOptions, Link, LinkKind, Observed, PortFlags, VxlanOptions};
 use crate::names;
+use crate::observed::{BridgeOptions, Link, LinkKind, Observed, PortFlags, VxlanOptions};
 use crate::plan::{Change, Scope, plan};
 use crate::plane::PortRef;
 use crate::router;

@@ -115,8 +115,8 @@ async fn moves(to: &str) {
     client.set_read_timeout(Some(UNHEARD)).unwrap();
     assert!(client.read(&mut [0; 5]).is_err(), "the rules let a stranger's packets through");
 
-    site.table(1).add(&place(), &flows).await.unwrap();
-    site.table(1).add(&place(), &flows).await.unwrap();
+    assert_eq!(site.table(1).add(&place(), &flows).await.unwrap(), flows);
+    assert_eq!(site.table(1).add(&place(), &flows).await.unwrap(), [], "it is there already");
     let moved = site.table(1).flows(&place(), &[server_address]).await.unwrap();
     assert_eq!((moved[0].original, moved[0].reply), (flows[0].original, flows[0].reply));
     client.set_read_timeout(Some(Duration::from_secs(30))).unwrap();

@@ -35,4 +35,4 @@ pub use import::{ImageInfo, ImportLimits, ImportOptions, ImportPhase, ImportProg
 pub use network_config::SeedNic;
 pub use pool::{DirPool, PoolCapacity};
 pub use probe::{Compression, Refusal};
-pub use seed::{Seed, SeedError};
+pub use seed::{Seed, SeedError, SeedTexts};

@@ -77,18 +77,33 @@ struct MetaData<'a> {
     local_hostname: &'a str,
 }
 
+/// A seed's three files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeedTexts {
+    pub meta_data: String,
+    pub user_data: Vec<u8>,
+    pub network_config: String,
+}
+
 impl Seed {
-    /// The bytes of the seed disk.
-    pub fn build(&self) -> Result<Vec<u8>, SeedError> {
+    /// The files of the seed disk, for whoever hands them out in another way.
+    pub fn texts(&self) -> Result<SeedTexts, SeedError> {
         self.validate()?;
         let meta_data = MetaData { instance_id: &self.instance_id, local_hostname: &self.hostname };
-        let meta_data = serde_norway::to_string(&meta_data).map_err(SeedError::Yaml)?;
-        let network_config = network_config::render(&self.nics).map_err(SeedError::Yaml)?;
-        let user_data = self.user_data.as_deref().unwrap_or(b"#cloud-config\n");
+        Ok(SeedTexts {
+            meta_data: serde_norway::to_string(&meta_data).map_err(SeedError::Yaml)?,
+            user_data: self.user_data.clone().unwrap_or_else(|| b"#cloud-config\n".to_vec()),
+            network_config: network_config::render(&self.nics).map_err(SeedError::Yaml)?,
+        })
+    }
+
+    /// The bytes of the seed disk.
+    pub fn build(&self) -> Result<Vec<u8>, SeedError> {
+        let texts = self.texts()?;
         let files: [(&str, &[u8]); 3] = [
-            ("meta-data", meta_data.as_bytes()),
-            ("user-data", user_data),
-            ("network-config", network_config.as_bytes()),
+            ("meta-data", texts.meta_data.as_bytes()),
+            ("user-data", texts.user_data.as_slice()),
+            ("network-config", texts.network_config.as_bytes()),
         ];
         make_disk(&files).map_err(SeedError::FileSystem)
     }

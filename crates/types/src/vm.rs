@@ -137,12 +137,15 @@ pub struct NicSpec {
     /// The security groups that its port starts with; later they are changed at the port.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub security_groups: Vec<Name>,
+    /// The guest is to ask for its addresses by DHCP. Otherwise they are in its seed; the network answers either way.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dhcp: bool,
 }
 
 impl NicSpec {
     /// A card of which everything is chosen by the network.
     pub fn new(network: Name) -> Self {
-        Self { network, address: None, mac: None, port: None, security_groups: Vec::new() }
+        Self { network, address: None, mac: None, port: None, security_groups: Vec::new(), dhcp: false }
     }
 }
 

@@ -7,11 +7,12 @@ use gantry_api::agent::{MigrationEndpoint, MigrationReport, MigrationState, Rece
 use gantry_qemu::migration::{ListenOptions, ListenTls, MigrationDestination, MigrationPhase};
 use gantry_qemu::qmp::command::AnnounceSelf;
 use gantry_trust::{LeafNames, PeerIdentity, Role};
-use gantry_types::{PowerState, Problem};
+use gantry_types::{Flow, PowerState, Problem};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::verdicts::Decision;
+use crate::flows;
 use crate::host::Host;
 use crate::networks::Place;
 use crate::problem::problem;
@@ -162,6 +163,18 @@ impl VmTask {
         self.carry_out_verdict(decision).await
     }
 
+    /// The source sends them while it hands over; they are of use from the moment the guest runs.
+    pub(crate) async fn adopt_flows(&mut self, migration: Uuid, flows: &[Flow]) -> Result<(), Problem> {
+        if !self.is_receiving() || self.migration_id() != Some(migration) {
+            return Err(Problem::conflict("not-receiving", format!("migration {migration} is not received here"))
+                .remedy("nothing is to be done: the source sends them once, and goes on without"));
+        }
+        let added = flows::adopt(&self.known()?.assignment.nics, flows).await?;
+        tracing::debug!(vm = %self.vm, sent = flows.len(), added = added.len(), "connections of the arriving VM");
+        self.adopted_flows.extend(added);
+        Ok(())
+    }
+
     fn decision(&self, verdict: Verdict, reason: &str) -> Decision {
         let migration = self.record.as_ref().and_then(|record| record.migration.as_ref());
         let source = migration.and_then(|migration| migration.source(&self.host.config.name));
@@ -178,6 +191,10 @@ impl VmTask {
 
     /// What can't be removed now is removed when the agent starts again.
     async fn clean_up_aborted(&mut self) -> Next {
+        let added = std::mem::take(&mut self.adopted_flows);
+        if let Some(record) = &self.record {
+            flows::give_back(&record.assignment.nics, &added).await;
+        }
         match self.tear_down().await {
             Ok(()) => Next::Over,
             Err(error) => {
@@ -235,6 +252,7 @@ impl VmTask {
             }
         }
         self.paused = paused;
+        self.adopted_flows.clear();
         if let Some(migration) = self.record.as_mut().and_then(|record| record.migration.as_mut()) {
             migration.state = MigrationState::Committed;
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::AgentApi;
-use gantry_api::agent::{SendMigration, Verdict};
+use gantry_api::agent::{NicAssignment, SendMigration, Verdict};
 use gantry_hostlink::AgentClient;
 use gantry_qemu::migration::{HandedOver, MigrationError, MigrationPhase, MigrationSource, RamTuning};
 use gantry_qemu::qmp::{Event, EventStream, Qmp};
@@ -17,12 +17,15 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::convergence::Convergence;
+use crate::flows;
 use crate::problem::problem;
 use crate::vm::{Command, Shared, SourceStep};
 
 /// A disk of terabytes over a slow link; progress is shown, and it can be cancelled at any time.
 const COPY_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The guest stands still during these.
+/// Within it they come before the commit, which waits for them.
+const FLOWS_LIMIT: Duration = Duration::from_secs(1);
 const SWITCHOVER_LIMIT: Duration = Duration::from_secs(30);
 const CANCEL_LIMIT: Duration = Duration::from_secs(30);
 /// So long post-copy may stand still before its connection is given up: nothing else notices a cut cable for minutes.
@@ -41,6 +44,7 @@ pub(super) struct Sending {
     pub source: Option<MigrationSource>,
     pub qmp: Option<Qmp>,
     pub peer: AgentClient,
+    pub nics: Vec<NicAssignment>,
     /// The guest runs, and goes on running if the migration fails.
     pub resume: bool,
     pub shared: Arc<Shared>,
@@ -145,9 +149,9 @@ impl Sending {
         let failed = |error| self.failed(error);
         let deadline = Instant::now() + SWITCHOVER_LIMIT;
         self.check_destination().await?;
-        source.finish_mirror(deadline).await.map_err(failed)?;
-        source.continue_switchover().await.map_err(failed)?;
-        let handed_over = source.wait_handed_over(deadline).await.map_err(failed)?;
+        // The guest stands still: its connections do not change any more but for what others send.
+        let (handed_over, ()) = tokio::join!(self.hand_over(source, deadline), self.hand_over_flows());
+        let handed_over = handed_over.map_err(failed)?;
         if handed_over == HandedOver::PostcopyActive {
             self.phase("post_copy");
         }
@@ -159,6 +163,28 @@ impl Sending {
         let post_copy = seen || handed_over == HandedOver::PostcopyActive;
         measured.mode = Some(if post_copy { MigrationMode::PostCopy } else { MigrationMode::PreCopy });
         Ok(())
+    }
+
+    async fn hand_over(&self, source: &MigrationSource, deadline: Instant) -> Result<HandedOver, MigrationError> {
+        source.finish_mirror(deadline).await?;
+        source.continue_switchover().await?;
+        source.wait_handed_over(deadline).await
+    }
+
+    /// Sends the guest's tracked connections ahead of it. Without them it moves all the same.
+    async fn hand_over_flows(&self) {
+        let hand_over = async {
+            let flows = flows::of_vm(&self.nics).await?;
+            if flows.is_empty() {
+                return Ok(());
+            }
+            self.peer.adopt_flows(self.vm, self.request.migration, &flows).await
+        };
+        match timeout(FLOWS_LIMIT, hand_over).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(vm = %self.vm, %error, "the VM moves without its tracked connections"),
+            Err(_) => tracing::warn!(vm = %self.vm, "the VM moves without its tracked connections: it took too long"),
+        }
     }
 
     /// Disk and memory, until the guest stops for the rest. Answers with what QEMU reports from then on.

@@ -91,6 +91,7 @@ impl VmTask {
             source,
             qmp,
             peer,
+            nics: self.known()?.assignment.nics.clone(),
             resume,
             shared: self.shared.clone(),
             commands: self.self_commands.clone(),

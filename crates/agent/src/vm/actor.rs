@@ -7,7 +7,7 @@ use std::time::Duration;
 use gantry_api::agent::{MigrationState, VmRunState};
 use gantry_qemu::process::{ProcessError, QemuProcess, log_tail};
 use gantry_qemu::qmp::{Event, QmpError, command::QueryStatus};
-use gantry_types::{PowerState, Problem, Timestamp};
+use gantry_types::{Flow, PowerState, Problem, Timestamp};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
@@ -41,6 +41,8 @@ pub(crate) struct VmTask {
     pub(crate) sending: Option<SendingTask>,
     /// Post-copy to this host was interrupted and waits to go on.
     pub(crate) interrupted: Option<Interrupted>,
+    /// Of the VM that is on its way here: deleted again if it does not come.
+    pub(crate) adopted_flows: Vec<Flow>,
     /// The agent has just started and has not looked for QEMU yet.
     pub(super) recovering: bool,
     /// When it is tried again to start the VM, and how long is waited the next time.
@@ -94,6 +96,7 @@ impl VmTask {
             expected_end: None,
             sending: None,
             interrupted: None,
+            adopted_flows: Vec::new(),
             recovering,
             keep_up_at: None,
             keep_up_pause: KEEP_UP_PAUSE_FIRST,
@@ -159,6 +162,9 @@ impl VmTask {
             Command::Cancel(migration, reply) => drop(reply.send(self.cancel(migration))),
             Command::Probe(reply) => drop(reply.send(self.probe())),
             Command::Step(step, reply) => drop(reply.send(self.step(step).await)),
+            Command::AdoptFlows(migration, flows, reply) => {
+                drop(reply.send(self.adopt_flows(migration, &flows).await));
+            }
             Command::Commit(migration, reply) => {
                 let (verdict, next) = self.commit(migration).await;
                 return self.conclude(verdict, next, reply);

@@ -5,6 +5,7 @@ use gantry_types::{PowerState, Problem};
 
 use super::actor::{Run, VmTask};
 use super::{disk, machine};
+use crate::flows;
 use crate::networks::Place;
 use crate::problem::problem;
 use crate::records::Record;
@@ -87,7 +88,10 @@ impl VmTask {
         self.stop_sending("the VM was removed").await;
         // An agent that is killed half way must not start it again.
         self.want(PowerState::Stopped).await?;
-        self.tear_down().await
+        let nics = self.known()?.assignment.nics.clone();
+        self.tear_down().await?;
+        flows::forget(&nics).await;
+        Ok(())
     }
 
     /// Ends QEMU and deletes everything of the VM; the record last.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_api::agent::Assignment;
 use gantry_qemu::machine::{
     Accelerator, BackingImage, Disk, DiskFormat, Firmware as QemuFirmware, Launch, MachineConfig, Nic, SocketsDir,
     find_uefi,
@@ -19,6 +20,7 @@ use gantry_qemu::process::{Identity, QemuProcess, SpawnSpec, log_tail, open_tap}
 use gantry_qemu::qmp::{EventStream, Qmp};
 use gantry_storage::{Seed, SeedNic};
 use gantry_types::{Display, Firmware, Problem};
+use ipnet::IpNet;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -84,23 +86,7 @@ pub(crate) async fn prepare_files(host: &Host, record: &mut Record) -> Result<()
     let assignment = &record.assignment;
     let files = files(host, assignment.uuid);
     let uid = record.owner_uid;
-    let nics = assignment.nics.iter().map(|nic| SeedNic {
-        mac: nic.mac,
-        addresses: std::iter::once((nic.address, nic.prefix_length))
-            .chain(nic.more_addresses.iter().map(|more| (more.address, more.prefix_length)))
-            .filter_map(|(address, prefix_length)| ipnet::IpNet::new(address, prefix_length).ok())
-            .collect(),
-        gateways: nic.gateway.into_iter().chain(nic.more_addresses.iter().filter_map(|more| more.gateway)).collect(),
-        dns: nic.dns.clone(),
-        mtu: Some(nic.mtu),
-    });
-    let seed = Seed {
-        instance_id: assignment.uuid.to_string(),
-        hostname: assignment.name.to_string(),
-        nics: nics.collect(),
-        user_data: assignment.user_data.clone().map(String::into_bytes),
-    };
-    let content = seed.build().map_err(|error| {
+    let content = seed_of(assignment).build().map_err(|error| {
         Problem::invalid("invalid-seed", format!("{}: {}", named(record), crate::problem::chain(&error)))
             .remedy("change the VM's name, networks or user data as the message says")
     })?;
@@ -119,6 +105,29 @@ pub(crate) async fn prepare_files(host: &Host, record: &mut Record) -> Result<()
         Ok(())
     })
     .await
+}
+
+/// What a VM's guest is told of itself, on its seed disk as by the metadata service.
+pub(crate) fn seed_of(assignment: &Assignment) -> Seed {
+    let nics = assignment.nics.iter().map(|nic| match nic.dhcp {
+        true => SeedNic { mac: nic.mac, addresses: Vec::new(), gateways: Vec::new(), dns: Vec::new(), mtu: None },
+        false => SeedNic {
+            mac: nic.mac,
+            addresses: nic
+                .subnet_addresses()
+                .filter_map(|(address, prefix)| IpNet::new(address, prefix).ok())
+                .collect(),
+            gateways: nic.gateway.into_iter().chain(nic.more_addresses.iter().filter_map(|a| a.gateway)).collect(),
+            dns: nic.dns.clone(),
+            mtu: Some(nic.mtu),
+        },
+    });
+    Seed {
+        instance_id: assignment.uuid.to_string(),
+        hostname: assignment.name.to_string(),
+        nics: nics.collect(),
+        user_data: assignment.user_data.clone().map(String::into_bytes),
+    }
 }
 
 fn file_problem(what: &str, path: &Path, error: &io::Error) -> Problem {

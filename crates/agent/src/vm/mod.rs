@@ -41,7 +41,7 @@ use gantry_api::agent::{
     Assignment, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration, SendMigration, Verdict,
     VmObservation, VmRunState,
 };
-use gantry_types::{GuestInfo, MigrationFigures, MigrationProgress, Problem, Timestamp, VmMetrics};
+use gantry_types::{Flow, GuestInfo, MigrationFigures, MigrationProgress, Problem, Timestamp, VmMetrics};
 use tokio::sync::{Notify, mpsc, oneshot};
 use uuid::Uuid;
 
@@ -52,7 +52,7 @@ pub(crate) use console::ConsoleLine;
 pub(crate) use definition::committed_here;
 pub(crate) use disk::check_nothing_left;
 pub(crate) use liveness::check as check_liveness;
-pub(crate) use machine::{DISK_NODE, Machine, files, prepare_files};
+pub(crate) use machine::{DISK_NODE, Machine, files, prepare_files, seed_of};
 pub(crate) use screen::open as open_screen;
 
 /// A guest agent that was silent for longer is not reported as there.
@@ -75,6 +75,7 @@ pub(crate) enum Command {
     Send(Box<SendMigration>, Reply<()>),
     Report(Uuid, Reply<MigrationReport>),
     Cancel(Uuid, Reply<()>),
+    AdoptFlows(Uuid, Vec<Flow>, Reply<()>),
     Commit(Uuid, Reply<Verdict>),
     Abort(Uuid, Reply<Verdict>),
     Release(Uuid, Reply<()>),

@@ -172,6 +172,7 @@ impl World {
                 gateway: None,
                 dns: Vec::new(),
                 more_addresses: Vec::new(),
+                dhcp: false,
             }],
             user_data: None,
             power: PowerState::Running,

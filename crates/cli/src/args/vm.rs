@@ -128,7 +128,7 @@ pub struct Create {
     /// Size of its disk; the image's if not given
     #[arg(long, value_name = "SIZE")]
     pub disk: Option<ByteSize>,
-    /// A network card: NETWORK[,ip=ADDRESS][,mac=MAC][,group=SECURITY-GROUP] or NETWORK,port=PORT; may be given several times
+    /// A network card: NETWORK[,ip=ADDRESS][,mac=MAC][,group=SECURITY-GROUP][,dhcp] or NETWORK,port=PORT[,dhcp]; may be given several times
     #[arg(long = "network", value_name = "NETWORK", value_parser = parse_nic)]
     pub networks: Vec<NicSpec>,
     /// cloud-init user-data
@@ -273,13 +273,14 @@ impl From<PostCopyChoice> for PostCopy {
     }
 }
 
-/// `NETWORK[,ip=ADDRESS][,mac=MAC][,group=SECURITY-GROUP]…` or `NETWORK,port=PORT`
+/// `NETWORK[,ip=ADDRESS][,mac=MAC][,group=SECURITY-GROUP]…[,dhcp]` or `NETWORK,port=PORT[,dhcp]`
 fn parse_nic(text: &str) -> Result<NicSpec, String> {
     let mut parts = text.split(',');
     let network = parts.next().unwrap_or_default().parse::<Name>().map_err(|error| error.to_string())?;
     let mut nic = NicSpec::new(network);
     for part in parts {
         match part.split_once('=') {
+            None if part == "dhcp" && !nic.dhcp => nic.dhcp = true,
             Some(("ip", value)) if nic.address.is_none() => {
                 nic.address = Some(value.parse().map_err(|_| format!("'{value}' is not an IP address"))?);
             }
@@ -293,7 +294,7 @@ fn parse_nic(text: &str) -> Result<NicSpec, String> {
                 nic.security_groups.push(value.parse::<Name>().map_err(|error| error.to_string())?);
             }
             _ => {
-                let form = "NETWORK[,ip=ADDRESS][,mac=MAC][,group=SECURITY-GROUP]… or NETWORK,port=PORT";
+                let form = "NETWORK[,ip=ADDRESS][,mac=MAC][,group=SECURITY-GROUP]…[,dhcp] or NETWORK,port=PORT[,dhcp]";
                 return Err(format!("'{part}' is not known here: write {form}"));
             }
         }

@@ -40,7 +40,7 @@ pub fn image_of(app: &App, vm: &Vm) -> Result<Option<ImageRef>, Problem> {
 /// With the given epoch. The VM must have its addresses and its disk's size.
 pub fn assignment(app: &App, vm: &Vm, epoch: u64) -> Result<Assignment, Problem> {
     let mut nics = Vec::with_capacity(vm.status.nics.len());
-    for nic in &vm.status.nics {
+    for (index, nic) in vm.status.nics.iter().enumerate() {
         let network = network::find(app, &nic.network)?;
         let subnets = app.model.read(|tables| subnets::of_network(tables, &network));
         let subnet_of = |address: IpAddr| subnets.iter().find(|subnet| subnet.cidr.contains(&address));
@@ -71,6 +71,8 @@ pub fn assignment(app: &App, vm: &Vm, epoch: u64) -> Result<Assignment, Problem>
             gateway: first.gateway,
             dns,
             more_addresses: nic.more_addresses.iter().copied().map(with_subnet).collect(),
+            // Cards are in the order of the spec.
+            dhcp: vm.spec.nics.get(index).is_some_and(|spec| spec.dhcp),
         });
     }
     let size = vm.status.disk.ok_or_else(|| {

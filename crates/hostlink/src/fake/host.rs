@@ -10,7 +10,7 @@ use gantry_api::{
         ProtectVm, ReceiveMigration, SendMigration, Verdict, VmObservation,
     },
 };
-use gantry_types::{HostNetworks, Name, PostCopy, Problem};
+use gantry_types::{Flow, HostNetworks, Name, PostCopy, Problem};
 use uuid::Uuid;
 
 use super::{
@@ -213,6 +213,14 @@ impl HostState {
         Ok(())
     }
 
+    fn check_receiving(&self, uuid: Uuid, migration: Uuid) -> Result<(), Problem> {
+        let vm = self.vms.get(&uuid).ok_or_else(|| Problem::not_found("vm", &uuid.to_string()))?;
+        if is_receiving(vm, migration) {
+            return Ok(());
+        }
+        Err(Problem::conflict("not-receiving", format!("migration {migration} is not received here")))
+    }
+
     fn report(&self, uuid: Uuid, migration: Uuid) -> Result<MigrationReport, Problem> {
         if let Some(vm) = self.vms.get(&uuid)
             && let Some(known) = vm.migration.as_ref().filter(|known| known.id == migration)
@@ -346,6 +354,10 @@ impl AgentApi for FakeHost {
 
     async fn cancel_migration(&self, vm: Uuid, migration: Uuid) -> Result<(), Problem> {
         self.on_host("cancel_migration", |host| host.cancel(vm, migration))
+    }
+
+    async fn adopt_flows(&self, vm: Uuid, migration: Uuid, _flows: &[Flow]) -> Result<(), Problem> {
+        self.on_host("adopt_flows", |host| host.check_receiving(vm, migration))
     }
 
     async fn commit_migration(&self, vm: Uuid, migration: Uuid) -> Result<Verdict, Problem> {

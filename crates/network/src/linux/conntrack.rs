@@ -81,13 +81,13 @@ impl Conntrack {
         Ok(flows)
     }
 
-    /// Adds an entry; one that is there already is left as it is.
-    pub fn add(&mut self, zone: u16, flow: &Flow) -> io::Result<()> {
+    /// Adds an entry; one that is there already is left as it is, and the answer is false.
+    pub fn add(&mut self, zone: u16, flow: &Flow) -> io::Result<bool> {
         let family = family(flow.original.source);
         self.ask(NEW, REQUEST | ACKNOWLEDGE | CREATE | EXCLUSIVE, family, &write_flow(zone, flow))?;
         match self.answers(|_, _| {}) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            answered => answered,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            answered => answered.map(|()| true),
         }
     }
 
@@ -319,7 +319,8 @@ mod tests {
         };
         for (source, destination) in [("10.9.0.1", "10.9.0.10"), ("fd09::1", "fd09::10")] {
             let original = tuple(source, destination);
-            let tcp = TcpFlow { state: 3, original_scale: 7, reply_scale: 8, original_flags: BE_LIBERAL, reply_flags: 9 };
+            let tcp =
+                TcpFlow { state: 3, original_scale: 7, reply_scale: 8, original_flags: BE_LIBERAL, reply_flags: 9 };
             let flow = Flow {
                 place: FlowPlace::Network(5),
                 protocol: TCP,

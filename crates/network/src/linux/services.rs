@@ -69,7 +69,8 @@ impl ServicesPort {
                 unshare(CloneFlags::CLONE_NEWNET)?;
                 File::open("/proc/thread-self/ns/net")
             };
-            std::thread::scope(|scope| scope.spawn(make).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            std::thread::scope(|scope| scope.spawn(make).join())
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         });
         let spawn = |source| NetworkError::Spawn { program: "a network namespace".into(), source };
         let port = Self {
@@ -192,8 +193,6 @@ fn inside<T: Send>(namespace: &File, work: impl FnOnce() -> T + Send) -> std::io
     std::thread::scope(|scope| scope.spawn(enter).join()).unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> std::io::Result<T> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
 }
