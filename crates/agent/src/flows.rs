@@ -5,19 +5,25 @@
 //!
 //! On failure the VM moves all the same; what is lost is logged.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use gantry_api::agent::NicAssignment;
 use gantry_network::flows::{FlowTable, Place};
 use gantry_types::{Flow, FlowPlace, Problem, conntrack_zone};
+use uuid::Uuid;
 
 use crate::problem::problem;
 
-/// In the order of its cards.
-pub(crate) async fn of_vm(nics: &[NicAssignment]) -> Result<Vec<Flow>, Problem> {
+/// Those of its cards, and those that came to its `floating` addresses. What a router sends out under the host's own
+/// address is not among them: that address stays where it is.
+pub(crate) async fn of_vm(nics: &[NicAssignment], floating: &[(Uuid, Vec<IpAddr>)]) -> Result<Vec<Flow>, Problem> {
+    let table = FlowTable::default();
+    let cards = nics.iter().map(|nic| (place(nic), addresses(nic)));
+    let routers = floating.iter().map(|(router, addresses)| (table.router(*router), addresses.clone()));
     let mut flows: Vec<Flow> = Vec::new();
-    for nic in nics {
-        let found = FlowTable::default().flows(&place(nic), &addresses(nic)).await;
+    for (place, addresses) in cards.chain(routers) {
+        let found = table.flows(&place, &addresses).await;
         flows.extend(found.map_err(|error| problem("flows-not-read", "the connections of a moving VM", &error))?);
     }
     Ok(flows)
@@ -25,11 +31,14 @@ pub(crate) async fn of_vm(nics: &[NicAssignment]) -> Result<Vec<Flow>, Problem> 
 
 /// Adds those that are of the VM's own ports. Answers with what was not here before.
 pub(crate) async fn adopt(nics: &[NicAssignment], flows: &[Flow]) -> Result<Vec<Flow>, Problem> {
+    let is_own = |flow: &&Flow| match flow.place {
+        FlowPlace::Network(vni) => {
+            nics.iter().filter(|nic| nic.vni == vni).any(|nic| nic.addresses().any(|own| flow.touches(own)))
+        }
+        FlowPlace::Router(_) => nics.iter().any(|nic| nic.addresses().any(|own| flow.touches(own))),
+    };
     let mut added = Vec::new();
-    for nic in nics {
-        let (place, addresses) = (place(nic), addresses(nic));
-        let is_own = |flow: &&Flow| flow.place == place.name && addresses.iter().any(|address| flow.touches(*address));
-        let own = flows.iter().filter(is_own).cloned().collect::<Vec<_>>();
+    for (place, own) in by_place(flows.iter().filter(is_own)) {
         let done = FlowTable::default().add(&place, &own).await;
         added.extend(done.map_err(|error| problem("flows-not-added", "the connections of an arriving VM", &error))?);
     }
@@ -37,10 +46,8 @@ pub(crate) async fn adopt(nics: &[NicAssignment], flows: &[Flow]) -> Result<Vec<
 }
 
 /// Deletes what [`adopt`] has added.
-pub(crate) async fn give_back(nics: &[NicAssignment], added: &[Flow]) {
-    for nic in nics {
-        let place = place(nic);
-        let own = added.iter().filter(|flow| flow.place == place.name).cloned().collect::<Vec<_>>();
+pub(crate) async fn give_back(added: &[Flow]) {
+    for (place, own) in by_place(added.iter()) {
         if let Err(error) = FlowTable::default().delete(&place, &own).await {
             tracing::warn!(%error, "connections of a VM that did not come are tracked until they time out");
         }
@@ -57,7 +64,21 @@ pub(crate) async fn forget(nics: &[NicAssignment]) {
 }
 
 fn place(nic: &NicAssignment) -> Place {
-    Place { name: FlowPlace::Network(nic.vni), namespace: None, zone: conntrack_zone(nic.vni) }
+    here(FlowPlace::Network(nic.vni))
+}
+
+/// Where on this host the connections of a network or router are.
+fn here(place: FlowPlace) -> Place {
+    match place {
+        FlowPlace::Network(vni) => Place { name: place, namespace: None, zone: conntrack_zone(vni) },
+        FlowPlace::Router(router) => FlowTable::default().router(router),
+    }
+}
+
+fn by_place<'a>(flows: impl Iterator<Item = &'a Flow>) -> Vec<(Place, Vec<Flow>)> {
+    let mut sorted: BTreeMap<FlowPlace, Vec<Flow>> = BTreeMap::new();
+    flows.for_each(|flow| sorted.entry(flow.place).or_default().push(flow.clone()));
+    sorted.into_iter().map(|(place, flows)| (here(place), flows)).collect()
 }
 
 fn addresses(nic: &NicAssignment) -> Vec<IpAddr> {

@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use gantry_api::agent::NicAssignment;
 use gantry_network::plan::{Scope, plan};
 use gantry_network::{DataPlane, NetworkError, PortRef, target};
-use gantry_types::{ErrorClass, HostNetwork, HostNetworks, LocalPort, Problem, RemotePort};
+use gantry_types::{ErrorClass, HostNetwork, HostNetworks, HostRouter, LocalPort, Problem, RemotePort};
 use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
 
@@ -116,6 +116,18 @@ impl Networks {
         let plan = self.merged(&state.desired, &state);
         let networks = plan.networks.into_iter().map(|network| (of(network.vni), network));
         Serving { networks: networks.filter(|(nics, _)| !nics.is_empty()).map(|(nics, n)| (n, nics)).collect() }
+    }
+
+    /// The routers that give one of `nics` an address of another network, with these addresses.
+    pub async fn floating(&self, nics: &[NicAssignment]) -> Vec<(Uuid, Vec<IpAddr>)> {
+        let state = self.state.lock().await;
+        let own = |address: IpAddr| nics.iter().any(|nic| nic.addresses().any(|own| own == address));
+        let of = |router: &HostRouter| {
+            let floating =
+                router.floating.iter().filter(|floating| own(floating.fixed)).map(|floating| floating.address);
+            (router.uuid, floating.collect::<Vec<_>>())
+        };
+        state.desired.routers.iter().map(of).filter(|(_, addresses)| !addresses.is_empty()).collect()
     }
 
     /// Returns after the next change, also if it has been made since the last call.

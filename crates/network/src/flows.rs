@@ -16,9 +16,13 @@ use std::path::PathBuf;
 
 use gantry_types::{Flow, FlowPlace};
 use nix::sched::{CloneFlags, setns};
+use uuid::Uuid;
 
 use crate::error::{NetworkError, Result};
+use crate::linux::command::Tools;
 use crate::linux::conntrack::Conntrack;
+use crate::linux::router;
+use crate::names;
 
 /// More than a guest of the largest size has: what is above is left to time out.
 const LIMIT: usize = 65_536;
@@ -42,6 +46,12 @@ impl FlowTable {
     /// Of the host with this network namespace; of this process's if absent.
     pub fn of(host: Option<String>) -> Self {
         Self { host }
+    }
+
+    /// Where a router's translations are on this host.
+    pub fn router(&self, router: Uuid) -> Place {
+        let namespace = router::name(&Tools::of(self.host.as_deref()), &names::router_key(router));
+        Place { name: FlowPlace::Router(router), namespace: Some(namespace), zone: 0 }
     }
 
     /// The connections of `addresses`.

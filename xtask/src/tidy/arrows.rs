@@ -68,6 +68,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "gantry-cli",
             "gantry-hostlink",
             "gantry-lab",
+            "gantry-network",
             "gantry-placement",
             "gantry-qemu",
             "gantry-storage",

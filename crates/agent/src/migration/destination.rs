@@ -192,9 +192,7 @@ impl VmTask {
     /// What can't be removed now is removed when the agent starts again.
     async fn clean_up_aborted(&mut self) -> Next {
         let added = std::mem::take(&mut self.adopted_flows);
-        if let Some(record) = &self.record {
-            flows::give_back(&record.assignment.nics, &added).await;
-        }
+        flows::give_back(&added).await;
         match self.tear_down().await {
             Ok(()) => Next::Over,
             Err(error) => {

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::convergence::Convergence;
 use crate::flows;
+use crate::host::Host;
 use crate::problem::problem;
 use crate::vm::{Command, Shared, SourceStep};
 
@@ -45,6 +46,7 @@ pub(super) struct Sending {
     pub qmp: Option<Qmp>,
     pub peer: AgentClient,
     pub nics: Vec<NicAssignment>,
+    pub host: Arc<Host>,
     /// The guest runs, and goes on running if the migration fails.
     pub resume: bool,
     pub shared: Arc<Shared>,
@@ -174,7 +176,8 @@ impl Sending {
     /// Sends the guest's tracked connections ahead of it. Without them it moves all the same.
     async fn hand_over_flows(&self) {
         let hand_over = async {
-            let flows = flows::of_vm(&self.nics).await?;
+            let floating = self.host.networks.floating(&self.nics).await;
+            let flows = flows::of_vm(&self.nics, &floating).await?;
             if flows.is_empty() {
                 return Ok(());
             }

@@ -92,6 +92,7 @@ impl VmTask {
             qmp,
             peer,
             nics: self.known()?.assignment.nics.clone(),
+            host: self.host.clone(),
             resume,
             shared: self.shared.clone(),
             commands: self.self_commands.clone(),

@@ -5,6 +5,7 @@
 
 mod api;
 mod migrate;
+mod network;
 mod placement;
 mod report;
 mod start;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 pub use api::{OBJECTS, api};
 pub use migrate::migrate;
+pub use network::{PORTS, network};
 pub use placement::placement;
 pub use report::{Better, Figure, Report};
 pub use start::start;

@@ -15,9 +15,12 @@ struct Arguments {
     /// Also write the figures here
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Runs of each side of `start` and `migrate`
+    /// Runs of each side of `start`, `migrate` and `network`
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
     runs: u8,
+    /// Ports of `network`
+    #[arg(long, default_value_t = bench::PORTS, value_parser = clap::value_parser!(u32).range(100..=60_000))]
+    ports: u32,
     /// Objects in the store of `api`
     #[arg(long, default_value_t = bench::OBJECTS, value_parser = clap::value_parser!(u32).range(1..))]
     objects: u32,
@@ -31,6 +34,8 @@ enum Bench {
     Migrate,
     /// Creates and reads with many objects
     Api,
+    /// A group's change on many ports, and a stream between two hosts
+    Network,
     /// Decisions where VMs go, by the number of hosts
     Placement,
     All,
@@ -56,6 +61,9 @@ async fn run(arguments: Arguments) -> Result<bool> {
     }
     if wanted(Bench::Migrate) {
         report.figures.extend(bench::migrate(arguments.runs.into()).await?);
+    }
+    if wanted(Bench::Network) {
+        report.figures.extend(bench::network(arguments.ports, arguments.runs.into()).await?);
     }
     if wanted(Bench::Api) {
         report.figures.extend(bench::api(arguments.objects).await?);

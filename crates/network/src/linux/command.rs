@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use super::own_namespace;
 use crate::error::{ErrorClass, NetworkError, Result};
 
 /// Netlink answers in microseconds, but a host under memory pressure may take long to start a process.
@@ -44,6 +45,13 @@ pub struct Tools {
 }
 
 impl Tools {
+    /// Of the host in a named network namespace, by default in this process's.
+    pub fn of(host: Option<&str>) -> Self {
+        let namespace = host.map(str::to_owned);
+        let routers = namespace.clone().or_else(own_namespace).unwrap_or_else(|| "gantry".to_owned());
+        Self { namespace, routers }
+    }
+
     /// Runs a tool, gives it `input`, and returns its output whatever its exit status.
     pub async fn run(&self, tool: Tool, args: &[&str], input: &[u8], attempt: &str) -> Result<Output> {
         let mut command = self.command(tool);

@@ -5,11 +5,11 @@
 //! of one tool; nothing passes through a shell.
 
 mod announce;
-mod command;
+pub(crate) mod command;
 pub(crate) mod conntrack;
 mod execute;
 mod read;
-mod router;
+pub(crate) mod router;
 pub mod services;
 mod setting;
 mod tap;
@@ -51,8 +51,7 @@ impl LinuxDataPlane {
     }
 
     fn new(namespace: Option<String>) -> Self {
-        let routers = namespace.clone().or_else(own_namespace).unwrap_or_else(|| "gantry".to_owned());
-        Self { tools: Tools { namespace, routers }, turn: Mutex::new(()), changes_total: AtomicU64::new(0) }
+        Self { tools: Tools::of(namespace.as_deref()), turn: Mutex::new(()), changes_total: AtomicU64::new(0) }
     }
 
     /// How many changes this plane has made to the kernel so far.

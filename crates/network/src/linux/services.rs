@@ -74,7 +74,7 @@ impl ServicesPort {
         });
         let spawn = |source| NetworkError::Spawn { program: "a network namespace".into(), source };
         let port = Self {
-            tools: Tools { namespace: host.map(str::to_owned) },
+            tools: Tools::of(host),
             device: names::services_name(network.vni),
             bridge: network.bridge(),
             vxlan: network.vxlan(),
