@@ -8,8 +8,8 @@ mod cluster;
 mod error;
 mod event;
 mod fencing;
-mod ha;
 mod flow;
+mod ha;
 mod host;
 mod host_network;
 mod image;
@@ -40,8 +40,8 @@ pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CpuBaseline, MAIN_CLUSTER
 pub use error::ErrorClass;
 pub use event::{Event, EventSpec, EventStatus, Severity};
 pub use fencing::{Fence, Member, Members};
-pub use ha::{HaPolicy, HaSpec, HaStatus};
 pub use flow::{Flow, FlowPlace, FlowTuple, TcpFlow};
+pub use ha::{HaPolicy, HaSpec, HaStatus};
 pub use host::{
     Asleep, CpuInfo, Host, HostMetrics, HostPower, HostSpec, HostState, HostStatus, Inventory, Maintenance, PoolInfo,
     PowerDriverKind, WakeProof,
