@@ -8,7 +8,7 @@ use gantry_api::AgentApi;
 use gantry_api::access::ConsoleKind;
 use gantry_api::agent::{
     Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration,
-    SendMigration, Verdict, VmObservation, VmRunState,
+    RevertVm, SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation, VmRunState,
 };
 use gantry_hostlink::{Console, Consoles};
 use gantry_qemu::machine::SocketsDir;
@@ -167,6 +167,7 @@ fn damaged_observation(vm: Uuid, reason: &str) -> Option<VmObservation> {
         metrics: None,
         migration: None,
         ha: Default::default(),
+        recovery_points: Vec::new(),
         owner_uid: 0,
         damaged: true,
     })
@@ -209,6 +210,16 @@ impl AgentApi for Agent {
             Some(handle) => handle.ask(vm, |reply| Command::Remove { epoch, reply }).await,
             None => Ok(()),
         }
+    }
+
+    async fn take_snapshot(&self, vm: Uuid, request: &TakeSnapshot) -> Result<TakenSnapshot, Problem> {
+        self.existing(vm).await?.ask(vm, |reply| Command::TakeSnapshot(request.clone(), reply)).await
+    }
+    async fn delete_snapshot(&self, vm: Uuid, epoch: u64, snapshot: Uuid) -> Result<(), Problem> {
+        self.existing(vm).await?.ask(vm, |reply| Command::DeleteSnapshot { epoch, snapshot, reply }).await
+    }
+    async fn revert_vm(&self, vm: Uuid, request: &RevertVm) -> Result<VmObservation, Problem> {
+        self.existing(vm).await?.ask(vm, |reply| Command::Revert(request.clone(), reply)).await
     }
 
     async fn receive_migration(&self, vm: Uuid, request: &ReceiveMigration) -> Result<MigrationEndpoint, Problem> {

@@ -27,6 +27,7 @@ classified! {
     gantry_qemu::migration::MigrationError,
     gantry_qemu::process::ProcessError,
     gantry_qemu::qmp::QmpError,
+    gantry_qemu::snapshot::SnapshotError,
     gantry_storage::StorageError,
 }
 
@@ -52,6 +53,13 @@ fn remedy(code: &str, class: ErrorClass) -> &'static str {
         "qemu-not-started" => {
             "check that QEMU is installed on this host and that the host has memory and processes to spare"
         }
+        "snapshot-not-taken" => {
+            "check that the host's pool has space (gantry host show), then take the snapshot again; the VM goes on as before"
+        }
+        "snapshot-not-deleted" | "snapshots-not-read" | "snapshot-not-applied" => {
+            "check the filesystem of this host's pool, then repeat the command"
+        }
+        "snapshot-not-loaded" => "go back to its disk only: gantry snapshot revert VM SNAPSHOT --disk-only",
         "qemu-not-ended" => "look on the host for a hanging disk or filesystem, then repeat the command",
         "process-not-adopted" => "restart the agent of this host; the VM runs on meanwhile",
         "qemu-refused" | "guest-not-resumed" => {

@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use gantry_api::agent::{Assignment, MigrationEndpoint, MigrationState, SendMigration};
-use gantry_types::{HaStatus, MigrationFigures, Name, PowerState, Problem};
+use gantry_types::{HaStatus, MigrationFigures, Name, PowerState, Problem, RecoveryPoint};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -43,6 +43,20 @@ pub(crate) struct Record {
     /// What was done about its failures.
     #[serde(default)]
     pub ha: HaStatus,
+    #[serde(default)]
+    pub recovery: RecoveryRecord,
+}
+
+/// The states of its disk that are kept so that the VM can be brought back.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct RecoveryRecord {
+    /// In the order in which they were taken.
+    pub points: Vec<RecoveryPoint>,
+    /// The last request to go back that was carried out.
+    pub last_revert: Option<Uuid>,
+    /// The run of QEMU in which the last good one was kept.
+    pub kept_in: Option<ProcessRecord>,
 }
 
 fn yes() -> bool {
@@ -106,6 +120,11 @@ impl MigrationRecord {
 impl Record {
     pub fn is_receiving(&self) -> bool {
         self.migration.as_ref().is_some_and(|migration| migration.state == MigrationState::Receiving)
+    }
+
+    /// The recovery points, newest first.
+    pub fn shown_points(&self) -> Vec<RecoveryPoint> {
+        self.recovery.points.iter().rev().cloned().collect()
     }
 
     /// Where the guest's frames go.
@@ -307,6 +326,7 @@ pub(crate) mod tests {
                 user_data: None,
                 power: PowerState::Running,
                 ha: Default::default(),
+                recovery: Default::default(),
             },
             owner_uid: 200_007,
             wanted: PowerState::Running,
@@ -315,6 +335,7 @@ pub(crate) mod tests {
             end: None,
             migration: None,
             ha: HaStatus::default(),
+            recovery: RecoveryRecord::default(),
         }
     }
 

@@ -19,7 +19,7 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use gantry_types::{
     Arch, ByteSize, Display, Firmware, Flow, GuestInfo, HaSpec, HaStatus, HostNetworks, MacAddress, MigrationFigures,
-    MigrationPolicy, MigrationProgress, Name, PowerState, Problem, VmMetrics,
+    MigrationPolicy, MigrationProgress, Name, PowerState, Problem, RecoveryPoint, RecoveryPolicy, VmMetrics,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -48,6 +48,16 @@ pub trait AgentApi: Send + Sync {
     async fn protect_vm(&self, vm: Uuid, request: &ProtectVm) -> Result<(), Problem>;
     /// Forgets the VM and deletes its disk. Its QEMU is killed first. Nothing to remove is success.
     async fn remove_vm(&self, vm: Uuid, epoch: u64) -> Result<(), Problem>;
+
+    /// Keeps the VM's state inside its disk. One that is there already is success; while one is being taken, other
+    /// commands are refused for a while (`snapshot-at-work`, transient).
+    async fn take_snapshot(&self, vm: Uuid, request: &TakeSnapshot) -> Result<TakenSnapshot, Problem>;
+    /// Gives the space of a snapshot back, also while the VM runs. Nothing to delete is success.
+    async fn delete_snapshot(&self, vm: Uuid, epoch: u64, snapshot: Uuid) -> Result<(), Problem>;
+    /// Makes the disk what it was at a snapshot or recovery point. What it replaces becomes a recovery point. With
+    /// memory the guest goes on from there; otherwise the VM is stopped afterwards. Repeated with the same `revert`,
+    /// the disk stays as it is by now.
+    async fn revert_vm(&self, vm: Uuid, request: &RevertVm) -> Result<VmObservation, Problem>;
 
     /// Destination: makes everything ready to receive the VM and says where.
     async fn receive_migration(&self, vm: Uuid, request: &ReceiveMigration) -> Result<MigrationEndpoint, Problem>;
@@ -101,6 +111,8 @@ pub struct Assignment {
     pub power: PowerState,
     #[serde(default)]
     pub ha: HaSpec,
+    #[serde(default)]
+    pub recovery: RecoveryPolicy,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -194,6 +206,36 @@ pub struct HaObservation {
     pub status: HaStatus,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TakeSnapshot {
+    pub epoch: u64,
+    pub snapshot: Uuid,
+    pub memory: bool,
+    pub quiesce: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TakenSnapshot {
+    /// What the guest's memory takes.
+    pub memory_bytes: u64,
+    /// How long the guest stood still or was frozen; absent if that was done before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RevertVm {
+    pub epoch: u64,
+    /// New with each wish to go back: by it a host knows a repeated request from another one.
+    pub revert: Uuid,
+    /// A snapshot, or a recovery point.
+    pub to: Uuid,
+    pub memory: bool,
+    /// The recovery point that what is replaced becomes. Absent: it is not kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_as: Option<Uuid>,
+}
+
 /// What a host has of a VM.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VmObservation {
@@ -216,6 +258,9 @@ pub struct VmObservation {
     pub migration: Option<MigrationReport>,
     #[serde(default)]
     pub ha: HaObservation,
+    /// The states its disk can be brought back to here, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recovery_points: Vec<RecoveryPoint>,
     /// The unprivileged user its QEMU runs as here.
     pub owner_uid: u32,
     /// What the host wrote down about it can't be read. Name, epoch and state are placeholders, and the host neither

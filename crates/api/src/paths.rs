@@ -28,6 +28,8 @@ pub mod host {
     pub const VM_LIVENESS: &str = "/v1/vms/{vm}/liveness";
     pub const VM_CONSOLE: &str = "/v1/vms/{vm}/console";
     pub const VM_VNC: &str = "/v1/vms/{vm}/vnc";
+    pub const VM_REVERT: &str = "/v1/vms/{vm}/revert";
+    pub const SNAPSHOT: &str = "/v1/vms/{vm}/snapshots/{snapshot}";
     pub const RECEIVE: &str = "/v1/vms/{vm}/receive";
     pub const SEND: &str = "/v1/vms/{vm}/send";
     pub const MIGRATION: &str = "/v1/vms/{vm}/migrations/{migration}";
@@ -41,6 +43,9 @@ pub mod host {
     }
     pub fn migration(vm: Uuid, migration: Uuid) -> String {
         format!("/v1/vms/{vm}/migrations/{migration}")
+    }
+    pub fn snapshot(vm: Uuid, snapshot: Uuid) -> String {
+        format!("/v1/vms/{vm}/snapshots/{snapshot}")
     }
     pub fn image(digest: &str) -> String {
         format!("/v1/images/{digest}")

@@ -215,6 +215,25 @@ pub struct UploadState {
     pub offset: u64,
 }
 
+/// `POST /v1/vms/{name}/recover`
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RecoverRequest {
+    /// The recovery point to go back to; the newest good one if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<Name>,
+    /// Go back to what was replaced last. Not together with `to`.
+    pub undo: bool,
+}
+
+/// `POST /v1/snapshots/{name}/revert`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RevertRequest {
+    /// Leave the snapshot's memory out: the VM starts from the disk.
+    pub disk_only: bool,
+}
+
 /// `POST /v1/tokens`
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -16,6 +16,7 @@ pub enum Kind {
     AddressSet,
     Router,
     FloatingIp,
+    Snapshot,
     Operation,
     Event,
     Token,
@@ -23,7 +24,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Vm,
         Self::Host,
         Self::Cluster,
@@ -36,6 +37,7 @@ impl Kind {
         Self::AddressSet,
         Self::Router,
         Self::FloatingIp,
+        Self::Snapshot,
         Self::Operation,
         Self::Event,
         Self::Token,
@@ -64,6 +66,7 @@ impl Kind {
             ],
             Self::Host => &["joining", "ready", "lost", "sleeping", "waking"],
             Self::Image => &["pending", "importing", "ready", "failed"],
+            Self::Snapshot => &["creating", "ready", "deleting"],
             Self::Operation => &["pending", "running", "unwinding", "succeeded", "failed", "cancelled"],
             Self::Cluster
             | Self::Policy
@@ -91,6 +94,7 @@ impl Kind {
             Self::AddressSet => &["address-set", "address-sets"],
             Self::Router => &["router", "routers"],
             Self::FloatingIp => &["floating-ip", "floating-ips", "fip"],
+            Self::Snapshot => &["snapshot", "snapshots", "snap"],
             Self::Operation => &["operation", "operations", "op", "ops"],
             Self::Event => &["event", "events", "ev"],
             Self::Token => &["token", "tokens"],
@@ -168,6 +172,10 @@ macro_rules! with_kind {
             }
             $crate::kind::Kind::FloatingIp => {
                 type $type = gantry_types::FloatingIp;
+                $body
+            }
+            $crate::kind::Kind::Snapshot => {
+                type $type = gantry_types::Snapshot;
                 $body
             }
             $crate::kind::Kind::Operation => {

@@ -34,6 +34,7 @@ pub mod power;
 pub mod run;
 pub(crate) mod scoring;
 pub mod settings;
+mod snapshot_tree;
 pub mod subnets;
 mod trace;
 

@@ -329,6 +329,7 @@ fn guest_spec(workload: &Workload) -> Result<VmSpec> {
         display: Display::None,
         owner: None,
         ha: Default::default(),
+        recovery: gantry_types::RecoveryPolicy::default(),
     })
 }
 

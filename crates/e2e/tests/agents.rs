@@ -33,6 +33,7 @@ async fn a_real_agent_is_what_the_trait_promises() -> Result<()> {
         power: PowerState::Stopped,
         display: Default::default(),
         ha: Default::default(),
+        recovery: gantry_types::RecoveryPolicy::default(),
     };
     conformance::run(&agent, &template).await.map_err(|why| anyhow!(why))?;
     lab.passed();

@@ -12,7 +12,7 @@ use gantry_api::{
     access::ConsoleKind,
     agent::{
         Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration,
-        SendMigration, Verdict, VmObservation,
+        RevertVm, SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation,
     },
     paths::host as paths,
 };
@@ -30,6 +30,9 @@ const QUICK: Duration = Duration::from_secs(10);
 const SLOW: Duration = Duration::from_secs(60);
 /// For fetching an image over the datacenter's own network.
 const FETCH: Duration = Duration::from_secs(1800);
+
+/// For calls that write or read a guest's memory.
+const STATE: Duration = Duration::from_secs(3600);
 
 /// A connection pool to the agent of one host.
 #[derive(Clone)]
@@ -99,6 +102,16 @@ impl AgentApi for AgentClient {
     async fn remove_vm(&self, vm: Uuid, epoch: u64) -> Result<(), Problem> {
         let request = self.request(Method::DELETE, &paths::vm(vm), SLOW).query(&[("epoch", epoch)]);
         done(&self.host, request).await
+    }
+    async fn take_snapshot(&self, vm: Uuid, request: &TakeSnapshot) -> Result<TakenSnapshot, Problem> {
+        answer(&self.host, self.put(&paths::snapshot(vm, request.snapshot), request, STATE)).await
+    }
+    async fn delete_snapshot(&self, vm: Uuid, epoch: u64, snapshot: Uuid) -> Result<(), Problem> {
+        let request = self.request(Method::DELETE, &paths::snapshot(vm, snapshot), STATE);
+        done(&self.host, request.query(&[("epoch", epoch)])).await
+    }
+    async fn revert_vm(&self, vm: Uuid, request: &RevertVm) -> Result<VmObservation, Problem> {
+        answer(&self.host, self.post(&paths::vm_part(vm, "revert"), request, STATE)).await
     }
     async fn receive_migration(&self, vm: Uuid, request: &ReceiveMigration) -> Result<MigrationEndpoint, Problem> {
         answer(&self.host, self.post(&paths::vm_part(vm, "receive"), request, SLOW)).await

@@ -5,19 +5,24 @@
 
 use gantry_api::{
     AgentApi,
-    agent::{Assignment, PowerAction, PowerRequest, ReceiveMigration, Verdict, VmObservation, VmRunState},
+    agent::{
+        Assignment, PowerAction, PowerRequest, ReceiveMigration, RevertVm, TakeSnapshot, Verdict, VmObservation,
+        VmRunState,
+    },
 };
 use gantry_types::{ErrorClass, Name, Problem};
 use uuid::Uuid;
 
 /// The checks, in the order in which [`run`] makes them.
-pub const CHECKS: [&str; 6] = [
+pub const CHECKS: [&str; 8] = [
     "define can be repeated",
     "power can be repeated",
     "a lower epoch is refused",
     "remove can be repeated",
     "an abort is final",
     "a migration nobody knows is aborted for ever",
+    "a snapshot can be taken and deleted again and again",
+    "going back is done once",
 ];
 
 /// Runs all checks with a VM like this one; it must need no image and no network.
@@ -31,7 +36,9 @@ pub async fn run(agent: &dyn AgentApi, template: &Assignment) -> Result<(), Stri
     named(CHECKS[2], lower_epochs_are_refused(agent, &fresh(5)).await)?;
     named(CHECKS[3], remove_repeats(agent, &fresh(1)).await)?;
     named(CHECKS[4], aborts_are_final(agent, &fresh(2)).await)?;
-    named(CHECKS[5], unknown_migrations_are_over(agent, &fresh(2)).await)
+    named(CHECKS[5], unknown_migrations_are_over(agent, &fresh(2)).await)?;
+    named(CHECKS[6], snapshots_repeat(agent, &fresh(2)).await)?;
+    named(CHECKS[7], reverts_happen_once(agent, &fresh(1)).await)
 }
 
 /// The host that would send.
@@ -149,6 +156,79 @@ async fn unknown_migrations_are_over(agent: &dyn AgentApi, vm: &Assignment) -> R
         ReceiveMigration { migration, source: source()?, assignment: vm.clone(), paused: false, post_copy: false };
     refused("receive after abort", "migration-decided", agent.receive_migration(vm.uuid, &request).await)?;
     worked("release of what never was", agent.release_migration(vm.uuid, migration).await)
+}
+
+async fn snapshots_repeat(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), String> {
+    worked("define", agent.define_vm(vm).await)?;
+    let take = |memory| TakeSnapshot { epoch: vm.epoch, snapshot: Uuid::new_v4(), memory, quiesce: false };
+    refused("memory of a stopped VM", "vm-not-running", agent.take_snapshot(vm.uuid, &take(true)).await)?;
+    let older = TakeSnapshot { epoch: vm.epoch - 1, ..take(false) };
+    refused("an older epoch", "stale-epoch", agent.take_snapshot(vm.uuid, &older).await)?;
+    let mut taken = Vec::new();
+    for (action, memory) in [(None, false), (Some(PowerAction::Start), false), (Some(PowerAction::Pause), true)] {
+        if let Some(action) = action {
+            power(agent, vm, action).await?;
+        }
+        let request = take(memory);
+        for _ in 0..2 {
+            let seen = worked("take", agent.take_snapshot(vm.uuid, &request).await)?;
+            expect((seen.memory_bytes > 0) == memory, format!("memory {memory}, but {seen:?}"))?;
+        }
+        taken.push(request.snapshot);
+    }
+    expect(state(agent, vm.uuid).await? == Some(VmRunState::Paused), "a snapshot changed what the VM does")?;
+    // While it runs the middle one, afterwards the rest.
+    for (at, action) in [(1, PowerAction::Kill), (2, PowerAction::Kill), (0, PowerAction::Kill)] {
+        for _ in 0..2 {
+            worked("delete", agent.delete_snapshot(vm.uuid, vm.epoch, taken[at]).await)?;
+        }
+        power(agent, vm, action).await?;
+    }
+    let back = RevertVm { epoch: vm.epoch, revert: Uuid::new_v4(), to: taken[0], memory: false, keep_as: None };
+    missing("going back to a deleted snapshot", agent.revert_vm(vm.uuid, &back).await)?;
+    worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)
+}
+
+async fn reverts_happen_once(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), String> {
+    worked("define", agent.define_vm(vm).await)?;
+    power(agent, vm, PowerAction::Start).await?;
+    let mut states = Vec::new();
+    for memory in [false, true] {
+        let request = TakeSnapshot { epoch: vm.epoch, snapshot: Uuid::new_v4(), memory, quiesce: false };
+        worked("take", agent.take_snapshot(vm.uuid, &request).await)?;
+        states.push(request.snapshot);
+    }
+    let back =
+        |to, memory| RevertVm { epoch: vm.epoch, revert: Uuid::new_v4(), to, memory, keep_as: Some(Uuid::new_v4()) };
+    refused(
+        "memory that was not kept",
+        "snapshot-without-memory",
+        agent.revert_vm(vm.uuid, &back(states[0], true)).await,
+    )?;
+    expect(state(agent, vm.uuid).await? == Some(VmRunState::Running), "a refused request had an effect")?;
+    let disk = back(states[0], false);
+    for _ in 0..2 {
+        let seen = worked("going back to a disk", agent.revert_vm(vm.uuid, &disk).await)?;
+        expect(seen.state == VmRunState::Stopped, format!("it should be stopped, but {seen:?}"))?;
+        let points: Vec<_> = seen.recovery_points.iter().map(|point| Some(point.uuid)).collect();
+        expect(points == [disk.keep_as], format!("what was replaced is not kept once: {points:?}"))?;
+    }
+    // Stopped or running, the state with memory comes to life.
+    for _ in 0..2 {
+        let whole = back(states[1], true);
+        for _ in 0..2 {
+            let seen = worked("going back to a state with memory", agent.revert_vm(vm.uuid, &whole).await)?;
+            expect(seen.state == VmRunState::Running, format!("it should run, but {seen:?}"))?;
+        }
+    }
+    worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)
+}
+
+fn missing<T: std::fmt::Debug>(what: &str, result: Result<T, Problem>) -> Result<(), String> {
+    match result {
+        Err(problem) if problem.class == ErrorClass::NotFound => Ok(()),
+        other => Err(format!("{what} should find nothing, but: {other:?}")),
+    }
 }
 
 #[cfg(test)]

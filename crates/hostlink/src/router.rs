@@ -21,7 +21,10 @@ use axum::{
 use gantry_api::{
     AgentApi,
     access::ConsoleKind,
-    agent::{Assignment, ImageRef, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration, SendMigration},
+    agent::{
+        Assignment, ImageRef, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration, RevertVm, SendMigration,
+        TakeSnapshot,
+    },
     paths::host as paths,
 };
 use gantry_trust::{PeerIdentity, Role};
@@ -60,6 +63,8 @@ pub fn router(host: Host, consoles: Arc<dyn Consoles>) -> Router {
         .route(paths::VM_POWER, post(power))
         .route(paths::VM_PROTECTION, put(protect))
         .route(paths::VM_LIVENESS, get(liveness))
+        .route(paths::VM_REVERT, post(revert))
+        .route(paths::SNAPSHOT, put(take_snapshot).delete(delete_snapshot))
         .route(paths::RECEIVE, post(receive))
         .route(paths::SEND, post(send))
         .route(paths::MIGRATION, get(report))
@@ -154,6 +159,31 @@ async fn power(
 
 async fn protect(State(host): State<Host>, Path(vm): Path<Uuid>, Json(request): Json<ProtectVm>) -> Answer<()> {
     Ok(Json(host.protect_vm(vm, &request).await?))
+}
+async fn take_snapshot(
+    State(host): State<Host>,
+    Path((vm, snapshot)): Path<(Uuid, Uuid)>,
+    Json(request): Json<TakeSnapshot>,
+) -> Result<Response, Refusal> {
+    if request.snapshot != snapshot {
+        let detail = format!("the path names snapshot {snapshot}, the body {}", request.snapshot);
+        return Err(Problem::invalid("snapshot-mismatch", detail).into());
+    }
+    Ok(Json(host.take_snapshot(vm, &request).await?).into_response())
+}
+async fn delete_snapshot(
+    State(host): State<Host>,
+    Path((vm, snapshot)): Path<(Uuid, Uuid)>,
+    Query(query): Query<EpochQuery>,
+) -> Answer<()> {
+    Ok(Json(host.delete_snapshot(vm, query.epoch, snapshot).await?))
+}
+async fn revert(
+    State(host): State<Host>,
+    Path(vm): Path<Uuid>,
+    Json(request): Json<RevertVm>,
+) -> Result<Response, Refusal> {
+    Ok(Json(host.revert_vm(vm, &request).await?).into_response())
 }
 
 #[derive(Deserialize)]
@@ -296,5 +326,7 @@ mod tests {
         assert!(!host_may(&Method::GET, &paths::vm_part(vm, "console")));
         assert!(!host_may(&Method::GET, &paths::vm_part(vm, "vnc")));
         assert!(!host_may(&Method::PUT, paths::NETWORKS));
+        assert!(!host_may(&Method::PUT, &paths::snapshot(vm, Uuid::from_u128(3))));
+        assert!(!host_may(&Method::POST, &paths::vm_part(vm, "revert")));
     }
 }

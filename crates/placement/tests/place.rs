@@ -67,6 +67,7 @@ fn vm(id: u128, memory_mib: u64) -> Vm {
         display: Display::None,
         owner: None,
         ha: Default::default(),
+        recovery: gantry_types::RecoveryPolicy::default(),
     };
     let mut vm = Vm::new(name(&format!("vm-{id}")), spec);
     vm.metadata.uuid = Uuid::from_u128(id);

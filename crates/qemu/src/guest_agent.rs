@@ -208,6 +208,23 @@ impl GuestAgent {
         }
     }
 
+    /// Sets the guest's wall clock, in nanoseconds since the Unix epoch.
+    pub async fn set_time_ns(&mut self, time_ns: i64, deadline: Instant) -> Result<(), GuestAgentError> {
+        self.call::<Value>("guest-set-time", json!({"time": time_ns}), deadline).await?;
+        Ok(())
+    }
+
+    /// Writes out and freezes all file systems; how many. Until [`Self::thaw`] the guest's writes wait, and the agent
+    /// does little else.
+    pub async fn freeze(&mut self, deadline: Instant) -> Result<u64, GuestAgentError> {
+        self.call("guest-fsfreeze-freeze", json!({}), deadline).await
+    }
+
+    /// Lets the guest write again; how many file systems were frozen.
+    pub async fn thaw(&mut self, deadline: Instant) -> Result<u64, GuestAgentError> {
+        self.call("guest-fsfreeze-thaw", json!({}), deadline).await
+    }
+
     /// Whether file systems are frozen for a snapshot.
     pub async fn is_frozen(&mut self, deadline: Instant) -> Result<bool, GuestAgentError> {
         let status: String = self.call("guest-fsfreeze-status", json!({}), deadline).await?;

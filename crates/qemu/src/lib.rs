@@ -7,6 +7,7 @@
 //! * [`qmp`]: the control connection, its typed commands and its events
 //! * [`guest_agent`]: the agent inside the guest, reached over virtio-serial
 //! * [`migration`]: source and destination primitives of a move with nothing shared
+//! * [`snapshot`]: states kept inside the disks of a running machine
 //! * [`probe`]: what this machine's QEMU can really do
 //!
 //! Failure behaviour: every error type answers `class()`; nothing is retried in here. A lost
@@ -18,6 +19,7 @@ pub mod migration;
 pub mod probe;
 pub mod process;
 pub mod qmp;
+pub mod snapshot;
 mod socket;
 
 pub use gantry_types::ErrorClass;

@@ -209,6 +209,14 @@ async fn every_command_is_in_the_schema() {
     }
     schema.check_command(BlockJobCancel { device: text(), force: true });
     schema.check_command(JobDismiss { id: text() });
+    schema.check_command(QueryJobs {});
+    let (job_id, tag, vmstate, devices) = (text(), text(), text(), vec![text()]);
+    schema.check_command(SnapshotSave { job_id, tag, vmstate, devices });
+    let (job_id, tag, vmstate, devices) = (text(), text(), text(), vec![text()]);
+    schema.check_command(SnapshotLoad { job_id, tag, vmstate, devices });
+    schema.check_command(SnapshotDelete { job_id: text(), tag: text(), devices: vec![text()] });
+    let action = TransactionAction::BlockdevSnapshotInternalSync { device: text(), name: text() };
+    schema.check_command(Transaction { actions: vec![action] });
     let addr = SocketAddressLegacy::Inet(address());
     schema.check_command(NbdServerStart { addr, tls_creds: Some(text()), tls_authz: Some(text()) });
     schema.check_command(BlockExportAdd::Nbd { id: text(), node_name: text(), name: text(), writable: true });

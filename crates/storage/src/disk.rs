@@ -6,7 +6,8 @@
 //!
 //! The header of a disk is written by QEMU under the VM's uid, so it is not trusted: sizes and
 //! backing names are read with the probe's parser, and only a backing name that is exactly an
-//! image of this pool counts as one. `qemu-img` is never run on an existing disk.
+//! image of this pool counts as one. `qemu-img` is run on an existing disk with its owner's rights only, see the
+//! snapshots' module.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -97,7 +98,8 @@ impl DiskDirectory {
         }
         arguments.extend([NEW, size.as_str()]);
         let arguments: Vec<_> = arguments.iter().map(AsRef::as_ref).collect();
-        let run = Run { staging: &staging, limits: CREATE_LIMITS, doing: "creating disk", object: &path };
+        let run =
+            Run { staging: &staging, uid: WORKER_UID, limits: CREATE_LIMITS, doing: "creating disk", object: &path };
         run.expect_success(&arguments, |_| {}).await?;
 
         let (disks, store, wanted) = (self.clone(), images.clone(), spec.clone());

@@ -42,6 +42,10 @@ pub enum StorageError {
     DiskConflict { disk: Uuid, found: String, wanted: String },
     #[error("disk {disk} does not exist in this pool")]
     DiskMissing { disk: Uuid },
+    #[error("disk {disk} is in use by another process, wait for its end")]
+    DiskBusy { disk: Uuid },
+    #[error("disk {disk} has no snapshot {snapshot}")]
+    SnapshotMissing { disk: Uuid, snapshot: String },
     #[error("disk {disk} is damaged")]
     DiskDamaged {
         disk: Uuid,
@@ -91,8 +95,8 @@ impl StorageError {
             | Self::ArrivedTooLarge { .. }
             | Self::NotAFile { .. }
             | Self::BadDirectory { .. } => ErrorClass::Invalid,
-            Self::ArrivedDamaged { .. } | Self::Receive { .. } => ErrorClass::Transient,
-            Self::ImageMissing { .. } | Self::DiskMissing { .. } => ErrorClass::NotFound,
+            Self::ArrivedDamaged { .. } | Self::Receive { .. } | Self::DiskBusy { .. } => ErrorClass::Transient,
+            Self::ImageMissing { .. } | Self::DiskMissing { .. } | Self::SnapshotMissing { .. } => ErrorClass::NotFound,
             Self::ImageInUse { .. } | Self::DiskConflict { .. } => ErrorClass::Conflict,
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => ErrorClass::Denied,

@@ -221,6 +221,7 @@ impl Import<'_> {
         let limits = &self.options.limits;
         Run {
             staging: &self.staging,
+            uid: WORKER_UID,
             limits: RunLimits {
                 address_space_bytes: limits.max_address_space_bytes,
                 cpu_seconds: limits.max_cpu_seconds,

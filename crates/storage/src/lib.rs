@@ -2,7 +2,7 @@
 //!
 //! - [`ImageStore`] holds content-addressed, standalone qcow2 images; [`ImageStore::import`] turns
 //!   a hostile file of any known disk format into one of them.
-//! - [`DirPool`] is a host's pool: a cache of images and the VM disks laid over them.
+//! - [`DirPool`] is a host's pool: a cache of images, the VM disks laid over them, and the snapshots inside those.
 //! - [`Seed`] builds the NoCloud disk a guest reads its identity and addresses from.
 //!
 //! Only this crate runs `qemu-img`, and only this crate knows how a pool is laid out on disk.
@@ -17,6 +17,7 @@ mod blocking;
 mod decompress;
 mod digest;
 mod disk;
+mod disk_snapshot;
 mod error;
 mod image_store;
 mod import;
@@ -34,5 +35,5 @@ pub use image_store::{ImageStore, StoredImage};
 pub use import::{ImageInfo, ImportLimits, ImportOptions, ImportPhase, ImportProgress};
 pub use network_config::SeedNic;
 pub use pool::{DirPool, PoolCapacity};
-pub use probe::{Compression, Refusal};
+pub use probe::{Compression, InternalSnapshot, Refusal};
 pub use seed::{Seed, SeedError, SeedTexts};

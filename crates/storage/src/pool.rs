@@ -22,7 +22,7 @@ use crate::digest::Sha256Digest;
 use crate::disk::{DiskDirectory, DiskInfo, DiskSpec};
 use crate::error::StorageError;
 use crate::image_store::{ImageStore, StoredImage};
-use crate::staging::create_passable_dir;
+use crate::staging::{StagingArea, create_passable_dir};
 
 /// Space of the filesystem a pool is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +105,10 @@ impl DirPool {
     pub async fn create_disk(&self, spec: &DiskSpec) -> Result<DiskInfo, StorageError> {
         let _image_stays = self.overlays.lock().await;
         self.disks.create(&self.images, spec).await
+    }
+
+    pub(crate) fn staging(&self) -> &StagingArea {
+        self.images.staging()
     }
 
     pub async fn disk(&self, disk: Uuid) -> Result<Option<DiskInfo>, StorageError> {

@@ -38,6 +38,8 @@ pub(crate) struct RunLimits {
 /// One invocation: what it does to which object, for messages.
 pub(crate) struct Run<'a> {
     pub(crate) staging: &'a StagingDir,
+    /// Who it runs as, if we are root.
+    pub(crate) uid: u32,
     pub(crate) limits: RunLimits,
     pub(crate) doing: &'static str,
     pub(crate) object: &'a Path,
@@ -101,7 +103,7 @@ impl Run<'_> {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         if rustix::process::geteuid().is_root() {
-            command.uid(WORKER_UID).gid(WORKER_UID);
+            command.uid(self.uid).gid(self.uid);
         }
         let limits = self.limits;
         let Ok(directory) = self.staging.as_fd().try_clone_to_owned() else {
@@ -212,7 +214,7 @@ mod tests {
     };
 
     async fn run(staging: &StagingDir, arguments: &[&str]) -> Result<(), StorageError> {
-        let run = Run { staging, limits: LIMITS, doing: "testing", object: Path::new("test") };
+        let run = Run { staging, uid: WORKER_UID, limits: LIMITS, doing: "testing", object: Path::new("test") };
         let arguments: Vec<_> = arguments.iter().map(AsRef::as_ref).collect();
         run.expect_success(&arguments, |_| {}).await
     }

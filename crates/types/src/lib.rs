@@ -29,6 +29,7 @@ mod resource;
 mod router;
 mod security_group;
 mod size;
+mod snapshot;
 mod subnet;
 mod time;
 mod token;
@@ -75,6 +76,10 @@ pub use security_group::{
     SecurityGroupSpec, SecurityGroupStatus,
 };
 pub use size::ByteSize;
+pub use snapshot::{
+    RecoveryPoint, RecoveryPointKind, RecoveryPolicy, Snapshot, SnapshotMachine, SnapshotPhase, SnapshotSpec,
+    SnapshotStatus,
+};
 pub use subnet::{AddressRange, NetworkSubnet, Subnet, SubnetSpec, SubnetStatus};
 pub use time::Timestamp;
 pub use token::{ApiToken, Role, TokenSpec, TokenStatus};

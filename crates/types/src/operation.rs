@@ -52,6 +52,27 @@ pub enum Action {
         to: Option<Name>,
         policy: MigrationPolicy,
     },
+    /// Goes back to a state that is kept for recovery, and starts the VM.
+    VmRecover {
+        /// The newest good one if not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<Name>,
+        /// Instead, the newest that was replaced.
+        #[serde(default)]
+        undo: bool,
+    },
+    SnapshotCreate {
+        snapshot: Name,
+    },
+    SnapshotDelete {
+        snapshot: Name,
+    },
+    SnapshotRevert {
+        snapshot: Name,
+        /// Without its memory: the VM starts from the disk.
+        #[serde(default)]
+        disk_only: bool,
+    },
     ImageImport,
     ImageDelete,
     /// Move all VMs away; nothing is placed there until it is undrained.
@@ -88,6 +109,10 @@ impl Action {
             Self::VmResume => "vm-resume",
             Self::VmDelete { .. } => "vm-delete",
             Self::VmMigrate { .. } => "vm-migrate",
+            Self::VmRecover { .. } => "vm-recover",
+            Self::SnapshotCreate { .. } => "snapshot-create",
+            Self::SnapshotDelete { .. } => "snapshot-delete",
+            Self::SnapshotRevert { .. } => "snapshot-revert",
             Self::ImageImport => "image-import",
             Self::ImageDelete => "image-delete",
             Self::HostDrain => "host-drain",

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     ByteSize, HaSpec, HaStatus, MacAddress, MigrationFigures, MigrationPolicy, MigrationProgress, Name, PlacementRules,
-    Problem, ResourceWishes, Timestamp, VmPhase, resource::resource,
+    Problem, RecoveryPoint, RecoveryPolicy, ResourceWishes, Timestamp, VmPhase, resource::resource,
 };
 
 resource!(
@@ -63,6 +63,8 @@ pub struct VmSpec {
     /// What its host does when it fails. Changed at any time.
     #[serde(default, skip_serializing_if = "HaSpec::is_default")]
     pub ha: HaSpec,
+    #[serde(default)]
+    pub recovery: RecoveryPolicy,
 }
 
 impl VmSpec {
@@ -115,6 +117,7 @@ impl VmSpec {
         problem = self.placement.validate(problem);
         problem = self.resources.validate(self.cpus, self.memory, problem);
         problem = self.ha.validate(problem);
+        let problem = self.recovery.check(problem);
         if problem.fields.is_empty() { Ok(()) } else { Err(problem) }
     }
 }
@@ -257,6 +260,12 @@ pub struct VmStatus {
     /// A move that is under way; not stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub migration: Option<MigrationProgress>,
+    /// The snapshot that its disk grew from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Name>,
+    /// The states it can be brought back to, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recovery_points: Vec<RecoveryPoint>,
     /// The last finished move.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_migration: Option<MigrationFigures>,

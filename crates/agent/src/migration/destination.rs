@@ -16,9 +16,10 @@ use crate::flows;
 use crate::host::Host;
 use crate::networks::Place;
 use crate::problem::problem;
-use crate::records::{MigrationRecord, MigrationRole, Record};
+use crate::records::{MigrationRecord, MigrationRole, Record, RecoveryRecord};
 use crate::vm::{
-    DISK_NODE, MONITOR_LIMIT, Next, Run, VmTask, check_nothing_left, committed_here, files, prepare_files, within,
+    Begin, DISK_NODE, MONITOR_LIMIT, Next, Run, VmTask, check_nothing_left, committed_here, files, prepare_files,
+    within,
 };
 
 /// Private ports (RFC 6335); two for each VM on its way here.
@@ -107,6 +108,8 @@ impl VmTask {
                 error: None,
             }),
             ha: Default::default(),
+            // They are inside the disk that stays at the source.
+            recovery: RecoveryRecord::default(),
         };
         // The mirror copies only what differs from the image: into any other disk it would make a mixture.
         check_nothing_left(&self.host, &record).await?;
@@ -116,7 +119,7 @@ impl VmTask {
         let nics = &record.assignment.nics;
         self.host.networks.ensure(self.vm, nics, owner_uid, Place::Coming).await?;
         self.write_credentials().await?;
-        self.launch(true).await?;
+        self.launch(Begin::Incoming).await?;
         let options = ListenOptions {
             host: endpoint.address.to_string(),
             ports: PORTS,

@@ -38,6 +38,7 @@ impl VmTask {
         self.check_epoch(request.epoch)?;
         self.check_not_moving()?;
         self.machine()?;
+        self.check_no_snapshots().await?;
         self.write_credentials().await?;
         self.shared.update_progress(|progress| {
             *progress = MigrationProgress { phase: "prepare".to_owned(), ..MigrationProgress::default() };

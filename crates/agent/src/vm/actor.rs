@@ -1,17 +1,18 @@
 //! The VM's task: takes commands and QEMU's events in turn, keeps the record, publishes what it sees.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::agent::{MigrationState, VmRunState};
-use gantry_qemu::process::{ProcessError, QemuProcess, log_tail};
-use gantry_qemu::qmp::{Event, QmpError, command::QueryStatus};
+use gantry_qemu::process::{QemuProcess, log_tail};
+use gantry_qemu::qmp::{Event, command::QueryStatus};
 use gantry_types::{Flow, PowerState, Problem, Timestamp};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::happening::{Happening, happening, moment};
+use super::last_known_good::LOOK_INTERVAL;
 use super::machine::{self, Machine};
 use super::protection::Protection;
 use super::{Command, MONITOR_LIMIT, Shared, liveness, within};
@@ -21,12 +22,8 @@ use crate::records::{End, Record};
 
 /// After QEMU has gone its last events are read; this is how long they may take.
 const LAST_EVENTS_LIMIT: Duration = Duration::from_secs(1);
-/// How soon after its monitor connection QEMU ends.
-const EXIT_FOLLOWS: Duration = Duration::from_secs(2);
 
 pub(super) const KEEP_UP_PAUSE_FIRST: Duration = Duration::from_secs(1);
-/// Between two attempts to talk to a QEMU that is there and silent.
-const DEAF_PAUSE: Duration = Duration::from_secs(5);
 
 pub(crate) struct VmTask {
     pub(crate) host: Arc<Host>,
@@ -39,6 +36,8 @@ pub(crate) struct VmTask {
     /// The guest shut down or panicked; QEMU's end follows.
     pub(super) expected_end: Option<End>,
     pub(crate) sending: Option<SendingTask>,
+    /// The task that takes a snapshot.
+    pub(super) snapshotting: Option<tokio::task::JoinHandle<()>>,
     /// Post-copy to this host was interrupted and waits to go on.
     pub(crate) interrupted: Option<Interrupted>,
     /// Of the VM that is on its way here: deleted again if it does not come.
@@ -70,12 +69,6 @@ pub(crate) enum Next {
     Over,
 }
 
-enum Happening {
-    Exited(String),
-    Event(Event),
-    MonitorLost,
-}
-
 impl VmTask {
     pub fn new(
         host: Arc<Host>,
@@ -95,6 +88,7 @@ impl VmTask {
             hold_reason: None,
             expected_end: None,
             sending: None,
+            snapshotting: None,
             interrupted: None,
             adopted_flows: Vec::new(),
             recovering,
@@ -116,6 +110,8 @@ impl VmTask {
             next = self.recover().await;
             self.recovering = false;
         }
+        let mut points_look = tokio::time::interval(LOOK_INTERVAL);
+        points_look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while next == Next::Continue {
             self.plan_restart().await;
             self.plan_look();
@@ -140,6 +136,10 @@ impl VmTask {
                     self.look_for_life();
                     Next::Continue
                 }
+                _ = points_look.tick() => {
+                    self.look_after_points().await;
+                    Next::Continue
+                }
             };
             // Nothing was made of a VM whose first command failed.
             if self.record.is_none() {
@@ -156,6 +156,11 @@ impl VmTask {
             Command::Protect(request, reply) => {
                 drop(reply.send(self.change_protection(request.epoch, &request.ha).await));
             }
+            Command::TakeSnapshot(request, reply) => self.take_snapshot(request, reply).await,
+            Command::DeleteSnapshot { epoch, snapshot, reply } => {
+                drop(reply.send(self.delete_snapshot(epoch, snapshot).await));
+            }
+            Command::Revert(request, reply) => drop(reply.send(self.revert(request).await)),
             Command::Receive(request, reply) => drop(reply.send(self.receive(*request).await)),
             Command::Send(request, reply) => drop(reply.send(self.send(*request).await)),
             Command::Report(migration, reply) => drop(reply.send(self.report(migration).await)),
@@ -384,69 +389,5 @@ impl VmTask {
 
     pub(crate) fn is_receiving(&self) -> bool {
         self.record.as_ref().is_some_and(Record::is_receiving)
-    }
-}
-
-async fn moment(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn happening(run: &mut Run, run_dir: &Path) -> Happening {
-    match run {
-        Run::Off => std::future::pending().await,
-        Run::Deaf(process) => {
-            let answers = async {
-                while machine::connect(process, run_dir).await.is_err() {
-                    sleep(DEAF_PAUSE).await;
-                }
-            };
-            tokio::select! {
-                biased;
-                exited = process.wait_exit() => Happening::Exited(describe(exited)),
-                // Connected anew by who takes it over.
-                () = answers => Happening::MonitorLost,
-            }
-        }
-        Run::On(machine) if machine.monitored => {
-            let process = machine.process.clone();
-            tokio::select! {
-                biased;
-                event = machine.events.next() => match event {
-                    Ok(event) => Happening::Event(event),
-                    Err(QmpError::EventsLost { .. }) => Happening::MonitorLost,
-                    Err(_) => {
-                        machine.monitored = false;
-                        machine.exit_expected_until = Some(Instant::now() + EXIT_FOLLOWS);
-                        exit_or_silence(machine).await
-                    }
-                },
-                exited = process.wait_exit() => Happening::Exited(describe(exited)),
-            }
-        }
-        Run::On(machine) => exit_or_silence(machine).await,
-    }
-}
-
-/// May be dropped and called again at any moment, as all that the task waits for.
-async fn exit_or_silence(machine: &mut Machine) -> Happening {
-    let process = machine.process.clone();
-    tokio::select! {
-        biased;
-        exited = process.wait_exit() => Happening::Exited(describe(exited)),
-        () = moment(machine.exit_expected_until) => {
-            machine.exit_expected_until = None;
-            Happening::MonitorLost
-        }
-    }
-}
-
-fn describe(exited: Result<Option<std::process::ExitStatus>, ProcessError>) -> String {
-    match exited {
-        Ok(Some(status)) => format!("ended: {status}"),
-        Ok(None) => "ended".to_owned(),
-        Err(error) => format!("can't be watched: {error}"),
     }
 }

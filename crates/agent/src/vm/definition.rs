@@ -8,7 +8,7 @@ use super::{disk, machine};
 use crate::flows;
 use crate::networks::Place;
 use crate::problem::problem;
-use crate::records::Record;
+use crate::records::{Record, RecoveryRecord};
 
 impl VmTask {
     pub(super) async fn define(&mut self, assignment: Assignment) -> Result<VmObservation, Problem> {
@@ -47,6 +47,7 @@ impl VmTask {
             end: None,
             migration: None,
             ha: Default::default(),
+            recovery: RecoveryRecord::default(),
         };
         let made = match disk::check_nothing_left(&self.host, &record).await {
             Ok(()) => self.make(record).await,

@@ -21,21 +21,57 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// The guest decides what these say; they are shown to people.
 const TEXT_LENGTH_MAX: usize = 200;
 
+/// Thawing is tried again for this long: a guest that stays frozen is of no use.
+const THAW_LIMIT: Duration = Duration::from_secs(10);
+
+type Answer = oneshot::Sender<Result<(), GuestAgentError>>;
+
+/// What the guest's agent is asked to do, besides answering.
+enum Request {
+    Reboot(Answer),
+    Freeze(Duration, Answer),
+    Thaw(Answer),
+    SetTime,
+}
+
 /// The way to the guest's agent.
 #[derive(Clone)]
 pub(crate) struct GuestLine {
-    reboots: mpsc::Sender<oneshot::Sender<Result<(), GuestAgentError>>>,
+    requests: mpsc::Sender<Request>,
 }
 
 impl GuestLine {
     /// Asks the guest to reboot. Not for the VM's own task: it waits for the guest.
     pub async fn reboot(&self) -> Result<(), Problem> {
+        let remedy = "install and start qemu-guest-agent in the guest, or reset the VM";
+        self.ask(Request::Reboot, "reboot it", remedy).await
+    }
+
+    /// Asks the guest to write out and freeze its file systems within `limit`. [`Self::thaw`] must follow, whatever comes
+    /// of it.
+    pub async fn freeze(&self, limit: Duration) -> Result<(), Problem> {
+        let remedy = "install and start qemu-guest-agent in the guest, or take the snapshot without --quiesce";
+        self.ask(|reply| Request::Freeze(limit, reply), "freeze its file systems", remedy).await
+    }
+
+    pub async fn thaw(&self) -> Result<(), Problem> {
+        let remedy = "see whether the guest still writes; if not, reset the VM";
+        self.ask(Request::Thaw, "let its file systems go on", remedy).await
+    }
+
+    /// Sets the guest's clock by the host's, as soon as its agent answers.
+    pub fn set_time(&self) {
+        // A full line has somebody else's request; a clock that is behind shows in the VM's metrics.
+        drop(self.requests.try_send(Request::SetTime));
+    }
+
+    async fn ask(&self, request: impl FnOnce(Answer) -> Request, doing: &str, remedy: &str) -> Result<(), Problem> {
         let silent = |reason: String| {
-            Problem::conflict("no-guest-agent", format!("the guest's agent can't be asked to reboot it: {reason}"))
-                .remedy("install and start qemu-guest-agent in the guest, or reset the VM")
+            Problem::conflict("no-guest-agent", format!("the guest's agent can't be asked to {doing}: {reason}"))
+                .remedy(remedy)
         };
         let (reply, answer) = oneshot::channel();
-        self.reboots.send(reply).await.map_err(|_| silent("the VM is stopping".to_owned()))?;
+        self.requests.send(request(reply)).await.map_err(|_| silent("the VM is stopping".to_owned()))?;
         match answer.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(silent(crate::problem::chain(&error))),
@@ -45,18 +81,16 @@ impl GuestLine {
 }
 
 pub(super) fn start(socket: PathBuf, shared: Arc<Shared>) -> (GuestLine, AbortOnDropHandle<()>) {
-    let (reboots, requests) = mpsc::channel(1);
+    let (line, requests) = mpsc::channel(1);
     let task = tokio::spawn(converse(socket, shared, requests));
-    (GuestLine { reboots }, AbortOnDropHandle::new(task))
+    (GuestLine { requests: line }, AbortOnDropHandle::new(task))
 }
 
-async fn converse(
-    socket: PathBuf,
-    shared: Arc<Shared>,
-    mut reboots: mpsc::Receiver<oneshot::Sender<Result<(), GuestAgentError>>>,
-) {
+async fn converse(socket: PathBuf, shared: Arc<Shared>, mut requests: mpsc::Receiver<Request>) {
     let mut agent = None;
     let mut known = false;
+    // Whoever had it frozen is gone, with the agent that this one follows.
+    let mut may_be_frozen = true;
     loop {
         let mut pause = PING_INTERVAL;
         let asked = tokio::select! {
@@ -68,7 +102,12 @@ async fn converse(
             }
         };
         match asked {
-            Ok(clock_lag_ms) => shared.guest_answered(clock_lag_ms),
+            Ok(clock_lag_ms) => {
+                shared.guest_answered(clock_lag_ms);
+                if may_be_frozen {
+                    may_be_frozen = !thaw_if_frozen(&mut agent, &socket).await;
+                }
+            }
             Err(_) => {
                 agent = None;
                 pause = RETRY_PAUSE;
@@ -77,14 +116,22 @@ async fn converse(
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shared.guest_is_wanted() => {}
-            request = reboots.recv() => match request {
-                Some(reply) => {
-                    known = false;
-                    // Whoever asked may have given up.
-                    drop(reply.send(reboot(&mut agent, &socket).await));
+            request = requests.recv() => {
+                // Whoever asked may have given up.
+                match request {
+                    Some(Request::Reboot(reply)) => {
+                        known = false;
+                        drop(reply.send(reboot(&mut agent, &socket).await));
+                    }
+                    Some(Request::Freeze(limit, reply)) => {
+                        may_be_frozen = false;
+                        drop(reply.send(freeze(&mut agent, &socket, limit).await));
+                    }
+                    Some(Request::Thaw(reply)) => drop(reply.send(thaw(&mut agent, &socket).await)),
+                    Some(Request::SetTime) => set_time(&mut agent, &socket).await,
+                    None => return,
                 }
-                None => return,
-            },
+            }
         }
     }
 }
@@ -122,6 +169,58 @@ async fn clock_lag_ms(agent: &mut GuestAgent, deadline: Instant) -> Option<i64> 
 async fn reboot(agent: &mut Option<GuestAgent>, socket: &std::path::Path) -> Result<(), GuestAgentError> {
     let agent = connected(agent, socket).await?;
     agent.shutdown(ShutdownMode::Reboot, Instant::now() + REBOOT_LIMIT).await
+}
+
+async fn freeze(
+    agent: &mut Option<GuestAgent>,
+    socket: &std::path::Path,
+    limit: Duration,
+) -> Result<(), GuestAgentError> {
+    connected(agent, socket).await?.freeze(Instant::now() + limit).await.map(drop)
+}
+
+/// Until it works or its time is over: nothing in the guest can write meanwhile.
+async fn thaw(agent: &mut Option<GuestAgent>, socket: &std::path::Path) -> Result<(), GuestAgentError> {
+    let deadline = Instant::now() + THAW_LIMIT;
+    loop {
+        let attempt = Instant::now() + PING_LIMIT;
+        let thawed = match connected(agent, socket).await {
+            Ok(agent) => agent.thaw(attempt.min(deadline)).await.map(drop),
+            Err(error) => Err(error),
+        };
+        match thawed {
+            Err(GuestAgentError::Refused { .. }) | Ok(()) => return thawed,
+            Err(_) if Instant::now() >= deadline => return thawed,
+            Err(_) => *agent = None,
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// False if it could not be found out.
+async fn thaw_if_frozen(agent: &mut Option<GuestAgent>, socket: &std::path::Path) -> bool {
+    let Ok(line) = connected(agent, socket).await else { return false };
+    match line.is_frozen(Instant::now() + PING_LIMIT).await {
+        Ok(true) => {
+            tracing::warn!(socket = %socket.display(), "the guest's file systems were left frozen: thawing them");
+            thaw(agent, socket).await.is_ok()
+        }
+        // An agent that can't tell can't freeze either.
+        Ok(false) | Err(GuestAgentError::Refused { .. }) => true,
+        Err(_) => false,
+    }
+}
+
+/// A guest whose agent can't do it keeps its clock.
+async fn set_time(agent: &mut Option<GuestAgent>, socket: &std::path::Path) {
+    let now_ns = Timestamp::from(SystemTime::now()).unix_ms() * 1_000_000;
+    let set = match connected(agent, socket).await {
+        Ok(agent) => agent.set_time_ns(now_ns, Instant::now() + PING_LIMIT).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = set {
+        tracing::info!(socket = %socket.display(), %error, "the guest's clock could not be set");
+    }
 }
 
 async fn connected<'a>(

@@ -139,16 +139,26 @@ fn uefi(record: &Record) -> Result<(PathBuf, PathBuf), Problem> {
     find_uefi(qemu_arch(record.assignment.arch)).map_err(|error| problem("no-uefi", &named(record), &error))
 }
 
-/// Starts QEMU; with `incoming` it waits for a migration. On an error no process is left.
+/// What a new QEMU does first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begin {
+    Running,
+    /// Nothing, until it is told to.
+    Halted,
+    /// Wait for a migration.
+    Incoming,
+}
+
+/// Starts QEMU. On an error no process is left.
 pub(crate) async fn launch(
     host: &Host,
     record: &Record,
     shared: &Arc<Shared>,
-    incoming: bool,
+    begin: Begin,
 ) -> Result<Machine, Problem> {
     let what = named(record);
     disk::check(host, record).await?;
-    let config = describe(host, record, incoming).await?;
+    let config = describe(host, record, begin).await?;
     let files = files(host, record.assignment.uuid);
     let taps: Result<Vec<_>, _> =
         record.assignment.nics.iter().map(|nic| open_tap(&gantry_network::tap_name(nic.port))).collect();
@@ -330,7 +340,7 @@ fn accelerator_for(host: &Host, record: &Record) -> Accelerator {
     host.qemu.accelerator(record.assignment.arch)
 }
 
-async fn describe(host: &Host, record: &Record, incoming: bool) -> Result<MachineConfig, Problem> {
+async fn describe(host: &Host, record: &Record, begin: Begin) -> Result<MachineConfig, Problem> {
     let assignment = &record.assignment;
     let files = files(host, assignment.uuid);
     let accelerator = accelerator_for(host, record);
@@ -388,8 +398,8 @@ async fn describe(host: &Host, record: &Record, incoming: bool) -> Result<Machin
         kernel: None,
         sockets: SocketsDir(files.run_dir),
         console_log: files.console_log,
-        incoming,
-        start_paused: false,
+        incoming: begin == Begin::Incoming,
+        start_paused: begin == Begin::Halted,
         screen: assignment.display == Display::Vga,
         pvpanic: true,
     })

@@ -24,6 +24,8 @@ mod console;
 mod definition;
 mod disk;
 mod guest;
+mod happening;
+mod last_known_good;
 mod liveness;
 mod machine;
 mod metrics;
@@ -31,15 +33,17 @@ mod observation;
 mod power;
 mod protection;
 mod recover;
+mod revert;
 mod screen;
+mod snapshots;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use gantry_api::agent::{
-    Assignment, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration, SendMigration, Verdict,
-    VmObservation, VmRunState,
+    Assignment, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration, RevertVm, SendMigration,
+    TakeSnapshot, TakenSnapshot, Verdict, VmObservation, VmRunState,
 };
 use gantry_types::{Flow, GuestInfo, MigrationFigures, MigrationProgress, Problem, Timestamp, VmMetrics};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -52,7 +56,7 @@ pub(crate) use console::ConsoleLine;
 pub(crate) use definition::committed_here;
 pub(crate) use disk::check_nothing_left;
 pub(crate) use liveness::check as check_liveness;
-pub(crate) use machine::{DISK_NODE, Machine, files, prepare_files, seed_of};
+pub(crate) use machine::{Begin, DISK_NODE, Machine, files, prepare_files, seed_of};
 pub(crate) use screen::open as open_screen;
 
 /// A guest agent that was silent for longer is not reported as there.
@@ -71,6 +75,13 @@ pub(crate) enum Command {
         epoch: u64,
         reply: Reply<()>,
     },
+    TakeSnapshot(TakeSnapshot, Reply<TakenSnapshot>),
+    DeleteSnapshot {
+        epoch: u64,
+        snapshot: Uuid,
+        reply: Reply<()>,
+    },
+    Revert(RevertVm, Reply<VmObservation>),
     Receive(Box<ReceiveMigration>, Reply<MigrationEndpoint>),
     Send(Box<SendMigration>, Reply<()>),
     Report(Uuid, Reply<MigrationReport>),
@@ -119,6 +130,8 @@ struct SharedState {
 #[derive(Default)]
 struct GuestView {
     last_answer: Option<Instant>,
+    /// Since when it has answered without a gap.
+    healthy_since: Option<Instant>,
     /// As of the last answer.
     clock_lag_ms: Option<i64>,
     info: Option<GuestInfo>,
@@ -161,6 +174,12 @@ impl Shared {
     pub fn guest_agent_answered_since(&self, moment: Instant) -> bool {
         self.lock().guest.last_answer.is_some_and(|answered| answered > moment)
     }
+    /// How long the guest's agent has answered without a gap until now.
+    pub fn guest_healthy_for(&self) -> Option<Duration> {
+        let guest = &self.lock().guest;
+        guest.last_answer.filter(|answered| answered.elapsed() < GUEST_AGENT_MEMORY)?;
+        guest.healthy_since.map(|since| since.elapsed())
+    }
     pub fn guest_clock_lag_ms(&self) -> Option<i64> {
         self.lock().guest.clock_lag_ms
     }
@@ -201,7 +220,12 @@ impl Shared {
     }
     fn guest_answered(&self, clock_lag_ms: Option<i64>) {
         let guest = &mut self.lock().guest;
-        (guest.last_answer, guest.clock_lag_ms) = (Some(Instant::now()), clock_lag_ms);
+        let now = Instant::now();
+        let gap = guest.last_answer.is_none_or(|answered| now.duration_since(answered) >= GUEST_AGENT_MEMORY);
+        if gap {
+            guest.healthy_since = Some(now);
+        }
+        (guest.last_answer, guest.clock_lag_ms) = (Some(now), clock_lag_ms);
     }
     fn set_guest_info(&self, info: GuestInfo) {
         self.lock().guest.info = Some(info);

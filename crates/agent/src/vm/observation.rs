@@ -62,6 +62,7 @@ impl VmTask {
                 recovery_port: self.interrupted.as_ref().map(Interrupted::port),
             }),
             ha: HaObservation { spec: record.assignment.ha.clone(), status: record.ha.clone() },
+            recovery_points: record.shown_points(),
             owner_uid: record.owner_uid,
             damaged: false,
         };

@@ -5,7 +5,8 @@ use gantry_qemu::qmp::command::{Command as QmpCommand, Cont, Stop, SystemPowerdo
 use gantry_types::{PowerState, Problem};
 
 use super::actor::{Run, VmTask};
-use super::{MONITOR_LIMIT, Reply, machine, within};
+use super::machine::{self, Begin};
+use super::{MONITOR_LIMIT, Reply, within};
 use crate::problem::problem;
 use crate::records::{End, Record};
 
@@ -31,7 +32,7 @@ impl VmTask {
         match request.action {
             // A guest that is being sent may still be shut down or killed; the migration then fails.
             PowerAction::ShutDown | PowerAction::Kill if !self.is_receiving() => self.check_not_handed_over("stopped"),
-            _ => self.check_not_moving(),
+            _ => self.check_not_moving().and_then(|()| self.check_no_snapshot_at_work()),
         }
     }
 
@@ -65,7 +66,7 @@ impl VmTask {
             Run::Off => {}
         }
         self.want(PowerState::Running).await?;
-        match self.launch(false).await {
+        match self.launch(Begin::Running).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 if let Some(record) = &mut self.record {
@@ -78,12 +79,12 @@ impl VmTask {
     }
 
     /// Starts QEMU and writes down which process it is.
-    pub(crate) async fn launch(&mut self, incoming: bool) -> Result<(), Problem> {
+    pub(crate) async fn launch(&mut self, begin: Begin) -> Result<(), Problem> {
         let record = self.known()?;
-        let machine = machine::launch(&self.host, record, &self.shared, incoming).await?;
+        let machine = machine::launch(&self.host, record, &self.shared, begin).await?;
         let process = machine.record(&self.host);
         self.run = Run::On(Box::new(machine));
-        self.paused = incoming;
+        self.paused = begin != Begin::Running;
         self.expected_end = None;
         self.hold_reason = None;
         if let Some(record) = &mut self.record {
@@ -103,7 +104,13 @@ impl VmTask {
         }
     }
 
-    async fn kill(&mut self) -> Result<(), Problem> {
+    /// Starts QEMU without letting the guest run; for a state that is put into it.
+    pub(super) async fn launch_halted(&mut self) -> Result<(), Problem> {
+        self.want(PowerState::Paused).await?;
+        self.launch(Begin::Halted).await
+    }
+
+    pub(super) async fn kill(&mut self) -> Result<(), Problem> {
         self.want(PowerState::Stopped).await?;
         if !matches!(self.run, Run::Off) {
             self.stop_sending("the VM was stopped").await;
@@ -120,7 +127,7 @@ impl VmTask {
         self.save().await
     }
 
-    async fn resume(&mut self) -> Result<(), Problem> {
+    pub(super) async fn resume(&mut self) -> Result<(), Problem> {
         self.machine()?;
         self.want(PowerState::Running).await?;
         self.tell(Cont {}).await?;
@@ -140,7 +147,7 @@ impl VmTask {
         Ok(())
     }
 
-    async fn tell<C: QmpCommand>(&self, command: C) -> Result<(), Problem> {
+    pub(super) async fn tell<C: QmpCommand>(&self, command: C) -> Result<(), Problem> {
         let told = within(MONITOR_LIMIT, self.vm, self.machine()?.qmp.execute(command)).await?;
         told.map(drop).map_err(|error| problem("qemu-refused", &format!("VM {}", self.vm), &error))
     }

@@ -8,6 +8,7 @@ mod migration;
 mod protection;
 mod restart;
 mod screen;
+mod snapshots;
 mod uefi;
 mod world;
 

@@ -177,6 +177,7 @@ impl World {
             user_data: None,
             power: PowerState::Running,
             ha: Default::default(),
+            recovery: Default::default(),
         }
     }
 

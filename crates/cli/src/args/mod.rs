@@ -10,6 +10,7 @@ mod objects;
 mod policies;
 mod routing;
 mod simulate;
+mod snapshot;
 mod user;
 mod vm;
 mod whole;
@@ -35,6 +36,7 @@ pub use objects::{
 pub use policies::{BalanceSet, ClusterCommand, ClusterSet, Mode, PolicyCommand, PolicySet};
 pub use routing::{FloatingIpCommand, RouterCommand};
 pub use simulate::{SimulateCommand, SimulateLive, SimulatePlanetlab, SimulateRules};
+pub use snapshot::{SnapshotCommand, SnapshotCreate};
 pub use user::{UserCommand, UserRole};
 pub use vm::{Create as VmCreate, Migrate as VmMigrate, PostCopyChoice, Set as VmSet, VmCommand, WaitFor};
 pub use whole::{AuditCommand, AuditList, OverviewOf, SearchFor};
@@ -121,6 +123,9 @@ pub enum Command {
     /// Addresses of external networks that lead to VMs
     #[command(subcommand, visible_alias = "fip")]
     FloatingIp(FloatingIpCommand),
+    /// States of VMs that can be gone back to
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Servers that run VMs
     #[command(subcommand)]
     Host(HostCommand),
@@ -176,7 +181,7 @@ pub enum Command {
 }
 
 const KINDS: &str = "vm, host, cluster, policy, image, network, subnet, port, security-group, address-set, router, floating-ip, \
-operation, event, token or user; also their plurals, and img, net, sg, fip, op, ev for short";
+snapshot, operation, event, token or user; also their plurals, and img, net, sg, fip, snap, op, ev for short";
 
 #[derive(Debug, Args)]
 pub struct Get {

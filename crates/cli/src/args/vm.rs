@@ -110,6 +110,8 @@ pub enum VmCommand {
     Set(Set),
     /// Move a running VM to another host
     Migrate(Migrate),
+    /// Bring a VM's disk back to its last known good state, and start it
+    Recover(Recover),
 }
 
 #[derive(Debug, Args)]
@@ -256,6 +258,20 @@ pub struct Migrate {
     pub follow: FollowOptions,
 }
 
+#[derive(Debug, Args)]
+pub struct Recover {
+    /// The VM's name
+    pub name: String,
+    /// The recovery point to go back to (gantry describe vm NAME); the newest good one if not given
+    #[arg(long, value_name = "POINT")]
+    pub to: Option<Name>,
+    /// Go back to what the last recovery or revert replaced; it is kept for a day
+    #[arg(long, conflicts_with = "to")]
+    pub undo: bool,
+    #[command(flatten)]
+    pub follow: FollowOptions,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PostCopyChoice {
     Auto,
@@ -302,7 +318,7 @@ fn parse_nic(text: &str) -> Result<NicSpec, String> {
     Ok(nic)
 }
 
-fn parse_label(text: &str) -> Result<(String, String), String> {
+pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or_else(|| format!("'{text}' is not KEY=VALUE"))?;
     Ok((key.to_owned(), value.to_owned()))
 }

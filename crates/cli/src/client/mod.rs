@@ -12,12 +12,12 @@ use gantry_api::access::{ConsoleKind, CreateUser, CreatedUser, PasswordSet, SetP
 use gantry_api::audit::{AuditPage, AuditQuery};
 use gantry_api::overview::{Overview, SearchQuery, SearchResult};
 use gantry_api::rest::{
-    Changed, CreateToken, CreatedToken, DeleteVmQuery, ListQuery, MigrateRequest, Page, RebootRequest, StopRequest,
-    Trace, TraceQuery, UpdateClusterRequest, Version, WriteQuery,
+    Changed, CreateToken, CreatedToken, DeleteVmQuery, ListQuery, MigrateRequest, Page, RebootRequest, RecoverRequest,
+    RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, Version, WriteQuery,
 };
 use gantry_hostlink::{answer, causes};
 use gantry_trust::{ClientConfig, ExpectedPeer, TrustError, WebSocket};
-use gantry_types::{Cluster, Host, Operation, Port, Problem, Resource, User, Vm};
+use gantry_types::{Cluster, Host, Operation, Port, Problem, Resource, Snapshot, User, Vm};
 use reqwest::{
     Method, RequestBuilder,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
@@ -119,6 +119,12 @@ impl Client {
     }
     pub async fn migrate(&self, vm: &str, request: &MigrateRequest) -> Result<Changed<Vm>, Problem> {
         self.vm_verb(vm, "migrate", request).await
+    }
+    pub async fn recover(&self, vm: &str, request: &RecoverRequest) -> Result<Changed<Vm>, Problem> {
+        self.vm_verb(vm, "recover", request).await
+    }
+    pub async fn revert(&self, snapshot: &str, request: &RevertRequest) -> Result<Changed<Snapshot>, Problem> {
+        answer(&self.peer, self.verb(&format!("{}/revert", object_path::<Snapshot>(snapshot)?), request)).await
     }
     async fn vm_verb(&self, vm: &str, verb: &str, body: &impl Serialize) -> Result<Changed<Vm>, Problem> {
         answer(&self.peer, self.verb(&format!("{}/{verb}", object_path::<Vm>(vm)?), body)).await

@@ -14,6 +14,7 @@ mod policies;
 mod programs;
 mod routing;
 mod simulate;
+mod snapshots;
 mod tokens;
 mod users;
 mod vms;
@@ -68,6 +69,7 @@ pub async fn dispatch(cli: Cli, programs: &impl Programs) -> Result<(), Failure>
         Command::Router(command) => routing::routers(&session, command).await,
         Command::FloatingIp(command) => routing::floating_ips(&session, command).await,
         Command::AddressSet(command) => networking::address_sets(&session, command).await,
+        Command::Snapshot(command) => snapshots::run(&session, command).await,
         Command::Host(command) => hosts::run(&session, command, programs).await,
         Command::Cluster(command) => clusters::run(&session, command).await,
         Command::Policy(command) => policies::run(&session, command).await,

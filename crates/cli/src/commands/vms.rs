@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
-use gantry_api::rest::{Changed, DeleteVmQuery, MigrateRequest, RebootRequest, StopRequest, WriteQuery};
+use gantry_api::rest::{
+    Changed, DeleteVmQuery, MigrateRequest, RebootRequest, RecoverRequest, StopRequest, WriteQuery,
+};
 use gantry_types::{Labels, PowerState, Problem, Vm, VmSpec};
 
 use super::{Failures, Session, announce, carry_out, objects};
@@ -51,6 +53,11 @@ pub async fn run(session: &Session, command: VmCommand) -> Result<(), Failure> {
         VmCommand::Console { name } => console::attach(&session.client()?, &name).await,
         VmCommand::Set(arguments) => set(session, arguments).await,
         VmCommand::Migrate(arguments) => migrate(session, arguments).await,
+        VmCommand::Recover(arguments) => {
+            let (request, names) = (RecoverRequest { to: arguments.to, undo: arguments.undo }, [arguments.name]);
+            let recover = async |client: &Client, name| client.recover(name, &request).await;
+            for_each(session, &names, arguments.follow, "recovered", recover).await
+        }
     }
 }
 
@@ -166,6 +173,7 @@ fn vm_of(arguments: &VmCreate) -> Result<Vm, Problem> {
         display: arguments.display,
         owner: arguments.owner.clone(),
         ha: Default::default(),
+        recovery: gantry_types::RecoveryPolicy::default(),
     };
     let mut vm = Vm::new(arguments.name.clone(), spec);
     vm.metadata.labels = Labels(arguments.labels.iter().cloned().collect::<BTreeMap<_, _>>());

@@ -110,6 +110,7 @@ fn sample_vm() -> Result<Vm, Failure> {
         display: Display::None,
         owner: None,
         ha: Default::default(),
+        recovery: gantry_types::RecoveryPolicy::default(),
     };
     Ok(Vm::new(name(VM)?, spec))
 }

@@ -6,6 +6,7 @@
 mod age;
 mod describe;
 mod rows;
+mod snapshot_tree;
 mod table;
 
 use std::io::{self, IsTerminal, Write};
@@ -15,6 +16,7 @@ use gantry_types::{Problem, Timestamp};
 pub use age::{age, duration};
 pub use describe::describe;
 pub use rows::{Retry, api_name, current_step, yes_no};
+pub use snapshot_tree::snapshot_tree;
 pub use table::{Row, Surroundings, Table};
 
 use crate::args::Format;

@@ -2,7 +2,7 @@
 
 use gantry_types::{
     AddressSet, ApiToken, ByteSize, Cluster, Event, FloatingIp, Host, HostState, Image, Maintenance, Network,
-    NetworkSubnet, Operation, Policy, Port, Resource, Router, SecurityGroup, StepState, User, Vm, VmPhase,
+    NetworkSubnet, Operation, Policy, Port, Resource, Router, SecurityGroup, Snapshot, StepState, User, Vm, VmPhase,
 };
 use serde::Serialize;
 
@@ -319,6 +319,32 @@ impl Row for FloatingIp {
 
     fn wide_cells(&self) -> Vec<String> {
         vec![self.metadata.uuid.to_string()]
+    }
+}
+
+impl Row for Snapshot {
+    const PLURAL_FOR_PEOPLE: &'static str = "snapshots";
+    const HEADERS: &'static [&'static str] = &["NAME", "VM", "PHASE", "PARENT", "MEMORY", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["PAUSE", "UUID", "REASON"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        let status = &self.status;
+        vec![
+            self.metadata.name.to_string(),
+            self.spec.vm.to_string(),
+            api_name(&status.phase),
+            or_dash(status.parent.as_ref()),
+            or_dash(status.memory_size.map(|size| size.approximate())),
+            age(status.taken_at.or(self.metadata.created_at), around.now),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        vec![
+            or_dash(self.status.pause_ms.map(|pause_ms| format!("{pause_ms} ms"))),
+            self.metadata.uuid.to_string(),
+            or_dash(self.status.reason.as_ref()),
+        ]
     }
 }
 

@@ -20,6 +20,7 @@ pub mod port;
 pub mod router;
 pub mod search;
 mod security_group;
+pub mod snapshot;
 mod subnet;
 pub mod token;
 pub mod user;

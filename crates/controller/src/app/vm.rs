@@ -3,16 +3,16 @@
 //! A verb never acts by itself: it writes an operation that does. `vm.status.operation` names the one that is at work;
 //! it is set in the transaction that makes the operation and cleared in the one that finishes it.
 
-use gantry_api::rest::{Changed, MigrateRequest, RebootRequest, StopRequest, WriteQuery};
+use gantry_api::rest::{Changed, MigrateRequest, RebootRequest, RecoverRequest, StopRequest, WriteQuery};
 use gantry_types::{Action, Host, Operation, PowerState, Problem, Resource, Severity, Vm, VmPhase, VmStatus};
 
 use super::{
-    App, Caller, already_exists, check_labels, check_name, check_precondition, vm_references::check_references,
-    vm_update,
+    App, Caller, already_exists, check_labels, check_name, check_precondition, snapshot,
+    vm_references::check_references, vm_update,
 };
 use crate::{
     objects::Change,
-    operations::{FormerState, new_operation},
+    operations::{FormerState, choose_point, new_operation},
 };
 
 /// Makes a VM, and starts it unless it is to be stopped.
@@ -165,6 +165,27 @@ pub async fn resume(app: &App, caller: &Caller, name: &str, query: &WriteQuery) 
     .await
 }
 
+/// Brings the VM's disk back to a state that was kept for this, and starts it.
+pub async fn recover(
+    app: &App,
+    caller: &Caller,
+    name: &str,
+    request: &RecoverRequest,
+    query: &WriteQuery,
+) -> Result<Changed<Vm>, Problem> {
+    if request.undo && request.to.is_some() {
+        return Err(Problem::invalid("invalid-request", "the request is not valid")
+            .field("to", "can't be given together with undo, which goes back to what was replaced last"));
+    }
+    launch_for_owner(app, caller, name, query, |vm| {
+        let phases = [VmPhase::Running, VmPhase::Paused, VmPhase::Stopped, VmPhase::Failed];
+        expect_phase(vm, &phases, "recover", None)?;
+        choose_point(vm, request.to.as_ref(), request.undo)?;
+        Ok(Action::VmRecover { to: request.to.clone(), undo: request.undo })
+    })
+    .await
+}
+
 /// Moves the running VM with its disk to another host. One that is there already stays, and that is success.
 pub async fn migrate(
     app: &App,
@@ -182,6 +203,7 @@ pub async fn migrate(
     }
     launch(app, caller, name, query, |vm| {
         expect_phase(vm, &[VmPhase::Running, VmPhase::Paused], "migrate", Some("gantry vm start"))?;
+        snapshot::expect_none(app, vm)?;
         if let Some(to) = &request.to {
             app.model.get::<Host>(to.as_str()).ok_or_else(|| Problem::not_found(Host::KIND, to.as_str()))?;
             if vm.spec.host.as_ref().is_some_and(|pin| pin != to) {
@@ -246,7 +268,14 @@ where
 }
 
 /// Marks the VM with a new operation, and its spec with what that operation will make true.
-fn engage(app: &App, caller: &Caller, vm: &mut Vm, former: &Vm, action: Action) -> Result<Operation, Problem> {
+pub(super) fn engage(
+    app: &App,
+    caller: &Caller,
+    vm: &mut Vm,
+    former: &Vm,
+    action: Action,
+) -> Result<Operation, Problem> {
+    let was_on = matches!(vm.status.phase, VmPhase::Running | VmPhase::Paused);
     let (phase, power) = match &action {
         Action::VmStart if vm.spec.power == PowerState::Stopped => (VmPhase::Starting, PowerState::Running),
         Action::VmStart => (VmPhase::Starting, vm.spec.power),
@@ -255,7 +284,13 @@ fn engage(app: &App, caller: &Caller, vm: &mut Vm, former: &Vm, action: Action) 
         Action::VmResume => (vm.status.phase, PowerState::Running),
         Action::VmDelete { .. } => (VmPhase::Deleting, vm.spec.power),
         Action::VmMigrate { .. } => (VmPhase::Migrating, vm.spec.power),
-        // The rest is nothing that is done to a VM.
+        Action::VmRecover { .. } if was_on => (VmPhase::Stopping, PowerState::Running),
+        Action::VmRecover { .. } => (VmPhase::Starting, PowerState::Running),
+        Action::SnapshotRevert { disk_only: true, .. } if was_on => (VmPhase::Stopping, PowerState::Running),
+        Action::SnapshotRevert { disk_only: true, .. } => (vm.status.phase, PowerState::Stopped),
+        Action::SnapshotRevert { .. } if was_on => (vm.status.phase, PowerState::Running),
+        Action::SnapshotRevert { .. } => (VmPhase::Starting, PowerState::Running),
+        // The rest leaves it as it is, or is nothing that is done to a VM.
         _ => (vm.status.phase, vm.spec.power),
     };
     if !vm.status.phase.may_become(phase) {
@@ -302,7 +337,7 @@ pub(super) fn expect_idle(vm: &Vm) -> Result<(), Problem> {
         .remedy(format!("wait for it, or stop it: gantry operation cancel {operation}")))
 }
 
-fn expect_phase(vm: &Vm, phases: &[VmPhase], verb: &str, instead: Option<&str>) -> Result<(), Problem> {
+pub(super) fn expect_phase(vm: &Vm, phases: &[VmPhase], verb: &str, instead: Option<&str>) -> Result<(), Problem> {
     if phases.contains(&vm.status.phase) {
         return Ok(());
     }

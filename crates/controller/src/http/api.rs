@@ -21,13 +21,13 @@ use gantry_api::{
     paths,
     rest::{
         Changed, CreateToken, CreatedToken, DeleteVmQuery, JoinRequest, JoinResponse, ListQuery, MigrateRequest, Page,
-        RebootRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, UploadState, Version, WatchEvent,
-        WriteQuery,
+        RebootRequest, RecoverRequest, RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest,
+        UploadState, Version, WatchEvent, WriteQuery,
     },
 };
 use gantry_types::{
     AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, Network, NetworkSubnet, Operation, Policy, Port,
-    Problem, Resource, SecurityGroup, User as StoredUser, Vm,
+    Problem, Resource, SecurityGroup, Snapshot, User as StoredUser, Vm,
 };
 use utoipa::{
     IntoParams, ToSchema,
@@ -41,7 +41,7 @@ use super::{
     endpoint::{Endpoint, Routes},
     host_work, hosts, images, managed, objects, overview, policies,
     request::{Answer, MAX_BODY_BYTES, no_such_method},
-    session, upload_pieces, users, vms, writes,
+    session, snapshots, upload_pieces, users, vms, writes,
 };
 use crate::{app::managed::Managed, model::Kind};
 
@@ -86,6 +86,7 @@ fn routes() -> Routes {
     routes = readable::<Policy>(routes);
     routes = readable::<Image>(routes);
     routes = readable::<Network>(routes);
+    routes = readable::<Snapshot>(routes);
     routes = readable::<Operation>(routes);
     routes = readable::<Event>(routes);
     routes = readable::<ApiToken>(routes);
@@ -93,6 +94,7 @@ fn routes() -> Routes {
     routes = of_vms(routes);
     routes = of_hosts(routes);
     routes = of_policies(routes);
+    routes = of_snapshots(routes);
     routes = of_the_rest(routes);
     routes = managed::<NetworkSubnet>(routes);
     routes = managed::<Port>(routes);
@@ -132,6 +134,11 @@ fn of_vms(routes: Routes) -> Routes {
         .add(verb("pause", "Stop its virtual processors"), post(vms::pause))
         .add(verb("resume", "Let its virtual processors go on"), post(vms::resume))
         .add(verb("migrate", "Move it to another host while it runs").body::<MigrateRequest>(), post(vms::migrate))
+        .add(
+            verb("recover", "Bring its disk back to a state that is known to be good, and start it")
+                .body::<RecoverRequest>(),
+            post(vms::recover),
+        )
         .add(console(ConsoleKind::Serial, serial), get(console::open_serial))
         .add(console(ConsoleKind::Vnc, screen), get(console::open_screen))
         .add(ticket.body::<TicketRequest>().answers::<ConsoleTicket>(200), post(console::ticket))
@@ -173,6 +180,20 @@ fn of_policies(routes: Routes) -> Routes {
         put(policies::put_policy),
         delete(policies::delete_policy),
     )
+}
+
+fn of_snapshots(routes: Routes) -> Routes {
+    let revert = Endpoint::new(
+        HttpMethod::Post,
+        "/v1/snapshots/{name}/revert",
+        Snapshot::KIND,
+        "Make its VM what it was; what is replaced is kept for a day",
+    );
+    written::<Snapshot, WriteQuery>(routes, post(snapshots::create), put(snapshots::put), delete(snapshots::delete))
+        .add(
+            revert.query::<WriteQuery>().body::<RevertRequest>().answers::<Changed<Snapshot>>(202),
+            post(snapshots::revert),
+        )
 }
 
 fn of_the_rest(routes: Routes) -> Routes {

@@ -21,6 +21,7 @@ mod overview;
 mod policies;
 mod request;
 mod session;
+mod snapshots;
 mod upload_pieces;
 mod users;
 mod vms;

@@ -6,7 +6,9 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use gantry_api::rest::{Changed, DeleteVmQuery, MigrateRequest, RebootRequest, StopRequest, WriteQuery};
+use gantry_api::rest::{
+    Changed, DeleteVmQuery, MigrateRequest, RebootRequest, RecoverRequest, StopRequest, WriteQuery,
+};
 use gantry_hostlink::Refusal;
 use gantry_types::{Problem, Vm};
 
@@ -101,6 +103,16 @@ pub async fn resume(
     QueryOf(query): QueryOf<WriteQuery>,
 ) -> Outcome {
     told(vm::resume(&front.app, &caller, &name, &query).await)
+}
+
+pub async fn recover(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<WriteQuery>,
+    OptionalBody(request): OptionalBody<RecoverRequest>,
+) -> Outcome {
+    told(vm::recover(&front.app, &caller, &name, &request, &query).await)
 }
 
 pub async fn migrate(

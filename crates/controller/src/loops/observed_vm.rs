@@ -51,6 +51,9 @@ pub fn settle(vm: &Vm, host: &Name, observation: Option<&VmObservation>, trusted
         let restarted = note_restarts(&mut settled, host, observation);
         event = event.or(restarted);
     }
+    if let Some(observation) = observation.filter(|_| trusted) {
+        settled.status.recovery_points.clone_from(&observation.recovery_points);
+    }
     (settled != *vm).then_some(Settled { vm: settled, event })
 }
 
@@ -163,6 +166,7 @@ mod tests {
             metrics: None,
             migration: None,
             ha: Default::default(),
+            recovery_points: Vec::new(),
             owner_uid: 0,
             damaged: false,
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gantry_store::KeyValue;
 use gantry_types::{
     AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, Name, Network, NetworkSubnet, Operation, Policy,
-    Port, Problem, Resource, Router, SecurityGroup, User, Vm,
+    Port, Problem, Resource, Router, SecurityGroup, Snapshot, User, Vm,
 };
 
 use super::{Facts, Overlay, Table, Tables, facts};
@@ -140,6 +140,7 @@ kinds! {
     AddressSet in address_sets;
     Router in routers;
     FloatingIp in floating_ips;
+    Snapshot in snapshots;
     Operation in operations, facts facts::of_operation, lay_over |operation, overlay| {
         if let Some(progress) = overlay.operations.get(operation.name()) {
             operation.status.progress = Some(progress.clone());

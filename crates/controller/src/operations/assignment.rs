@@ -93,5 +93,6 @@ pub fn assignment(app: &App, vm: &Vm, epoch: u64) -> Result<Assignment, Problem>
         user_data: vm.spec.user_data.clone(),
         power: vm.spec.power,
         ha: vm.spec.ha.clone(),
+        recovery: vm.spec.recovery,
     })
 }

@@ -22,10 +22,13 @@ mod image_import;
 mod migration_ending;
 mod migration_outcome;
 mod placing;
+mod snapshot_create;
+mod snapshot_delete;
 pub mod step;
 mod vm_delete;
 mod vm_migrate;
 mod vm_power;
+mod vm_revert;
 mod vm_start;
 mod vm_stop;
 mod waking;
@@ -36,7 +39,9 @@ use gantry_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::app::{App, Caller, fresh_name};
+pub(crate) use snapshot_create::machine_of;
 use step::Procedure;
+pub(crate) use vm_revert::choose_point;
 
 /// The memo under which an operation keeps how its VM was before.
 const FORMER: &str = "former";
@@ -70,6 +75,9 @@ pub fn procedure(action: &Action) -> Box<dyn Procedure> {
         Action::VmReboot { .. } | Action::VmPause | Action::VmResume => Box::new(vm_power::VmPower),
         Action::VmDelete { .. } => Box::new(vm_delete::VmDelete),
         Action::VmMigrate { .. } => Box::new(vm_migrate::VmMigrate),
+        Action::VmRecover { .. } | Action::SnapshotRevert { .. } => Box::new(vm_revert::VmRevert),
+        Action::SnapshotCreate { .. } => Box::new(snapshot_create::SnapshotCreate),
+        Action::SnapshotDelete { .. } => Box::new(snapshot_delete::SnapshotDelete),
         Action::ImageImport => Box::new(image_import::ImageImport),
         Action::ImageDelete => Box::new(image_delete::ImageDelete),
         Action::HostDrain => Box::new(host_drain::HostDrain),

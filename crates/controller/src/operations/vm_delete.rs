@@ -6,7 +6,7 @@
 //! host has done already, and deleting it again goes on.
 
 use async_trait::async_trait;
-use gantry_types::{Action, ErrorClass, HostState, Name, Network, Port, Problem, Resource, Severity, Vm};
+use gantry_types::{Action, ErrorClass, HostState, Name, Network, Port, Problem, Resource, Severity, Snapshot, Vm};
 
 use super::{
     step::{Ending, Patience, Procedure, Step, StepContext},
@@ -138,6 +138,12 @@ impl Step for Forget {
                 let Some(vm) = or_gone(context).await? else { return Ok(()) };
                 let mut change = Change::new();
                 change.delete(&vm);
+                // They were inside its disk.
+                for snapshot in app.objects.list::<Snapshot>().await? {
+                    if snapshot.spec.vm == vm.metadata.name {
+                        change.delete(&snapshot);
+                    }
+                }
                 give_back(context, &vm, &mut change).await?;
                 let mut severity = Severity::Normal;
                 let mut message = format!("VM '{}' was deleted by {}", vm.name(), context.operation.spec.requested_by);

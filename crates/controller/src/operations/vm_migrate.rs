@@ -111,7 +111,17 @@ impl Procedure for VmMigrate {
                     vm.status.phase = VmPhase::Failed;
                     vm.status.reason = Some(format!("its guest does not execute after the move: {evidence}"));
                 }
-                let message = format!("VM '{}' moved from '{}' to '{}'", vm.name(), plan.source, plan.destination);
+                let mut message = format!("VM '{}' moved from '{}' to '{}'", vm.name(), plan.source, plan.destination);
+                let left = std::mem::take(&mut vm.status.recovery_points);
+                if !left.is_empty() {
+                    let names: Vec<_> = left.iter().map(|point| point.name.as_str()).collect();
+                    message = format!(
+                        "{message}; its recovery points stayed behind and are gone: {}; the next good state is kept \
+                         after {} s of health",
+                        names.join(", "),
+                        vm.spec.recovery.after_s
+                    );
+                }
                 change.event(&context.event(Severity::Normal, "VmMigrated", message, Some(&plan.destination)))?;
             }
             _ => back_to_former(context, &mut vm)?,

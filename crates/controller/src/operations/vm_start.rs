@@ -215,7 +215,7 @@ impl Step for JoinNetwork {
     }
 }
 
-struct Start;
+pub(super) struct Start;
 
 #[async_trait]
 impl Step for Start {
@@ -240,7 +240,7 @@ impl Step for Start {
     }
 }
 
-struct Running;
+pub(super) struct Running;
 
 #[async_trait]
 impl Step for Running {

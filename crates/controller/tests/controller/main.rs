@@ -10,6 +10,7 @@ mod late_reports;
 mod networking;
 mod protection;
 mod scenarios;
+mod snapshots;
 mod world;
 
 use std::{sync::Arc, time::Duration};
@@ -24,7 +25,7 @@ use gantry_controller::{
 };
 use gantry_hostlink::fake::{Fault, When};
 use gantry_store::SharedStore;
-use gantry_types::{Name, Operation, OperationPhase, Problem};
+use gantry_types::{Name, Operation, OperationPhase, Problem, SnapshotPhase};
 use scenarios::Scenario;
 use world::{Controller, World, succeeded};
 
@@ -53,6 +54,14 @@ async fn expect_result(world: &World, scenario: Scenario) {
         assert_eq!(world.on_hosts().len(), 1, "{scenario:?}: {:?}", world.on_hosts());
         assert!(world.on_hosts()[0].starts_with(host.as_str()), "{scenario:?}: {:?}", world.on_hosts());
         assert_eq!(vm.status.nics.len(), 1, "{scenario:?}");
+    }
+    if let Some((content, states)) = scenario.expected_disk() {
+        let vm = vm.as_ref().expect("a VM");
+        let host = vm.status.host.as_ref().expect("a host");
+        let (found, kept) = world.hosts.disk_on(host, vm.metadata.uuid).expect("a disk");
+        assert_eq!((found, kept.len()), (content, states), "{scenario:?}");
+        let snapshots = world.snapshots().await;
+        assert!(snapshots.iter().all(|snapshot| snapshot.status.phase == SnapshotPhase::Ready), "{snapshots:?}");
     }
     if expected.is_none() {
         assert!(world.on_hosts().is_empty(), "{scenario:?}: {:?}", world.on_hosts());
@@ -149,7 +158,8 @@ async fn with_fault(scenario: Scenario, fault: Fault) -> OperationPhase {
         assert!(operation.status.error.is_some());
         // A stop that fails may have stopped the guest; a removal may have been done.
         let undoable =
-            !matches!(scenario, Scenario::Stop | Scenario::Kill | Scenario::Delete) && !scenario.is_of_hosts();
+            !matches!(scenario, Scenario::Stop | Scenario::Kill | Scenario::Delete | Scenario::SnapshotDelete)
+                && !scenario.is_of_hosts();
         if scenario.is_of_hosts() {
             hosts_work::expect_back_to_work(&world).await;
         }
@@ -242,7 +252,11 @@ async fn a_cancel_at_any_write_unwinds_or_comes_too_late() {
                         hosts_work::expect_back_to_work(&world).await;
                     } else if !matches!(
                         scenario,
-                        Scenario::Stop | Scenario::Kill | Scenario::Delete | Scenario::DeleteUnplaced
+                        Scenario::Stop
+                            | Scenario::Kill
+                            | Scenario::Delete
+                            | Scenario::DeleteUnplaced
+                            | Scenario::SnapshotDelete
                     ) {
                         assert_eq!(world.on_hosts(), before, "{scenario:?} cancelled after write {write}");
                     }

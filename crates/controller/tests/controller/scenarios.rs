@@ -1,11 +1,14 @@
 //! One operation each, ready to be run, with all that has to be there before.
 
-use gantry_api::rest::{MigrateRequest, RebootRequest, StopRequest, WriteQuery};
+use gantry_api::rest::{MigrateRequest, RebootRequest, RecoverRequest, RevertRequest, StopRequest, WriteQuery};
 use gantry_controller::{
     Caller,
-    app::{cluster, host_work, image, vm},
+    app::{cluster, host_work, image, snapshot, vm},
 };
-use gantry_types::{HostUpdate, MigrationPolicy, Name, PostCopy, VmPhase};
+use gantry_types::{
+    HostUpdate, MigrationPolicy, Name, PostCopy, RecoveryPoint, RecoveryPointKind, Snapshot, Timestamp, VmPhase,
+};
+use uuid::Uuid;
 
 use crate::world::{Controller, World, name};
 
@@ -23,6 +26,12 @@ pub enum Scenario {
     Migrate,
     MigratePaused,
     MigratePostCopy,
+    SnapshotCreate,
+    SnapshotOfStopped,
+    SnapshotDelete,
+    Revert,
+    RevertMemory,
+    Recover,
     ImageImport,
     ImageDelete,
     HostDrain,
@@ -33,7 +42,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 25] = [
         Self::Start,
         Self::Restart,
         Self::Stop,
@@ -46,6 +55,12 @@ impl Scenario {
         Self::Migrate,
         Self::MigratePaused,
         Self::MigratePostCopy,
+        Self::SnapshotCreate,
+        Self::SnapshotOfStopped,
+        Self::SnapshotDelete,
+        Self::Revert,
+        Self::RevertMemory,
+        Self::Recover,
         Self::ImageImport,
         Self::ImageDelete,
         Self::HostDrain,
@@ -59,7 +74,7 @@ impl Scenario {
     pub async fn prepare(self) -> (World, Name) {
         let world = World::new().await;
         let controller = world.controller().await;
-        let operation = self.ask(&controller).await;
+        let operation = self.ask(&world, &controller).await;
         let operation = match operation {
             Some(operation) => operation,
             None => self.ask_host(&world, &controller).await,
@@ -99,7 +114,7 @@ impl Scenario {
         matches!(self, HostDrain | HostSleep | HostWake | HostReboot | ClusterUpdate)
     }
 
-    async fn ask(self, controller: &Controller) -> Option<Name> {
+    async fn ask(self, world: &World, controller: &Controller) -> Option<Name> {
         let (app, caller, query) = (&controller.app, &Caller::controller(), &WriteQuery::default());
         if self == Self::ImageImport {
             image::create(app, caller, gantry_types::Image::new(name("tiny"), Default::default()), query)
@@ -129,13 +144,16 @@ impl Scenario {
             return None;
         }
         let stop = StopRequest { grace_s: 0, force: true };
-        if self == Self::Restart {
+        if matches!(self, Self::Restart | Self::SnapshotOfStopped) {
             let changed = vm::stop(app, caller, "web", stop, query).await.expect("stops");
             controller.execute(&changed.operation.expect("an operation").metadata.name).await;
         }
         if matches!(self, Self::Resume | Self::MigratePaused) {
             let changed = vm::pause(app, caller, "web", query).await.expect("pauses");
             controller.execute(&changed.operation.expect("an operation").metadata.name).await;
+        }
+        if self.expected_disk().is_some() {
+            return Some(self.ask_of_disk(world, controller).await);
         }
         let policy = MigrationPolicy { post_copy: PostCopy::Always, ..MigrationPolicy::default() };
         let policy = (self == Self::MigratePostCopy).then_some(policy);
@@ -156,6 +174,48 @@ impl Scenario {
         Some(changed.expect("accepted").operation.expect("an operation").metadata.name)
     }
 
+    /// The guest writes once before a state is kept and once afterwards.
+    async fn ask_of_disk(self, world: &World, controller: &Controller) -> Name {
+        let (app, caller, query) = (&controller.app, &Caller::controller(), &WriteQuery::default());
+        let uuid = world.vm("web").await.expect("a VM").metadata.uuid;
+        let write = || world.hosts.guest_writes(&name("host-1"), uuid);
+        let spec = serde_json::json!({"vm": "web", "memory": self == Self::RevertMemory});
+        let sent = Snapshot::new(name("web-before"), serde_json::from_value(spec).expect("a spec"));
+        write();
+        if self == Self::Recover {
+            let at = Timestamp::from_unix_ms(1_700_000_000_000);
+            let point = RecoveryPoint::new(Uuid::now_v7(), RecoveryPointKind::Good, at, None);
+            world.hosts.keep_good(&name("host-1"), uuid, point);
+            world.reports(controller).await;
+            write();
+            let changed = vm::recover(app, caller, "web", &RecoverRequest::default(), query).await;
+            return changed.expect("accepted").operation.expect("an operation").metadata.name;
+        }
+        let changed = snapshot::create(app, caller, sent, query).await.expect("accepted");
+        let created = changed.operation.expect("an operation").metadata.name;
+        if matches!(self, Self::SnapshotCreate | Self::SnapshotOfStopped) {
+            return created;
+        }
+        controller.execute(&created).await;
+        write();
+        let changed = match self {
+            Self::SnapshotDelete => snapshot::delete(app, caller, "web-before", query).await,
+            _ => snapshot::revert(app, caller, "web-before", RevertRequest::default(), query).await,
+        };
+        changed.expect("accepted").operation.expect("an operation").metadata.name
+    }
+
+    /// After success: what the guest wrote, and how many states the disk keeps.
+    pub fn expected_disk(self) -> Option<(u64, usize)> {
+        match self {
+            Self::SnapshotCreate | Self::SnapshotOfStopped => Some((1, 1)),
+            Self::SnapshotDelete => Some((2, 0)),
+            // What was replaced is kept, too.
+            Self::Revert | Self::RevertMemory | Self::Recover => Some((1, 2)),
+            _ => None,
+        }
+    }
+
     pub fn is_migration(self) -> bool {
         matches!(self, Self::Migrate | Self::MigratePaused | Self::MigratePostCopy)
     }
@@ -163,8 +223,16 @@ impl Scenario {
     /// The VM's phase and host after success; no VM if `None`.
     pub fn expected(self) -> Option<(VmPhase, Option<&'static str>)> {
         match self {
-            Self::Start | Self::Restart | Self::Reboot | Self::Resume => Some((VmPhase::Running, Some("host-1"))),
-            Self::Stop | Self::Kill => Some((VmPhase::Stopped, Some("host-1"))),
+            Self::Start
+            | Self::Restart
+            | Self::Reboot
+            | Self::Resume
+            | Self::SnapshotCreate
+            | Self::SnapshotDelete
+            | Self::Revert
+            | Self::RevertMemory
+            | Self::Recover => Some((VmPhase::Running, Some("host-1"))),
+            Self::Stop | Self::Kill | Self::SnapshotOfStopped => Some((VmPhase::Stopped, Some("host-1"))),
             Self::Pause => Some((VmPhase::Paused, Some("host-1"))),
             Self::Migrate | Self::MigratePostCopy => Some((VmPhase::Running, Some("host-3"))),
             Self::MigratePaused => Some((VmPhase::Paused, Some("host-3"))),

@@ -28,7 +28,7 @@ use gantry_hostlink::fake::FakeWorld;
 use gantry_store::{MemoryStore, SharedStore};
 use gantry_types::{
     Host, HostSpec, HostState, Image, ImageFormat, Name, Network, Operation, OperationPhase, PowerStatus, Problem,
-    Timestamp, Vm, VmPhase,
+    Snapshot, Timestamp, Vm, VmPhase,
 };
 use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
@@ -259,6 +259,10 @@ impl World {
         Objects::new(Arc::clone(&self.store)).find(vm).await.expect("a store")
     }
 
+    pub async fn snapshots(&self) -> Vec<Snapshot> {
+        Objects::new(Arc::clone(&self.store)).list().await.expect("a store")
+    }
+
     pub async fn operation(&self, operation: &str) -> Operation {
         Objects::new(Arc::clone(&self.store)).get(operation).await.expect("an operation")
     }
@@ -361,7 +365,9 @@ impl World {
         let mut found = Vec::new();
         for host in HOSTS.map(name) {
             for vm in self.hosts.vms_on(&host) {
-                found.push(format!("{host}: {} {:?} at epoch {}", vm.name, vm.state, vm.epoch));
+                let (content, kept) = self.hosts.disk_on(&host, vm.uuid).expect("a disk");
+                let disk = format!("content {content}, {} states kept", kept.len());
+                found.push(format!("{host}: {} {:?} at epoch {}, {disk}", vm.name, vm.state, vm.epoch));
             }
         }
         found

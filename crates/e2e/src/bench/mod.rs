@@ -9,6 +9,7 @@ mod network;
 mod placement;
 mod report;
 mod start;
+mod storage;
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ pub use network::{PORTS, network};
 pub use placement::placement;
 pub use report::{Better, Figure, Report};
 pub use start::start;
+pub use storage::storage;
 
 /// The middle value; of an even number, the mean of the two in the middle.
 pub fn median(values: &[Duration]) -> Duration {

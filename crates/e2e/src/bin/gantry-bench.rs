@@ -15,7 +15,7 @@ struct Arguments {
     /// Also write the figures here
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Runs of each side of `start`, `migrate` and `network`
+    /// Runs of each side of `start`, `migrate` and `network`, and of `storage`
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
     runs: u8,
     /// Ports of `network`
@@ -38,6 +38,8 @@ enum Bench {
     Network,
     /// Decisions where VMs go, by the number of hosts
     Placement,
+    /// Pauses of snapshots, and how soon a guest that went back serves
+    Storage,
     All,
 }
 
@@ -70,6 +72,9 @@ async fn run(arguments: Arguments) -> Result<bool> {
     }
     if wanted(Bench::Placement) {
         report.figures.extend(bench::placement()?);
+    }
+    if wanted(Bench::Storage) {
+        report.figures.extend(bench::storage(arguments.runs.into()).await?);
     }
     println!("{}", report.table());
     if let Some(path) = arguments.json {

@@ -1,9 +1,11 @@
 //! One VM on one fake host.
 
+use std::collections::BTreeMap;
+
 use gantry_api::agent::{
     Assignment, HaObservation, MigrationReport, MigrationState, SendMigration, VmObservation, VmRunState,
 };
-use gantry_types::{GuestInfo, HaStatus, MigrationFigures, MigrationProgress, Name, Problem};
+use gantry_types::{GuestInfo, HaStatus, MigrationFigures, MigrationProgress, Name, Problem, RecoveryPoint};
 use uuid::Uuid;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +29,23 @@ pub(super) struct FakeVm {
     pub guest: Guest,
     pub migration: Option<FakeMigration>,
     pub ha: HaStatus,
+    pub disk: FakeDisk,
+    /// Newest first.
+    pub points: Vec<RecoveryPoint>,
+    pub last_revert: Option<Uuid>,
+}
+
+/// A disk whose content is a number that grows with each write of the guest.
+#[derive(Debug, Clone, Default)]
+pub(super) struct FakeDisk {
+    pub content: u64,
+    pub snapshots: BTreeMap<Uuid, FakeState>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FakeState {
+    pub content: u64,
+    pub memory: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -53,6 +72,9 @@ impl FakeVm {
             guest: Guest::Off { failed: false, reason: None },
             migration: None,
             ha: HaStatus::default(),
+            disk: FakeDisk::default(),
+            points: Vec::new(),
+            last_revert: None,
         }
     }
 
@@ -94,6 +116,7 @@ impl FakeVm {
             metrics: None,
             migration: self.migration.as_ref().map(|migration| migration.report(&self.assignment)),
             ha: HaObservation { spec: self.assignment.ha.clone(), status: self.ha.clone() },
+            recovery_points: self.points.clone(),
             owner_uid: self.owner_uid,
             damaged: false,
         }

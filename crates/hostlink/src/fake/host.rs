@@ -7,7 +7,7 @@ use gantry_api::{
     AgentApi,
     agent::{
         Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, MigrationState, PowerAction, PowerRequest,
-        ProtectVm, ReceiveMigration, SendMigration, Verdict, VmObservation,
+        ProtectVm, ReceiveMigration, RevertVm, SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation,
     },
 };
 use gantry_types::{Flow, HostNetworks, Name, PostCopy, Problem};
@@ -71,7 +71,7 @@ impl FakeHost {
     }
 }
 
-fn stale(vm: &FakeVm, epoch: u64) -> Result<(), Problem> {
+pub(super) fn stale(vm: &FakeVm, epoch: u64) -> Result<(), Problem> {
     let known = vm.assignment.epoch;
     if epoch >= known {
         return Ok(());
@@ -80,7 +80,7 @@ fn stale(vm: &FakeVm, epoch: u64) -> Result<(), Problem> {
     Err(Problem::conflict("stale-epoch", format!("VM '{name}' is at epoch {known}, the command is from epoch {epoch}")))
 }
 
-fn handed_over(vm: &FakeVm) -> Result<(), Problem> {
+pub(super) fn handed_over(vm: &FakeVm) -> Result<(), Problem> {
     if vm.guest != Guest::HandedOver {
         return Ok(());
     }
@@ -334,6 +334,18 @@ impl AgentApi for FakeHost {
             host.vms.remove(&vm);
             Ok(())
         })
+    }
+
+    async fn take_snapshot(&self, vm: Uuid, request: &TakeSnapshot) -> Result<TakenSnapshot, Problem> {
+        self.on_host("take_snapshot", |host| host.vm(vm)?.take_snapshot(request))
+    }
+
+    async fn delete_snapshot(&self, vm: Uuid, epoch: u64, snapshot: Uuid) -> Result<(), Problem> {
+        self.on_host("delete_snapshot", |host| host.vm(vm)?.delete_snapshot(epoch, snapshot))
+    }
+
+    async fn revert_vm(&self, vm: Uuid, request: &RevertVm) -> Result<VmObservation, Problem> {
+        self.on_host("revert_vm", |host| host.vm(vm)?.revert(request))
     }
 
     async fn receive_migration(&self, vm: Uuid, request: &ReceiveMigration) -> Result<MigrationEndpoint, Problem> {

@@ -10,6 +10,7 @@ mod faults;
 mod guest;
 mod host;
 mod migration;
+mod snapshots;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +18,7 @@ use std::{
 };
 
 use gantry_api::agent::{Verdict, VmObservation};
-use gantry_types::{HostNetworks, Name, Problem};
+use gantry_types::{HostNetworks, Name, Problem, RecoveryPoint};
 use uuid::Uuid;
 
 pub use faults::{Call, Fault, When};
@@ -115,6 +116,32 @@ impl FakeWorld {
                 vm.guest = Guest::Running;
                 vm.ha.restarts += 1;
                 vm.ha.last_cause = Some(cause.to_owned());
+            }
+        });
+    }
+
+    /// The guest writes to its disk.
+    pub fn guest_writes(&self, host: &Name, vm: Uuid) {
+        self.with(host, |state| {
+            if let Some(vm) = state.vms.get_mut(&vm) {
+                vm.disk.content += 1;
+            }
+        });
+    }
+
+    /// What is on a VM's disk: how often its guest wrote to it, and the states that are kept.
+    pub fn disk_on(&self, host: &Name, vm: Uuid) -> Option<(u64, Vec<Uuid>)> {
+        let state = self.lock();
+        let disk = &state.hosts.get(host)?.vms.get(&vm)?.disk;
+        Some((disk.content, disk.snapshots.keys().copied().collect()))
+    }
+
+    /// The guest has been fine for long enough: its disk's state is kept.
+    pub fn keep_good(&self, host: &Name, vm: Uuid, point: RecoveryPoint) {
+        self.with(host, |state| {
+            if let Some(vm) = state.vms.get_mut(&vm) {
+                vm.disk.keep(point.uuid, false);
+                vm.points.insert(0, point);
             }
         });
     }

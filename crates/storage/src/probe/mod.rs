@@ -23,6 +23,7 @@ mod vmdk;
 use gantry_types::ImageFormat;
 
 pub(crate) use qcow2::Header as Qcow2Header;
+pub use qcow2::InternalSnapshot;
 pub use reader::ReadAt;
 use reader::Reader;
 pub use refusal::Refusal;
@@ -104,6 +105,12 @@ pub fn inspect(
 /// Reads the header of a qcow2 file of our own making, which may have a backing file.
 pub(crate) fn qcow2_header(source: &dyn ReadAt) -> Result<Qcow2Header, Refusal> {
     Qcow2Header::read(&Reader::new(source, ImageFormat::Qcow2)?)
+}
+
+/// The snapshots inside such a file.
+pub(crate) fn qcow2_snapshots(source: &dyn ReadAt) -> Result<Vec<InternalSnapshot>, Refusal> {
+    let reader = Reader::new(source, ImageFormat::Qcow2)?;
+    Qcow2Header::read(&reader)?.snapshots(&reader)
 }
 
 /// How a VMDK starts that is a text naming other files.

@@ -1,7 +1,7 @@
 //! qcow2, versions 2 and 3 (QEMU docs/interop/qcow2.txt). All integers are big-endian.
 
 use super::Refusal;
-use super::reader::{Reader, be32, be64};
+use super::reader::{Reader, be16, be32, be64};
 
 const HEADER_V2_BYTES: u64 = 72;
 const HEADER_V3_BYTES: u64 = 104;
@@ -24,6 +24,21 @@ const COMPRESSED: u64 = 1 << 62;
 const MAX_L1_BYTES: u64 = 32 << 20;
 const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 
+/// A disk of ours has far fewer; QEMU's own limit is 65536.
+const MAX_SNAPSHOTS: u32 = 1024;
+/// An entry of the snapshot table without its extra data, id and name.
+const SNAPSHOT_ENTRY_BYTES: u64 = 40;
+/// QEMU's own limit (QCOW_MAX_SNAPSHOT_EXTRA_DATA).
+const MAX_SNAPSHOT_EXTRA_BYTES: u64 = 1024;
+
+/// A snapshot inside a qcow2 file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InternalSnapshot {
+    pub name: String,
+    /// What the machine's state in it takes; 0 if it is of the disk alone.
+    pub memory_bytes: u64,
+}
+
 /// The part of a header that decides what a reader would do with the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Header {
@@ -33,6 +48,8 @@ pub(crate) struct Header {
     version: u32,
     cluster_bits: u32,
     encrypted: bool,
+    snapshot_count: u32,
+    snapshots_offset: u64,
     l1_entries: u64,
     l1_offset: u64,
     refcount_table_offset: u64,
@@ -81,7 +98,35 @@ impl Header {
             refcount_table_bytes: u64::from(be32(&bytes, 56)) << cluster_bits,
             incompatible,
             extensions_offset,
+            snapshot_count: be32(&bytes, 60),
+            snapshots_offset: be64(&bytes, 64),
         })
+    }
+
+    /// The table of internal snapshots. `reader` is the file this header is of.
+    pub(super) fn snapshots(&self, reader: &Reader<'_>) -> Result<Vec<InternalSnapshot>, Refusal> {
+        if self.snapshot_count > MAX_SNAPSHOTS {
+            return Err(reader.corrupt(format!("{} snapshots", self.snapshot_count)));
+        }
+        let mut snapshots = Vec::new();
+        let mut offset = self.snapshots_offset;
+        for _ in 0..self.snapshot_count {
+            let entry = reader.bytes("the snapshot table", offset, SNAPSHOT_ENTRY_BYTES)?;
+            let (id_bytes, name_bytes) = (u64::from(be16(&entry, 12)), u64::from(be16(&entry, 14)));
+            let extra_bytes = u64::from(be32(&entry, 36));
+            if extra_bytes > MAX_SNAPSHOT_EXTRA_BYTES {
+                return Err(reader.corrupt("a snapshot with too much extra data"));
+            }
+            // The size of its memory is in the extra data, where there is any, because it may not fit in 32 bits.
+            let extra = reader.bytes("a snapshot's extra data", offset + SNAPSHOT_ENTRY_BYTES, extra_bytes)?;
+            let memory_bytes = if extra_bytes >= 8 { be64(&extra, 0) } else { u64::from(be32(&entry, 32)) };
+            let name_offset = offset + SNAPSHOT_ENTRY_BYTES + extra_bytes + id_bytes;
+            let name = reader.bytes("a snapshot's name", name_offset, name_bytes)?;
+            snapshots.push(InternalSnapshot { name: String::from_utf8_lossy(&name).into_owned(), memory_bytes });
+            // Entries begin at multiples of 8 from the table's start, which is a cluster's.
+            offset = (name_offset + name_bytes).next_multiple_of(8);
+        }
+        Ok(snapshots)
     }
 
     fn cluster_bytes(&self) -> u64 {

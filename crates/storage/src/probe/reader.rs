@@ -153,6 +153,10 @@ fn field<const N: usize>(header: &[u8], offset: usize) -> [u8; N] {
     bytes
 }
 
+pub(super) fn be16(header: &[u8], offset: usize) -> u16 {
+    u16::from_be_bytes(field(header, offset))
+}
+
 pub(super) fn be32(header: &[u8], offset: usize) -> u32 {
     u32::from_be_bytes(field(header, offset))
 }

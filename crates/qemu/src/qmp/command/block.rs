@@ -135,6 +135,63 @@ pub struct BlockJobCancel {
 }
 command!(BlockJobCancel, "block-job-cancel", Nothing);
 
+plain_command!(QueryJobs, "query-jobs", Vec<JobInfo>);
+
+/// Any background job.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct JobInfo {
+    pub id: String,
+    pub status: String,
+    #[serde(default)]
+    pub error: Option<String>,
+}
+
+/// Keeps the machine's state in the node `vmstate` and the disks' in each of `devices`, under one name. The guest stands
+/// still meanwhile, and so does the monitor.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SnapshotSave {
+    pub job_id: String,
+    pub tag: String,
+    pub vmstate: String,
+    pub devices: Vec<String>,
+}
+command!(SnapshotSave, "snapshot-save", Nothing);
+
+/// The way back. The guest stays stopped.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SnapshotLoad {
+    pub job_id: String,
+    pub tag: String,
+    pub vmstate: String,
+    pub devices: Vec<String>,
+}
+command!(SnapshotLoad, "snapshot-load", Nothing);
+
+/// Also deletes those of the disk alone. One that is not there is fine.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct SnapshotDelete {
+    pub job_id: String,
+    pub tag: String,
+    pub devices: Vec<String>,
+}
+command!(SnapshotDelete, "snapshot-delete", Nothing);
+
+/// Several changes of disks at one instant, or none.
+#[derive(Debug, Clone, Serialize)]
+pub struct Transaction {
+    pub actions: Vec<TransactionAction>,
+}
+command!(Transaction, "transaction", Nothing);
+
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "type", content = "data", rename_all = "kebab-case")]
+pub enum TransactionAction {
+    BlockdevSnapshotInternalSync { device: String, name: String },
+}
+
 #[derive(Debug, Clone, Serialize)]
 pub struct JobDismiss {
     pub id: String,
