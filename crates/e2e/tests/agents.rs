@@ -31,7 +31,6 @@ async fn a_real_agent_is_what_the_trait_promises() -> Result<()> {
         nics: Vec::new(),
         user_data: None,
         power: PowerState::Stopped,
-        display: Default::default(),
         ha: Default::default(),
         recovery: gantry_types::RecoveryPolicy::default(),
     };

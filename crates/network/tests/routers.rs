@@ -171,7 +171,9 @@ async fn guests_reach_other_networks_the_outside_and_are_reached_by_floating_add
     socket.send_to(b"in", SocketAddr::from((FLOATING, 80))).unwrap();
     let frame = eleven.receive("what came to the floating address", |frame| carries(frame, b"in"));
     assert_eq!(frame[30..34], guest_address(11).octets());
-    insistently(&eleven, &beyond(CLIENT, 4000, b"from it"), || {
+    // A new flow: one that began before goes on as it began.
+    let new_flow = udp((gateway_mac(WEB), CLIENT), (mac(11), guest_address(11)), (6000, 4000), b"from it");
+    insistently(&eleven, &new_flow, || {
         heard = socket.recv_from(&mut buffer).ok();
         heard.is_some_and(|(_, from)| from.ip() == IpAddr::from(FLOATING))
     });
