@@ -200,6 +200,47 @@ pub struct MigrateRequest {
     pub policy: Option<MigrationPolicy>,
 }
 
+/// `GET /v1/vms/{name}/explain`: what placement would say if it were asked now.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct VmExplanation {
+    pub vm: Name,
+    /// Where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Name>,
+    /// Where it would be placed now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<Name>,
+    /// For people.
+    pub summary: String,
+    /// Every host; in each cluster the best first.
+    pub hosts: Vec<HostVerdict>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct HostVerdict {
+    pub host: Name,
+    pub cluster: Name,
+    /// It fulfils all constraints.
+    pub fits: bool,
+    /// Why it was not chosen, for people; absent for the best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The sum of its terms' points.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub terms: Vec<ScoreTerm>,
+}
+
+/// One line of the score: value (0–1) × weight = points.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ScoreTerm {
+    pub name: String,
+    pub value: f64,
+    pub weight: f64,
+    pub points: f64,
+}
+
 /// `POST /v1/clusters/{name}/update`
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

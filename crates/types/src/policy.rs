@@ -49,6 +49,8 @@ pub struct BalancePolicy {
     pub mode: PolicyMode,
     /// How often it looks, 1–3600 s.
     pub interval_s: u32,
+    /// A host is under pressure above this share of its processors, 1–100 %; below it nothing is moved.
+    pub comfortable_percent: u32,
     /// How many of its moves may be under way at once, 1–32; never two on one host.
     pub max_moves: u32,
     /// A VM that has moved stays at least this long, 0–86400 s.
@@ -57,7 +59,7 @@ pub struct BalancePolicy {
 
 impl Default for BalancePolicy {
     fn default() -> Self {
-        Self { mode: PolicyMode::Off, interval_s: 10, max_moves: 2, hold_down_s: 300 }
+        Self { mode: PolicyMode::Off, interval_s: 10, comfortable_percent: 80, max_moves: 2, hold_down_s: 300 }
     }
 }
 
@@ -178,6 +180,7 @@ impl PolicySpec {
         }
         if let Some(rule) = &self.balance {
             ranges.push(("spec.balance.interval_s", rule.interval_s, 1, 3600));
+            ranges.push(("spec.balance.comfortable_percent", rule.comfortable_percent, 1, 100));
             ranges.push(("spec.balance.max_moves", rule.max_moves, 1, 32));
             ranges.push(("spec.balance.hold_down_s", rule.hold_down_s, 0, 86_400));
         }

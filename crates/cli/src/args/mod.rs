@@ -33,7 +33,7 @@ pub use objects::{
     EventCommand, HostCommand, HostSet, ImageCommand, ImageImport, NetworkCommand, NetworkCreate, OperationCommand,
     PowerChoice, TokenCommand, TokenRole,
 };
-pub use policies::{BalanceSet, ClusterCommand, ClusterSet, Mode, PolicyCommand, PolicySet};
+pub use policies::{BalanceSet, ClusterCommand, ClusterSet, Mode, PolicyCommand, PolicySet, PowerSet};
 pub use routing::{FloatingIpCommand, RouterCommand};
 pub use simulate::{SimulateCommand, SimulateLive, SimulatePlanetlab, SimulateRules};
 pub use snapshot::{SnapshotCommand, SnapshotCreate};

@@ -76,6 +76,15 @@ pub enum PolicyCommand {
     /// Change a cluster's policy for balance or power; make it if it is not there. Schedules come from files
     #[command(subcommand)]
     Set(PolicySet),
+    /// Carry out one thing that a policy recommends
+    Apply {
+        /// The policy's name
+        name: String,
+        /// The recommendation: gantry policy show NAME
+        id: String,
+        #[command(flatten)]
+        follow: FollowOptions,
+    },
     /// Delete policies; what they have begun goes on
     #[command(visible_alias = "rm")]
     Delete {
@@ -89,6 +98,8 @@ pub enum PolicyCommand {
 pub enum PolicySet {
     /// Move VMs from hosts that are busy to hosts that are not
     Balance(BalanceSet),
+    /// Put hosts to sleep that nobody needs, and wake them
+    Power(PowerSet),
 }
 
 #[derive(Debug, Args)]
@@ -108,10 +119,25 @@ pub struct PolicyPlace {
 pub struct BalanceSet {
     #[command(flatten)]
     pub place: PolicyPlace,
+    /// A host is under pressure above this share of its processors, 1 to 100 %
+    #[arg(long, value_name = "PERCENT")]
+    pub comfortable: Option<u32>,
     /// How many of its moves may be under way at once, 1 to 32
     #[arg(long, value_name = "MOVES")]
     pub max_moves: Option<u32>,
     /// A VM that has moved stays at least this long, 0 to 86400 s
+    #[arg(long, value_name = "SECONDS")]
+    pub hold_down: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct PowerSet {
+    #[command(flatten)]
+    pub place: PolicyPlace,
+    /// Hosts that stay awake beyond what is needed, 0 to 64
+    #[arg(long, value_name = "HOSTS")]
+    pub spare: Option<u32>,
+    /// A host that woke, and a VM that moved, are left alone this long, 0 to 86400 s
     #[arg(long, value_name = "SECONDS")]
     pub hold_down: Option<u32>,
 }

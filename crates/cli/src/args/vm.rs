@@ -26,6 +26,11 @@ pub enum VmCommand {
         /// The VM's name
         name: String,
     },
+    /// Why it is where it is, and why it is not elsewhere
+    Explain {
+        /// The VM's name
+        name: String,
+    },
     /// Start VMs that are stopped, or whose start failed
     Start {
         /// The VMs' names

@@ -13,7 +13,7 @@ use gantry_api::audit::{AuditPage, AuditQuery};
 use gantry_api::overview::{Overview, SearchQuery, SearchResult};
 use gantry_api::rest::{
     Changed, CreateToken, CreatedToken, DeleteVmQuery, ListQuery, MigrateRequest, Page, RebootRequest, RecoverRequest,
-    RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, Version, WriteQuery,
+    RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, Version, VmExplanation, WriteQuery,
 };
 use gantry_hostlink::{answer, causes};
 use gantry_trust::{ClientConfig, ExpectedPeer, TrustError, WebSocket};
@@ -130,6 +130,16 @@ impl Client {
         answer(&self.peer, self.verb(&format!("{}/{verb}", object_path::<Vm>(vm)?), body)).await
     }
 
+    pub async fn explain(&self, vm: &str) -> Result<VmExplanation, Problem> {
+        answer(&self.peer, self.quick(Method::GET, &format!("{}/explain", object_path::<Vm>(vm)?))).await
+    }
+    /// Carries a policy's recommendation out.
+    pub async fn apply_recommendation(&self, policy: &str, id: &str) -> Result<Operation, Problem> {
+        // An id is made of names.
+        let id: gantry_types::Name = id.parse().map_err(|_| Problem::not_found("recommendation", id))?;
+        let path = format!("{}/recommendations/{id}/apply", object_path::<gantry_types::Policy>(policy)?);
+        answer(&self.peer, self.verb(&path, &())).await
+    }
     /// `drain`, `undrain`, `sleep`, `wake` or `reboot`.
     pub async fn host_verb(&self, host: &str, verb: &str) -> Result<Changed<Host>, Problem> {
         answer(&self.peer, self.verb(&format!("{}/{verb}", object_path::<Host>(host)?), &())).await

@@ -14,7 +14,7 @@ use crate::{
     console,
     exit::Failure,
     follow::figures_text,
-    output::{note, print},
+    output::{explanation_text, note, print},
     screen,
     wait::{Condition, wait_for},
 };
@@ -24,6 +24,7 @@ pub async fn run(session: &Session, command: VmCommand) -> Result<(), Failure> {
         VmCommand::Create(arguments) => create(session, *arguments).await,
         VmCommand::List(options) => objects::list::<Vm>(session, &options, |_| true).await,
         VmCommand::Show { name } => objects::show_all::<Vm>(session, &name).await,
+        VmCommand::Explain { name } => explain(session, &name).await,
         VmCommand::Start { names, wait, timeout, follow } => {
             let guest = wait.guest(timeout);
             let start = async |client: &Client, name| client.start(name).await;
@@ -59,6 +60,11 @@ pub async fn run(session: &Session, command: VmCommand) -> Result<(), Failure> {
             for_each(session, &names, arguments.follow, "recovered", recover).await
         }
     }
+}
+
+async fn explain(session: &Session, name: &str) -> Result<(), Failure> {
+    let explanation = session.client()?.explain(name).await?;
+    Ok(session.printer.value(&explanation, || explanation_text(&explanation))?)
 }
 
 /// Starts a verb on each VM, then follows all the operations. One failure does not keep the others from going on.

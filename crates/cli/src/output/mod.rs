@@ -5,6 +5,7 @@
 
 mod age;
 mod describe;
+mod explanation;
 mod rows;
 mod snapshot_tree;
 mod table;
@@ -15,6 +16,7 @@ use gantry_types::{Problem, Timestamp};
 
 pub use age::{age, duration};
 pub use describe::describe;
+pub use explanation::explanation_text;
 pub use rows::{Retry, api_name, current_step, yes_no};
 pub use snapshot_tree::snapshot_tree;
 pub use table::{Row, Surroundings, Table};

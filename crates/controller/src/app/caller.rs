@@ -26,6 +26,10 @@ impl Caller {
     pub fn operation(name: &Name) -> Self {
         Self { name: format!("operation/{name}"), role: Role::Admin, user: None, consoles: false }
     }
+    /// A policy in mode `automatic`.
+    pub fn policy(name: &Name) -> Self {
+        Self { name: format!("policy/{name}"), role: Role::Admin, user: None, consoles: false }
+    }
     pub fn token(name: &str, role: Role) -> Self {
         let consoles = matches!(role, Role::Admin | Role::Operator);
         Self { name: format!("token/{name}"), role, user: None, consoles }

@@ -13,7 +13,6 @@ use crate::{
     model::Tables,
     objects::{CHANGED_MEANWHILE, Change, Objects},
     operations::new_operation,
-    scoring,
 };
 
 /// Makes `main` if it is not there.
@@ -48,6 +47,11 @@ pub(crate) fn check_reference(app: &App, cluster: &Name, problem: Problem) -> Re
     Err(problem.field("spec.cluster", format!("cluster '{cluster}' does not exist; see: gantry cluster list")))
 }
 
+fn check_spec(cluster: &Cluster) -> Result<(), Problem> {
+    let terms: Vec<&str> = gantry_placement::terms().iter().map(|term| term.name).collect();
+    cluster.spec.validate(&terms)
+}
+
 pub async fn create(
     app: &App,
     caller: &Caller,
@@ -56,7 +60,7 @@ pub async fn create(
 ) -> Result<Changed<Cluster>, Problem> {
     caller.may_change()?;
     check_labels(&sent.metadata)?;
-    sent.spec.validate(scoring::TERMS)?;
+    check_spec(&sent)?;
     let mut cluster = Cluster::new(sent.metadata.name.clone(), sent.spec.clone());
     cluster.metadata.labels = sent.metadata.labels.clone();
     app.stamp(&mut cluster.metadata);
@@ -87,7 +91,7 @@ pub async fn put(
     caller.may_change()?;
     check_name(name, &sent)?;
     check_labels(&sent.metadata)?;
-    sent.spec.validate(scoring::TERMS)?;
+    check_spec(&sent)?;
     app.objects
         .racing(|| async {
             let Some(current) = app.objects.find::<Cluster>(name).await? else {

@@ -7,6 +7,7 @@
 mod caller;
 pub mod cluster;
 pub mod event;
+pub mod explain;
 pub mod host;
 pub mod host_work;
 pub mod image;
@@ -42,6 +43,7 @@ use crate::{
     access::Access,
     audit::AuditLog,
     clock::Clock,
+    cluster_view::Demands,
     config::Config,
     history::History,
     image_library::ImageLibrary,
@@ -68,6 +70,8 @@ pub struct App {
     pub(crate) overviews: Overviews,
     pub audit: AuditLog,
     pub wakeups: Wakeups,
+    /// What VMs have used lately.
+    pub(crate) demands: Demands,
     pub(crate) distributor: Distributor,
     /// Held from looking at the hosts' room until the model shows what was placed, so that room is given out once.
     pub(crate) placement: Mutex<()>,
@@ -112,6 +116,7 @@ impl App {
             overviews: Overviews::default(),
             audit,
             wakeups: Wakeups::default(),
+            demands: Demands::default(),
             distributor: Distributor::default(),
             placement: Mutex::default(),
             references: RwLock::default(),

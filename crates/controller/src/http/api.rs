@@ -22,7 +22,7 @@ use gantry_api::{
     rest::{
         Changed, CreateToken, CreatedToken, DeleteVmQuery, JoinRequest, JoinResponse, ListQuery, MigrateRequest, Page,
         RebootRequest, RecoverRequest, RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest,
-        UploadState, Version, WatchEvent, WriteQuery,
+        UploadState, Version, VmExplanation, WatchEvent, WriteQuery,
     },
 };
 use gantry_types::{
@@ -115,6 +115,12 @@ fn of_vms(routes: Routes) -> Routes {
         let path = format!("/v1/vms/{{name}}/{verb}");
         Endpoint::new(HttpMethod::Post, path, Vm::KIND, summary).query::<WriteQuery>().answers::<Changed<Vm>>(202)
     };
+    let explain = Endpoint::new(
+        HttpMethod::Get,
+        "/v1/vms/{name}/explain",
+        Vm::KIND,
+        "Why it is where it is, and why not elsewhere",
+    );
     let console = |kind: ConsoleKind, summary: &str| {
         let path = format!("/v1/vms/{{name}}/{}", kind.path());
         Endpoint::new(HttpMethod::Get, path, Vm::KIND, summary).query::<ConsoleQuery>().status(101)
@@ -139,6 +145,7 @@ fn of_vms(routes: Routes) -> Routes {
                 .body::<RecoverRequest>(),
             post(vms::recover),
         )
+        .add(explain.answers::<VmExplanation>(200), get(vms::explain))
         .add(console(ConsoleKind::Serial, serial), get(console::open_serial))
         .add(console(ConsoleKind::Vnc, screen), get(console::open_screen))
         .add(ticket.body::<TicketRequest>().answers::<ConsoleTicket>(200), post(console::ticket))
@@ -164,6 +171,13 @@ fn of_policies(routes: Routes) -> Routes {
         Cluster::KIND,
         "Update its hosts, one after the other: empty it, update it, put it back to work",
     );
+    let apply = Endpoint::new(
+        HttpMethod::Post,
+        "/v1/policies/{name}/recommendations/{id}/apply",
+        Policy::KIND,
+        "Carry one of its recommendations out",
+    );
+    let routes = routes.add(apply.answers::<Operation>(202), post(policies::apply_recommendation));
     let routes = routes.add(
         update.query::<WriteQuery>().body::<UpdateClusterRequest>().answers::<Changed<Cluster>>(202),
         post(policies::update_cluster),

@@ -16,7 +16,10 @@ use super::{
     objects::changed,
     request::{Answer, Body, Path, QueryOf},
 };
-use crate::app::{self, cluster, policy};
+use crate::{
+    app::{self, cluster, policy},
+    loops::policies,
+};
 
 pub async fn create_cluster(
     State(front): State<Shared>,
@@ -59,6 +62,16 @@ pub async fn update_cluster(
 ) -> Result<Response, Refusal> {
     let changed = cluster::update(&front.app, &caller, &name, request.method, &query).await?;
     Ok((StatusCode::ACCEPTED, Json(changed)).into_response())
+}
+
+/// Carries one of its recommendations out.
+pub async fn apply_recommendation(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path((name, id)): Path<(String, String)>,
+) -> Result<Response, Refusal> {
+    let operation = policies::apply(&front.app, &caller, &name, &id).await?;
+    Ok((StatusCode::ACCEPTED, Json(operation)).into_response())
 }
 
 pub async fn create_policy(

@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use gantry_api::rest::{
-    Changed, DeleteVmQuery, MigrateRequest, RebootRequest, RecoverRequest, StopRequest, WriteQuery,
+    Changed, DeleteVmQuery, MigrateRequest, RebootRequest, RecoverRequest, StopRequest, VmExplanation, WriteQuery,
 };
 use gantry_hostlink::Refusal;
 use gantry_types::{Problem, Vm};
@@ -15,9 +15,9 @@ use gantry_types::{Problem, Vm};
 use super::{
     Shared,
     caller::User,
-    request::{Body, OptionalBody, Path, QueryOf},
+    request::{Answer, Body, OptionalBody, Path, QueryOf},
 };
-use crate::app::vm;
+use crate::app::{explain, vm};
 
 type Outcome = Result<Response, Refusal>;
 
@@ -56,6 +56,14 @@ pub async fn delete(
 ) -> Outcome {
     let write = WriteQuery { dry_run: query.dry_run, revision: query.revision };
     told(vm::delete(&front.app, &caller, &name, query.force, &write).await)
+}
+
+pub async fn explain(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+) -> Answer<VmExplanation> {
+    Ok(Json(explain::vm(&front.app, &caller, &name)?))
 }
 
 pub async fn start(

@@ -9,6 +9,7 @@ pub mod host_failure_detector;
 pub mod intake;
 pub mod network_distributor;
 pub mod observed_vm;
+pub mod policies;
 pub mod protection_distributor;
 pub mod router_addresses;
 pub mod stray_vms;
@@ -29,6 +30,7 @@ pub async fn run(app: Arc<App>, feed: ModelFeed) {
     tasks.spawn(protection_distributor::run(Arc::clone(&app)));
     tasks.spawn(stray_vms::run(Arc::clone(&app)));
     tasks.spawn(cluster_keeper::run(Arc::clone(&app)));
+    tasks.spawn(policies::run(Arc::clone(&app)));
     tasks.spawn(audit_keeper::run(Arc::clone(&app)));
     tasks.spawn(event_trimmer::run(app));
     // Each of them runs for ever, so the first to end says that nothing can go on.

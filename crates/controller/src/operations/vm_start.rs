@@ -120,7 +120,7 @@ impl Step for Place {
                 Ok(placement) => break (placing, placement.host),
                 Err(refusal) if refusal.code() == NO_HOST_FITS => {
                     drop(placing);
-                    wake_one(context, &request, refusal).await?;
+                    wake_one(context, &vm, &request, refusal).await?;
                 }
                 Err(problem) => return Err(problem),
             }

@@ -1,13 +1,14 @@
 //! A start for which there is no room among the hosts that are awake wakes one that sleeps and waits for it.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use gantry_api::rest::WriteQuery;
-use gantry_placement::{Request, Settings, Snapshot, place};
-use gantry_types::{Host, HostState, Name, OperationPhase, Problem, Progress, Resource};
+use gantry_placement::Request;
+use gantry_types::{Host, HostState, Name, OperationPhase, Problem, Progress, Resource, Vm};
 
 use super::{
     children::{self, caller_of},
+    placing::choose,
     step::{CANCELLED, StepContext},
 };
 use crate::app::host_work;
@@ -19,8 +20,17 @@ const POLL: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// `refusal`, if no sleeping host could take it either.
-pub(super) async fn wake_one(context: &mut StepContext, request: &Request, refusal: Problem) -> Result<(), Problem> {
-    let Some(host) = candidate(context, request) else { return Err(refusal) };
+pub(super) async fn wake_one(
+    context: &mut StepContext,
+    vm: &Vm,
+    request: &Request,
+    refusal: Problem,
+) -> Result<(), Problem> {
+    let asleep_too = Request { may_wake: true, ..request.clone() };
+    let host = match choose(&context.app, vm, &asleep_too) {
+        Ok(placement) => placement.host,
+        Err(_) => return Err(refusal),
+    };
     let message = format!("waiting for host '{host}' to wake");
     context.progress(Progress { message, ..Progress::default() }).await?;
     loop {
@@ -49,25 +59,4 @@ pub(super) async fn wake_one(context: &mut StepContext, request: &Request, refus
 fn has_failed(context: &StepContext, host: &Name) -> bool {
     let ended = children::started(context, "host-wake", host).pop().map(|wake| wake.status.phase);
     matches!(ended, Some(OperationPhase::Failed | OperationPhase::Cancelled))
-}
-
-/// A host that would take the VM if it were awake; one that is waking already first.
-fn candidate(context: &StepContext, request: &Request) -> Option<Name> {
-    let asleep: Vec<Arc<Host>> = context.app.model.read(|tables| {
-        let asleep = |host: &Host| matches!(host.status.state, HostState::Sleeping | HostState::Waking);
-        tables.hosts.values().filter(|host| asleep(host)).cloned().collect()
-    });
-    let would_fit = |host: &&Arc<Host>| {
-        let mut awake = Host::clone(host);
-        awake.status.state = HostState::Ready;
-        let snapshot = context
-            .app
-            .model
-            .read(|tables| Snapshot::of(Settings::default(), [&awake], tables.vms.values().map(AsRef::as_ref)));
-        place(&snapshot, request).is_ok()
-    };
-    let mut fitting: Vec<_> =
-        asleep.iter().filter(would_fit).filter(|host| !has_failed(context, &host.metadata.name)).collect();
-    fitting.sort_by_key(|host| (host.status.state != HostState::Waking, host.name().to_owned()));
-    fitting.first().map(|host| host.metadata.name.clone())
 }

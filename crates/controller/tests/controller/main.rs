@@ -8,6 +8,7 @@ mod hosts_fail;
 mod hosts_work;
 mod late_reports;
 mod networking;
+mod policies;
 mod protection;
 mod scenarios;
 mod snapshots;
