@@ -33,9 +33,9 @@ async fn load_inside_guests_is_seen_and_evened_out() -> Result<()> {
         "{explained}"
     );
 
-    lab.gantry(&["policy", "set", "balance", "--mode", "advise", "--cluster", "main", "--interval", "2"])
-        .await?
-        .ok()?;
+    let advise = ["policy", "set", "balance", "--mode", "advise", "--cluster", "main", "--interval", "2"];
+    let advise = advise.into_iter().chain(["--comfortable", "15"]);
+    lab.gantry(&advise.collect::<Vec<_>>()).await?.ok()?;
     eventually("a move is recommended, and nothing is moved", LIMIT, async || {
         let policy: Policy = lab.client().get("balance").await?;
         ensure!(!policy.status.recommendations.is_empty(), "it found: {}", policy.status.finding);

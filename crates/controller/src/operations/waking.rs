@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gantry_api::rest::WriteQuery;
 use gantry_placement::Request;
-use gantry_types::{Host, HostState, Name, OperationPhase, Problem, Progress, Resource, Vm};
+use gantry_types::{Host, HostState, Name, OperationPhase, Problem, Progress, Vm};
 
 use super::{
     children::{self, caller_of},
