@@ -21,6 +21,8 @@ pub(crate) struct Ask<'a> {
     /// By index of the machine.
     pub machines: Vec<Option<Reason>>,
     pub masks: Masks,
+    /// Terms of the score whose weight is not 0.
+    pub counting: Vec<(usize, f64)>,
     /// The same for every host: a new VM is too much for the failover that was promised.
     pub failover: Option<Reason>,
 }
@@ -39,6 +41,7 @@ impl<'a> Ask<'a> {
             except: request.except.as_ref().and_then(|except| snapshot.index(except)),
             machines: machines(snapshot, request),
             masks: rules::masks(snapshot, ledger, request, &own),
+            counting: snapshot.settings.weights.counting(),
             failover: failover(snapshot, ledger, request, own.is_empty()),
             own,
             own_share,

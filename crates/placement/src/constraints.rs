@@ -153,23 +153,34 @@ impl Ask<'_> {
 
     /// The terms' values in the order of [`crate::terms`].
     pub fn values(&self, host: u32) -> [f64; TERM_COUNT] {
+        std::array::from_fn(|term| self.value(term, host))
+    }
+
+    /// The sum of the terms that count: what [`crate::score::total`] makes of all of them, without working out the others.
+    pub fn score(&self, host: u32) -> f64 {
+        self.counting.iter().map(|(term, weight)| self.value(*term, host) * weight).sum()
+    }
+
+    fn value(&self, term: usize, host: u32) -> f64 {
         let row = &self.ledger.rows[host as usize];
-        let own = self.own_at(host);
-        let memory_after = row.memory_given - own.memory + self.share.memory;
-        let cpus_after = row.cpus_given - own.cpus + self.share.cpus;
-        let demand_after = row.cpu_used.max(row.demand) - own.demand + self.share.demand;
-        let memory_full = share(memory_after as f64, row.memory_limit as f64);
-        let cpus_full = share(f64::from(cpus_after), f64::from(row.cpus_limit));
-        [
-            share(row.memory_limit.saturating_sub(memory_after) as f64, self.ledger.largest_memory as f64),
-            1.0 - cpus_full,
-            1.0 - share(demand_after, row.cpu_capacity),
-            memory_full.max(cpus_full),
-            share(row.cpu_per_watt, self.ledger.best_cpu_per_watt),
-            self.masks.kept(host),
-            f64::from(u8::from(!row.asleep)),
-            f64::from(u8::from(self.own.contains(&host))),
-        ]
+        let memory_after = || row.memory_given - self.own_at(host).memory + self.share.memory;
+        let cpus_full = || {
+            let after = row.cpus_given - self.own_at(host).cpus + self.share.cpus;
+            share(f64::from(after), f64::from(row.cpus_limit))
+        };
+        match term {
+            0 => share(row.memory_limit.saturating_sub(memory_after()) as f64, self.ledger.largest_memory as f64),
+            1 => 1.0 - cpus_full(),
+            2 => {
+                let demand = row.cpu_used.max(row.demand) - self.own_at(host).demand + self.share.demand;
+                1.0 - share(demand, row.cpu_capacity)
+            }
+            3 => share(memory_after() as f64, row.memory_limit as f64).max(cpus_full()),
+            4 => share(row.cpu_per_watt, self.ledger.best_cpu_per_watt),
+            5 => self.masks.kept(host),
+            6 => f64::from(u8::from(!row.asleep)),
+            _ => f64::from(u8::from(self.own.contains(&host))),
+        }
     }
 }
 

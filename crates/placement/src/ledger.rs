@@ -18,6 +18,8 @@ pub(crate) struct HostRow {
     pub maintenance: bool,
     pub asleep: bool,
     pub limited_networks: bool,
+    /// Place of its name among all names.
+    pub rank: u32,
     /// Index of its machine; `None` until it has reported one.
     pub machine: Option<u32>,
     /// Of the host itself, its rack and its site.
@@ -54,6 +56,7 @@ impl HostRow {
             maintenance: facts.maintenance,
             asleep: facts.asleep,
             limited_networks: facts.networks.is_some(),
+            rank: 0,
             machine,
             domains,
             memory,

@@ -54,16 +54,14 @@ pub(crate) fn place_on(snapshot: &Snapshot, ledger: &Ledger, request: &Request) 
 
 /// The host with the highest score and, among equals, the lowest name.
 pub(crate) fn best(ask: &Ask<'_>) -> Option<(u32, f64)> {
-    let weights = ask.snapshot.settings.weights.values();
     let mut best: Option<(u32, f64)> = None;
+    let rank = |host: u32| ask.ledger.rows[host as usize].rank;
     for host in hosts(ask) {
         if ask.obstacle(host).is_some() {
             continue;
         }
-        let score = total(&ask.values(host), weights);
-        let better = best.is_none_or(|(other, most)| {
-            score > most || (score == most && ask.snapshot.name_of(host) < ask.snapshot.name_of(other))
-        });
+        let score = ask.score(host);
+        let better = best.is_none_or(|(other, most)| score > most || (score == most && rank(host) < rank(other)));
         if better {
             best = Some((host, score));
         }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gantry_types::{Keep, Labels, Selector, Strength, VmRule};
+use gantry_types::{DomainLevel, Keep, Labels, Selector, Strength, VmRule};
 
 use crate::{
     Reason, Request, Snapshot,
@@ -78,14 +78,12 @@ pub(crate) fn masks(snapshot: &Snapshot, ledger: &Ledger, request: &Request, own
         });
     }
     for rule in &request.rules.vms {
-        let domains = domains(ledger, rule, matching(ledger, &rule.selector, request, own).keys());
-        if rule.keep == Keep::Together && domains.is_empty() {
+        let matching = matching(ledger, &rule.selector, request, own);
+        if matching.is_empty() {
             continue;
         }
-        let reason = reason(rule, true);
-        masks.apply(rule.strength, reason, hosts, |host| {
-            domains.contains(&domain(ledger, rule, host as u32)) != (rule.keep == Keep::Together)
-        });
+        let near = near(ledger, rule, matching.keys());
+        masks.apply(rule.strength, reason(rule, true), hosts, |host| near[host] != (rule.keep == Keep::Together));
     }
     let speaks_of_it = |held: &&Marked<VmRule>| !held.at.is_empty() && held.what.selector.matches(&request.labels);
     for held in ledger.rules_in_order().filter(speaks_of_it) {
@@ -104,16 +102,15 @@ fn others_rule(masks: &mut Masks, ledger: &Ledger, held: &Marked<VmRule>, reques
         .filter(|(host, count)| **count > u32::from(holds_it && own.contains(host)))
         .map(|(host, _)| *host)
         .collect();
-    let holder_domains = domains(ledger, rule, holders.iter());
     match rule.keep {
-        Keep::Apart if !holder_domains.is_empty() => {
-            masks.apply(rule.strength, reason(rule, false), ledger.rows.len(), |host| {
-                holder_domains.contains(&domain(ledger, rule, host as u32))
-            });
+        _ if holders.is_empty() => {}
+        Keep::Apart => {
+            let near = near(ledger, rule, holders.iter());
+            masks.apply(rule.strength, reason(rule, false), ledger.rows.len(), |host| near[host]);
         }
-        Keep::Apart => {}
         Keep::Together => {
             // It must not leave a holder that has nobody else.
+            let holder_domains = domains(ledger, rule, holders.iter());
             let others = domains(ledger, rule, matching(ledger, &rule.selector, request, own).keys());
             for at in own.iter().map(|host| domain(ledger, rule, *host)) {
                 if holder_domains.contains(&at) && !others.contains(&at) {
@@ -143,6 +140,18 @@ fn matching(ledger: &Ledger, selector: &Selector, request: &Request, own: &[u32]
         }
     }
     hosts
+}
+
+/// By host: whether it shares its domain with one of `hosts`.
+fn near<'a>(ledger: &Ledger, rule: &VmRule, hosts: impl Iterator<Item = &'a u32>) -> Vec<bool> {
+    if rule.domain == DomainLevel::Host {
+        let mut near = vec![false; ledger.rows.len()];
+        hosts.for_each(|host| near[*host as usize] = true);
+        return near;
+    }
+    let domains: Vec<u32> = domains(ledger, rule, hosts).into_iter().collect();
+    let is_near = |host: usize| domains.binary_search(&domain(ledger, rule, host as u32)).is_ok();
+    (0..ledger.rows.len()).map(is_near).collect()
 }
 
 fn domains<'a>(ledger: &Ledger, rule: &VmRule, hosts: impl Iterator<Item = &'a u32>) -> BTreeSet<u32> {

@@ -79,6 +79,11 @@ impl Weights {
         terms().iter().zip(self.0).any(|(term, weight)| term.name == "packed" && weight > 0.0)
     }
 
+    /// Terms whose weight is not 0, by their place in the table.
+    pub(crate) fn counting(&self) -> Vec<(usize, f64)> {
+        self.0.iter().copied().enumerate().filter(|(_, weight)| *weight != 0.0).collect()
+    }
+
     pub(crate) fn values(&self) -> &[f64; TERM_COUNT] {
         &self.0
     }

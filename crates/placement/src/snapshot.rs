@@ -81,6 +81,7 @@ impl Snapshot {
         for host in hosts {
             snapshot.insert_host(host);
         }
+        snapshot.rank_hosts();
         snapshot.ledger.sum_up(&snapshot.settings);
         for vm in vms {
             snapshot.put_vm(vm);
@@ -99,6 +100,7 @@ impl Snapshot {
         self.insert_host(facts);
         self.ledger.sum_up(&self.settings);
         if is_new {
+            self.rank_hosts();
             // VMs that were told of before their host.
             let names_it = |vm: &&VmEntry| [&vm.facts.host, &vm.facts.moving_to].contains(&&Some(name.clone()));
             let waiting: Vec<VmFacts> = self.vms.values().filter(names_it).map(|vm| vm.facts.clone()).collect();
@@ -143,8 +145,18 @@ impl Snapshot {
         }
         self.ledger.rows[index as usize].present = false;
         self.free_slots.push(index);
+        self.rank_hosts();
         self.ledger.sum_up(&self.settings);
         true
+    }
+
+    /// Numbers the hosts by name, so that ties are broken without looking at names.
+    fn rank_hosts(&mut self) {
+        let mut order: Vec<(&Name, u32)> = self.by_name.iter().map(|(name, index)| (name, *index)).collect();
+        order.sort_unstable();
+        for (rank, (_, index)) in order.into_iter().enumerate() {
+            self.ledger.rows[index as usize].rank = rank as u32;
+        }
     }
 
     /// Adds the VM or replaces what was known of it.
@@ -267,6 +279,7 @@ impl Snapshot {
 }
 
 fn keep_what_is_given(row: &mut HostRow, old: &HostRow) {
+    row.rank = old.rank;
     row.memory_given = old.memory_given;
     row.memory_reserved = old.memory_reserved;
     row.cpus_given = old.cpus_given;
