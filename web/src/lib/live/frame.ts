@@ -7,8 +7,13 @@ export class FrameBatch<T> {
   #scheduled = false;
   #take: (batch: T[]) => void;
 
-  constructor(take: (batch: T[]) => void) {
+  #everyMs: number;
+  #takenAt = 0;
+
+  /** With `everyMs` no more often than that: what nobody can follow need not be drawn. */
+  constructor(take: (batch: T[]) => void, everyMs = 0) {
     this.#take = take;
+    this.#everyMs = everyMs;
   }
 
   push(items: readonly T[]) {
@@ -17,7 +22,11 @@ export class FrameBatch<T> {
     this.#scheduled = true;
     const flush = () => this.flush();
     if (typeof document !== 'undefined' && document.hidden) setTimeout(flush, HIDDEN_MS);
-    else requestAnimationFrame(flush);
+    else {
+      const rest = this.#takenAt + this.#everyMs - Date.now();
+      if (rest > 0) setTimeout(() => requestAnimationFrame(flush), rest);
+      else requestAnimationFrame(flush);
+    }
   }
 
   flush() {
@@ -25,6 +34,7 @@ export class FrameBatch<T> {
     if (this.#pending.length === 0) return;
     const batch = this.#pending;
     this.#pending = [];
+    this.#takenAt = Date.now();
     this.#take(batch);
   }
 
