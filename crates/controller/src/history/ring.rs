@@ -23,7 +23,7 @@ impl Ring {
         Self { step_s: u64::from(step_s), first: 0, values: VecDeque::new() }
     }
 
-    /// At most `kept` values stay. Values for a step that has passed are dropped.
+    /// At most `kept` values stay. Values for a step before the last are dropped.
     pub fn push(&mut self, at_s: u64, values: Values, kept: usize) {
         let slot = at_s / self.step_s;
         let next = self.first + self.values.len() as u64;
@@ -31,6 +31,12 @@ impl Ring {
             self.values.clear();
             self.first = slot;
         } else if slot < next {
+            // Twice in one step: the later one counts.
+            if slot + 1 == next
+                && let Some(last) = self.values.back_mut()
+            {
+                *last = values.map(pack);
+            }
             return;
         } else {
             (next..slot).for_each(|_| self.append(GAP));

@@ -174,3 +174,39 @@ fn history(front: &Shared, subject: &Subject, query: &MetricsQuery) -> Result<Me
     let from = query.from.unwrap_or_else(|| Timestamp::from_unix_ms(to.unix_ms() - DEFAULT_SPAN_MS));
     Ok(front.app.history.read(subject, from, to, query.step_s, now))
 }
+
+#[cfg(test)]
+mod tests {
+    use gantry_api::overview::{Group, Totals};
+
+    use super::*;
+
+    fn overview(vms: [u64; 2], at_ms: i64) -> Overview {
+        let group = |name: &str, total| {
+            let mut totals = Totals::default();
+            totals.vms.total = total;
+            Group { name: name.to_owned(), totals }
+        };
+        Overview {
+            revision: 1,
+            at: Timestamp::from_unix_ms(at_ms),
+            datacenter: "test".to_owned(),
+            by: "rack".to_owned(),
+            totals: Totals::default(),
+            groups: vec![group("r1", vms[0]), group("r2", vms[1])],
+            wrong: Vec::new(),
+            wrong_total: 0,
+        }
+    }
+
+    #[test]
+    fn only_what_is_different_is_sent_and_time_alone_is_nothing() {
+        assert_eq!(difference(&overview([1, 2], 0), &overview([1, 2], 1000)), None);
+        let changed = difference(&overview([1, 2], 0), &overview([1, 3], 1000)).unwrap();
+        assert_eq!(changed.groups, overview([1, 3], 0).groups[1..]);
+        assert_eq!((changed.totals, changed.wrong, changed.at), (None, None, Some(Timestamp::from_unix_ms(1000))));
+        let mut fewer = overview([1, 2], 0);
+        fewer.groups.truncate(1);
+        assert_eq!(difference(&overview([1, 2], 0), &fewer).unwrap().gone_groups, ["r2"]);
+    }
+}

@@ -1,6 +1,9 @@
 //! What objects of several kinds have in common beyond their metadata: what lists are filtered, sorted and searched by.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, SocketAddr},
+};
 
 use gantry_types::{Host, Image, Network, Operation, Vm};
 use serde::Serialize;
@@ -35,12 +38,13 @@ pub(super) fn of_vm(vm: &Vm) -> Facts<'_> {
 }
 
 pub(super) fn of_host(host: &Host) -> Facts<'_> {
-    let addresses = [&host.status.underlay_address, &host.status.agent_address];
+    let underlay = host.status.underlay_address.parse().ok();
+    let agent = host.status.agent_address.parse().ok().map(|agent: SocketAddr| agent.ip());
     let inventory = host.status.inventory.as_ref();
     Facts {
         phase: api_name(&host.status.state),
         host: None,
-        addresses: addresses.into_iter().filter_map(|address| address.parse().ok()).collect(),
+        addresses: underlay.into_iter().chain(agent).collect(),
         cpus: inventory.map(|inventory| inventory.cpu.count),
         memory_bytes: inventory.map(|inventory| inventory.memory.bytes()),
     }

