@@ -38,6 +38,7 @@ pub enum UserCommand {
     Set {
         /// The user's name
         name: String,
+        /// What it may do from now on
         #[arg(long, value_enum)]
         role: Option<UserRole>,
         /// What people call him
