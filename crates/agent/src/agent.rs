@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use gantry_api::AgentApi;
 use gantry_api::access::ConsoleKind;
 use gantry_api::agent::{
     Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration,
     RevertVm, SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation, VmRunState,
 };
+use gantry_api::{AgentApi, rest::CaptureQuery};
 use gantry_hostlink::{Console, Consoles};
 use gantry_qemu::machine::SocketsDir;
 use gantry_types::{Flow, HostNetworks, Name, Problem};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
 use crate::host::Host;
@@ -284,5 +284,9 @@ impl Consoles for Agent {
                 .remedy("stop it and give it one: gantry vm set NAME --display vga"),
             _ => Problem::transient("qemu-silent", format!("the display of VM {vm} can't be reached: {error}")),
         })
+    }
+
+    async fn capture(&self, port: Uuid, limits: CaptureQuery) -> Result<mpsc::Receiver<Vec<u8>>, Problem> {
+        self.host.networks.capture(port, limits).await
     }
 }

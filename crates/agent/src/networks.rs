@@ -19,12 +19,13 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use gantry_api::agent::NicAssignment;
+use gantry_api::{agent::NicAssignment, rest::CaptureQuery};
 use gantry_network::plan::{Scope, plan};
-use gantry_network::{DataPlane, NetworkError, PortRef, target};
+use gantry_network::{CaptureLimits, DataPlane, NetworkError, PortRef, target};
 use gantry_types::{ErrorClass, HostNetwork, HostNetworks, HostRouter, LocalPort, Problem, RemotePort};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, mpsc};
 use uuid::Uuid;
 
 use crate::durable;
@@ -304,6 +305,15 @@ impl Networks {
             moved.map_err(|error| problem("port-not-moved", &format!("a port of VM {vm}"), &error))?;
         }
         Ok(())
+    }
+
+    /// Captures what passes a port that is here.
+    pub async fn capture(&self, port: Uuid, limits: CaptureQuery) -> Result<mpsc::Receiver<Vec<u8>>, Problem> {
+        let state = self.state.lock().await;
+        let nic = state.vms.values().flat_map(|ports| &ports.nics).find(|nic| nic.port == port);
+        let nic = nic.ok_or_else(|| Problem::not_found("port", &port.to_string()))?;
+        let limits = CaptureLimits { time: Duration::from_secs(limits.seconds.into()), bytes: limits.max_bytes };
+        self.plane.capture(&port_ref(nic), limits).map_err(|error| problem("port-not-captured", "a port", &error))
     }
 
     pub async fn remove(&self, vm: Uuid) -> Result<(), Problem> {

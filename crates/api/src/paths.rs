@@ -22,6 +22,7 @@ pub mod host {
     pub const OBSERVE: &str = "/v1/observation";
     pub const IMAGE: &str = "/v1/images/{digest}";
     pub const NETWORKS: &str = "/v1/networks";
+    pub const PORT_CAPTURE: &str = "/v1/ports/{port}/capture";
     pub const VM: &str = "/v1/vms/{vm}";
     pub const VM_POWER: &str = "/v1/vms/{vm}/power";
     pub const VM_PROTECTION: &str = "/v1/vms/{vm}/protection";
@@ -35,6 +36,9 @@ pub mod host {
     pub const MIGRATION: &str = "/v1/vms/{vm}/migrations/{migration}";
     pub const MIGRATION_VERB: &str = "/v1/vms/{vm}/migrations/{migration}/{verb}";
 
+    pub fn port_capture(port: Uuid) -> String {
+        format!("/v1/ports/{port}/capture")
+    }
     pub fn vm(vm: Uuid) -> String {
         format!("/v1/vms/{vm}")
     }

@@ -108,6 +108,22 @@ fn tcp() -> Protocol {
     Protocol::Tcp
 }
 
+/// Query of `GET /v1/ports/{name}/capture`: when it ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+pub struct CaptureQuery {
+    /// 1–3600; 60 if not given.
+    pub seconds: u32,
+    /// Of the pcap file, 1 KiB–1 GiB; 10 MiB if not given.
+    pub max_bytes: u64,
+}
+
+impl Default for CaptureQuery {
+    fn default() -> Self {
+        Self { seconds: 60, max_bytes: 10 << 20 }
+    }
+}
+
 /// What would happen to a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Trace {

@@ -15,6 +15,7 @@ use gantry_api::{
         RevertVm, SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation,
     },
     paths::host as paths,
+    rest::CaptureQuery,
 };
 use gantry_trust::{ClientConfig, ExpectedPeer, LiveIdentity, TrustError, WebSocket};
 use gantry_types::{Flow, HostNetworks, Name, Problem};
@@ -22,7 +23,7 @@ use reqwest::{Method, RequestBuilder};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::reply::{answer, causes, done};
+use crate::reply::{answer, causes, checked, done};
 
 /// For calls that only look or flip a switch.
 const QUICK: Duration = Duration::from_secs(10);
@@ -49,6 +50,12 @@ impl AgentClient {
         let config = ClientConfig::with_identity(identity, ExpectedPeer::host(host.clone()))?;
         let http = config.http()?;
         Ok(Self { http, config, host: format!("the agent of host '{host}'"), base: format!("https://{address}") })
+    }
+
+    /// Captures what passes a port; the body is a pcap file that grows until a limit is reached.
+    pub async fn capture(&self, port: Uuid, limits: &CaptureQuery) -> Result<reqwest::Response, Problem> {
+        let url = format!("{}{}", self.base, paths::port_capture(port));
+        checked(&self.host, self.http.get(url).query(limits)).await
     }
 
     /// Opens one of the VM's consoles: bytes both ways in binary messages.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::{
     Extension, Json, Router,
-    body::Bytes,
+    body::{Body, Bytes},
     extract::{
         DefaultBodyLimit, Path, Query, Request, State, WebSocketUpgrade,
         ws::{Message, WebSocket},
@@ -18,6 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
+use futures::StreamExt;
 use gantry_api::{
     AgentApi,
     access::ConsoleKind,
@@ -26,6 +27,7 @@ use gantry_api::{
         TakeSnapshot,
     },
     paths::host as paths,
+    rest::CaptureQuery,
 };
 use gantry_trust::{PeerIdentity, Role};
 use gantry_types::{ErrorClass, Flow, HostNetworks, Problem};
@@ -41,10 +43,13 @@ pub struct Console {
     pub input: mpsc::Sender<Bytes>,
 }
 
-/// Opens consoles. Apart from [`AgentApi`], because it is a stream and not a call.
+/// Opens streams: consoles, and captures of what passes a port. Apart from [`AgentApi`], because these are no
+/// calls.
 #[async_trait::async_trait]
 pub trait Consoles: Send + Sync {
     async fn open(&self, vm: Uuid, kind: ConsoleKind) -> Result<Console, Problem>;
+    /// The parts of a pcap file; it ends by its limits, or when the receiver is dropped.
+    async fn capture(&self, port: Uuid, limits: CaptureQuery) -> Result<mpsc::Receiver<Vec<u8>>, Problem>;
 }
 
 /// The connections of a VM that has very many.
@@ -71,7 +76,11 @@ pub fn router(host: Host, consoles: Arc<dyn Consoles>) -> Router {
         .route(paths::MIGRATION_VERB, post(migration_verb).layer(DefaultBodyLimit::max(FLOWS_LIMIT_BYTES)))
         .with_state(host)
         .merge(
-            Router::new().route(paths::VM_CONSOLE, get(serial)).route(paths::VM_VNC, get(screen)).with_state(consoles),
+            Router::new()
+                .route(paths::VM_CONSOLE, get(serial))
+                .route(paths::VM_VNC, get(screen))
+                .route(paths::PORT_CAPTURE, get(capture))
+                .with_state(consoles),
         )
         .layer(middleware::from_fn(authorize))
 }
@@ -284,6 +293,18 @@ async fn console(
     Ok(upgrade.on_upgrade(move |socket| relay(socket, console)))
 }
 
+async fn capture(
+    State(consoles): State<Arc<dyn Consoles>>,
+    Path(port): Path<Uuid>,
+    Query(limits): Query<CaptureQuery>,
+    Extension(peer): Extension<Option<PeerIdentity>>,
+) -> Result<Response, Refusal> {
+    let mut records = consoles.capture(port, limits).await?;
+    tracing::info!(%port, peer = peer.map(|p| p.to_string()), "capture begins");
+    let parts = futures::stream::poll_fn(move |context| records.poll_recv(context));
+    Ok(Body::from_stream(parts.map(Ok::<_, std::convert::Infallible>)).into_response())
+}
+
 /// Copies both ways until either side is done.
 async fn relay(mut socket: WebSocket, mut console: Console) {
     loop {
@@ -325,6 +346,7 @@ mod tests {
         assert!(!host_may(&Method::POST, &paths::vm_part(vm, "power")));
         assert!(!host_may(&Method::GET, &paths::vm_part(vm, "console")));
         assert!(!host_may(&Method::GET, &paths::vm_part(vm, "vnc")));
+        assert!(!host_may(&Method::GET, &paths::port_capture(vm)));
         assert!(!host_may(&Method::PUT, paths::NETWORKS));
         assert!(!host_may(&Method::PUT, &paths::snapshot(vm, Uuid::from_u128(3))));
         assert!(!host_may(&Method::POST, &paths::vm_part(vm, "revert")));

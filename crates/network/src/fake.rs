@@ -9,13 +9,14 @@ use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use tokio::sync::mpsc;
 
 use crate::desired::{HostNetwork, HostNetworks, LocalPort, Validate};
 use crate::error::{ErrorClass, NetworkError, Result};
 use crate::model;
 use crate::observed::Observed;
 use crate::plan::{Change, Scope, plan};
-use crate::plane::{Applied, DataPlane, PortCounters, PortRef};
+use crate::plane::{Applied, CaptureLimits, DataPlane, PCAP_HEADER, PortCounters, PortRef};
 use crate::target;
 use crate::underlay::{self, UnderlayReport};
 
@@ -146,6 +147,17 @@ impl DataPlane for FakeDataPlane {
         }
         let null = File::options().read(true).write(true).open("/dev/null");
         null.map(OwnedFd::from).map_err(|source| NetworkError::Spawn { program: "/dev/null".into(), source })
+    }
+
+    /// A capture in which nothing passes.
+    fn capture(&self, port: &PortRef, _limits: CaptureLimits) -> Result<mpsc::Receiver<Vec<u8>>> {
+        if !self.working("capture a port")?.state.links.contains_key(&port.tap()) {
+            return Err(NetworkError::NoInterface { name: port.tap(), needed_for: "to capture it".to_owned() });
+        }
+        let (records, receiver) = mpsc::channel(1);
+        // The channel is empty.
+        let _sent = records.try_send(PCAP_HEADER.to_vec());
+        Ok(receiver)
     }
 
     async fn observe(&self) -> Result<Observed> {

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::desired::{HostNetwork, HostNetworks, LocalPort};
@@ -58,6 +60,18 @@ pub struct PortCounters {
     pub spoofed_packets: u64,
 }
 
+/// When a capture ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CaptureLimits {
+    pub time: Duration,
+    /// Of the pcap file.
+    pub bytes: u64,
+}
+
+/// The head of a pcap file with Ethernet frames, times in microseconds.
+pub const PCAP_HEADER: [u8; 24] =
+    [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 1, 0, 0, 0];
+
 /// A host's data plane. All calls are idempotent; concurrent calls on one plane are serialised.
 #[async_trait]
 pub trait DataPlane: Send + Sync {
@@ -80,6 +94,10 @@ pub trait DataPlane: Send + Sync {
     /// Opens the port's tap for its guest, to be handed to QEMU as `-netdev tap,fd=N`. The descriptor closes on exec
     /// until its owner says otherwise. While it is open nobody else can attach.
     fn open_tap(&self, port: &PortRef) -> Result<OwnedFd>;
+
+    /// Everything that passes the port's tap, both ways, as the parts of a pcap file, until a limit is reached or the
+    /// receiver is dropped.
+    fn capture(&self, port: &PortRef, limits: CaptureLimits) -> Result<mpsc::Receiver<Vec<u8>>>;
 
     /// What is there now.
     async fn observe(&self) -> Result<Observed>;

@@ -82,6 +82,20 @@ pub enum PortCommand {
         #[arg(long, value_parser = super::vm::parse_by_api_name::<Protocol>)]
         protocol: Option<Protocol>,
     },
+    /// What passes a VM's port from now on, as a pcap file for Wireshark; ends by its limits or with Ctrl-C
+    Capture {
+        /// A VM (its first card) or a port
+        name: String,
+        /// Where it is written; `-` is standard output: gantry port capture web-1 | wireshark -k -i -
+        #[arg(short = 'w', long, value_name = "FILE", default_value = "-")]
+        write: std::path::PathBuf,
+        /// End after this long
+        #[arg(long, default_value = "60s", value_parser = super::parse_duration)]
+        time: std::time::Duration,
+        /// End when the file is this large, at most 1GiB
+        #[arg(long, default_value = "10MiB", value_name = "SIZE")]
+        size: gantry_types::ByteSize,
+    },
     /// Delete ports that no VM has
     #[command(visible_alias = "rm")]
     Delete {

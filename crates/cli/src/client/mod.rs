@@ -12,10 +12,11 @@ use gantry_api::access::{ConsoleKind, CreateUser, CreatedUser, PasswordSet, SetP
 use gantry_api::audit::{AuditPage, AuditQuery};
 use gantry_api::overview::{Overview, SearchQuery, SearchResult};
 use gantry_api::rest::{
-    Changed, CreateToken, CreatedToken, DeleteVmQuery, ListQuery, MigrateRequest, Page, RebootRequest, RecoverRequest,
-    RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, Version, VmExplanation, WriteQuery,
+    CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, ListQuery, MigrateRequest, Page, RebootRequest,
+    RecoverRequest, RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, Version, VmExplanation,
+    WriteQuery,
 };
-use gantry_hostlink::{answer, causes};
+use gantry_hostlink::{answer, causes, checked};
 use gantry_trust::{ClientConfig, ExpectedPeer, TrustError, WebSocket};
 use gantry_types::{Cluster, Host, Operation, Port, Problem, Resource, Snapshot, User, Vm};
 use reqwest::{
@@ -158,6 +159,12 @@ impl Client {
     pub async fn trace(&self, port: &str, query: &TraceQuery) -> Result<Trace, Problem> {
         let path = format!("{}/trace", object_path::<Port>(port)?);
         answer(&self.peer, self.quick(Method::GET, &path).query(query)).await
+    }
+
+    /// A pcap file that grows until a limit is reached.
+    pub async fn capture(&self, port: &str, query: &CaptureQuery) -> Result<reqwest::Response, Problem> {
+        let path = format!("{}/capture", object_path::<Port>(port)?);
+        checked(&self.peer, self.request(Method::GET, &path).query(query)).await
     }
 
     pub async fn create_token(&self, request: &CreateToken) -> Result<CreatedToken, Problem> {

@@ -1,6 +1,9 @@
 //! `gantry subnet|port|security-group|address-set …`
 
-use gantry_api::rest::{TraceQuery, TraceVerdict, WriteQuery};
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+
+use gantry_api::rest::{CaptureQuery, TraceQuery, TraceVerdict, WriteQuery};
 use gantry_types::{
     AddressSet, AddressSetSpec, Direction, GroupRule, Name, NetworkSubnet, Port, PortSpec, Problem, Protocol, Resource,
     SecurityGroup, SecurityGroupSpec, SubnetSpec,
@@ -52,9 +55,39 @@ pub async fn ports(session: &Session, command: PortCommand) -> Result<(), Failur
             objects::list::<Port>(session, &list, wanted).await
         }
         PortCommand::Trace { name, to, protocol } => trace(session, &name, to, protocol).await,
+        PortCommand::Capture { name, write, time, size } => {
+            let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+            capture(session, &name, &write, CaptureQuery { seconds, max_bytes: size.bytes() }).await
+        }
         PortCommand::Show { name } => objects::show_all::<Port>(session, &name).await,
         PortCommand::Delete { names } => delete(session, Kind::Port, &names).await,
     }
+}
+
+async fn capture(session: &Session, name: &str, to: &Path, query: CaptureQuery) -> Result<(), Failure> {
+    if to == Path::new("-") && std::io::stdout().is_terminal() {
+        let detail = "a pcap file is nothing for a terminal";
+        return Err(Problem::invalid("binary-output", detail).remedy("use -w FILE, or a pipe").into());
+    }
+    let mut response = session.client()?.capture(name, &query).await?;
+    let failed =
+        |error: &dyn std::fmt::Display| Problem::transient("capture-broken", format!("the capture broke off: {error}"));
+    let mut output: Box<dyn Write> = if to == Path::new("-") {
+        Box::new(std::io::stdout())
+    } else {
+        Box::new(std::fs::File::create(to).map_err(|error| {
+            Problem::invalid("unwritable-file", format!("{} can't be written: {error}", to.display()))
+        })?)
+    };
+    while let Some(part) = response.chunk().await.map_err(|error| failed(&error))? {
+        let written = output.write_all(&part).and_then(|()| output.flush());
+        // Whoever reads has seen enough.
+        if written.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
+            return Ok(());
+        }
+        written.map_err(|error| failed(&error))?;
+    }
+    Ok(())
 }
 
 async fn trace(session: &Session, name: &str, to: Destination, protocol: Option<Protocol>) -> Result<(), Failure> {

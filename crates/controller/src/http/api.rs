@@ -20,9 +20,9 @@ use gantry_api::{
     },
     paths,
     rest::{
-        Changed, CreateToken, CreatedToken, DeleteVmQuery, JoinRequest, JoinResponse, ListQuery, MigrateRequest, Page,
-        RebootRequest, RecoverRequest, RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest,
-        UploadState, Version, VmExplanation, WatchEvent, WriteQuery,
+        CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, JoinRequest, JoinResponse, ListQuery,
+        MigrateRequest, Page, RebootRequest, RecoverRequest, RevertRequest, StopRequest, Trace, TraceQuery,
+        UpdateClusterRequest, UploadState, Version, VmExplanation, WatchEvent, WriteQuery,
     },
 };
 use gantry_types::{
@@ -37,7 +37,7 @@ use utoipa::{
 use super::{
     Front, Shared, assets, audit,
     caller::User,
-    console,
+    capture, console,
     endpoint::{Endpoint, Routes},
     host_work, hosts, images, managed, objects, overview, policies,
     request::{Answer, MAX_BODY_BYTES, no_such_method},
@@ -105,6 +105,9 @@ fn routes() -> Routes {
     let summary = "Where a packet of this port (or VM) would go, and which rule allows or drops it";
     let trace = Endpoint::new(HttpMethod::Get, "/v1/ports/{name}/trace", Port::KIND, summary);
     routes = routes.add(trace.query::<TraceQuery>().answers::<Trace>(200), get(managed::trace));
+    let summary = "What passes this port (or the first one of this VM) from now on, as a pcap file";
+    let captured = Endpoint::new(HttpMethod::Get, "/v1/ports/{name}/capture", Port::KIND, summary);
+    routes = routes.add(captured.query::<CaptureQuery>(), get(capture::open));
     routes = of_users(routes);
     routes = of_the_whole(routes);
     of_the_controller(routes)

@@ -9,6 +9,7 @@ mod api;
 mod assets;
 mod audit;
 mod caller;
+mod capture;
 mod console;
 mod csrf;
 mod endpoint;

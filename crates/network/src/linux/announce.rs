@@ -35,7 +35,7 @@ pub fn announce(
         };
         let index = nix::net::if_::if_nametoindex(device).map_err(refused)?;
         let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).map_err(refused)?;
-        let target = link_address(index).ok_or_else(|| refused(nix::Error::EINVAL))?;
+        let target = link_address(index, ARP).ok_or_else(|| refused(nix::Error::EINVAL))?;
         for address in addresses {
             sendto(socket.as_raw_fd(), &frame(mac, *address, to), &target, MsgFlags::empty()).map_err(refused)?;
         }
@@ -43,10 +43,11 @@ pub fn announce(
     })
 }
 
-fn link_address(index: u32) -> Option<LinkAddr> {
+/// All stations on a device.
+pub fn link_address(index: u32, protocol: u16) -> Option<LinkAddr> {
     let raw = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: ARP.to_be(),
+        sll_protocol: protocol.to_be(),
         sll_ifindex: i32::try_from(index).ok()?,
         sll_hatype: 0,
         sll_pkttype: 0,

@@ -5,6 +5,7 @@
 //! of one tool; nothing passes through a shell.
 
 mod announce;
+mod capture;
 pub(crate) mod command;
 pub(crate) mod conntrack;
 mod execute;
@@ -20,14 +21,14 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc};
 
 use self::command::Tools;
 use crate::desired::{HostNetwork, HostNetworks, LocalPort, Validate};
 use crate::error::{NetworkError, Result};
 use crate::observed::Observed;
 use crate::plan::{Change, Scope, plan};
-use crate::plane::{Applied, DataPlane, PortCounters, PortRef};
+use crate::plane::{Applied, CaptureLimits, DataPlane, PortCounters, PortRef};
 use crate::target;
 use crate::underlay::{self, UnderlayReport};
 
@@ -129,6 +130,10 @@ impl DataPlane for LinuxDataPlane {
 
     fn open_tap(&self, port: &PortRef) -> Result<OwnedFd> {
         tap::open(self.tools.namespace.as_deref(), &port.tap())
+    }
+
+    fn capture(&self, port: &PortRef, limits: CaptureLimits) -> Result<mpsc::Receiver<Vec<u8>>> {
+        capture::start(self.tools.namespace.as_deref(), &port.tap(), limits)
     }
 
     async fn observe(&self) -> Result<Observed> {

@@ -5,7 +5,8 @@
 mod support;
 
 use gantry_network::{
-    DataPlane, HostGroup, HostGroupRule, HostNetworks, HostPeer, LinuxDataPlane, LocalPort, groups, tap_name,
+    CaptureLimits, DataPlane, HostGroup, HostGroupRule, HostNetworks, HostPeer, LinuxDataPlane, LocalPort, PCAP_HEADER,
+    PortRef, groups, tap_name,
 };
 use gantry_types::{Direction, PeerAddresses, PeerSet, PortRange, Protocol};
 use proptest::strategy::{Strategy, ValueTree};
@@ -102,4 +103,30 @@ async fn only_what_a_rule_allows_comes_in_and_a_rule_taken_back_cuts_it() {
     plane.apply(&other).await.unwrap();
     let marker = say(11, 12, 5003, b"allowed now");
     assert_eq!(seen(&[(&eleven, hello)], (&eleven, marker.clone())), [marker]);
+}
+
+#[tokio::test]
+async fn a_capture_shows_what_passes_and_ends_by_its_size() {
+    let host = Namespace::new("capture");
+    let plane = LinuxDataPlane::in_namespace(&host.name);
+    plane.apply(&network(1, vec![port(11, true), port(12, true)], vec![], vec![])).await.unwrap();
+    let (eleven, twelve) = (attach(&host, 11), attach(&host, 12));
+    let reference = PortRef { vni: VNI, id: port(12, true).id, mac: mac(12) };
+    let limits = CaptureLimits { time: std::time::Duration::from_secs(60), bytes: 4096 };
+    let mut records = plane.capture(&reference, limits).unwrap();
+    assert_eq!(records.recv().await.unwrap(), PCAP_HEADER);
+    let frame = say(11, 12, 5001, &[7; 1000]);
+    let mut total = PCAP_HEADER.len();
+    for _ in 0..10 {
+        eleven.send(&frame);
+        twelve.receive("the datagram", |received| received == frame);
+    }
+    let mut seen = 0;
+    while let Some(record) = records.recv().await {
+        total += record.len();
+        seen += usize::from(record[16..] == frame[..]);
+    }
+    assert!(seen > 0 && total <= 4096, "{seen} in {total} bytes");
+    let unknown = PortRef { id: Uuid::from_u128(1), ..reference };
+    assert!(plane.capture(&unknown, limits).is_err());
 }
