@@ -120,7 +120,7 @@ async fn a_rolling_update_goes_on_after_the_controller_was_killed_in_the_middle(
     })
     .await?;
     lab.crash_controller()?;
-    lab.room().start_controller()?;
+    lab.resume().await?;
     eventually("the update ends", LIMIT, async || {
         let update = update().await?;
         ensure!(update.status.phase.is_finished(), "it is {:?}", update.status);

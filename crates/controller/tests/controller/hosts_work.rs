@@ -6,7 +6,10 @@ use gantry_controller::{
     Caller,
     app::{cluster, host, host_work, vm},
 };
-use gantry_types::{Event, HostState, HostUpdate, Maintenance, OperationPhase, Problem, Resource, Vm, VmPhase};
+use gantry_types::{
+    Event, HostPower, HostState, HostUpdate, Maintenance, OperationPhase, PowerDriverKind, Problem, Resource, Vm,
+    VmPhase,
+};
 
 use crate::{
     scenarios::Scenario,
@@ -23,6 +26,9 @@ fn now() -> WriteQuery {
 impl World {
     /// Reboots a host, so that it may be put to sleep.
     pub async fn prove_wake(&self, controller: &Controller, host: &str) {
+        let mut wired = self.host(host).await;
+        wired.spec.power = Some(HostPower { driver: PowerDriverKind::Lab, outlet: None });
+        host::put(&controller.app, &caller(), host, wired, &now()).await.expect("wired");
         let reboots = host_work::reboot(&controller.app, &caller(), host, &now()).await.expect("accepted").operation;
         self.drive(controller, &reboots.expect("an operation").metadata.name).await;
         assert!(self.host(host).await.status.wake_proof.is_some());
