@@ -50,7 +50,7 @@ fn explain(vm: &Vm) -> String {
         rows.push(("given up", format!("it failed too often; when the cause is gone: gantry vm start {name}")));
     }
     let lines: Vec<String> = rows.iter().map(|(what, answer)| format!("{what:<17} {answer}")).collect();
-    format!("vm/{name}\n{}", lines.join("\n"))
+    format!("vm/{name}\n{}\n", lines.join("\n"))
 }
 
 #[cfg(test)]
