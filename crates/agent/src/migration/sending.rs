@@ -24,9 +24,9 @@ use crate::vm::{Command, Shared, SourceStep};
 
 /// A disk of terabytes over a slow link; progress is shown, and it can be cancelled at any time.
 const COPY_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
-/// The guest stands still during these.
-/// Within it they come before the commit, which waits for them.
+/// Connections that are not sent by then stay behind: the commit waits for them, and the guest for the commit.
 const FLOWS_LIMIT: Duration = Duration::from_secs(1);
+/// The guest stands still during these.
 const SWITCHOVER_LIMIT: Duration = Duration::from_secs(30);
 const CANCEL_LIMIT: Duration = Duration::from_secs(30);
 /// So long post-copy may stand still before its connection is given up: nothing else notices a cut cable for minutes.

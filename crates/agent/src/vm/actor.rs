@@ -117,6 +117,8 @@ impl VmTask {
             self.plan_look();
             self.publish();
             let run_dir = self.host.records.run_dir(self.vm);
+            // Nothing can be looked after while QEMU is silent, and each look would cut short the attempt to reach it.
+            let reachable = !matches!(self.run, Run::Deaf(_));
             next = tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(command) => self.obey(command).await,
@@ -136,7 +138,7 @@ impl VmTask {
                     self.look_for_life();
                     Next::Continue
                 }
-                _ = points_look.tick() => {
+                _ = points_look.tick(), if reachable => {
                     self.look_after_points().await;
                     Next::Continue
                 }
