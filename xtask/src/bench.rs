@@ -9,12 +9,15 @@ use anyhow::{Context, Result};
 use crate::guest;
 use crate::process;
 use crate::setup;
+use crate::web;
 use crate::workspace;
 
 /// Runs `gantry-bench ARGUMENTS`.
 pub fn run(arguments: &[String]) -> Result<()> {
     setup::install_packages()?;
+    setup::install_browser()?;
     guest::build()?;
+    web::build()?;
     let build = ["build", "--release", "-p", "gantry", "-p", "gantry-e2e", "--bins"];
     process::run(process::command("cargo").args(build).current_dir(workspace::root()))?;
     let program = workspace::target().join("release/gantry-bench");

@@ -54,6 +54,11 @@ pub fn install_packages() -> Result<()> {
     install(NEEDS.iter())
 }
 
+/// Only what driving the web UI in a browser needs.
+pub fn install_browser() -> Result<()> {
+    install(TEST_NEEDS.iter())
+}
+
 fn install<'a>(needs: impl Iterator<Item = &'a (&'a str, &'a str)> + Clone) -> Result<()> {
     let missing: Vec<&str> =
         needs.clone().filter(|(probe, _)| !is_present(probe)).map(|(_, package)| *package).collect();

@@ -17,7 +17,7 @@ use crate::workspace;
 
 type Stage = (&'static str, fn() -> Result<()>);
 
-const STAGES: [Stage; 10] = [
+const STAGES: [Stage; 11] = [
     ("setup", setup::run),
     ("format", format),
     ("tidy", tidy::run),
@@ -28,6 +28,7 @@ const STAGES: [Stage; 10] = [
     ("clippy", || cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])),
     ("deny", deny),
     ("openapi", openapi),
+    ("browser", browser),
     ("tests", tests),
 ];
 
@@ -69,6 +70,11 @@ fn openapi() -> Result<()> {
         bail!("docs/openapi.json is not what the code says: run `target/debug/gantry openapi > docs/openapi.json`");
     }
     Ok(())
+}
+
+/// Labs need root.
+fn browser() -> Result<()> {
+    process::run(&mut setup::privileged(workspace::target().join("debug/gantry-browser-test"))?)
 }
 
 /// Examples in documentation first, so that the runner of all other tests has the last word.

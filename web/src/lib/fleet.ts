@@ -1,4 +1,4 @@
-// The datacenter as its first page shows it: hosts in groups, each with the VMs that fill it. Pure, and so tested alone.
+// A host as the first page shows it: a bar that its VMs fill. Pure, and so tested alone.
 import type { VmPhase } from './api/types';
 import type { HostBar } from './live/overview.svelte';
 
@@ -16,7 +16,6 @@ export interface FleetVm {
 
 export interface FleetHost {
   name: string;
-  group: string;
   state: string;
   cordoned: boolean;
   cores: number;
@@ -29,40 +28,35 @@ export interface FleetHost {
   vmsTotal: number;
 }
 
-export interface FleetGroup {
-  name: string;
-  hosts: FleetHost[];
+/** A VM that runs on another host and is on its way to this one. */
+export interface Arrival extends FleetVm {
+  from: string;
 }
 
 /** Where a host stands, as the server groups them by default. */
-function placeOf({ site, rack }: Record<string, string>): string {
+export function placeOf({ site, rack }: Record<string, string>): string {
   return rack && site ? `${site}/${rack}` : (rack ?? '');
 }
 
-/** Groups of hosts as bars; a VM that moves is on both of its hosts. */
-export function fleetOf(bars: readonly HostBar[]): FleetGroup[] {
-  const arriving = new Map<string, FleetVm[]>();
-  for (const bar of bars) {
-    for (const vm of bar.vms) if (vm.moving_to) push(arriving, vm.moving_to, { ...fleetVm(vm), arriving: true });
+/** What is on its way from this host, by where it goes. */
+export function arrivalsOf(bar: HostBar): Map<string, Arrival[]> {
+  const arrivals = new Map<string, Arrival[]>();
+  for (const vm of bar.vms) {
+    if (!vm.moving_to) continue;
+    const arrival = { ...fleetVm(vm), arriving: true, from: bar.name };
+    arrivals.set(vm.moving_to, [...(arrivals.get(vm.moving_to) ?? []), arrival]);
   }
-  const groups = new Map<string, FleetHost[]>();
-  for (const bar of bars) {
-    const shown = fleetHost(bar, arriving.get(bar.name) ?? []);
-    push(groups, shown.group, shown);
-  }
-  const order = (a: { name: string }, b: { name: string }) => a.name.localeCompare(b.name, 'en', { numeric: true });
-  return [...groups].map(([name, hosts]) => ({ name, hosts: hosts.sort(order) })).sort(order);
+  return arrivals;
 }
 
 function fleetVm(vm: HostBar['vms'][number]): FleetVm {
   return { name: vm.name, phase: vm.phase, cpus: vm.cpus, memoryBytes: vm.memory_bytes, movingTo: vm.moving_to ?? undefined };
 }
 
-function fleetHost(bar: HostBar, arriving: FleetVm[]): FleetHost {
+export function fleetHost(bar: HostBar, arriving: readonly Arrival[] = []): FleetHost {
   const heard = bar.state === 'ready';
   return {
     name: bar.name,
-    group: placeOf(bar.labels),
     state: bar.state,
     cordoned: bar.cordoned,
     cores: bar.cpu.capacity_cores,
@@ -74,12 +68,6 @@ function fleetHost(bar: HostBar, arriving: FleetVm[]): FleetHost {
     vms: [...bar.vms.map(fleetVm).sort((a, b) => (a.name < b.name ? -1 : 1)), ...arriving],
     vmsTotal: bar.vms_total,
   };
-}
-
-function push<K, V>(map: Map<K, V[]>, key: K, value: V) {
-  const list = map.get(key);
-  if (list) list.push(value);
-  else map.set(key, [value]);
 }
 
 export interface Segment {

@@ -1,29 +1,15 @@
 // Who is logged in, and what he may do. The session itself is a cookie that no script can read.
-import { request, setCsrfToken, whenUnauthenticated } from './api/client';
+import { call, send, setCsrfToken, whenUnauthenticated } from './api/client';
 import { asRefusal, type Refusal } from './api/refusal';
+import type { SessionInfo } from './api/types';
 import { dropAll } from './live/shared.svelte';
-
-export interface User {
-  name: string;
-  display_name?: string | null;
-  role: 'admin' | 'operator' | 'viewer' | 'user';
-  consoles?: boolean;
-}
-
-interface SessionAnswer {
-  user: User;
-  csrf_token?: string | null;
-  expires_at?: string | null;
-  datacenter?: string;
-  version?: string;
-}
 
 /** How often a session in use is told so; the server ends one that is idle for an hour. */
 const KEEP_MS = 5 * 60_000;
 
 class Session {
   state = $state<'unknown' | 'none' | 'open'>('unknown');
-  user = $state<User | undefined>();
+  user = $state<SessionInfo['user'] | undefined>();
   datacenter = $state('');
   version = $state('');
   /** Why there is none, if it ended by itself. */
@@ -56,7 +42,7 @@ class Session {
   /** Asks the server; a page that was reloaded finds its session again. */
   async look() {
     try {
-      this.#open(await request<SessionAnswer>('GET', '/v1/session'));
+      this.#open(await send(call('GET', '/v1/session')));
     } catch (thrown) {
       const refusal = asRefusal(thrown);
       if (refusal.problem.status !== 401) this.refusal = refusal;
@@ -65,19 +51,19 @@ class Session {
 
   /** Throws the refusal. */
   async logIn(name: string, password: string) {
-    this.#open(await request<SessionAnswer>('POST', '/v1/session', { name, password }));
+    this.#open(await send(call('POST', '/v1/session', { body: { name, password } })));
   }
 
   async logOut() {
-    await request<void>('DELETE', '/v1/session');
+    await send(call('DELETE', '/v1/session'));
     this.#close(false);
   }
 
-  #open(answer: SessionAnswer) {
+  #open(answer: SessionInfo) {
     setCsrfToken(answer.csrf_token ?? undefined);
     this.user = answer.user;
-    this.datacenter = answer.datacenter ?? '';
-    this.version = answer.version ?? '';
+    this.datacenter = answer.datacenter;
+    this.version = answer.version;
     this.ended = false;
     this.refusal = undefined;
     this.state = 'open';

@@ -5,10 +5,19 @@ const KEY = 'gantry-theme';
 
 class Theme {
   choice = $state<Choice>('system');
+  #systemDark = $state(false);
 
   constructor() {
+    const system = matchMedia('(prefers-color-scheme: dark)');
+    this.#systemDark = system.matches;
+    system.addEventListener('change', ({ matches }) => (this.#systemDark = matches));
     const kept = localStorage.getItem(KEY);
     if (kept === 'light' || kept === 'dark') this.choose(kept);
+  }
+
+  /** What is shown, whoever chose it. */
+  get dark(): boolean {
+    return this.choice === 'system' ? this.#systemDark : this.choice === 'dark';
   }
 
   choose(choice: Choice) {

@@ -1,7 +1,7 @@
 // Sends a file as an image's content, in pieces: what has arrived stays when the connection breaks, and the next piece
 // begins where the server says. The whole is checked there against the SHA-256 that is worked out here on the way.
 import { sha256 } from '@noble/hashes/sha2';
-import { headersOf, request } from './api/client';
+import { call, headersOf, send } from './api/client';
 import { asRefusal, Refusal, unreachable } from './api/refusal';
 import type { Changed, Image, Problem } from './api/types';
 
@@ -18,7 +18,7 @@ const RETRY_MS = 2_000;
 
 /** Ends with the answer to the last piece; throws the refusal, or an AbortError after `signal`. */
 export async function upload(image: string, file: Blob, signal: AbortSignal, onprogress: (progress: UploadProgress) => void): Promise<Changed<Image>> {
-  const path = `/v1/images/${encodeURIComponent(image)}`;
+  const params = { path: { name: image } };
   const hash = sha256.create();
   let hashed = 0;
   const hashUpTo = async (end: number) => {
@@ -31,12 +31,12 @@ export async function upload(image: string, file: Blob, signal: AbortSignal, onp
   };
   for (;;) {
     try {
-      const { offset } = await request<{ offset: number }>('GET', `${path}/upload`, undefined, signal);
+      const { offset } = await send(call('GET', '/v1/images/{name}/upload', { params }), signal);
       const end = Math.min(offset + PIECE, file.size);
       await hashUpTo(end);
       const digest = end === file.size ? `sha-256=:${base64(hash.clone().digest())}:` : undefined;
       const range = `bytes ${offset}-${end - 1}/${file.size}`;
-      const answer = await send(`${path}/content`, file.slice(offset, end), range, digest, signal, (sent) => onprogress({ sent: offset + sent, waiting: false }));
+      const answer = await sendPiece(`/v1/images/${encodeURIComponent(image)}/content`, file.slice(offset, end), range, digest, signal, (sent) => onprogress({ sent: offset + sent, waiting: false }));
       if (answer.object) return answer as Changed<Image>;
     } catch (thrown) {
       signal.throwIfAborted();
@@ -49,7 +49,7 @@ export async function upload(image: string, file: Blob, signal: AbortSignal, onp
 }
 
 /** `fetch` tells nothing of how far a request's body is. */
-function send(path: string, piece: Blob, range: string, digest: string | undefined, signal: AbortSignal, onsent: (bytes: number) => void) {
+function sendPiece(path: string, piece: Blob, range: string, digest: string | undefined, signal: AbortSignal, onsent: (bytes: number) => void) {
   return new Promise<Partial<Changed<Image>>>((resolve, reject) => {
     const call = new XMLHttpRequest();
     call.open('PUT', path);

@@ -1,6 +1,5 @@
 // The UI's pages: address, the code behind it (fetched when it is first gone to), and where it stands in the menu.
 import type { Component } from 'svelte';
-import { offers } from '$lib/api/client';
 import type { IconName } from '$lib/ui/icons';
 
 type Loaded = Promise<{ default: Component<{ name: string }> | Component }>;
@@ -10,12 +9,10 @@ interface PageSpec {
   path: string;
   load: () => Loaded;
   menu?: { text: string; icon: IconName; main?: boolean };
-  /** Without this route of the API the page has nothing to show. */
-  needs?: string;
   adminOnly?: boolean;
 }
 
-const all: PageSpec[] = [
+export const pages: PageSpec[] = [
   { path: '/', load: () => import('../pages/Datacenter.svelte'), menu: { text: 'Datacenter', icon: 'datacenter', main: true } },
   { path: '/hosts', load: () => import('../pages/Hosts.svelte'), menu: { text: 'Hosts', icon: 'host', main: true } },
   { path: '/hosts/*', load: () => import('../pages/Host.svelte') },
@@ -23,16 +20,14 @@ const all: PageSpec[] = [
   { path: '/vms/*', load: () => import('../pages/Vm.svelte') },
   { path: '/images', load: () => import('../pages/Images.svelte'), menu: { text: 'Images', icon: 'image' } },
   { path: '/networks', load: () => import('../pages/Networks.svelte'), menu: { text: 'Networks', icon: 'network' } },
-  { path: '/policies', load: () => import('../pages/Policies.svelte'), menu: { text: 'Policies', icon: 'policy' }, needs: 'GET /v1/policies' },
+  { path: '/policies', load: () => import('../pages/Policies.svelte'), menu: { text: 'Policies', icon: 'policy' } },
   { path: '/operations', load: () => import('../pages/Operations.svelte'), menu: { text: 'Operations', icon: 'operation', main: true } },
   { path: '/operations/*', load: () => import('../pages/Operation.svelte') },
   { path: '/events', load: () => import('../pages/Events.svelte'), menu: { text: 'Events', icon: 'event' } },
-  { path: '/audit', load: () => import('../pages/Audit.svelte'), menu: { text: 'Audit', icon: 'audit' }, needs: 'GET /v1/audit', adminOnly: true },
-  { path: '/users', load: () => import('../pages/Users.svelte'), menu: { text: 'Users', icon: 'users' }, needs: 'GET /v1/users', adminOnly: true },
+  { path: '/audit', load: () => import('../pages/Audit.svelte'), menu: { text: 'Audit', icon: 'audit' }, adminOnly: true },
+  { path: '/users', load: () => import('../pages/Users.svelte'), menu: { text: 'Users', icon: 'users' }, adminOnly: true },
   { path: '/my', load: () => import('../pages/My.svelte'), menu: { text: 'My machines', icon: 'mine' } },
 ];
-
-export const pages = all.filter((page) => !page.needs || offers(page.needs));
 
 export interface Found {
   page: PageSpec;

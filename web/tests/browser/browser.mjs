@@ -8,6 +8,10 @@ const pictures = process.env.GANTRY_SCREENSHOTS ?? new URL('../../../target/web-
 
 export const WIDE = { width: 1280, height: 800 };
 export const PHONE = { width: 390, height: 844 };
+/** For what needs no guest. */
+export const SOON_MS = 30_000;
+
+const LEVELS = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'];
 
 export async function launch() {
   mkdirSync(pictures, { recursive: true });
@@ -22,25 +26,37 @@ export async function launch() {
 export async function openPage(browser, { viewport = WIDE, colorScheme = 'light', baseURL, storageState } = {}) {
   const context = await browser.newContext({ viewport, colorScheme, baseURL, storageState, ignoreHTTPSErrors: true, reducedMotion: 'no-preference' });
   const page = await context.newPage();
+  page.setDefaultTimeout(SOON_MS);
+  return { page, context, complaints: listen(page) };
+}
+
+function listen(page) {
   const complaints = [];
   page.on('pageerror', (error) => complaints.push(`error: ${error.message}`));
   page.on('console', (message) => {
     if (message.type() === 'error' && !/Failed to load resource|net::ERR/.test(message.text())) complaints.push(message.text());
   });
-  return { page, context, complaints };
+  return complaints;
 }
 
 export async function picture(page, name) {
   await page.screenshot({ path: `${pictures}/${name}.png`, animations: 'disabled' });
 }
 
-/** What axe finds against WCAG 2.2 AA, one line each. */
-export async function barriers(page) {
-  await page.evaluate(axe);
-  const { violations } = await page.evaluate(() =>
-    globalThis.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'] }),
-  );
+/** What axe finds against WCAG 2.2 AA, one line each; with `rules` only against these. */
+export async function barriers(page, rules) {
+  if (!(await page.evaluate(() => 'axe' in globalThis))) await page.evaluate(axe);
+  const only = rules ? { type: 'rule', values: rules } : { type: 'tag', values: LEVELS };
+  const violations = await page.evaluate(async (runOnly) => {
+    const { violations } = await globalThis.axe.run(document, { runOnly, resultTypes: ['violations'] });
+    return violations;
+  }, only);
   return violations.map(({ id, help, nodes }) => `${id}: ${help}\n${nodes.slice(0, 3).map((node) => `      ${node.html.slice(0, 160)} ${node.any[0]?.message ?? ''}`).join('\n')}`);
+}
+
+export async function mustHaveNoBarriers(page) {
+  const found = await barriers(page);
+  must(found.length === 0, found.join('\n'));
 }
 
 export class Tally {
@@ -64,6 +80,7 @@ export class Tally {
     } catch (error) {
       this.failed += 1;
       console.log(`  FAIL ${name}\n       ${String(error?.stack ?? error).replaceAll('\n', '\n       ')}`);
+      await this.onfailure?.(name).catch(() => {});
       return false;
     }
   }

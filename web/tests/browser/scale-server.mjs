@@ -36,6 +36,7 @@ export class ScaleServer {
   #answer(request, response) {
     const url = new URL(request.url, 'http://localhost');
     const { pathname, searchParams: query } = url;
+    if (pathname === '/blank') return blank(response);
     if (!pathname.startsWith('/v1/')) return serve(pathname, response);
     const [, , plural, name, part] = pathname.split('/');
     if (plural === 'session') return json(response, { user: { name: 'admin', role: 'admin' }, csrf_token: 'x', datacenter: 'scale' });
@@ -47,7 +48,7 @@ export class ScaleServer {
       const index = Number(name.split('-').at(-1));
       return json(response, this.#object(plural, index));
     }
-    if (query.get('watch')) return this.#watch(plural, response);
+    if (query.get('watch')) return this.#watch(plural, query, response);
     json(response, this.#page(plural, count, query));
   }
 
@@ -78,16 +79,19 @@ export class ScaleServer {
     return { items, revision: 1, total };
   }
 
-  #watch(plural, response) {
+  /** Of those that are named, or of the first. */
+  #watch(plural, query, response) {
     const send = begin(response);
-    const count = Math.min(this.#count(plural), plural === 'vms' ? this.watchedVms : plural === 'hosts' ? this.watchedHosts : 10);
-    for (let index = 0; index < count; index += 1) send('added', { change: 'added', revision: 0, object: this.#object(plural, index) });
+    const all = Math.min(this.#count(plural), plural === 'vms' ? this.watchedVms : plural === 'hosts' ? this.watchedHosts : 10);
+    const names = query.get('names')?.split(',');
+    const indexes = names ? names.map((name) => Number(name.split('-').at(-1))) : Array.from({ length: all }, (_, index) => index);
+    for (const index of indexes) send('added', { change: 'added', revision: 0, object: this.#object(plural, index) });
     send('bookmark', { change: 'bookmark', revision: 1 }, 1);
     if (plural === 'vms' && this.updatesPerSecond > 0) {
       this.#every(response, 20, (tick) => {
         for (let n = 0; n < this.updatesPerSecond / 50; n += 1) {
           this.sent += 1;
-          const index = this.sent % count;
+          const index = indexes[this.sent % indexes.length];
           send('modified', { change: 'modified', revision: this.sent + 1, object: this.#object(plural, index, tick) }, this.sent + 1);
         }
       });
@@ -135,6 +139,12 @@ export class ScaleServer {
 function begin(response) {
   response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' });
   return (name, data, id) => response.write(`event: ${name}\n${id ? `id: ${id}\n` : ''}data: ${JSON.stringify(data)}\n\n`);
+}
+
+/** What the browser draws when there is nothing to draw. */
+function blank(response) {
+  response.writeHead(200, { 'Content-Type': 'text/html; charset=utf-8' });
+  response.end('<!doctype html><html lang="en"><title>blank</title><body></body></html>');
 }
 
 function serve(pathname, response) {

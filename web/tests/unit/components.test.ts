@@ -2,7 +2,7 @@ import { flushSync, mount, unmount } from 'svelte';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import HostBar from '../../src/features/datacenter/HostBar.svelte';
 import WrongList from '../../src/features/datacenter/WrongList.svelte';
-import type { FleetHost } from '../../src/lib/fleet';
+import type { HostBar as HostBarValue } from '../../src/lib/live/overview.svelte';
 import Button from '../../src/lib/ui/Button.svelte';
 import ProblemNote from '../../src/lib/ui/ProblemNote.svelte';
 import State from '../../src/lib/ui/State.svelte';
@@ -68,20 +68,26 @@ describe('WrongList', () => {
 });
 
 describe('HostBar', () => {
-  const host: FleetHost = { name: 'h1', group: '', state: 'ready', cordoned: false, cores: 4, memoryBytes: 4, vms: [], vmsTotal: 1 };
+  const host: HostBarValue = {
+    name: 'h1',
+    state: 'ready',
+    cordoned: false,
+    labels: {},
+    cpu: { capacity_cores: 4, assigned_cores: 0, used_cores: 0 },
+    memory: { capacity_bytes: 4, assigned_bytes: 0, used_bytes: 0 },
+    vms: [{ name: 'a', phase: 'running', cpus: 1, memory_bytes: 2 }],
+    vms_total: 1,
+  };
 
   it('draws each VM in proportion, and one that arrives as arriving', () => {
-    const vms = [
-      { name: 'a', phase: 'running' as const, cpus: 1, memoryBytes: 2 },
-      { name: 'b', phase: 'migrating' as const, cpus: 1, memoryBytes: 1, arriving: true },
-    ];
-    const body = show(HostBar, { host: { ...host, vms }, measure: 'memory' });
+    const arriving = [{ name: 'b', phase: 'migrating' as const, cpus: 1, memoryBytes: 1, arriving: true, from: 'h2' }];
+    const body = show(HostBar, { bar: { value: host, arriving }, measure: 'memory' });
     const [a, b] = body.querySelectorAll<HTMLElement>('[data-vm]');
     expect(a!.style.flexBasis).toBe('50%');
     expect(b!.title).toContain('arriving');
   });
 
   it('says that a host sleeps', () => {
-    expect(show(HostBar, { host: { ...host, state: 'sleeping' }, measure: 'cpu' }).textContent).toContain('sleeping');
+    expect(show(HostBar, { bar: { value: { ...host, state: 'sleeping' }, arriving: [] }, measure: 'cpu' }).textContent).toContain('sleeping');
   });
 });

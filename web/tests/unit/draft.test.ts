@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { cliOf, emptyDraft, manifestOf, wrongIn } from '../../src/features/vm/draft';
+import { wrongIn } from '../../src/features/apply/wrong';
+import { cliOf, emptyDraft, manifestOf } from '../../src/features/vm/draft';
 
 describe('a VM’s draft', () => {
   it('sends only what was chosen', () => {

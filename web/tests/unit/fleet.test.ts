@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { fleetOf, segmentsOf } from '../../src/lib/fleet';
+import { arrivalsOf, fleetHost, segmentsOf } from '../../src/lib/fleet';
 import { changed, type HostBar, type Overview } from '../../src/lib/live/overview.svelte';
 
 type Part = HostBar['vms'][number];
@@ -17,22 +17,22 @@ const bar = (name: string, rack: string, vms: Part[] = [], more: Partial<HostBar
   ...more,
 });
 
-describe('fleetOf', () => {
-  it('puts hosts into their racks in the order of people, and a moving VM on both its hosts', () => {
-    const groups = fleetOf([bar('b', 'r10'), bar('a', 'r2', [part('still'), part('moving', { moving_to: 'b', phase: 'migrating' })])]);
-    expect(groups.map((group) => group.name)).toEqual(['r2', 'r10']);
-    expect(groups[0]!.hosts[0]!.vms.map(({ name, arriving }) => [name, arriving])).toEqual([['moving', undefined], ['still', undefined]]);
-    expect(groups[1]!.hosts[0]!.vms.map(({ name, arriving }) => [name, arriving])).toEqual([['moving', true]]);
+describe('a host as a bar', () => {
+  it('has its VMs by name, and what arrives behind them', () => {
+    const source = bar('a', 'r2', [part('still'), part('moving', { moving_to: 'b', phase: 'migrating' })]);
+    expect(fleetHost(source).vms.map(({ name, arriving }) => [name, arriving])).toEqual([['moving', undefined], ['still', undefined]]);
+    const arrivals = arrivalsOf(source).get('b')!;
+    expect(fleetHost(bar('b', 'r10', [part('own')]), arrivals).vms.map(({ name, arriving }) => [name, arriving])).toEqual([['own', undefined], ['moving', true]]);
   });
 
   it('says nothing of what a host that is not heard uses', () => {
-    const host = fleetOf([bar('a', '', [], { state: 'lost' })])[0]!.hosts[0]!;
+    const host = fleetHost(bar('a', '', [], { state: 'lost' }));
     expect(host.memoryUsedBytes).toBeUndefined();
     expect(host.coresUsed).toBeUndefined();
   });
 
-  it('fills a bar by share, and a host that promised too much in proportion', () => {
-    const shares = (of: HostBar, measure: 'cpu' | 'memory') => segmentsOf(fleetOf([of])[0]!.hosts[0]!, measure).map(({ share }) => share);
+  it('is filled by share, and one that promised too much in proportion', () => {
+    const shares = (of: HostBar, measure: 'cpu' | 'memory') => segmentsOf(fleetHost(of), measure).map(({ share }) => share);
     expect(shares(bar('a', '', [part('one'), part('two')]), 'memory')).toEqual([0.25, 0.25]);
     expect(shares(bar('a', '', [part('one'), part('two')]), 'cpu')).toEqual([0.25, 0.25]);
     expect(shares(bar('a', '', [part('one', { memory_bytes: 12 }), part('two', { memory_bytes: 4 })]), 'memory')).toEqual([0.75, 0.25]);
@@ -43,13 +43,13 @@ describe('fleetOf', () => {
 
 describe('a change of the overview', () => {
   const totals = { hosts: { total: 1, cordoned: 0 }, vms: { total: 0 } } as unknown as Overview['totals'];
-  const before = { at: '1', totals, groups: [{ name: 'r1', ...totals }, { name: 'r2', ...totals }], wrong: [], wrong_total: 0 } as Overview;
+  const before = { at: '1', totals, groups: [{ name: 'r1', ...totals }, { name: 'r2', ...totals }], wrong: [], wrong_total: 0, revision: 1, datacenter: 'x', by: 'rack' } as Overview;
 
   it('replaces what it names and leaves the rest', () => {
     const wrong = [{ severity: 'warning' as const, object: { kind: 'host', name: 'a' }, what: 'x' }];
-    const after = changed(before, { at: '2', gone_groups: ['r1'], groups: [{ name: 'r3', ...totals }], wrong, wrong_total: 1 });
+    const after = changed(before, { revision: 2, at: '2', gone_groups: ['r1'], groups: [{ name: 'r3', ...totals }], wrong, wrong_total: 1 });
     expect(after.groups.map((group) => group.name)).toEqual(['r2', 'r3']);
     expect([after.at, after.wrong_total, after.totals]).toEqual(['2', 1, totals]);
-    expect(changed(after, { wrong: [], wrong_total: 0 }).wrong).toEqual([]);
+    expect(changed(after, { revision: 3, wrong: [], wrong_total: 0 }).wrong).toEqual([]);
   });
 });

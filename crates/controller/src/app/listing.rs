@@ -70,6 +70,7 @@ fn contains<T: Kind>(object: &T, facts: &crate::model::Facts<'_>, needle: &str) 
     object.name().contains(needle)
         || labels().any(|(key, value)| key.to_lowercase().contains(needle) || value.to_lowercase().contains(needle))
         || facts.host.is_some_and(|host| host.contains(needle))
+        || facts.about.is_some_and(|about| about.contains(needle))
         || facts.addresses.iter().any(|address| address.to_string().contains(needle))
 }
 

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use gantry_types::{Host, Image, Network, Operation, Vm};
+use gantry_types::{Event, Host, Image, Network, Operation, Port, Snapshot, Vm};
 use serde::Serialize;
 
 #[derive(Debug, Default)]
@@ -14,6 +14,8 @@ pub struct Facts<'a> {
     pub phase: Option<Cow<'static, str>>,
     /// Where it is, or what it concerns.
     pub host: Option<&'a str>,
+    /// The name of the object that it tells of.
+    pub about: Option<&'a str>,
     pub addresses: Vec<IpAddr>,
     pub cpus: Option<u32>,
     pub memory_bytes: Option<u64>,
@@ -31,6 +33,7 @@ pub(super) fn of_vm(vm: &Vm) -> Facts<'_> {
     Facts {
         phase: api_name(&vm.status.phase),
         host: vm.status.host.as_ref().map(|host| host.as_str()),
+        about: None,
         addresses: vm.status.nics.iter().map(|nic| nic.address).collect(),
         cpus: Some(vm.spec.cpus),
         memory_bytes: Some(vm.spec.memory.bytes()),
@@ -44,6 +47,7 @@ pub(super) fn of_host(host: &Host) -> Facts<'_> {
     Facts {
         phase: api_name(&host.status.state),
         host: None,
+        about: None,
         addresses: underlay.into_iter().chain(agent).collect(),
         cpus: inventory.map(|inventory| inventory.cpu.count),
         memory_bytes: inventory.map(|inventory| inventory.memory.bytes()),
@@ -59,5 +63,22 @@ pub(super) fn of_network(network: &Network) -> Facts<'_> {
 }
 
 pub(super) fn of_operation(operation: &Operation) -> Facts<'_> {
-    Facts { phase: api_name(&operation.status.phase), ..Facts::default() }
+    let about = Some(operation.spec.target.name.as_str());
+    Facts { phase: api_name(&operation.status.phase), about, ..Facts::default() }
+}
+
+pub(super) fn of_port(port: &Port) -> Facts<'_> {
+    Facts {
+        about: port.status.vm.as_ref().map(|vm| vm.as_str()),
+        addresses: port.status.addresses.clone(),
+        ..Facts::default()
+    }
+}
+
+pub(super) fn of_snapshot(snapshot: &Snapshot) -> Facts<'_> {
+    Facts { about: Some(snapshot.spec.vm.as_str()), ..Facts::default() }
+}
+
+pub(super) fn of_event(event: &Event) -> Facts<'_> {
+    Facts { about: Some(event.spec.regarding.name.as_str()), ..Facts::default() }
 }

@@ -135,19 +135,19 @@ kinds! {
     Image in images, facts facts::of_image;
     Network in networks, facts facts::of_network;
     NetworkSubnet in subnets;
-    Port in ports;
+    Port in ports, facts facts::of_port;
     SecurityGroup in security_groups;
     AddressSet in address_sets;
     Router in routers;
     FloatingIp in floating_ips;
-    Snapshot in snapshots;
+    Snapshot in snapshots, facts facts::of_snapshot;
     Operation in operations, facts facts::of_operation, lay_over |operation, overlay| {
         if let Some(progress) = overlay.operations.get(operation.name()) {
             operation.status.progress = Some(progress.clone());
         }
     };
     Policy in policies;
-    Event in events;
+    Event in events, facts facts::of_event;
     ApiToken in tokens, lay_over |token, _| token.status.hash.clear();
     User in users, lay_over |user, _| user.status.password_hash.clear();
 }

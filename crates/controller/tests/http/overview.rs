@@ -155,6 +155,12 @@ async fn lists_are_narrowed_sorted_and_scrolled() {
     create(api, &vm("y", "64MiB", "back")).await;
     create(api, &vm("z", "64MiB", "back")).await;
     watch.expect("added", "z").await;
+    // What is only about it is found by its name too.
+    create(api, &vm("front-door", "64MiB", "back")).await;
+    let told: Value = api.get("/v1/events?q=front-door&sort=-created_at").await.expect("a page");
+    let about = told["items"].as_array().expect("items").iter().map(|event| event["spec"]["regarding"]["name"].as_str());
+    let about: Vec<_> = about.collect();
+    assert!(!about.is_empty() && about.iter().all(|name| *name == Some("front-door")), "{told}");
 }
 
 #[tokio::test]

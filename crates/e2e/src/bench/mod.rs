@@ -4,12 +4,14 @@
 //! reported even if it misses its limit: whether that is an error is the caller's decision.
 
 mod api;
+mod filled;
 mod migrate;
 mod network;
 mod placement;
 mod report;
 mod start;
 mod storage;
+mod ui;
 
 use std::time::Duration;
 
@@ -20,6 +22,7 @@ pub use placement::placement;
 pub use report::{Better, Figure, Report};
 pub use start::start;
 pub use storage::storage;
+pub use ui::ui;
 
 /// The middle value; of an even number, the mean of the two in the middle.
 pub fn median(values: &[Duration]) -> Duration {

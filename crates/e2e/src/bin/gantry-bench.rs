@@ -21,7 +21,7 @@ struct Arguments {
     /// Ports of `network`
     #[arg(long, default_value_t = bench::PORTS, value_parser = clap::value_parser!(u32).range(100..=60_000))]
     ports: u32,
-    /// Objects in the store of `api`
+    /// Objects in the store of `api` and `ui`
     #[arg(long, default_value_t = bench::OBJECTS, value_parser = clap::value_parser!(u32).range(1..))]
     objects: u32,
 }
@@ -38,6 +38,8 @@ enum Bench {
     Network,
     /// Decisions where VMs go, by the number of hosts
     Placement,
+    /// The web UI in a browser: frames, first paint, lists
+    Ui,
     /// Pauses of snapshots, and how soon a guest that went back serves
     Storage,
     All,
@@ -75,6 +77,9 @@ async fn run(arguments: Arguments) -> Result<bool> {
     }
     if wanted(Bench::Storage) {
         report.figures.extend(bench::storage(arguments.runs.into()).await?);
+    }
+    if wanted(Bench::Ui) {
+        report.figures.extend(bench::ui(arguments.objects).await?);
     }
     println!("{}", report.table());
     if let Some(path) = arguments.json {

@@ -1,5 +1,5 @@
 // A VM as its dialog has it, and what becomes of it: the object, its YAML, the command line. Pure.
-import type { Vm } from '$lib/api/types';
+import type { Vm, VmSpec } from '$lib/api/types';
 import { quoted } from '$lib/actions/action';
 
 export interface Draft {
@@ -14,6 +14,8 @@ export interface Draft {
   owner: string;
   display: boolean;
   userData: string;
+  /** Seconds for which its guest has answered when a good state is kept; the server's default if empty. */
+  keepAfterS: string;
   start: boolean;
 }
 
@@ -30,28 +32,32 @@ export function emptyDraft(): Draft {
     owner: '',
     display: false,
     userData: '',
+    keepAfterS: '',
     start: true,
   };
 }
 
 /** The object as it is sent: only what was chosen, the rest is the server's to fill in. */
-export function manifestOf(draft: Draft): { kind: 'vm'; metadata: { name: string }; spec: Record<string, unknown> } {
-  const spec: Record<string, unknown> = { cpus: draft.cpus, memory: draft.memory.trim() };
-  if (draft.image) spec['image'] = draft.image;
-  if (draft.disk.trim()) spec['disk'] = draft.disk.trim();
+export function manifestOf(draft: Draft): { kind: 'vm'; metadata: { name: string }; spec: VmSpec } {
+  const spec: VmSpec = { cpus: draft.cpus, memory: draft.memory.trim() };
+  if (draft.image) spec.image = draft.image;
+  if (draft.disk.trim()) spec.disk = draft.disk.trim();
   if (draft.network) {
     const address = draft.address.trim();
-    spec['nics'] = [address ? { network: draft.network, address } : { network: draft.network }];
+    spec.nics = [address ? { network: draft.network, address } : { network: draft.network }];
   }
-  if (draft.display) spec['display'] = 'vga';
-  if (draft.owner.trim()) spec['owner'] = draft.owner.trim();
-  if (draft.userData.trim()) spec['user_data'] = draft.userData;
-  if (draft.host) spec['host'] = draft.host;
-  if (!draft.start) spec['power'] = 'stopped';
+  if (draft.display) spec.display = 'vga';
+  if (draft.owner.trim()) spec.owner = draft.owner.trim();
+  if (draft.userData.trim()) spec.user_data = draft.userData;
+  if (draft.keepAfterS) spec.recovery = { after_s: Number(draft.keepAfterS) };
+  if (draft.host) spec.host = draft.host;
+  if (!draft.start) spec.power = 'stopped';
   return { kind: 'vm', metadata: { name: draft.name.trim() }, spec };
 }
 
+/** There are no options for recovery: such a VM is made from a file. */
 export function cliOf(draft: Draft): string {
+  if (draft.keepAfterS) return 'gantry apply -f FILE';
   const words = ['gantry vm create', quoted(draft.name.trim() || 'NAME'), `--cpus ${draft.cpus}`, `--memory ${quoted(draft.memory.trim())}`];
   if (draft.image) words.push(`--image ${draft.image}`);
   if (draft.disk.trim()) words.push(`--disk ${quoted(draft.disk.trim())}`);
@@ -62,11 +68,6 @@ export function cliOf(draft: Draft): string {
   if (draft.host) words.push(`--host ${draft.host}`);
   if (!draft.start) words.push('--stopped');
   return words.join(' ');
-}
-
-/** The fields that the server found wrong, by the names it uses (`spec.memory`). */
-export function wrongIn(problem: { fields?: { field: string; message: string }[] } | undefined, ...fields: string[]): string | undefined {
-  return problem?.fields?.find(({ field }) => fields.includes(field))?.message;
 }
 
 /** A copy to make another one like it. */

@@ -1,8 +1,11 @@
 // One thing that can be done to an object: the same as a command line, as a request, and as a button.
-import { offers, request } from '../api/client';
-import type { Changed, Resource } from '../api/types';
+import { send, type Call } from '../api/client';
+import type { Operation } from '../api/types';
 import { notes } from '../ui/notes.svelte';
 import type { IconName } from '../ui/icons';
+
+/** Of what an action's answer brings only the operation is of interest to all; of its own, or the answer itself. */
+export type Answer = object | undefined;
 
 export interface Action {
   id: string;
@@ -15,37 +18,34 @@ export interface Action {
   /** What happens then, for a person who is about to press; asked before it is done. */
   ask?: string;
   cli: string;
-  method: 'POST' | 'PUT' | 'DELETE';
-  path: string;
-  body?: unknown;
-  /** The route as the API document has it. */
-  route: string;
+  call: Call<Answer>;
   /** Said when the request was taken. */
   asked: string;
 }
 
-/** Only those that this controller has a route for. */
-export function offered(actions: Action[]): Action[] {
-  return actions.filter((action) => offers(`${action.method} ${action.route}`));
-}
-
-/** Sends it and tells what came of it. Gives the answer, or undefined if it was refused. */
-export async function perform(action: Action): Promise<Changed<Resource> | undefined> {
+/** Sends it and tells what came of it. False if it was refused. */
+export async function perform(action: Action): Promise<boolean> {
   try {
-    const answer = await request<Changed<Resource> | undefined>(action.method, action.path, action.body);
-    notes.tell(action.asked, { operation: answer?.operation?.metadata.name, cli: action.cli });
-    return answer;
+    const answer = await send(action.call);
+    notes.tell(action.asked, { operation: operationOf(answer), cli: action.cli });
+    return true;
   } catch (thrown) {
     notes.fail(`${action.label} was refused`, thrown);
-    return undefined;
+    return false;
   }
 }
 
+/** The name of the operation that carries it out, if one is needed. */
+export function operationOf(answer: Answer): string | undefined {
+  const { kind, operation } = (answer ?? {}) as { kind?: string; operation?: Operation | null };
+  return kind === 'operation' ? (answer as Operation).metadata.name : operation?.metadata.name;
+}
+
 /** As one would type it with curl. */
-export function curlOf(action: Pick<Action, 'method' | 'path' | 'body'>): string {
-  const parts = [`curl --cacert ca.pem -H "Authorization: Bearer $(cat token)"`, `-X ${action.method}`];
-  if (action.body !== undefined) parts.push(`--json ${quoted(JSON.stringify(action.body))}`);
-  return `${parts.join(' ')} ${quoted(location.origin + action.path)}`;
+export function curlOf({ method, path, body }: Call): string {
+  const parts = [`curl --cacert ca.pem -H "Authorization: Bearer $(cat token)"`, `-X ${method}`];
+  if (body !== undefined) parts.push(`--json ${quoted(JSON.stringify(body))}`);
+  return `${parts.join(' ')} ${quoted(location.origin + path)}`;
 }
 
 /** A word of a POSIX shell. */

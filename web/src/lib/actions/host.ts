@@ -1,55 +1,72 @@
 // What can be done to a host.
+import { call } from '../api/client';
 import type { Host } from '../api/types';
-import { offered, type Action } from './action';
+import type { Action } from './action';
 
 export function hostActions(host: Host): Action[] {
   const name = host.metadata.name;
-  const cordoned = host.spec.cordoned ?? false;
-  const base = { path: `/v1/hosts/${name}`, route: '/v1/hosts/{name}' };
-  const state: string = host.status?.state ?? 'joining';
-  const drained = ((host.status as { maintenance?: string } | undefined)?.maintenance ?? 'off') !== 'off';
-  const busy = (host.status as { operation?: string | null } | undefined)?.operation ? 'it is busy' : undefined;
+  const params = { path: { name } };
+  const cordoned = host.spec.cordoned;
+  const state = host.status?.state ?? 'joining';
+  const drained = (host.status?.maintenance ?? 'off') !== 'off';
+  const busy = host.status?.operation ? 'it is busy' : undefined;
   const unless = (wanted: string) => busy ?? (state === wanted ? undefined : `it is ${state}`);
-  const verb = (word: string, label: string, icon: Action['icon'], blocked: string | undefined, ask?: string): Action => ({
-    id: word,
-    label,
-    icon,
-    blocked,
-    ask,
-    cli: `gantry host ${word} ${name}`,
-    method: 'POST',
-    path: `/v1/hosts/${name}/${word}`,
-    route: `/v1/hosts/{name}/${word}`,
-    asked: `${label} of ${name} is under way`,
-  });
-  return offered([
+  const asked = (label: string) => `${label} of ${name} is under way`;
+  return [
     drained
-      ? verb('undrain', 'Undrain', 'check', undefined)
-      : verb('drain', 'Drain', 'drain', unless('ready'), `All VMs of ${name} move to other hosts while they run, and it is kept empty.`),
+      ? { id: 'undrain', label: 'Undrain', icon: 'check', cli: `gantry host undrain ${name}`, call: call('POST', '/v1/hosts/{name}/undrain', { params }), asked: `${name} takes VMs again` }
+      : {
+          id: 'drain',
+          label: 'Drain',
+          icon: 'drain',
+          blocked: unless('ready'),
+          ask: `All VMs of ${name} move to other hosts while they run, and it is kept empty.`,
+          cli: `gantry host drain ${name}`,
+          call: call('POST', '/v1/hosts/{name}/drain', { params }),
+          asked: asked('Drain'),
+        },
     state === 'sleeping'
-      ? verb('wake', 'Wake', 'power', undefined)
-      : verb('sleep', 'Sleep', 'moon', unless('ready'), `${name} is emptied and switched off. That it can be woken must have been proved before, by a reboot.`),
-    verb('reboot', 'Reboot', 'reboot', unless('ready'), `${name} is emptied, switched off and on again. This also proves that it can be woken.`),
+      ? { id: 'wake', label: 'Wake', icon: 'power', blocked: busy, cli: `gantry host wake ${name}`, call: call('POST', '/v1/hosts/{name}/wake', { params }), asked: asked('Waking') }
+      : {
+          id: 'sleep',
+          label: 'Sleep',
+          icon: 'moon',
+          blocked: unless('ready'),
+          ask: `${name} is emptied and switched off. That it can be woken must have been proved before, by a reboot.`,
+          cli: `gantry host sleep ${name}`,
+          call: call('POST', '/v1/hosts/{name}/sleep', { params }),
+          asked: asked('Sleep'),
+        },
     {
-      ...base,
+      id: 'reboot',
+      label: 'Reboot',
+      icon: 'reboot',
+      blocked: unless('ready'),
+      ask: `${name} is emptied, switched off and on again. This also proves that it can be woken.`,
+      cli: `gantry host reboot ${name}`,
+      call: call('POST', '/v1/hosts/{name}/reboot', { params }),
+      asked: asked('Reboot'),
+    },
+    {
       id: 'cordon',
       label: cordoned ? 'Uncordon' : 'Cordon',
       icon: cordoned ? 'check' : 'cordon',
       cli: `gantry host ${cordoned ? 'uncordon' : 'cordon'} ${name}`,
-      method: 'PUT',
-      body: { kind: 'host', metadata: { name, labels: host.metadata.labels ?? {} }, spec: { ...host.spec, cordoned: !cordoned } },
+      call: call('PUT', '/v1/hosts/{name}', {
+        params,
+        body: { kind: 'host', metadata: { name, labels: host.metadata.labels ?? {} }, spec: { ...host.spec, cordoned: !cordoned } },
+      }),
       asked: cordoned ? `${name} takes VMs again` : `${name} takes no new VMs`,
     },
     {
-      ...base,
       id: 'delete',
       label: 'Forget',
       icon: 'delete',
       danger: true,
-      cli: `gantry host delete ${name}`,
-      method: 'DELETE',
       ask: `${name} is forgotten and its certificate is worthless from then on. Refused while a VM is on it.`,
+      cli: `gantry host delete ${name}`,
+      call: call('DELETE', '/v1/hosts/{name}', { params }),
       asked: `${name} is forgotten`,
     },
-  ]);
+  ];
 }

@@ -1,45 +1,13 @@
-// Clusters and their policies. Shapes after docs/objects.md.
-import type { Metadata } from '../api/types';
-import { offered, type Action } from './action';
+// What clusters do by themselves, as actions.
+import { call } from '../api/client';
+import type { Policy, Recommendation } from '../api/types';
+import type { Action } from './action';
 
-export interface Cluster {
-  kind: 'cluster';
-  metadata: Metadata;
-  spec: { cpu_overcommit: number; memory_overcommit: number; tolerate_hosts: number };
-  status?: { hosts?: string[]; ready_hosts?: number; cpus?: number; memory?: string; operation?: string | null };
-}
-
-export interface Recommendation {
-  id: string;
-  advice: 'move' | 'sleep' | 'wake';
-  vm?: string;
-  host?: string;
-  from?: string;
-  to?: string;
-  reason: string;
-}
-
-interface Looking {
-  mode?: 'off' | 'advise' | 'automatic';
-  interval_s?: number;
-}
-
-export interface Policy {
-  kind: 'policy';
-  metadata: Metadata;
-  spec: {
-    cluster: string;
-    balance?: (Looking & { max_moves?: number }) | null;
-    power?: (Looking & { spare?: number }) | null;
-    schedule?: { vms: string; hosts: string; from: string; until: string; days?: string[] } | null;
-  };
-  status?: { finding?: string; recommendations?: Recommendation[] };
-}
-
-export type Mode = NonNullable<Looking['mode']>;
+type Rule = 'balance' | 'power' | 'schedule';
+export type Mode = 'off' | 'advise' | 'automatic';
 
 /** What a policy is, for people. */
-export function wordsOf({ spec }: Policy): { rule: 'balance' | 'power' | 'schedule'; mode: Mode; words: string } {
+export function wordsOf({ spec }: Policy): { rule: Rule; mode: Mode; words: string } {
   if (spec.balance) {
     const { mode = 'off', interval_s = 10, max_moves = 2 } = spec.balance;
     return { rule: 'balance', mode, words: `Looks every ${interval_s} s; at most ${max_moves} moves at once from busy hosts to others.` };
@@ -55,6 +23,7 @@ export function wordsOf({ spec }: Policy): { rule: 'balance' | 'power' | 'schedu
 
 export function policyActions(policy: Policy): Action[] {
   const { name, labels } = policy.metadata;
+  const params = { path: { name } };
   const { rule, mode } = wordsOf(policy);
   const set = (next: Mode, label: string, icon: Action['icon'], ask?: string): Action => ({
     id: `mode-${next}`,
@@ -62,10 +31,10 @@ export function policyActions(policy: Policy): Action[] {
     icon,
     ask,
     cli: `gantry policy set ${rule} --cluster ${policy.spec.cluster} --mode ${next}`,
-    method: 'PUT',
-    path: `/v1/policies/${name}`,
-    route: '/v1/policies/{name}',
-    body: { kind: 'policy', metadata: { name, labels: labels ?? {} }, spec: { ...policy.spec, [rule]: { ...policy.spec[rule], mode: next } } },
+    call: call('PUT', '/v1/policies/{name}', {
+      params,
+      body: { kind: 'policy', metadata: { name, labels: labels ?? {} }, spec: { ...policy.spec, [rule]: { ...policy.spec[rule], mode: next } } },
+    }),
     asked: `${name} is in mode ${next}`,
   });
   const modes =
@@ -76,7 +45,7 @@ export function policyActions(policy: Policy): Action[] {
           set('advise', 'Only advise', 'info'),
           set('off', 'Turn off', 'stop'),
         ].filter((action) => action.id !== `mode-${mode}`);
-  return offered([
+  return [
     ...modes,
     {
       id: 'delete',
@@ -84,11 +53,28 @@ export function policyActions(policy: Policy): Action[] {
       icon: 'delete',
       danger: true,
       cli: `gantry policy delete ${name}`,
-      method: 'DELETE',
-      path: `/v1/policies/${name}`,
-      route: '/v1/policies/{name}',
+      call: call('DELETE', '/v1/policies/{name}', { params }),
       ask: `${name} does nothing any more. What it has moved stays where it is.`,
       asked: `${name} is deleted`,
     },
-  ]);
+  ];
+}
+
+/** In words: what it would do. */
+export function adviceWords(advice: Recommendation): string {
+  if (advice.advice === 'move') return `Move ${advice.vm} from ${advice.from} to ${advice.to}`;
+  return advice.advice === 'sleep' ? `Put ${advice.host} to sleep` : `Wake ${advice.host}`;
+}
+
+export function applyAction(policy: Policy, advice: Recommendation): Action {
+  const name = policy.metadata.name;
+  return {
+    id: 'apply',
+    label: 'Do it',
+    icon: 'check',
+    ask: `${adviceWords(advice)}. ${advice.reason}`,
+    cli: `gantry policy apply ${name} ${advice.id}`,
+    call: call('POST', '/v1/policies/{name}/recommendations/{id}/apply', { params: { path: { name, id: advice.id } } }),
+    asked: `${adviceWords(advice)}: under way`,
+  };
 }

@@ -1,13 +1,7 @@
-// What can be done to a user. Shapes after docs/objects.md.
-import type { Metadata } from '../api/types';
-import { offered, type Action } from './action';
-
-export interface UserObject {
-  kind: 'user';
-  metadata: Metadata;
-  spec: { display_name?: string | null; role: string; consoles?: boolean | null; disabled?: boolean };
-  status?: { password_set_at?: string | null };
-}
+// What can be done to a user.
+import { call } from '../api/client';
+import type { User } from '../api/types';
+import type { Action } from './action';
 
 export const ROLES = [
   { value: 'user', text: 'User', about: 'sees and uses only the VMs that are his' },
@@ -16,18 +10,17 @@ export const ROLES = [
   { value: 'admin', text: 'Admin', about: 'everything' },
 ] as const;
 
-export function userActions(user: UserObject): Action[] {
+export function userActions(user: User): Action[] {
   const { name } = user.metadata;
+  const params = { path: { name } };
   const disabled = user.spec.disabled ?? false;
-  return offered([
+  return [
     {
       id: 'password',
       label: 'New password',
       icon: 'power',
       cli: `gantry user passwd ${name}`,
-      method: 'POST',
-      path: `/v1/users/${name}/password`,
-      route: '/v1/users/{name}/password',
+      call: call('POST', '/v1/users/{name}/password', { params, body: {} }),
       asked: `${name} has a new password`,
     },
     {
@@ -35,10 +28,7 @@ export function userActions(user: UserObject): Action[] {
       label: disabled ? 'Enable' : 'Disable',
       icon: disabled ? 'check' : 'cordon',
       cli: `gantry get user ${name} -o yaml  # change spec.disabled, then: gantry apply -f FILE`,
-      method: 'PUT',
-      path: `/v1/users/${name}`,
-      route: '/v1/users/{name}',
-      body: { kind: 'user', metadata: { name, labels: user.metadata.labels ?? {} }, spec: { ...user.spec, disabled: !disabled } },
+      call: call('PUT', '/v1/users/{name}', { params, body: { kind: 'user', metadata: { name, labels: user.metadata.labels ?? {} }, spec: { ...user.spec, disabled: !disabled } } }),
       ask: disabled ? `${name} may log in again.` : `${name} can’t log in any more, and sessions that are open end at once.`,
       asked: disabled ? `${name} may log in again` : `${name} is shut out`,
     },
@@ -48,11 +38,9 @@ export function userActions(user: UserObject): Action[] {
       icon: 'delete',
       danger: true,
       cli: `gantry user delete ${name}`,
-      method: 'DELETE',
-      path: `/v1/users/${name}`,
-      route: '/v1/users/{name}',
+      call: call('DELETE', '/v1/users/{name}', { params }),
       ask: `${name} can’t log in any more; what he did stays in the audit log. The VMs stay too.`,
       asked: `${name} is deleted`,
     },
-  ]);
+  ];
 }

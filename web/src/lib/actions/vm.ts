@@ -1,59 +1,69 @@
 // What can be done to a VM in its phase, after docs/objects.md. The server decides; this only spares a refusal.
-import type { Vm } from '../api/types';
-import { offered, type Action } from './action';
-
-type Verb = 'start' | 'stop' | 'reboot' | 'pause' | 'resume';
+import { call } from '../api/client';
+import type { Vm, VmSpec } from '../api/types';
+import type { Action } from './action';
 
 const AT_WORK = ['running', 'paused', 'migrating'];
 const DOWN = ['pending', 'stopped', 'failed'];
 
+export function isDown(vm: Vm): boolean {
+  return DOWN.includes(vm.status?.phase ?? 'pending');
+}
+
 export function vmActions(vm: Vm): Action[] {
   const name = vm.metadata.name;
   const phase = vm.status?.phase ?? 'pending';
+  if (phase === 'deleting') return [];
   const busy = vm.status?.operation ? `it is busy: ${vm.status.operation}` : undefined;
-  const unless = (phases: string[], words: string) => busy ?? (phases.includes(phase) ? undefined : words);
-  const verb = (word: Verb, label: string, icon: Action['icon'], blocked: string | undefined, body?: object): Action => ({
-    id: word,
-    label,
-    icon,
-    blocked,
-    cli: `gantry vm ${word} ${name}`,
-    method: 'POST',
-    path: `/v1/vms/${name}/${word}`,
-    route: `/v1/vms/{name}/${word}`,
-    body,
-    asked: `${label} of ${name} is under way`,
-  });
-  const gone = phase === 'deleting';
-  const actions: Action[] = gone
-    ? []
-    : [
-        verb('start', 'Start', 'start', unless(DOWN, `it is ${phase}`)),
-        { ...verb('stop', 'Stop', 'stop', unless([...AT_WORK, 'unknown'], `it is ${phase}`)), ask: `The guest of ${name} is asked to shut down and has 60 s for it; after that it is cut off.` },
-        { ...verb('reboot', 'Reboot', 'reboot', unless(['running'], `it is ${phase}`)), ask: `The guest of ${name} is asked to start anew. What it serves is away meanwhile.` },
-        verb('pause', 'Pause', 'pause', unless(['running'], `it is ${phase}`)),
-        verb('resume', 'Resume', 'start', unless(['paused'], `it is ${phase}`)),
-        {
-          ...verb('stop', 'Cut off', 'power', phase === 'stopping' ? undefined : unless([...AT_WORK, 'unknown'], `it is ${phase}`), { force: true }),
-          id: 'cut-off',
-          danger: true,
-          cli: `gantry vm stop ${name} --force`,
-          ask: `${name} loses its power at once, as if a plug were pulled. What its guest had not written to disk is lost.`,
-        },
-        {
-          id: 'delete',
-          label: 'Delete',
-          icon: 'delete',
-          danger: true,
-          cli: `gantry vm delete ${name}`,
-          method: 'DELETE',
-          path: `/v1/vms/${name}`,
-          route: '/v1/vms/{name}',
-          ask: `${name} ends and its disk is deleted. This can't be undone.`,
-          asked: `Deletion of ${name} is under way`,
-        },
-      ];
-  return offered(actions);
+  const unless = (phases: string[], words = `it is ${phase}`) => busy ?? (phases.includes(phase) ? undefined : words);
+  const params = { path: { name } };
+  const asked = (label: string) => `${label} of ${name} is under way`;
+  return [
+    { id: 'start', label: 'Start', icon: 'start', blocked: unless(DOWN), cli: `gantry vm start ${name}`, call: call('POST', '/v1/vms/{name}/start', { params }), asked: asked('Start') },
+    {
+      id: 'stop',
+      label: 'Stop',
+      icon: 'stop',
+      blocked: unless([...AT_WORK, 'unknown']),
+      ask: `The guest of ${name} is asked to shut down and has 60 s for it; after that it is cut off.`,
+      cli: `gantry vm stop ${name}`,
+      call: call('POST', '/v1/vms/{name}/stop', { params, body: {} }),
+      asked: asked('Stop'),
+    },
+    {
+      id: 'reboot',
+      label: 'Reboot',
+      icon: 'reboot',
+      blocked: unless(['running']),
+      ask: `The guest of ${name} is asked to start anew. What it serves is away meanwhile.`,
+      cli: `gantry vm reboot ${name}`,
+      call: call('POST', '/v1/vms/{name}/reboot', { params, body: {} }),
+      asked: asked('Reboot'),
+    },
+    { id: 'pause', label: 'Pause', icon: 'pause', blocked: unless(['running']), cli: `gantry vm pause ${name}`, call: call('POST', '/v1/vms/{name}/pause', { params }), asked: asked('Pause') },
+    { id: 'resume', label: 'Resume', icon: 'start', blocked: unless(['paused']), cli: `gantry vm resume ${name}`, call: call('POST', '/v1/vms/{name}/resume', { params }), asked: asked('Resume') },
+    {
+      id: 'cut-off',
+      label: 'Cut off',
+      icon: 'power',
+      danger: true,
+      blocked: phase === 'stopping' ? undefined : unless([...AT_WORK, 'unknown']),
+      ask: `${name} loses its power at once, as if a plug were pulled. What its guest had not written to disk is lost.`,
+      cli: `gantry vm stop ${name} --force`,
+      call: call('POST', '/v1/vms/{name}/stop', { params, body: { force: true } }),
+      asked: asked('Cut-off'),
+    },
+    {
+      id: 'delete',
+      label: 'Delete',
+      icon: 'delete',
+      danger: true,
+      ask: `${name} ends and its disk is deleted. This can't be undone.`,
+      cli: `gantry vm delete ${name}`,
+      call: call('DELETE', '/v1/vms/{name}', { params }),
+      asked: asked('Deletion'),
+    },
+  ];
 }
 
 export function migrateAction(name: string, to: string): Action {
@@ -62,10 +72,13 @@ export function migrateAction(name: string, to: string): Action {
     label: 'Move',
     icon: 'move',
     cli: `gantry vm migrate ${name}${to ? ` --to ${to}` : ''}`,
-    method: 'POST',
-    path: `/v1/vms/${name}/migrate`,
-    route: '/v1/vms/{name}/migrate',
-    body: to ? { to } : {},
+    call: call('POST', '/v1/vms/{name}/migrate', { params: { path: { name } }, body: to ? { to } : {} }),
     asked: to ? `${name} is moving to ${to}` : `${name} is moving`,
   };
+}
+
+/** From the object as it was when somebody began to edit: another's change meanwhile is refused, not overwritten. */
+export function changeCall({ kind, metadata, spec }: Vm, change: Partial<VmSpec>) {
+  const { name, labels, revision } = metadata;
+  return call('PUT', '/v1/vms/{name}', { params: { path: { name } }, body: { kind, metadata: { name, labels: labels ?? {}, revision }, spec: { ...spec, ...change } } });
 }

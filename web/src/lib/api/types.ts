@@ -1,26 +1,59 @@
-// The API's nouns under their plain names.
-import type { components } from './schema';
+// The API's nouns under their plain names, as the document has them.
+import type { components, paths } from './schema';
 
 type Schemas = components['schemas'];
 
-export type Vm = Schemas['Vm'];
-export type VmSpec = Schemas['VmSpec'];
-export type VmPhase = Schemas['VmPhase'];
-export type VmMetrics = Schemas['VmMetrics'];
-export type Host = Schemas['Host'];
-export type Image = Schemas['Image'];
-export type Network = Schemas['Network'];
-export type Operation = Schemas['Operation'];
-export type OperationPhase = Schemas['OperationPhase'];
+export type AuditEntry = Schemas['AuditEntry'];
+export type Cluster = Schemas['Cluster'];
 export type Event = Schemas['Event'];
-export type Problem = Schemas['Problem'];
-export type ObjectRef = Schemas['ObjectRef'];
+export type FloatingIp = Schemas['FloatingIp'];
+export type Found = Schemas['Found'];
+export type GroupRule = Schemas['GroupRule'];
+export type Host = Schemas['Host'];
+export type HostVerdict = Schemas['HostVerdict'];
+export type Image = Schemas['Image'];
 export type Metadata = Schemas['Metadata'];
+export type MetricsHistory = Schemas['MetricsHistory'];
+export type Network = Schemas['Network'];
+export type NetworkSubnet = Schemas['NetworkSubnet'];
+export type ObjectRef = Schemas['ObjectRef'];
+export type Operation = Schemas['Operation'];
+export type Policy = Schemas['Policy'];
+export type Port = Schemas['Port'];
+export type Problem = Schemas['Problem'];
+export type Recommendation = Schemas['Recommendation'];
+export type RecoveryPoint = Schemas['RecoveryPoint'];
+export type Role = Schemas['Role'];
+export type Router = Schemas['Router'];
+export type SecurityGroup = Schemas['SecurityGroup'];
+export type SessionInfo = Schemas['SessionInfo'];
+export type Snapshot = Schemas['Snapshot'];
+export type Trace = Schemas['Trace'];
+export type User = Schemas['User'];
+export type Vm = Schemas['Vm'];
+export type VmPhase = Schemas['VmPhase'];
+export type VmSpec = Schemas['VmSpec'];
+
+type Listing<R> = R extends keyof paths
+  ? paths[R] extends { get: { parameters: { query?: { watch?: boolean; names?: unknown } }; responses: { 200: { content: { 'application/json': { items: (infer T extends Resource)[] } } } } } }
+    ? T
+    : never
+  : never;
+
+/** Kinds that can be listed and watched, as their addresses name them, and what each lists. */
+export type Listed = { [R in keyof paths as R extends `/v1/${infer Plural}` ? (Listing<R> extends never ? never : Plural) : never]: Listing<R> };
+export type Plural = keyof Listed;
 
 /** What every object has. `spec` and `status` are of its kind. */
 export interface Resource {
   kind?: string;
   metadata: Metadata;
+}
+
+/** Of any kind, as it is sent. */
+export interface Manifest extends Resource {
+  kind: string;
+  spec: object;
 }
 
 export interface Page<T> {
@@ -32,7 +65,7 @@ export interface Page<T> {
 }
 
 /** The answer to a change. */
-export interface Changed<T> {
+export interface Changed<T = Resource> {
   object: T;
   operation?: Operation | null;
 }

@@ -1,5 +1,5 @@
 // Objects of one kind, kept as the server has them: by name, each change taken in at the next frame.
-import { withQuery } from '../api/query';
+import { withQuery } from '../api/client';
 import type { Refusal } from '../api/refusal';
 import type { Resource } from '../api/types';
 import { FrameBatch } from './frame';
@@ -24,7 +24,7 @@ export class Collection<T extends Resource> {
   items = $state.raw<readonly T[]>([]);
   /** All that existed at the beginning has come. */
   complete = $state(false);
-  /** When the server last told something. */
+  /** When the server last told something, if only that nothing has changed. */
   heardAt = $state<number | undefined>();
   refusal = $state<Refusal | undefined>();
 
@@ -47,6 +47,7 @@ export class Collection<T extends Resource> {
       },
       messages: (messages) => this.#batch.push(messages.map(decode<T>)),
       refused: (refusal) => (this.refusal = refusal),
+      heard: () => (this.heardAt = Date.now()),
     });
   }
 
@@ -70,7 +71,6 @@ export class Collection<T extends Resource> {
       else this.#byName.set(name, object);
       this.#seen?.add(name);
     }
-    this.heardAt = Date.now();
     if (changed) this.items = [...this.#byName.values()].sort(byName);
   }
 

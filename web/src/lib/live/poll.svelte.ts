@@ -1,14 +1,14 @@
 // One answer of the API, asked for again and again while somebody looks: for what changes without a revision (figures,
 // progress) and so comes in no watch. A question that gets no answer counts as a lost connection.
 import { onDestroy } from 'svelte';
-import { request } from '../api/client';
+import { send, type Call } from '../api/client';
 import { asRefusal, type Refusal } from '../api/refusal';
 import { connection } from './connection.svelte';
 
 const PAUSE_MAX_MS = 8_000;
 
 export class Poll<T> {
-  #path: () => string;
+  #call: () => Call<T>;
   #everyMs: number;
   #member = connection.join();
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -22,8 +22,8 @@ export class Poll<T> {
   /** When the value came. */
   heardAt = $state<number | undefined>();
 
-  constructor(path: () => string, everyMs: number) {
-    this.#path = path;
+  constructor(call: () => Call<T>, everyMs: number) {
+    this.#call = call;
     this.#everyMs = everyMs;
     document.addEventListener('visibilitychange', this.#seen);
     void this.refresh();
@@ -39,7 +39,7 @@ export class Poll<T> {
     this.#flight = flight;
     const limit = setTimeout(() => flight.abort(), 10_000);
     try {
-      this.value = await request<T>('GET', this.#path(), undefined, flight.signal);
+      this.value = await send(this.#call(), flight.signal);
       this.heardAt = Date.now();
       this.refusal = undefined;
       this.#failures = 0;
@@ -88,8 +88,8 @@ export class Poll<T> {
 }
 
 /** For use while a component is initialised; ends with it. */
-export function poll<T>(path: () => string, everyMs: number): Poll<T> {
-  const held = new Poll<T>(path, everyMs);
+export function poll<T>(call: () => Call<T>, everyMs: number): Poll<T> {
+  const held = new Poll<T>(call, everyMs);
   onDestroy(() => held.close());
   return held;
 }

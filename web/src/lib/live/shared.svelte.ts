@@ -1,17 +1,8 @@
-// One stream for all parts of the page that look at the same kind; it ends a moment after the last of them is gone, so
+// One stream for all parts of the page that look at the same objects; it ends a moment after the last of them is gone, so
 // that going from page to page does not end and begin it.
 import { onDestroy } from 'svelte';
-import type { Event, Host, Image, Network, Operation, Resource, Vm } from '../api/types';
+import type { Listed, Plural, Resource } from '../api/types';
 import { Collection } from './collection.svelte';
-
-interface Kinds {
-  vms: Vm;
-  hosts: Host;
-  images: Image;
-  networks: Network;
-  operations: Operation;
-  events: Event;
-}
 
 const LINGER_MS = 5_000;
 
@@ -23,12 +14,8 @@ interface Entry {
 
 const entries = new Map<string, Entry>();
 
-/** For use while a component is initialised; let go with it. */
-export function watch<K extends keyof Kinds>(plural: K): Collection<Kinds[K]> {
-  return watchAny<Kinds[K]>(plural);
-}
-
-export function watchAny<T extends Resource>(plural: string, query: Record<string, string | undefined> = {}): Collection<T> {
+/** All of a kind, or those that the query chooses. For use while a component is initialised; let go with it. */
+export function watch<K extends Plural>(plural: K, query: Record<string, string | undefined> = {}): Collection<Listed[K]> {
   const key = `${plural} ${JSON.stringify(query)}`;
   let entry = entries.get(key);
   if (!entry) {
@@ -44,7 +31,7 @@ export function watchAny<T extends Resource>(plural: string, query: Record<strin
     if (held.users > 0) return;
     held.ending = setTimeout(() => drop(key, held), LINGER_MS);
   });
-  return held.collection as unknown as Collection<T>;
+  return held.collection as unknown as Collection<Listed[K]>;
 }
 
 /** Another user's objects must not be seen after a change of session. */

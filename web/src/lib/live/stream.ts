@@ -11,6 +11,8 @@ export interface Follower {
   messages(messages: SseMessage[]): void;
   /** The server will not give this stream, now or later. */
   refused(refusal: Refusal): void;
+  /** Something came, if only a sign of life: what was told so far is so. */
+  heard?(): void;
 }
 
 /** The server shows life at least every 10 s (bookmarks, comments); longer without a byte is a dead connection. */
@@ -22,10 +24,11 @@ export interface Stream {
   close(): void;
 }
 
-export function follow(path: string, follower: Follower): Stream {
+/** With `from` only what changed after that revision, unless that is too old: then it begins from nothing. */
+export function follow(path: string, follower: Follower, from?: number): Stream {
   const ended = new AbortController();
   const member = connection.join();
-  let lastId: string | undefined;
+  let lastId = from === undefined ? undefined : String(from);
   void run();
   return {
     close() {
@@ -86,6 +89,7 @@ export function follow(path: string, follower: Follower): Stream {
         clearTimeout(silence);
         silence = setTimeout(stop, SILENCE_MS);
         healthy();
+        follower.heard?.();
         const messages = parser.push(value);
         lastId = messages.findLast((message) => message.id)?.id ?? lastId;
         if (messages.length > 0) follower.messages(messages);
