@@ -34,6 +34,8 @@ export default defineConfig({
   },
   test: {
     environment: 'jsdom',
+    // Machines that do other things too are slow; a test that hangs still ends.
+    testTimeout: 30_000,
     include: ['tests/unit/**/*.test.ts'],
   },
 });
