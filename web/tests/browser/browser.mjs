@@ -30,11 +30,12 @@ export async function openPage(browser, { viewport = WIDE, colorScheme = 'light'
   return { page, context, complaints: listen(page) };
 }
 
+/** What the server refused the page itself tells; of that the browser's note is no fault. */
 function listen(page) {
   const complaints = [];
   page.on('pageerror', (error) => complaints.push(`error: ${error.message}`));
   page.on('console', (message) => {
-    if (message.type() === 'error' && !/Failed to load resource|net::ERR/.test(message.text())) complaints.push(message.text());
+    if (message.type() === 'error' && !/Failed to load resource|net::ERR|WebSocket connection to .* failed/.test(message.text())) complaints.push(message.text());
   });
   return complaints;
 }
