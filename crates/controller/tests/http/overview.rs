@@ -158,7 +158,8 @@ async fn lists_are_narrowed_sorted_and_scrolled() {
     // What is only about it is found by its name too.
     create(api, &vm("front-door", "64MiB", "back")).await;
     let told: Value = api.get("/v1/events?q=front-door&sort=-created_at").await.expect("a page");
-    let about = told["items"].as_array().expect("items").iter().map(|event| event["spec"]["regarding"]["name"].as_str());
+    let about =
+        told["items"].as_array().expect("items").iter().map(|event| event["spec"]["regarding"]["name"].as_str());
     let about: Vec<_> = about.collect();
     assert!(!about.is_empty() && about.iter().all(|name| *name == Some("front-door")), "{told}");
 }

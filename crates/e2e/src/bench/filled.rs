@@ -53,7 +53,8 @@ impl Filled {
         eventually("the controller answers", START_LIMIT, async || Ok(filled.client.version().await?)).await?;
         if let Some(last) = vms.checked_sub(1) {
             let name = vm_name(last);
-            eventually("all objects are there", START_LIMIT, async || Ok(filled.client.get::<Vm>(&name).await?)).await?;
+            eventually("all objects are there", START_LIMIT, async || Ok(filled.client.get::<Vm>(&name).await?))
+                .await?;
         }
         Ok(filled)
     }
