@@ -8,7 +8,9 @@ function line(text,   key, value) {
   if (match(text, /^[A-Za-z][A-Za-z0-9_-]*:/)) {
     key = substr(text, 1, RLENGTH - 1); value = substr(text, RLENGTH + 1); sub(/^[ \t]+/, "", value)
     if (key == "network" || key == "version" || key == "ethernets" || key == "match" || key == "set-name" ||
-        key == "nameservers" || key == "search" || key == "routes" || key == "to" || key == "optional") { list = key; return }
+        key == "nameservers" || key == "search" || key == "routes" || key == "optional") { list = key; return }
+    if (key == "to") { list = ""; to = value; return }
+    if (key == "scope") { list = ""; if (value == "link") fact("link", to); return }
     if (key == "macaddress") { list = ""; fact("mac", value); return }
     if (key == "gateway4" || key == "gateway6" || key == "via") { list = ""; fact("gateway", value); return }
     if (key == "mtu") { list = ""; fact("mtu", value); return }

@@ -11,20 +11,29 @@ use std::net::IpAddr;
 use gantry_api::agent::NicAssignment;
 use gantry_network::flows::{FlowTable, Place};
 use gantry_types::{Flow, FlowPlace, Problem, conntrack_zone};
-use uuid::Uuid;
 
+use crate::networks::RouterFlows;
 use crate::problem::problem;
 
-/// Those of its cards, and those that came to its `floating` addresses. What a router sends out under the host's own
-/// address is not among them: that address stays where it is.
-pub(crate) async fn of_vm(nics: &[NicAssignment], floating: &[(Uuid, Vec<IpAddr>)]) -> Result<Vec<Flow>, Problem> {
+/// Those of its cards, and those that its `routers` translate for it: what came to its floating addresses, what it has sent
+/// out, and what it has asked of load balancers. What was sent out under this host's own address goes on under it: this
+/// host stays the place where the answers arrive, and sends them on.
+pub(crate) async fn of_vm(nics: &[NicAssignment], routers: &[RouterFlows]) -> Result<Vec<Flow>, Problem> {
     let table = FlowTable::default();
-    let cards = nics.iter().map(|nic| (place(nic), addresses(nic)));
-    let routers = floating.iter().map(|(router, addresses)| (table.router(*router), addresses.clone()));
+    let not_read = |error| problem("flows-not-read", "the connections of a moving VM", &error);
     let mut flows: Vec<Flow> = Vec::new();
-    for (place, addresses) in cards.chain(routers) {
-        let found = table.flows(&place, &addresses).await;
-        flows.extend(found.map_err(|error| problem("flows-not-read", "the connections of a moving VM", &error))?);
+    for nic in nics {
+        flows.extend(table.flows(&place(nic), &addresses(nic)).await.map_err(not_read)?);
+    }
+    for of in routers {
+        let is_own = |flow: &Flow| {
+            let is_translated = flow.reply != flow.original.inverse();
+            let is_its = of.own.contains(&flow.original.source) || of.floating.contains(&flow.original.destination);
+            is_translated && is_its
+        };
+        let all = [&of.own[..], &of.floating].concat();
+        let found = table.flows(&table.router(of.router), &all).await.map_err(not_read)?;
+        flows.extend(found.into_iter().filter(is_own));
     }
     Ok(flows)
 }

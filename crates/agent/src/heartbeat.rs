@@ -38,6 +38,8 @@ pub(crate) async fn run(host: Arc<Host>, agent: Arc<Agent>, http: reqwest::Clien
             metrics: meter.measure(),
             vms: agent.observations().await,
             networks_generation: host.networks.generation(),
+            members: host.health.report(),
+            idle_routers: host.health.idle_routers(),
         };
         let request = http.post(&url).timeout(ANSWER_LIMIT).json(&heartbeat);
         match gantry_hostlink::answer::<HeartbeatReply>("the controller", request).await {

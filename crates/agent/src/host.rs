@@ -8,10 +8,12 @@ use gantry_trust::LiveIdentity;
 use gantry_types::Problem;
 
 use crate::config::AgentConfig;
+use crate::health::Health;
 use crate::inventory::QemuHost;
 use crate::migration::Verdicts;
 use crate::networks::Networks;
 use crate::records::Records;
+use crate::services::ServicesNamespaces;
 
 /// More VMs than a host can hold.
 const UID_RANGE: u32 = 60_000;
@@ -24,6 +26,8 @@ pub(crate) struct Host {
     pub verdicts: Verdicts,
     pub pool: DirPool,
     pub networks: Networks,
+    pub services: ServicesNamespaces,
+    pub health: Health,
     pub qemu: QemuHost,
     pub uids: Uids,
 }

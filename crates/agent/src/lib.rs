@@ -17,6 +17,7 @@ mod agent;
 mod config;
 mod durable;
 mod flows;
+mod health;
 mod heartbeat;
 mod host;
 mod host_metrics;
@@ -106,8 +107,9 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     let renewal = renewal::run(host.clone(), controller.clone(), shutdown.clone());
     let watch = network_watch::run(&host.networks, network_watch::INTERVAL, shutdown.clone());
     let services = services::run(host.clone(), shutdown.clone());
+    let health = health::run(host.clone(), shutdown.clone());
     let heartbeat = heartbeat::run(host.clone(), agent, controller, shutdown.clone());
-    tokio::join!(server.serve(listener, router, shutdown), heartbeat, renewal, services, watch);
+    tokio::join!(server.serve(listener, router, shutdown), heartbeat, renewal, services, health, watch);
     Ok(())
 }
 
@@ -145,6 +147,8 @@ async fn open(config: AgentConfig) -> Result<(Arc<Host>, Vec<Loaded>), AgentErro
     let plane = Arc::new(LinuxDataPlane::current());
     let networks = Networks::open(plane, config.underlay_address, &config.state_dir).map_err(state)?;
     let uids = Uids::new(config.first_uid, records.taken_uids(&loaded));
-    let host = Host { config, identity, qemu_identity, records, verdicts, pool, networks, qemu, uids };
+    let (services, health) = Default::default();
+    let host =
+        Host { config, identity, qemu_identity, records, verdicts, pool, networks, services, health, qemu, uids };
     Ok((Arc::new(host), loaded))
 }

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gantry_api::agent::{Assignment, NicAssignment};
@@ -15,7 +15,7 @@ use gantry_netservices::{
     GuestMetadata, GuestNic, Network, Port, PortTable, SERVICES_LINK_LOCAL, SERVICES_V4, SERVICES_V6, Server, Sockets,
     Subnet,
 };
-use gantry_network::services::{DEVICE, Reach, ServicesAddresses, ServicesPort};
+use gantry_network::services::{DEVICE, Reach, ServicesAddresses, ServicesNamespace, ServicesPort};
 use gantry_network::{EthernetAddress, services_mac};
 use gantry_types::{HostNetwork, Problem};
 use ipnet::IpNet;
@@ -30,6 +30,22 @@ use crate::vm::seed_of;
 /// How long services that somebody else has removed may be missing.
 const INTERVAL: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_secs(1);
+
+/// The namespaces of the networks' services that are up, by VNI: from there their guests are reached.
+#[derive(Default)]
+pub(crate) struct ServicesNamespaces {
+    up: Mutex<BTreeMap<u32, ServicesNamespace>>,
+}
+
+impl ServicesNamespaces {
+    pub fn of(&self, vni: u32) -> Option<ServicesNamespace> {
+        self.up.lock().unwrap_or_else(PoisonError::into_inner).get(&vni).cloned()
+    }
+
+    fn set(&self, up: BTreeMap<u32, ServicesNamespace>) {
+        *self.up.lock().unwrap_or_else(PoisonError::into_inner) = up;
+    }
+}
 
 struct Served {
     port: ServicesPort,
@@ -59,6 +75,7 @@ pub(crate) async fn run(host: Arc<Host>, shutdown: CancellationToken) {
                 }
             }
         }
+        host.services.set(served.iter().map(|(vni, served)| (*vni, served.port.namespace())).collect());
         tokio::select! {
             () = host.networks.changed() => {}
             () = tokio::time::sleep(if failed { RETRY } else { INTERVAL }) => {}

@@ -21,6 +21,22 @@ pub struct Heartbeat {
     pub vms: Vec<VmObservation>,
     /// The networks' generation in force here.
     pub networks_generation: u64,
+    /// Of the load balancers' members that run here, those that have been checked.
+    #[serde(default)]
+    pub members: Vec<MemberHealth>,
+    /// The routers that no VM of this host is behind and that translate nothing here any more.
+    #[serde(default)]
+    pub idle_routers: Vec<Uuid>,
+}
+
+/// Whether a load balancer's member serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MemberHealth {
+    pub balancer: Uuid,
+    pub port: Uuid,
+    /// Why it gets no new connections.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]

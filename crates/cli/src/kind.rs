@@ -16,6 +16,7 @@ pub enum Kind {
     AddressSet,
     Router,
     FloatingIp,
+    LoadBalancer,
     Snapshot,
     Operation,
     Event,
@@ -24,7 +25,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Vm,
         Self::Host,
         Self::Cluster,
@@ -37,6 +38,7 @@ impl Kind {
         Self::AddressSet,
         Self::Router,
         Self::FloatingIp,
+        Self::LoadBalancer,
         Self::Snapshot,
         Self::Operation,
         Self::Event,
@@ -75,7 +77,7 @@ impl Kind {
             | Self::Port
             | Self::SecurityGroup
             | Self::AddressSet => &[],
-            Self::Router | Self::FloatingIp | Self::Event | Self::Token | Self::User => &[],
+            Self::Router | Self::FloatingIp | Self::LoadBalancer | Self::Event | Self::Token | Self::User => &[],
         }
     }
 
@@ -94,6 +96,7 @@ impl Kind {
             Self::AddressSet => &["address-set", "address-sets"],
             Self::Router => &["router", "routers"],
             Self::FloatingIp => &["floating-ip", "floating-ips", "fip"],
+            Self::LoadBalancer => &["load-balancer", "load-balancers", "lb"],
             Self::Snapshot => &["snapshot", "snapshots", "snap"],
             Self::Operation => &["operation", "operations", "op", "ops"],
             Self::Event => &["event", "events", "ev"],
@@ -172,6 +175,10 @@ macro_rules! with_kind {
             }
             $crate::kind::Kind::FloatingIp => {
                 type $type = gantry_types::FloatingIp;
+                $body
+            }
+            $crate::kind::Kind::LoadBalancer => {
+                type $type = gantry_types::LoadBalancer;
                 $body
             }
             $crate::kind::Kind::Snapshot => {

@@ -11,8 +11,8 @@ use std::{
 };
 
 use gantry_types::{
-    AddressSet, Cluster, FloatingIp, Host, Image, Labels, Metadata, Network, NetworkSubnet, Policy, Port, Problem,
-    Resource, Router, SecurityGroup, Vm,
+    AddressSet, Cluster, FloatingIp, Host, Image, Labels, LoadBalancer, Metadata, Network, NetworkSubnet, Policy, Port,
+    Problem, Resource, Router, SecurityGroup, Vm,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -35,6 +35,7 @@ pub enum Object {
     Port(Port),
     Router(Router),
     FloatingIp(FloatingIp),
+    LoadBalancer(LoadBalancer),
     Image(Image),
     Host(Box<Host>),
     Vm(Box<Vm>),
@@ -52,6 +53,7 @@ impl Object {
             Self::Port(_) => Kind::Port,
             Self::Router(_) => Kind::Router,
             Self::FloatingIp(_) => Kind::FloatingIp,
+            Self::LoadBalancer(_) => Kind::LoadBalancer,
             Self::Image(_) => Kind::Image,
             Self::Host(_) => Kind::Host,
             Self::Vm(_) => Kind::Vm,
@@ -68,6 +70,7 @@ impl Object {
             Self::Port(object) => object.name(),
             Self::Router(object) => object.name(),
             Self::FloatingIp(object) => object.name(),
+            Self::LoadBalancer(object) => object.name(),
             Self::Image(object) => object.name(),
             Self::Host(object) => object.name(),
             Self::Vm(object) => object.name(),
@@ -80,7 +83,7 @@ impl Object {
             Self::Subnet(_) | Self::AddressSet(_) => 1,
             Self::SecurityGroup(_) => 2,
             Self::Port(_) | Self::Router(_) => 3,
-            Self::Image(_) => 4,
+            Self::Image(_) | Self::LoadBalancer(_) => 4,
             Self::Host(_) => 5,
             Self::Vm(_) => 6,
             Self::FloatingIp(_) | Self::Policy(_) => 7,
@@ -240,6 +243,7 @@ fn object_of(file: &str, number: usize, mut value: Value) -> Result<Object, Prob
         Some(Kind::Port) => Object::Port(typed(value).map_err(at)?),
         Some(Kind::Router) => Object::Router(typed(value).map_err(at)?),
         Some(Kind::FloatingIp) => Object::FloatingIp(typed(value).map_err(at)?),
+        Some(Kind::LoadBalancer) => Object::LoadBalancer(typed(value).map_err(at)?),
         Some(Kind::Host) => Object::Host(Box::new(typed(value).map_err(at)?)),
         Some(Kind::User) => return Err(at("users are made with: gantry user create".to_owned())),
         Some(Kind::Snapshot) => return Err(at("snapshots are taken with: gantry snapshot create".to_owned())),
@@ -249,7 +253,7 @@ fn object_of(file: &str, number: usize, mut value: Value) -> Result<Object, Prob
         }
         None => {
             let known = "vm, image, network, subnet, port, security-group, address-set, router, \
-                         floating-ip, host, cluster, policy";
+                         floating-ip, load-balancer, host, cluster, policy";
             return Err(at(format!("'{kind}' is not a kind; there are {known}")));
         }
     })

@@ -1,7 +1,8 @@
 //! One host's part of all networks, from one snapshot. Pure.
 //!
-//! A host has a network only if it has a port in it or in another one behind the same router, and the security groups of its own ports only; of the members of a
-//! group that a rule names it gets the addresses.
+//! A host has a network only if it has a port in it or in another one behind the same router, or if it translates for that
+//! router; and the security groups of its own ports only. Of the members of a group that a rule names it gets the
+//! addresses.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,7 +18,7 @@ use ipnet::IpNet;
 use uuid::Uuid;
 
 use crate::{
-    host_routers,
+    host_balancers, host_routers,
     model::{Overlay, Tables},
     subnets,
 };
@@ -62,7 +63,8 @@ pub fn compute(tables: &Tables, overlay: &Overlay, host: &Name) -> HostNetworks 
     }
     let networks: Vec<_> = found.into_values().collect();
     let groups = groups_of(tables, &ports, &networks);
-    HostNetworks { networks, groups, routers, ..HostNetworks::default() }
+    let balancers = host_balancers::of_host(tables, host, &routers);
+    HostNetworks { networks, groups, routers, balancers, ..HostNetworks::default() }
 }
 
 /// A group that is gone allows nothing: its id is nobody's.

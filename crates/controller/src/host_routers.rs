@@ -1,7 +1,9 @@
 //! The routers of one host, from one snapshot. Pure.
 //!
 //! A host has a router if it has a port in one of its networks, and then all of its networks: what a guest sends to another
-//! network is routed where the guest is.
+//! network is routed where the guest is. And as long as it has an address of the router's external network: connections
+//! of guests that have moved away may still come back by it, and it may be the host by which a load balancer is reached
+//! from outside ([`crate::loops::router_addresses`]).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,6 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     app::router::{floating_target, router_of},
+    host_balancers,
     loops::router_addresses::leg_id,
     model::Tables,
     subnets,
@@ -23,9 +26,18 @@ use crate::{
 
 /// The routers of a host that has ports in these networks.
 pub fn of_host(tables: &Tables, host: &Name, networks: &BTreeSet<&Name>) -> Vec<HostRouter> {
-    let is_here = |router: &Router| router.spec.networks.iter().any(|network| networks.contains(network));
+    let is_here = |router: &Router| {
+        router.spec.networks.iter().any(|network| networks.contains(network)) || translates(tables, router, host)
+    };
     let routers = tables.routers.values().filter(|router| is_here(router));
     routers.map(|router| one(tables, host, router)).collect()
+}
+
+/// Whether a host has an address of a router's external network.
+fn translates(tables: &Tables, router: &Router, host: &Name) -> bool {
+    let external = router.spec.external.as_ref().and_then(|name| tables.networks.get(name.as_str()));
+    let leg = leg_id(router.metadata.uuid, host);
+    external.is_some_and(|network| network.status.leases.values().any(|lease| lease.port == leg))
 }
 
 fn one(tables: &Tables, host: &Name, router: &Router) -> HostRouter {
@@ -58,6 +70,9 @@ fn external_leg(tables: &Tables, host: &Name, router: &Router, network: &Network
     };
     let held: Vec<_> = network.status.leases.iter().filter(|(_, lease)| lease.port == port).collect();
     let mac = held.first()?.1.mac;
+    let balancing = host_balancers::floating_of(tables, router).map(|(_, _, host)| leg_id(router.metadata.uuid, host));
+    let balancing: BTreeSet<_> = balancing.collect();
+    let of_balancing = network.status.leases.iter().filter(|(_, lease)| balancing.contains(&lease.port));
     let mut gateways: BTreeMap<bool, IpAddr> = BTreeMap::new();
     for gateway in subnets.iter().filter_map(|subnet| subnet.gateway) {
         gateways.entry(gateway.is_ipv4()).or_insert(gateway);
@@ -69,6 +84,7 @@ fn external_leg(tables: &Tables, host: &Name, router: &Router, network: &Network
         addresses: held.iter().filter_map(|(address, _)| prefix(**address)).collect(),
         gateways: gateways.into_values().collect(),
         snat: router.spec.snat,
+        balancing_hosts: of_balancing.map(|(address, _)| *address).collect(),
     })
 }
 
@@ -94,7 +110,10 @@ pub fn add_remote_legs(tables: &Tables, host: &Name, network: &Network, entry: &
             let Ok(vtep) = other.status.underlay_address.parse() else { continue };
             let Some(leg) = external_leg(tables, &other.metadata.name, router, network) else { continue };
             let floating = floating_of(tables, router, &other.metadata.name);
-            let addresses = leg.addresses.iter().map(IpNet::addr);
+            let balancing = host_balancers::floating_of(tables, router);
+            let balancing =
+                { balancing }.filter(|(_, _, at)| **at == other.metadata.name).map(|(_, address, _)| address);
+            let addresses = leg.addresses.iter().map(IpNet::addr).chain(balancing);
             let addresses = addresses.chain(floating.iter().map(|floating| floating.address)).collect();
             entry.remote.push(RemotePort::new(leg.mac, addresses, vtep));
         }

@@ -4,11 +4,15 @@
 use std::net::IpAddr;
 
 use gantry_api::rest::{Trace, TraceQuery, TraceStep, TraceVerdict};
-use gantry_types::{Direction, GroupRule, Name, Network, NicStatus, Port, Problem, Protocol, Resource, Vm};
+use gantry_types::{
+    Direction, GroupRule, LoadBalancer, Name, Network, NicStatus, Port, Problem, Protocol, Resource, Vm,
+};
 
 use crate::{
     app::router::{floating_target, router_of},
+    host_balancers::{Behind, at, behind, described, floating_of, target_of},
     host_routers::seen_in,
+    loops::router_addresses::leg_id,
     model::Tables,
     subnets,
 };
@@ -54,6 +58,13 @@ fn sender<'a>(tables: &'a Tables, name: &str, to: IpAddr) -> Result<Place<'a>, P
             .object(port.reference())
             .remedy("name it in a VM's spec.nics")
     })
+}
+
+/// Whom a load balancer's member sees.
+enum Source {
+    Vm(IpAddr),
+    /// The host that a floating address is translated on.
+    Outside,
 }
 
 struct Tracer<'a> {
@@ -132,6 +143,10 @@ impl<'a> Tracer<'a> {
     fn deliver(&mut self, source: IpAddr, to: IpAddr, network: &'a Network) -> TraceVerdict {
         let floating = self.tables.floating_ips.values().find(|floating| floating.status.address == Some(to));
         if let Some(floating) = floating.filter(|floating| floating.spec.network == network.metadata.name) {
+            if let Some((balancer, _)) = target_of(self.tables, floating) {
+                self.step("destination", format!("floating-ip '{}' leads to {}", floating.name(), described(balancer)));
+                return self.balance(balancer, Source::Outside);
+            }
             let Some((vm, nic)) = floating_target(self.tables, floating) else {
                 self.step("destination", format!("floating-ip '{}' leads to no VM", floating.name()));
                 return TraceVerdict::Unreachable;
@@ -140,6 +155,10 @@ impl<'a> Tracer<'a> {
             self.step("destination", format!("floating-ip '{}' leads to {fixed}", floating.name()));
             let Some(inside) = self.tables.networks.get(nic.network.as_str()) else { return TraceVerdict::Unreachable };
             return self.arrive(Place { vm, nic }, source, inside);
+        }
+        if let Some(balancer) = at(self.tables, &network.metadata.name, to) {
+            self.step("destination", format!("{to} is of {}", described(balancer)));
+            return self.balance(balancer, Source::Vm(source));
         }
         let vms = self.tables.vms.values().map(|vm| &**vm);
         let nics = vms.flat_map(|vm| vm.status.nics.iter().map(move |nic| Place { vm, nic }));
@@ -160,6 +179,77 @@ impl<'a> Tracer<'a> {
         let vteps: Vec<_> = network.spec.external_vteps.iter().map(ToString::to_string).collect();
         self.step("destination", format!("no VM has {to}: it goes to the external VTEPs {}", vteps.join(", ")));
         TraceVerdict::Allowed
+    }
+
+    /// To each member that a new connection may be given.
+    fn balance(&mut self, balancer: &LoadBalancer, source: Source) -> TraceVerdict {
+        let listener = balancer
+            .spec
+            .listeners
+            .iter()
+            .find(|listener| listener.protocol == self.protocol && Some(listener.port) == self.port);
+        let Some(listener) = listener else {
+            self.step("balance", format!("it has no listener for {} {}", self.protocol, self.shown_port()));
+            return TraceVerdict::Unreachable;
+        };
+        let is_healthy = |place: &Behind<'_>| {
+            let mut members = balancer.status.members.iter();
+            members.any(|member| member.port == place.nic.port && member.healthy)
+        };
+        let all = behind(self.tables, balancer);
+        let healthy: Vec<_> = all.iter().copied().filter(is_healthy).collect();
+        let shown: Vec<_> = healthy.iter().map(|place| format!("VM '{}'", place.vm.name())).collect();
+        if healthy.is_empty() {
+            let message = format!("none of its {} members is healthy: the connection is refused", all.len());
+            self.step("balance", message);
+            return TraceVerdict::Unreachable;
+        }
+        let target = listener.target_port();
+        let message = format!(
+            "a new connection goes to port {target} of one of {} ({} of {} members are healthy)",
+            shown.join(", "),
+            healthy.len(),
+            all.len()
+        );
+        self.step("balance", message);
+        let source = match source {
+            Source::Vm(address) => address,
+            Source::Outside => match self.host_address(balancer) {
+                Some(address) => {
+                    self.step("source", format!("members see {address}, the address of the host that translates"));
+                    address
+                }
+                None => {
+                    self.step("balance", "no host has an address outside to translate with yet".to_owned());
+                    return TraceVerdict::Unreachable;
+                }
+            },
+        };
+        let before = self.port.replace(target);
+        let mut verdict = TraceVerdict::Allowed;
+        for Behind { vm, nic, .. } in healthy {
+            let Some(network) = self.tables.networks.get(nic.network.as_str()) else { continue };
+            if self.arrive(Place { vm, nic }, source, network) != TraceVerdict::Allowed {
+                verdict = TraceVerdict::Dropped;
+            }
+        }
+        self.port = before;
+        verdict
+    }
+
+    fn shown_port(&self) -> String {
+        self.port.map_or_else(|| "without a port".to_owned(), |port| port.to_string())
+    }
+
+    /// The address that a balancer's host has in the external network.
+    fn host_address(&self, balancer: &LoadBalancer) -> Option<IpAddr> {
+        let router = router_of(self.tables, &balancer.spec.network)?;
+        let mut floating = floating_of(self.tables, router);
+        let (_, outside, host) = floating.find(|(of, _, _)| of.metadata.name == balancer.metadata.name)?;
+        let network = self.tables.networks.get(router.spec.external.as_ref()?.as_str())?;
+        let leg = leg_id(router.metadata.uuid, host);
+        let mut held = network.status.leases.iter().filter(|(_, lease)| lease.port == leg);
+        held.find(|(address, _)| address.is_ipv4() == outside.is_ipv4()).map(|(address, _)| *address)
     }
 
     fn arrive(&mut self, place: Place<'a>, source: IpAddr, network: &'a Network) -> TraceVerdict {

@@ -15,6 +15,10 @@
 //! also what belongs to an established flow. So a rule that is taken back cuts the flows that it allowed, and a flow that
 //! a rule allows survives the loss of the table of connections.
 //!
+//! What comes from a router was asked about where it was sent, in its sender's network, and what goes to one is asked about
+//! when it comes back from it: an answer that a load balancer's address has to be put back into ([`crate::steering`]) is
+//! known only then.
+//!
 //! Always allowed: what IPv6 neighbours, routers and multicast listeners need, DHCP, and the services at the link-local
 //! address. ARP never comes here.
 
@@ -37,6 +41,8 @@ pub const SERVICE_ADDRESSES: [&str; 3] = ["169.254.169.254", "fd00:ec2::254", "f
 /// The set of bridges whose packets are looked at.
 const NETWORKS: &str = "networks";
 const ALWAYS: &str = "always";
+/// The set of routers' addresses on those bridges.
+const ROUTERS: &str = "routers";
 
 /// The name of the counter of a group's rule.
 pub fn counter_name(group: Uuid, rule: &HostGroupRule) -> String {
@@ -97,6 +103,11 @@ pub fn compile(desired: &HostNetworks) -> Ruleset {
     if filtered.elements.is_empty() {
         return Ruleset::default();
     }
+    let mut routers = Set::new(&["ifname", "ether_addr"], false);
+    for leg in desired.routers.iter().flat_map(|router| &router.legs) {
+        routers.insert(&concat(&[json!(crate::names::bridge_name(leg.vni)), json!(leg.mac.to_string())]));
+    }
+    rules.sets.insert(ROUTERS.to_owned(), routers);
     rules.sets.insert(NETWORKS.to_owned(), filtered);
     for ((direction, is_v4), map) in maps {
         rules.sets.insert(map_name(direction, is_v4), map);
@@ -123,12 +134,14 @@ fn map_name(direction: Direction, is_v4: bool) -> String {
 
 fn looked_up(direction: Direction) -> Vec<Value> {
     let field = if direction == Direction::Ingress { "daddr" } else { "saddr" };
+    let own_end = concat(&[meta("iifname"), payload("ether", field)]);
     let by = |protocol: &str, is_v4: bool| {
         let key = concat(&[meta("iifname"), payload(protocol, field)]);
         rule(vec![verdict_by(key, &map_name(direction, is_v4))])
     };
     vec![
         rule(vec![is_not(meta("iifname"), json!(format!("@{NETWORKS}"))), accept()]),
+        rule(vec![in_set(own_end, ROUTERS), accept()]),
         rule(vec![jump(ALWAYS)]),
         rule(vec![is(ct("direction"), json!("reply")), state_is(&["established", "related"]), accept()]),
         rule(vec![state_is(&["related"]), accept()]),
@@ -164,12 +177,17 @@ fn always() -> Vec<Value> {
     ];
     for address in SERVICE_ADDRESSES {
         let protocol = if address.contains(':') { "ip6" } else { "ip" };
-        for (field, port) in [("daddr", "dport"), ("saddr", "sport")] {
-            for (transport, numbers) in [("tcp", vec![json!(53), json!(80)]), ("udp", vec![json!(53)])] {
-                let service = is(payload(protocol, field), json!(address));
-                rules.push(rule(vec![service, is(payload(transport, port), one_of(numbers)), accept()]));
-            }
-        }
+        // No guest has these addresses: this is the host that looks whether a load balancer's member serves.
+        rules.push(rule(vec![
+            is(payload(protocol, "saddr"), json!(address)),
+            is(meta("l4proto"), json!("tcp")),
+            accept(),
+        ]));
+        let to = || is(payload(protocol, "daddr"), json!(address));
+        let from = is(payload(protocol, "saddr"), json!(address));
+        rules.push(rule(vec![to(), is(payload("tcp", "dport"), one_of(vec![json!(53), json!(80)])), accept()]));
+        rules.push(rule(vec![to(), is(payload("udp", "dport"), json!(53)), accept()]));
+        rules.push(rule(vec![from, is(payload("udp", "sport"), json!(53)), accept()]));
     }
     rules
 }

@@ -12,7 +12,9 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use crate::desired::LocalPort;
+use crate::groups::SERVICE_ADDRESSES;
 use crate::mac::EthernetAddress;
+use crate::names::services_mac;
 use crate::observed::Guard;
 
 /// The nft table that holds every guard; its family is `netdev`.
@@ -23,8 +25,9 @@ pub const PRIORITY: i32 = -500;
 const RARP: u16 = 0x8035;
 const DELIVERY: &str = "-out";
 
-/// The guard before a port's tap: what the guest sends passes only under its own MAC and addresses.
-pub fn port_guard(port: &LocalPort) -> Guard {
+/// The guard before the tap of a port in network `vni`: what the guest sends passes only under its own MAC and addresses.
+/// What it sends to the services' addresses goes to them, also when it knows no better than to give it to its gateway.
+pub fn port_guard(vni: u32, port: &LocalPort) -> Guard {
     let mac = port.mac.to_string();
     let v4 = port.addresses.iter().filter(|a| a.is_ipv4()).map(IpAddr::to_string).collect::<Vec<_>>();
     let mut v6 =
@@ -58,6 +61,7 @@ pub fn port_guard(port: &LocalPort) -> Guard {
             is(payload("udp", "dport"), json!(67)),
         ]),
     ];
+    rules.extend(SERVICE_ADDRESSES.map(|address| to_services(vni, address)));
     if v4.is_empty() {
         rules.push(drop_rule("ipv4", vec![is(payload("ether", "type"), json!("ip"))]));
     } else {
@@ -198,6 +202,12 @@ fn is_not(left: Value, mut values: Vec<String>) -> Value {
     // nft rewrites a set of one element to a plain comparison.
     let right = if values.len() == 1 { json!(values.remove(0)) } else { json!({"set": values}) };
     json!({"match": {"op": "!=", "left": left, "right": right}})
+}
+
+fn to_services(vni: u32, address: &str) -> Value {
+    let protocol = if address.contains(':') { "ip6" } else { "ip" };
+    let to = json!({"mangle": {"key": payload("ether", "daddr"), "value": services_mac(vni).to_string()}});
+    json!({"expr": [is(payload(protocol, "daddr"), json!(address)), to]})
 }
 
 fn accept_rule(mut matches: Vec<Value>) -> Value {

@@ -40,7 +40,9 @@
 //! ([`ruleset`]). A port with groups that are not known yet gets nothing in.
 //!
 //! # Routers
-//! Each is a namespace of its own with an end in the bridge of each of its networks ([`router`]).
+//! Each is a namespace of its own with an end in the bridge of each of its networks ([`router`]). It translates floating
+//! addresses and those of load balancers ([`translation`]); what answers a balanced connection is sent back through it
+//! ([`steering`]).
 //!
 //! Not here: address management, DHCP, and the announcement of a moved guest: its QEMU sends it
 //! when told to (`announce-self`), and only while the guest runs. Until external VTEPs have heard it, what they send for
@@ -61,7 +63,9 @@ pub mod plan;
 pub mod plane;
 pub mod router;
 pub mod ruleset;
+pub mod steering;
 pub mod target;
+pub mod translation;
 pub mod underlay;
 
 pub use desired::{HostGroup, HostGroupRule, HostNetwork, HostNetworks, HostPeer, LocalPort, RemotePort, Validate};

@@ -82,6 +82,12 @@ pub fn apply(state: &mut Observed, change: &Change) -> Result<(), String> {
             state.groups = (**to).clone();
             state.filters_bridges &= !to.is_empty();
         }
+        Change::SetSteering { from, to } => {
+            if state.steering != **from {
+                return Err("the ways of frames are not as expected".to_owned());
+            }
+            state.steering = (**to).clone();
+        }
         Change::SetBridgeOptions { name, options } => {
             let link = link(state, name)?;
             let LinkKind::Bridge(had) = link.kind else { return Err(format!("'{name}' is no bridge")) };

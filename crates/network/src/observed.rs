@@ -28,6 +28,8 @@ pub struct Observed {
     pub routers: BTreeMap<String, RouterState>,
     /// Security groups.
     pub groups: Ruleset,
+    /// Frames that take another way ([`crate::steering`]).
+    pub steering: Ruleset,
     /// Whether the kernel shows bridged packets to `groups` (br_netfilter). Only looked at while there are some.
     pub filters_bridges: bool,
 }

@@ -69,6 +69,11 @@ pub enum Change {
         from: Box<Ruleset>,
         to: Box<Ruleset>,
     },
+    /// The same for the frames that take another way.
+    SetSteering {
+        from: Box<Ruleset>,
+        to: Box<Ruleset>,
+    },
     SetBridgeOptions {
         name: String,
         options: BridgeOptions,
@@ -142,6 +147,7 @@ impl fmt::Display for Change {
             Self::RemoveRouter { router } => write!(f, "remove router '{router}'"),
             Self::FilterBridges => write!(f, "filter bridged packets"),
             Self::SetGroups { .. } => write!(f, "set the security groups"),
+            Self::SetSteering { .. } => write!(f, "set the ways of balanced connections"),
             Self::SetBridgeOptions { name, .. } => write!(f, "set the options of bridge '{name}'"),
             Self::SetMtu { name, mtu } => write!(f, "set the MTU of '{name}' to {mtu}"),
             Self::StopAddressGeneration { name } => write!(f, "stop IPv6 address generation on '{name}'"),
@@ -301,6 +307,10 @@ impl Planner<'_> {
         if self.state.groups != self.desired.groups {
             let (from, to) = (Box::new(self.state.groups.clone()), Box::new(self.desired.groups.clone()));
             self.push(Change::SetGroups { from, to });
+        }
+        if self.state.steering != self.desired.steering {
+            let (from, to) = (Box::new(self.state.steering.clone()), Box::new(self.desired.steering.clone()));
+            self.push(Change::SetSteering { from, to });
         }
     }
 

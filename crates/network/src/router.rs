@@ -8,20 +8,22 @@
 //! The gateway has the same MAC and address on each host, so a guest finds its gateway wherever it runs, and what it sends
 //! to another network is routed on its own host. The namespace keeps routers apart: networks of different routers may
 //! use the same addresses, and none reaches the host.
+//!
+//! The virtual address of a load balancer is one of the router's in its network, on each host: whoever is behind the router
+//! finds it on its own host. What becomes of connections to it is in [`translation`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use gantry_types::{HostNetworks, HostRouter};
+use gantry_types::HostNetworks;
 use ipnet::IpNet;
-use serde_json::{Value, json};
 
 use crate::desired::NetworkDevices;
 use crate::mac::MacAddress;
 use crate::names;
 use crate::observed::{Link, LinkKind, Observed, PortFlags};
-use crate::ruleset::expression::*;
-use crate::ruleset::{Chain, Hook, Ruleset};
+use crate::ruleset::Ruleset;
+use crate::translation;
 
 /// A router's namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,11 +60,18 @@ const LEG_FLAGS: PortFlags = PortFlags {
 pub fn add_to(state: &mut Observed, desired: &HostNetworks) {
     for router in &desired.routers {
         let key = names::router_key(router.uuid);
-        let mut inside = RouterState { forwards: true, nat: nat(router), ..RouterState::default() };
+        let mut inside = RouterState {
+            forwards: true,
+            nat: translation::table(router, &desired.balancers),
+            ..RouterState::default()
+        };
         let bridge = |vni| desired.networks.iter().find(|network| network.vni == vni).map(NetworkDevices::bridge);
+        let own_balancers = || desired.balancers.iter().filter(|balancer| balancer.router == router.uuid);
         for leg in &router.legs {
             let Some(bridge) = bridge(leg.vni) else { continue };
-            let addresses = leg.addresses.iter().copied().collect();
+            let virtual_ones = own_balancers().filter(|balancer| balancer.vni == leg.vni);
+            let virtual_ones = virtual_ones.map(|balancer| IpNet::from(balancer.address));
+            let addresses = leg.addresses.iter().copied().chain(virtual_ones).collect();
             join(state, &key, names::leg_name(leg.vni), &bridge, (leg.mac, leg.mtu), &addresses);
             let leg_inside = Leg { mac: leg.mac, mtu: leg.mtu, up: true, addresses };
             inside.legs.insert(names::inner_leg_name(leg.vni), leg_inside);
@@ -70,8 +79,9 @@ pub fn add_to(state: &mut Observed, desired: &HostNetworks) {
         if let Some(external) = &router.external
             && let Some(bridge) = bridge(external.vni)
         {
-            let floating = router.floating.iter().map(|floating| IpNet::from(floating.address));
-            let addresses = external.addresses.iter().copied().chain(floating).collect();
+            let floating = router.floating.iter().map(|floating| floating.address);
+            let floating = floating.chain(own_balancers().flat_map(|balancer| balancer.floating.iter().copied()));
+            let addresses = external.addresses.iter().copied().chain(floating.map(IpNet::from)).collect();
             let name = names::external_leg_name(router.uuid);
             join(state, &key, name, &bridge, (external.mac, external.mtu), &addresses);
             let leg = Leg { mac: external.mac, mtu: external.mtu, up: true, addresses };
@@ -104,37 +114,4 @@ fn join(
     for address in addresses {
         state.neighbours.insert((bridge.to_owned(), address.addr()), mac);
     }
-}
-
-fn nat(router: &HostRouter) -> Ruleset {
-    let Some(external) = &router.external else { return Ruleset::default() };
-    let mut inbound = Vec::new();
-    let mut outbound = Vec::new();
-    let leaves = || is(meta("oifname"), json!(names::INNER_EXTERNAL_LEG));
-    let translated = |how: &str, to: IpAddr| json!({how: {"family": family(to), "addr": to.to_string()}});
-    let same_family = |floating: &&gantry_types::HostFloatingIp| floating.address.is_ipv4() == floating.fixed.is_ipv4();
-    for floating in router.floating.iter().filter(same_family) {
-        let (outside, inside) = (floating.address, floating.fixed);
-        let at = |field: &str, address: IpAddr| is(payload(family(address), field), json!(address.to_string()));
-        inbound.push(rule(vec![at("daddr", outside), counted(), translated("dnat", inside)]));
-        outbound.push(rule(vec![leaves(), at("saddr", inside), counted(), translated("snat", outside)]));
-    }
-    if external.snat {
-        for is_v4 in [true, false] {
-            let own = external.addresses.iter().map(IpNet::addr).find(|address| address.is_ipv4() == is_v4);
-            if let Some(own) = own {
-                let protocol = is(meta("nfproto"), json!(if is_v4 { "ipv4" } else { "ipv6" }));
-                outbound.push(rule(vec![leaves(), protocol, counted(), translated("snat", own)]));
-            }
-        }
-    }
-    if inbound.is_empty() && outbound.is_empty() {
-        return Ruleset::default();
-    }
-    let chain = |hook: &str, priority: i32, rules: Vec<Value>| Chain::at(Hook::new("nat", hook, priority), rules);
-    let chains = [
-        ("prerouting".to_owned(), chain("prerouting", -100, inbound)),
-        ("postrouting".to_owned(), chain("postrouting", 100, outbound)),
-    ];
-    Ruleset { chains: chains.into(), ..Ruleset::default() }
 }

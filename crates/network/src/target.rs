@@ -12,6 +12,7 @@ use crate::observed::{BridgeOptions, Link, LinkKind, Observed, PortFlags, VxlanO
 use crate::plan::{Change, Scope, plan};
 use crate::plane::PortRef;
 use crate::router;
+use crate::steering;
 
 /// Where guests find their network's services.
 const SERVICES_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
@@ -28,6 +29,7 @@ pub fn host(desired: &HostNetworks) -> Observed {
     }
     router::add_to(&mut state, desired);
     state.groups = groups::compile(desired);
+    state.steering = steering::compile(desired);
     // Once on, it stays: others may rely on it by then.
     state.filters_bridges = !state.groups.is_empty();
     state
@@ -102,7 +104,7 @@ fn add_network(state: &mut Observed, network: &HostNetwork) {
     for port in &network.local {
         let kind = LinkKind::Tap { owner_uid: port.owner_uid };
         state.links.insert(port.tap(), link(kind, Some(tap_flags(port.active))));
-        state.guards.insert(port.tap(), guard::port_guard(port));
+        state.guards.insert(port.tap(), guard::port_guard(network.vni, port));
         if !port.groups.is_empty() {
             state.guards.insert(guard::delivery_name(&port.tap()), guard::delivery_guard());
         }

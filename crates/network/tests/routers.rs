@@ -5,10 +5,10 @@ mod support;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use gantry_network::{
-    DataPlane, HostNetwork, HostNetworks, LinuxDataPlane, LocalPort, MacAddress, RemotePort, tap_name,
-};
+use gantry_network::flows::FlowTable;
+use gantry_network::{DataPlane, HostNetwork, HostNetworks, LocalPort, MacAddress, RemotePort};
 use gantry_types::{ExternalLeg, HostFloatingIp, HostRouter, RouterLeg, gateway_mac};
+use support::site::{attach, insistently, site};
 use support::*;
 use uuid::Uuid;
 
@@ -56,62 +56,11 @@ fn desired(host: u8) -> HostNetworks {
             addresses: vec![format!("{}/24", leg_address(host)).parse().unwrap()],
             gateways: vec![CLIENT.into()],
             snat: true,
+            balancing_hosts: vec![],
         }),
         floating: vec![],
     };
     HostNetworks { networks: vec![web, db, outside], routers: vec![router], ..HostNetworks::default() }
-}
-
-struct Site {
-    hosts: Vec<(Namespace, LinuxDataPlane)>,
-    client: Namespace,
-    _switch: Namespace,
-}
-
-impl Drop for Site {
-    fn drop(&mut self) {
-        for (host, _) in &self.hosts {
-            let name = format!("{}-r0000abcd", host.name);
-            let _gone = std::process::Command::new("ip").args(["netns", "del", &name]).status();
-        }
-    }
-}
-
-async fn site() -> Site {
-    let switch = Namespace::new("switch");
-    switch.ip("link add br0 type bridge");
-    switch.ip("link set br0 up");
-    let plug = |namespace: &Namespace, number: u8| {
-        namespace.ip(&format!("link add u0 mtu 1600 type veth peer name p{number} netns {} mtu 1600", switch.name));
-        switch.ip(&format!("link set p{number} master br0 up"));
-        namespace.ip(&format!("addr add {}/24 dev u0", vtep(number)));
-        namespace.ip("link set u0 up");
-    };
-    let mut hosts = Vec::new();
-    for number in 1..=2 {
-        let host = Namespace::new(&format!("h{number}"));
-        plug(&host, number);
-        let plane = LinuxDataPlane::in_namespace(&host.name);
-        plane.apply(&desired(number)).await.unwrap();
-        hosts.push((host, plane));
-    }
-    let client = Namespace::new("client");
-    plug(&client, 9);
-    client.ip(&format!("link add ext0 mtu 1450 type vxlan id {OUTSIDE} local {} dstport 4789 learning", vtep(9)));
-    client.ip(&format!("addr add {CLIENT}/24 dev ext0"));
-    client.ip("link set ext0 up");
-    for number in 1..=2 {
-        client.bridge(&format!("fdb append 00:00:00:00:00:00 dev ext0 dst {} self permanent", vtep(number)));
-    }
-    Site { hosts, client, _switch: switch }
-}
-
-fn attach(host: &Namespace, last: u8) -> Guest {
-    let guest = Guest::attach(host, last);
-    eventually("the tap to forward", || {
-        host.bridge(&format!("link show dev {}", tap_name(port(last, true).id))).contains("state forwarding")
-    });
-    guest
 }
 
 /// A frame of guest 11 to somewhere beyond its gateway.
@@ -119,20 +68,9 @@ fn beyond(to: Ipv4Addr, port: u16, data: &[u8]) -> Vec<u8> {
     udp((gateway_mac(WEB), to), (mac(11), guest_address(11)), (5000, port), data)
 }
 
-/// Sends until it has arrived: what has to be resolved on the way may take a first packet's time.
-fn insistently(from: &Guest, frame: &[u8], mut has_arrived: impl FnMut() -> bool) {
-    for _ in 0..50 {
-        from.send(frame);
-        if has_arrived() {
-            return;
-        }
-    }
-    panic!("it never arrived");
-}
-
 #[tokio::test]
 async fn guests_reach_other_networks_the_outside_and_are_reached_by_floating_addresses() {
-    let site = site().await;
+    let site = site(desired, OUTSIDE, CLIENT).await;
     let plane = &site.hosts[0].1;
     assert!(plane.apply(&desired(1)).await.unwrap().changes.is_empty());
     let (eleven, twenty_one) = (attach(&site.hosts[0].0, 11), attach(&site.hosts[1].0, 21));
@@ -199,4 +137,60 @@ async fn guests_reach_other_networks_the_outside_and_are_reached_by_floating_add
     twenty_one.receive("the datagram after the repair", |frame| carries(frame, b"again"));
     plane.apply(&HostNetworks::default()).await.unwrap();
     assert!(plane.observe().await.unwrap().routers.is_empty());
+}
+
+/// The same, after guest 11 has moved to host 2.
+fn moved(host: u8) -> HostNetworks {
+    let mut desired = desired(host);
+    let web = &mut desired.networks[0];
+    (web.local, web.remote) = if host == 2 { (vec![port(11, true)], vec![]) } else { (vec![], vec![remote(11, 2)]) };
+    desired
+}
+
+#[tokio::test]
+async fn what_a_guest_has_sent_out_goes_on_under_its_first_hosts_address_after_it_has_moved() {
+    let site = site(desired, OUTSIDE, CLIENT).await;
+    let before = attach(&site.hosts[0].0, 11);
+    let socket = site.client.enter(|| UdpSocket::bind(SocketAddr::from((CLIENT, 4000))).unwrap());
+    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let hears = |guest: &Guest, data: &[u8]| {
+        let mut buffer = [0; 100];
+        let mut heard = None;
+        insistently(guest, &beyond(CLIENT, 4000, data), || {
+            heard = socket.recv_from(&mut buffer).ok().filter(|(length, _)| buffer[..*length] == *data);
+            heard.is_some()
+        });
+        heard.unwrap().1
+    };
+    let outside = hears(&before, b"before");
+    assert_eq!(outside.ip(), IpAddr::from(leg_address(1)));
+
+    // What the two agents do: the connections ahead, then the port.
+    let tables = site.hosts.iter().map(|(host, _)| FlowTable::of(Some(host.name.clone()))).collect::<Vec<_>>();
+    let router = desired(1).routers[0].uuid;
+    let flows = tables[0].flows(&tables[0].router(router), &[guest_address(11).into()]).await.unwrap();
+    assert_eq!(flows.len(), 1, "{flows:?}");
+    site.hosts[1].1.apply(&moved(2)).await.unwrap();
+    assert_eq!(tables[1].add(&tables[1].router(router), &flows).await.unwrap(), flows);
+    site.hosts[0].1.apply(&moved(1)).await.unwrap();
+    drop(before);
+
+    // Out by the new host and back by the old one, which sends it on.
+    let after = attach(&site.hosts[1].0, 11);
+    assert_eq!(hears(&after, b"after"), outside, "the client sees the connection that it knows");
+    for _ in 0..3 {
+        socket.send_to(b"answer", outside).unwrap();
+        let answer = after.receive("the answer", |frame| carries(frame, b"answer"));
+        assert_eq!(answer[26..30], CLIENT.octets());
+    }
+    // The old host is not idle as long as it lasts; what is new belongs to the new one.
+    let left = tables[0].flows(&tables[0].router(router), &[leg_address(1).into()]).await.unwrap();
+    assert_eq!(left.len(), 1, "{left:?}");
+    let fresh = udp((gateway_mac(WEB), CLIENT), (mac(11), guest_address(11)), (6000, 4000), b"new");
+    let mut buffer = [0; 100];
+    let mut heard = None;
+    insistently(&after, &fresh, || {
+        heard = socket.recv_from(&mut buffer).ok();
+        heard.is_some_and(|(_, from)| from.ip() == IpAddr::from(leg_address(2)))
+    });
 }

@@ -52,7 +52,14 @@ fn network_config_is_netplan_version_2() {
     assert_eq!(nic["gateway4"], "10.20.0.1");
     assert_eq!(nic["nameservers"]["addresses"][0], "10.20.0.53");
     assert_eq!(nic["mtu"], 1450);
-    assert!(nic.get("dhcp4").is_none());
+    assert!(nic.get("dhcp4").is_none() && nic.get("routes").is_none());
+    // Without a gateway there is a way to the services all the same.
+    let mut without = seed();
+    without.nics[0].gateways.clear();
+    let document: serde_norway::Value =
+        serde_norway::from_str(&read(&without.build().unwrap(), "network-config")).unwrap();
+    let route = &document["ethernets"]["eth0"]["routes"][0];
+    assert_eq!((route["to"].as_str(), route["scope"].as_str()), (Some("169.254.169.254/32"), Some("link")));
 }
 
 /// The lines that small guests look for: the first `- ADDRESS/PREFIX`, and `gateway4: ADDRESS`.

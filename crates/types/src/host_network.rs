@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::{Direction, MacAddress, Name, PortRange, Protocol};
+use crate::{Direction, HealthCheck, Listener, MacAddress, Name, PortRange, Protocol};
 
 /// All networks of one host. Applying it again changes nothing; what is not in it is removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -22,6 +22,43 @@ pub struct HostNetworks {
     /// The routers of this host's ports.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routers: Vec<HostRouter>,
+    /// The load balancers whose routers are here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub balancers: Vec<HostBalancer>,
+}
+
+/// A load balancer as hosts know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostBalancer {
+    pub uuid: Uuid,
+    pub name: Name,
+    /// The router that translates for it.
+    pub router: Uuid,
+    /// Of the network that it has its address in.
+    pub vni: u32,
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    /// Addresses of the router's external network that lead to it and are this host's to translate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub floating: Vec<IpAddr>,
+    pub listeners: Vec<Listener>,
+    /// What those of its members that run here are asked.
+    pub check: HealthCheck,
+    pub checked_port: u16,
+    pub members: Vec<HostMember>,
+}
+
+/// A member's card, wherever it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+pub struct HostMember {
+    pub port: Uuid,
+    pub vni: u32,
+    /// Of the balancer's family.
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    /// Only healthy ones get new connections.
+    pub healthy: bool,
 }
 
 /// A router as one host has it. Its networks, the external one too, are in [`HostNetworks::networks`].
@@ -60,6 +97,10 @@ pub struct ExternalLeg {
     #[schema(value_type = Vec<String>)]
     pub gateways: Vec<IpAddr>,
     pub snat: bool,
+    /// Other hosts' addresses there that balanced connections come from: what answers them keeps its own address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub balancing_hosts: Vec<IpAddr>,
 }
 
 /// An address of the external network and that of the port it leads to.

@@ -14,6 +14,7 @@ mod host;
 mod host_network;
 mod image;
 mod labels;
+mod load_balancer;
 mod mac;
 mod meta;
 mod migration;
@@ -48,11 +49,14 @@ pub use host::{
     PowerDriverKind, WakeProof,
 };
 pub use host_network::{
-    ExternalLeg, HostFloatingIp, HostGroup, HostGroupRule, HostNetwork, HostNetworks, HostPeer, HostRouter, HostSubnet,
-    LocalPort, PeerAddresses, PeerSet, RemotePort, RouterLeg,
+    ExternalLeg, HostBalancer, HostFloatingIp, HostGroup, HostGroupRule, HostMember, HostNetwork, HostNetworks,
+    HostPeer, HostRouter, HostSubnet, LocalPort, PeerAddresses, PeerSet, RemotePort, RouterLeg,
 };
 pub use image::{Image, ImageFormat, ImagePhase, ImageSource, ImageSpec, ImageStatus};
 pub use labels::{Labels, Selector};
+pub use load_balancer::{
+    HealthCheck, InvalidListener, Listener, LoadBalancer, LoadBalancerMember, LoadBalancerSpec, LoadBalancerStatus,
+};
 pub use mac::MacAddress;
 pub use meta::{Metadata, ObjectRef};
 pub use migration::{MigrationFigures, MigrationMode, MigrationPolicy, MigrationProgress, PostCopy};

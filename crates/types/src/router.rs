@@ -62,6 +62,9 @@ pub struct FloatingIpSpec {
     /// The port that it leads to, instead of a VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<Name>,
+    /// The load balancer that it leads to, instead of a VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<Name>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -69,4 +72,7 @@ pub struct FloatingIpStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub address: Option<IpAddr>,
+    /// The host that translates it, if it leads to a load balancer: the same one as long as it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Name>,
 }

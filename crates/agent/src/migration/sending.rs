@@ -176,8 +176,8 @@ impl Sending {
     /// Sends the guest's tracked connections ahead of it. Without them it moves all the same.
     async fn hand_over_flows(&self) {
         let hand_over = async {
-            let floating = self.host.networks.floating(&self.nics).await;
-            let flows = flows::of_vm(&self.nics, &floating).await?;
+            let routers = self.host.networks.routers_of(&self.nics).await;
+            let flows = flows::of_vm(&self.nics, &routers).await?;
             if flows.is_empty() {
                 return Ok(());
             }

@@ -4,6 +4,7 @@
 //! functions.
 
 mod ha;
+mod load_balancer;
 mod local;
 mod networking;
 mod objects;
@@ -23,6 +24,7 @@ use gantry_types::Name;
 use crate::{kind::Kind, wait::Condition};
 
 pub use ha::HaCommand;
+pub use load_balancer::{HealthOptions, LoadBalancerCommand, LoadBalancerCreate};
 pub use local::{
     AgentCommand, AgentRun, ControllerCommand, ControllerInit, ControllerRun, HostJoin, LabCommand, LabUp,
 };
@@ -123,6 +125,9 @@ pub enum Command {
     /// Addresses of external networks that lead to VMs
     #[command(subcommand, visible_alias = "fip")]
     FloatingIp(FloatingIpCommand),
+    /// One address in front of many VMs
+    #[command(subcommand, visible_alias = "lb")]
+    LoadBalancer(LoadBalancerCommand),
     /// States of VMs that can be gone back to
     #[command(subcommand)]
     Snapshot(SnapshotCommand),

@@ -56,14 +56,18 @@ pub enum FloatingIpCommand {
         #[arg(long, value_name = "ADDRESS")]
         address: Option<IpAddr>,
     },
-    /// Let an address lead to a VM: one that leads nowhere yet, or a new one named as the VM
+    /// Let an address lead to a VM or a load balancer: one that leads nowhere yet, or a new one named as its target
     Attach {
         /// The VM
-        vm: Name,
+        #[arg(required_unless_present = "load_balancer", conflicts_with = "load_balancer")]
+        vm: Option<Name>,
+        /// The load balancer, instead of a VM
+        #[arg(long, value_name = "NAME")]
+        load_balancer: Option<Name>,
         /// This floating address
         #[arg(long, value_name = "NAME")]
         ip: Option<Name>,
-        /// An address of this external network; needed if the VM's routers have several
+        /// An address of this external network; needed if several lead there
         #[arg(long, value_name = "NAME")]
         network: Option<Name>,
     },

@@ -34,6 +34,7 @@ macro_rules! with_object {
             Object::Port($object) => $body,
             Object::Router($object) => $body,
             Object::FloatingIp($object) => $body,
+            Object::LoadBalancer($object) => $body,
             Object::Image($object) => $body,
             Object::Host($object) => {
                 let $object = &**$object;
@@ -187,8 +188,10 @@ fn named_by(object: &Object) -> Vec<(Kind, &Name)> {
         Object::FloatingIp(floating) => {
             let vm = floating.spec.vm.iter().map(|vm| (Kind::Vm, vm));
             let port = floating.spec.port.iter().map(|port| (Kind::Port, port));
-            vm.chain(port).chain([(Kind::Network, &floating.spec.network)]).collect()
+            let balancer = floating.spec.load_balancer.iter().map(|balancer| (Kind::LoadBalancer, balancer));
+            vm.chain(port).chain(balancer).chain([(Kind::Network, &floating.spec.network)]).collect()
         }
+        Object::LoadBalancer(balancer) => vec![(Kind::Network, &balancer.spec.network)],
         Object::Host(host) => vec![(Kind::Cluster, &host.spec.cluster)],
         Object::Policy(policy) => vec![(Kind::Cluster, &policy.spec.cluster)],
         Object::Cluster(_) | Object::Network(_) | Object::AddressSet(_) | Object::Image(_) => Vec::new(),

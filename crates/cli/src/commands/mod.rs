@@ -6,6 +6,7 @@ mod contexts;
 mod ha;
 mod hosts;
 mod images;
+mod load_balancers;
 mod networking;
 mod networks;
 mod objects;
@@ -68,6 +69,7 @@ pub async fn dispatch(cli: Cli, programs: &impl Programs) -> Result<(), Failure>
         Command::SecurityGroup(command) => networking::security_groups(&session, command).await,
         Command::Router(command) => routing::routers(&session, command).await,
         Command::FloatingIp(command) => routing::floating_ips(&session, command).await,
+        Command::LoadBalancer(command) => load_balancers::run(&session, command).await,
         Command::AddressSet(command) => networking::address_sets(&session, command).await,
         Command::Snapshot(command) => snapshots::run(&session, command).await,
         Command::Host(command) => hosts::run(&session, command, programs).await,

@@ -6,6 +6,7 @@
 mod age;
 mod describe;
 mod explanation;
+mod load_balancer;
 mod rows;
 mod snapshot_tree;
 mod table;

@@ -17,7 +17,7 @@ pub fn api_name(value: &impl Serialize) -> String {
     }
 }
 
-fn or_dash<T: ToString>(value: Option<T>) -> String {
+pub(super) fn or_dash<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
@@ -303,7 +303,7 @@ impl Row for Router {
 
 impl Row for FloatingIp {
     const PLURAL_FOR_PEOPLE: &'static str = "floating addresses";
-    const HEADERS: &'static [&'static str] = &["NAME", "NETWORK", "ADDRESS", "VM", "PORT", "AGE"];
+    const HEADERS: &'static [&'static str] = &["NAME", "NETWORK", "ADDRESS", "VM", "PORT", "BALANCER", "AGE"];
     const WIDE_HEADERS: &'static [&'static str] = &["UUID"];
 
     fn cells(&self, around: &Surroundings) -> Vec<String> {
@@ -313,6 +313,7 @@ impl Row for FloatingIp {
             or_dash(self.status.address),
             or_dash(self.spec.vm.as_ref()),
             or_dash(self.spec.port.as_ref()),
+            or_dash(self.spec.load_balancer.as_ref()),
             age(self.metadata.created_at, around.now),
         ]
     }

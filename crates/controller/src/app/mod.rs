@@ -12,6 +12,7 @@ pub mod host;
 pub mod host_work;
 pub mod image;
 mod listing;
+mod load_balancer;
 pub mod managed;
 pub mod network;
 pub mod operation;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
-use gantry_types::{FloatingIp, Name, Network, NicStatus, Problem, Resource, Router, Subnet, Vm};
+use gantry_types::{FloatingIp, LoadBalancer, Name, Network, NicStatus, Problem, Resource, Router, Subnet, Vm};
 
 use super::{
     App,
@@ -83,16 +83,29 @@ impl Managed for Router {
                 known.push((name.clone(), subnet));
             }
         }
+        let needs_it = |balancer: &&Arc<LoadBalancer>| {
+            let router = router_of(tables, &balancer.spec.network);
+            router.is_some_and(|router| router.metadata.name == self.metadata.name)
+                && !self.spec.networks.contains(&balancer.spec.network)
+        };
+        if let Some(balancer) = tables.load_balancers.values().find(needs_it) {
+            let message =
+                format!("network '{}' has load-balancer '{}'; keep it", balancer.spec.network, balancer.name());
+            wrong.push(("spec.networks".to_owned(), message));
+        }
         wrong
     }
 
     fn users(&self, tables: &Tables) -> Vec<String> {
+        let balancers = tables.load_balancers.values();
+        let balancers = balancers.filter(|balancer| self.spec.networks.contains(&balancer.spec.network));
+        let balancers = balancers.map(|balancer| format!("load-balancer '{}'", balancer.name()));
         let leads_through = |floating: &&Arc<FloatingIp>| {
             let target = floating_target(tables, floating);
             target.is_some_and(|(_, nic)| self.spec.networks.contains(&nic.network))
         };
         let floating = tables.floating_ips.values().filter(leads_through);
-        floating.map(|floating| format!("floating-ip '{}'", floating.name())).collect()
+        floating.map(|floating| format!("floating-ip '{}'", floating.name())).chain(balancers).collect()
     }
 
     async fn unsettle(&self, app: &App, change: &mut Change) -> Result<(), Problem> {
@@ -133,9 +146,10 @@ impl Managed for FloatingIp {
     const EVENT: &'static str = "FloatingIp";
 
     fn mistakes(&self) -> Vec<Mistake> {
-        let both = self.spec.vm.is_some() && self.spec.port.is_some();
-        let message = "it leads to a VM or to a port; leave one out".to_owned();
-        both.then(|| ("spec.port".to_owned(), message)).into_iter().collect()
+        let targets = [self.spec.vm.is_some(), self.spec.port.is_some(), self.spec.load_balancer.is_some()];
+        let several = targets.into_iter().filter(|given| *given).count() > 1;
+        let message = "it leads to a VM, to a port or to a load balancer; name one of them".to_owned();
+        several.then(|| ("spec.port".to_owned(), message)).into_iter().collect()
     }
 
     fn wrong_references(&self, tables: &Tables) -> Vec<Mistake> {
@@ -157,7 +171,22 @@ impl Managed for FloatingIp {
                 let found = tables.ports.get(port.as_str());
                 ("spec.port", format!("port '{port}'"), found.map(|port| vec![port.spec.network.clone()]))
             }
-            (None, None) => return wrong,
+            (None, None) => match &self.spec.load_balancer {
+                Some(balancer) => {
+                    let found = tables.load_balancers.get(balancer.as_str());
+                    let own = self.status.address.or(self.spec.address);
+                    let virtual_address = found.and_then(|balancer| balancer.status.address);
+                    if let (Some(own), Some(to)) = (own, virtual_address)
+                        && own.is_ipv4() != to.is_ipv4()
+                    {
+                        let message = format!("load-balancer '{balancer}' has {to}, which is of another family");
+                        wrong.push(("spec.load_balancer".to_owned(), message));
+                    }
+                    let networks = found.map(|balancer| vec![balancer.spec.network.clone()]);
+                    ("spec.load_balancer", format!("load-balancer '{balancer}'"), networks)
+                }
+                None => return wrong,
+            },
         };
         match networks {
             None => wrong.push((field.to_owned(), format!("{target} does not exist"))),
@@ -174,6 +203,7 @@ impl Managed for FloatingIp {
             other.metadata.name != self.metadata.name
                 && other.spec.network == *network
                 && (&other.spec.vm, &other.spec.port) == (&self.spec.vm, &self.spec.port)
+                && other.spec.load_balancer == self.spec.load_balancer
         };
         if let Some(other) = tables.floating_ips.values().find(same) {
             wrong.push((field.to_owned(), format!("{target} has floating-ip '{}' already", other.name())));

@@ -26,8 +26,8 @@ use gantry_api::{
     },
 };
 use gantry_types::{
-    AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, Network, NetworkSubnet, Operation, Policy, Port,
-    Problem, Resource, SecurityGroup, Snapshot, User as StoredUser, Vm,
+    AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Network, NetworkSubnet, Operation,
+    Policy, Port, Problem, Resource, SecurityGroup, Snapshot, User as StoredUser, Vm,
 };
 use utoipa::{
     IntoParams, ToSchema,
@@ -102,6 +102,7 @@ fn routes() -> Routes {
     routes = managed::<AddressSet>(routes);
     routes = managed::<gantry_types::Router>(routes);
     routes = managed::<FloatingIp>(routes);
+    routes = managed::<LoadBalancer>(routes);
     let summary = "Where a packet of this port (or VM) would go, and which rule allows or drops it";
     let trace = Endpoint::new(HttpMethod::Get, "/v1/ports/{name}/trace", Port::KIND, summary);
     routes = routes.add(trace.query::<TraceQuery>().answers::<Trace>(200), get(managed::trace));

@@ -68,6 +68,7 @@ fn fell_asleep_with(host: &Host, beat: &Heartbeat) -> bool {
 /// False if it is an old one.
 fn remember(app: &App, host: &Name, beat: &Heartbeat) -> bool {
     let (now, elapsed) = (app.clock.now(), app.clock.elapsed());
+    let mut concerns_networks = false;
     let is_new = app.model.overlay_mut(|overlay| {
         if let Some(last) = overlay.hosts.get(host.as_str())
             && last.agent_instance == beat.agent_instance
@@ -82,11 +83,19 @@ fn remember(app: &App, host: &Name, beat: &Heartbeat) -> bool {
             last_seen_elapsed: elapsed,
             metrics: beat.metrics,
             networks_generation: beat.networks_generation,
+            members: beat.members.clone(),
+            idle_routers: beat.idle_routers.clone(),
             vms: beat.vms.iter().map(|observation| (observation.uuid, observation.clone())).collect(),
         };
+        let before = overlay.hosts.get(host.as_str());
+        concerns_networks = before
+            .is_none_or(|before| (&before.members, &before.idle_routers) != (&report.members, &report.idle_routers));
         overlay.reported(host.as_str(), report);
         true
     });
+    if concerns_networks {
+        app.wakeups.networks.notify_one();
+    }
     if is_new {
         app.history.record(now, measured(host, beat));
     }

@@ -7,6 +7,7 @@ pub mod cluster_keeper;
 pub mod event_trimmer;
 pub mod host_failure_detector;
 pub mod intake;
+pub mod load_balancers;
 pub mod network_distributor;
 pub mod observed_vm;
 pub mod policies;

@@ -12,7 +12,7 @@ use std::{
 use futures::future::join_all;
 use gantry_types::{Host, HostNetworks, HostState, Name, Problem, Resource};
 
-use super::{router_addresses, woken};
+use super::{load_balancers, router_addresses, woken};
 use crate::{app::App, host_networks::compute};
 
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -33,6 +33,7 @@ impl Distributor {
 pub async fn run(app: Arc<App>) {
     loop {
         woken(&app, &app.wakeups.networks, INTERVAL).await;
+        load_balancers::pass(&app).await;
         router_addresses::pass(&app).await;
         pass(&app).await;
     }

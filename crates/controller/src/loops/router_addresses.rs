@@ -1,15 +1,20 @@
-//! Gives each host that has a VM behind a router an address of the router's external network, and takes back those that
-//! are not needed. The address is a lease of that network, held by the router; nothing else is written.
+//! Gives each host that has a VM behind a router an address of the router's external network, and the host by which a load
+//! balancer is reached from outside. The address is a lease of that network, held by the router; nothing else is written.
+//!
+//! It is taken back when the host says that nothing is translated to it any more: a guest that has moved away keeps its
+//! connections, and their answers come to the address of the host where they began. A host that does not answer keeps
+//! its addresses, one that is deleted loses them.
 
 use std::collections::BTreeMap;
 
-use gantry_types::{Name, Network, Problem, Resource, Router};
+use gantry_types::{Host, Name, Network, Problem, Resource, Router};
 use uuid::Uuid;
 
 use crate::{
     addresses::{Claim, release},
     app::{App, port::lease_in, router::holder},
-    model::Tables,
+    host_balancers,
+    model::{Overlay, Tables},
     objects::Change,
 };
 
@@ -27,24 +32,34 @@ pub async fn pass(app: &App) {
     }
 }
 
-/// The hosts that have, or are about to have, a VM in one of the router's networks, by their leg's port.
-fn needed(tables: &Tables, router: &Router) -> BTreeMap<Uuid, Name> {
+/// The hosts that have, or are about to have, a VM in one of the router's networks, or translate for its load balancers;
+/// and of those that hold an address those that still need it. By their leg's port.
+fn needed(tables: &Tables, overlay: &Overlay, router: &Router, held: &[Uuid]) -> BTreeMap<Uuid, Name> {
+    let leg = |host: &Name| (leg_id(router.metadata.uuid, host), host.clone());
+    let is_idle = |host: &Host| {
+        let report = overlay.hosts.get(host.name());
+        report.is_some_and(|report| report.idle_routers.contains(&router.metadata.uuid))
+    };
+    let balancing = host_balancers::floating_of(tables, router).map(|(_, _, host)| leg(host));
+    let lingering = tables.hosts.values().filter(|host| !is_idle(host)).map(|host| leg(&host.metadata.name));
+    let lingering = lingering.filter(|(port, _)| held.contains(port));
     let is_behind = |nic: &gantry_types::NicStatus| router.spec.networks.contains(&nic.network);
     let vms = tables.vms.values().filter(|vm| vm.status.nics.iter().any(is_behind));
     let hosts = vms.flat_map(|vm| [&vm.status.host, &vm.status.moving_to]).flatten();
-    hosts.map(|host| (leg_id(router.metadata.uuid, host), host.clone())).collect()
+    hosts.map(leg).chain(balancing).chain(lingering).collect()
 }
 
 async fn settle(app: &App, router: &Router, external: &Name) -> Result<(), Problem> {
     let own = holder(router);
     app.objects
         .racing(|| async {
-            let needed = app.model.read(|tables| needed(tables, router));
             let Some(seen) = app.model.get::<Network>(external.as_str()) else { return Ok(()) };
             let held = |network: &Network| -> Vec<Uuid> {
                 let leases = network.status.leases.values().filter(|lease| lease.holder.as_ref() == Some(&own));
                 leases.map(|lease| lease.port).collect()
             };
+            let had = held(&seen);
+            let needed = app.model.read(|tables| app.model.overlay(|overlay| needed(tables, overlay, router, &had)));
             let is_settled = |held: &[Uuid]| {
                 held.iter().all(|port| needed.contains_key(port)) && needed.keys().all(|port| held.contains(port))
             };

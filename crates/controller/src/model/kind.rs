@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use gantry_store::KeyValue;
 use gantry_types::{
-    AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, Name, Network, NetworkSubnet, Operation, Policy,
-    Port, Problem, Resource, Router, SecurityGroup, Snapshot, User, Vm,
+    AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Name, Network, NetworkSubnet,
+    Operation, Policy, Port, Problem, Resource, Router, SecurityGroup, Snapshot, User, Vm,
 };
 
 use super::{Facts, Overlay, Table, Tables, facts};
@@ -140,6 +140,7 @@ kinds! {
     AddressSet in address_sets;
     Router in routers;
     FloatingIp in floating_ips;
+    LoadBalancer in load_balancers;
     Snapshot in snapshots, facts facts::of_snapshot;
     Operation in operations, facts facts::of_operation, lay_over |operation, overlay| {
         if let Some(progress) = overlay.operations.get(operation.name()) {

@@ -18,8 +18,8 @@ use std::{
 
 use gantry_api::rest::Change as ChangeKind;
 use gantry_types::{
-    AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, Network, NetworkSubnet, Operation, Policy, Port,
-    Problem, Router, SecurityGroup, Snapshot, User, Vm,
+    AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Network, NetworkSubnet, Operation,
+    Policy, Port, Problem, Router, SecurityGroup, Snapshot, User, Vm,
 };
 use tokio::sync::{broadcast, watch};
 
@@ -47,6 +47,7 @@ pub struct Tables {
     pub address_sets: Table<AddressSet>,
     pub routers: Table<Router>,
     pub floating_ips: Table<FloatingIp>,
+    pub load_balancers: Table<LoadBalancer>,
     pub snapshots: Table<Snapshot>,
     pub operations: Table<Operation>,
     pub policies: Table<Policy>,

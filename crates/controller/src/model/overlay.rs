@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use gantry_api::agent::VmObservation;
+use gantry_api::{agent::VmObservation, heartbeat::MemberHealth};
 use gantry_types::{HostMetrics, MigrationProgress, ObjectRef, Progress, Timestamp, VmMetrics};
 use uuid::Uuid;
 
@@ -19,6 +19,10 @@ pub struct HostReport {
     pub last_seen_elapsed: Duration,
     pub metrics: HostMetrics,
     pub networks_generation: u64,
+    /// Of load balancers' members that run there.
+    pub members: Vec<MemberHealth>,
+    /// Routers that nothing there needs any more.
+    pub idle_routers: Vec<Uuid>,
     pub vms: BTreeMap<Uuid, VmObservation>,
 }
 

@@ -3,6 +3,7 @@
 //! is what the hosts do.
 
 mod app;
+mod balancing;
 mod crashing_store;
 mod hosts_fail;
 mod hosts_work;

@@ -13,27 +13,27 @@ use serde_json::{Value, json};
 
 use crate::world::{Controller, World, name};
 
-fn object<T: Resource>(text: &str, spec: Value) -> T {
+pub fn object<T: Resource>(text: &str, spec: Value) -> T {
     serde_json::from_value(json!({"kind": T::KIND, "metadata": {"name": text}, "spec": spec})).expect("an object")
 }
 
-async fn create<T: managed::Managed>(controller: &Controller, text: &str, spec: Value) -> Result<T, Problem> {
+pub async fn create<T: managed::Managed>(controller: &Controller, text: &str, spec: Value) -> Result<T, Problem> {
     let write = WriteQuery::default();
     let made = managed::create(&controller.app, &Caller::controller(), object::<T>(text, spec), &write).await?;
     Ok(made.object)
 }
 
-async fn put<T: managed::Managed>(controller: &Controller, text: &str, spec: Value) -> Result<T, Problem> {
+pub async fn put<T: managed::Managed>(controller: &Controller, text: &str, spec: Value) -> Result<T, Problem> {
     let (caller, write) = (Caller::controller(), WriteQuery::default());
     Ok(managed::put(&controller.app, &caller, text, object::<T>(text, spec), &write).await?.object)
 }
 
-async fn delete<T: managed::Managed>(controller: &Controller, text: &str) -> Result<(), Problem> {
+pub async fn delete<T: managed::Managed>(controller: &Controller, text: &str) -> Result<(), Problem> {
     let write = WriteQuery::default();
     managed::delete::<T>(&controller.app, &Caller::controller(), text, &write).await.map(drop)
 }
 
-fn fields(problem: &Problem) -> Vec<&str> {
+pub fn fields(problem: &Problem) -> Vec<&str> {
     problem.fields.iter().map(|field| field.field.as_str()).collect()
 }
 

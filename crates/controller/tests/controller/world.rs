@@ -290,6 +290,8 @@ impl World {
                 metrics: Default::default(),
                 vms,
                 networks_generation: self.hosts.networks_on(&host).generation,
+                members: Vec::new(),
+                idle_routers: Vec::new(),
             };
             beats.push((host, beat));
         }

@@ -215,6 +215,8 @@ impl Member {
             metrics: Default::default(),
             vms,
             networks_generation: 0,
+            members: Vec::new(),
+            idle_routers: Vec::new(),
         };
         self.api.send(Method::POST, paths::HEARTBEAT, &json!(beat)).await
     }

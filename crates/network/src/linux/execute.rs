@@ -8,7 +8,7 @@ use crate::mac::{EthernetAddress, MacAddress};
 use crate::model::inner_name;
 use crate::observed::{BridgeOptions, LinkKind, PortFlags};
 use crate::plan::Change;
-use crate::ruleset;
+use crate::ruleset::{self, Family};
 
 /// One change in the language of its tool.
 struct Step<'a> {
@@ -112,7 +112,8 @@ fn step(change: &Change) -> Step<'_> {
         Change::RemoveBridgeEntry { mac, port, .. } => bridge(format!("fdb del {mac} dev {port} master")),
         Change::RemoveGuards { devices } => nft(guard::transaction(|_| false, devices, [])),
         Change::FilterBridges => (None, Vec::new()),
-        Change::SetGroups { from, to } => nft(ruleset::change::transaction(from, to)),
+        Change::SetGroups { from, to } => nft(ruleset::change::transaction(Family::Inet, from, to)),
+        Change::SetSteering { from, to } => nft(ruleset::change::transaction(Family::Bridge, from, to)),
         Change::SetGuards { guards, replacing } => {
             nft(guard::transaction(|chain| replacing.contains(chain), &[], guards))
         }

@@ -14,11 +14,11 @@ use crate::model::inner_name;
 use crate::names::{self, Role};
 use crate::observed::{BridgeOptions, Guard, Link, LinkKind, Observed, PortFlags, VxlanOptions};
 use crate::plane::{PortCounters, PortRef};
-use crate::ruleset;
+use crate::ruleset::{self, Family};
 use crate::underlay::UnderlayReport;
 
 pub async fn observe(tools: &Tools) -> Result<Observed> {
-    let (links, fdb, neighbours, ruleset, groups) = tokio::try_join!(
+    let (links, fdb, neighbours, ruleset, groups, steering) = tokio::try_join!(
         tools.query::<Vec<LinkRow>>(Tool::Ip, &["-d", "-j", "link", "show"], "list interfaces"),
         tools.query::<Vec<FdbRow>>(Tool::Bridge, &["-j", "fdb", "show"], "list forwarding entries"),
         tools.query::<Vec<NeighbourRow>>(
@@ -28,6 +28,7 @@ pub async fn observe(tools: &Tools) -> Result<Observed> {
         ),
         ruleset(tools),
         tools.query::<Value>(Tool::Nft, &["-j", "list", "ruleset", "inet"], "list security groups"),
+        tools.query::<Value>(Tool::Nft, &["-j", "list", "ruleset", "bridge"], "list the ways of frames"),
     )?;
     let mut state = Observed { routers: router::observe(tools).await?, ..Observed::default() };
     for row in links {
@@ -53,7 +54,8 @@ pub async fn observe(tools: &Tools) -> Result<Observed> {
         }
     }
     add_guards(&mut state, &ruleset);
-    state.groups = ruleset::read::ruleset(&groups);
+    state.groups = ruleset::read::ruleset(Family::Inet, &groups);
+    state.steering = ruleset::read::ruleset(Family::Bridge, &steering);
     // Nobody asks while there are none.
     state.filters_bridges = !state.groups.is_empty() && setting::filters_bridges(tools.namespace.as_deref())?;
     Ok(state)

@@ -18,7 +18,7 @@ use crate::error::{ErrorClass, NetworkError, Result};
 use crate::mac::{EthernetAddress, MacAddress};
 use crate::names;
 use crate::router::{Leg, RouterState};
-use crate::ruleset;
+use crate::ruleset::{self, Family};
 
 const FORWARDING: [&str; 2] = ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"];
 /// Neither do routers check where packets come from, whose way back may be another, nor wait before they use an address.
@@ -27,6 +27,13 @@ const MORE: [(&str, &str); 3] = [
     ("/proc/sys/net/ipv4/conf/default/rp_filter", "0"),
     ("/proc/sys/net/ipv6/conf/default/accept_dad", "0"),
 ];
+
+/// Of a connection whose VM has moved, only one direction passes here: there is no window to judge it by. It exists once
+/// connections are tracked.
+const LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
+/// How long a connection without packets is remembered: as long as it must be (RFC 5382, requirement 5). The host that
+/// translates it can't let its address go before.
+const REMEMBERED: (&str, &str) = ("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established", "7440");
 
 /// The tools in a router's namespace.
 fn tools_of(tools: &Tools, router: &str) -> Tools {
@@ -88,7 +95,7 @@ async fn read(inside: &Tools) -> Result<RouterState> {
         inside.query::<Vec<RouteRow>>(Tool::Ip, &["-j", "-6", "route", "show", "default"], "list a router's routes"),
         inside.query::<Value>(Tool::Nft, &["-j", "list", "ruleset", "inet"], "list a router's translations"),
     )?;
-    let mut state = RouterState { nat: ruleset::read::ruleset(&listing), ..RouterState::default() };
+    let mut state = RouterState { nat: ruleset::read::ruleset(Family::Inet, &listing), ..RouterState::default() };
     for row in links.into_iter().filter(|row| row.ifname != "lo") {
         let global = row.addr_info.iter().filter(|address| address.scope != "link");
         let addresses = global.filter_map(|address| IpNet::new(address.local?, address.prefixlen).ok()).collect();
@@ -102,7 +109,8 @@ async fn read(inside: &Tools) -> Result<RouterState> {
     }
     state.gateways = v4.into_iter().chain(v6).filter_map(|row| row.gateway).collect();
     let is_on = |path: &str| fs::read_to_string(path).is_ok_and(|value| value.trim() == "1");
-    state.forwards = super::tap::inside(inside.namespace.as_deref(), move || Ok(FORWARDING.into_iter().all(is_on)))?;
+    let needed = FORWARDING.into_iter().chain((!state.nat.is_empty()).then_some(LIBERAL));
+    state.forwards = super::tap::inside(inside.namespace.as_deref(), move || Ok({ needed }.all(is_on)))?;
     Ok(state)
 }
 
@@ -129,18 +137,7 @@ pub async fn set(tools: &Tools, router: &str, from: &RouterState, to: &RouterSta
     let router_tools = tools_of(tools, router);
     let attempt = format!("set up router '{router}'");
     if from.forwards != to.forwards || from.legs.is_empty() {
-        inside(router_tools.namespace.as_deref(), || {
-            let settings = FORWARDING.iter().map(|path| (*path, "1")).chain(MORE);
-            for (path, value) in settings {
-                fs::write(path, value).map_err(|error| NetworkError::Refused {
-                    attempt: format!("set {path} to {value} in the namespace of a router"),
-                    reason: error.to_string(),
-                    remedy: "run as root, where /proc/sys can be written".to_owned(),
-                    class: ErrorClass::Permanent,
-                })?;
-            }
-            Ok(())
-        })?;
+        write_settings(&router_tools, FORWARDING.iter().map(|path| (*path, "1")).chain(MORE))?;
     }
     let lines = lines(from, to).join("\n");
     if !lines.is_empty() {
@@ -150,13 +147,30 @@ pub async fn set(tools: &Tools, router: &str, from: &RouterState, to: &RouterSta
         }
     }
     if from.nat != to.nat {
-        let text = ruleset::change::transaction(&from.nat, &to.nat).to_string();
+        let text = ruleset::change::transaction(Family::Inet, &from.nat, &to.nat).to_string();
         let output = router_tools.run(Tool::Nft, &["-j", "-f", "-"], text.as_bytes(), &attempt).await?;
         if !output.status.success() {
             return Err(refused(Tool::Nft, attempt, &output));
         }
     }
+    if !to.nat.is_empty() && (from.nat.is_empty() || from.forwards != to.forwards) {
+        write_settings(&router_tools, [(LIBERAL, "1"), REMEMBERED])?;
+    }
     announce_new(&router_tools, from, to)
+}
+
+fn write_settings<'a>(router: &Tools, settings: impl IntoIterator<Item = (&'a str, &'a str)> + Send) -> Result<()> {
+    inside(router.namespace.as_deref(), || {
+        for (path, value) in settings {
+            fs::write(path, value).map_err(|error| NetworkError::Refused {
+                attempt: format!("set {path} to {value} in the namespace of a router"),
+                reason: error.to_string(),
+                remedy: "run as root, where /proc/sys can be written".to_owned(),
+                class: ErrorClass::Permanent,
+            })?;
+        }
+        Ok(())
+    })
 }
 
 /// What is new outside was perhaps on another host before.
@@ -164,13 +178,12 @@ fn announce_new(inside: &Tools, from: &RouterState, to: &RouterState) -> Result<
     let Some(leg) = to.legs.get(names::INNER_EXTERNAL_LEG) else { return Ok(()) };
     let had = from.legs.get(names::INNER_EXTERNAL_LEG).map(|leg| &leg.addresses);
     let is_new = |address: &&IpNet| had.is_none_or(|had| !had.contains(*address));
-    let v4 = |address: IpAddr| if let IpAddr::V4(address) = address { Some(address) } else { None };
-    let new: Vec<_> = leg.addresses.iter().filter(is_new).filter_map(|address| v4(address.addr())).collect();
+    let new: Vec<IpAddr> = leg.addresses.iter().filter(is_new).map(IpNet::addr).collect();
     if new.is_empty() {
         return Ok(());
     }
     // To somebody who is not the announcer; who that is does not matter.
-    let gateway = to.gateways.iter().find_map(|gateway| v4(*gateway));
+    let gateway = to.gateways.iter().find_map(|gateway| if let IpAddr::V4(v4) = gateway { Some(*v4) } else { None });
     let to = gateway.unwrap_or(std::net::Ipv4Addr::BROADCAST);
     announce(inside.namespace.as_deref(), names::INNER_EXTERNAL_LEG, leg.mac, &new, to)
 }

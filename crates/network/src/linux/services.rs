@@ -49,6 +49,18 @@ pub struct ServicesAddresses {
     pub link_local: Ipv6Addr,
 }
 
+/// The namespace behind a services' port. It lives as long as somebody holds it.
+#[derive(Clone)]
+pub struct ServicesNamespace(Arc<File>);
+
+impl ServicesNamespace {
+    /// Runs `work` on a thread inside the namespace; sockets that it opens stay there.
+    pub async fn enter<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> std::io::Result<T> {
+        let namespace = self.0.clone();
+        blocking(move || inside(&namespace, work)).await
+    }
+}
+
 /// See the module. Dropping it removes the port, once no socket in its namespace is open any more.
 pub struct ServicesPort {
     tools: Tools,
@@ -152,10 +164,13 @@ impl ServicesPort {
         Ok(())
     }
 
-    /// Runs `work` on a thread inside the namespace; sockets that it opens stay there.
+    /// Runs `work` in the namespace.
     pub async fn enter<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> std::io::Result<T> {
-        let namespace = self.namespace.clone();
-        blocking(move || inside(&namespace, work)).await
+        self.namespace().enter(work).await
+    }
+
+    pub fn namespace(&self) -> ServicesNamespace {
+        ServicesNamespace(self.namespace.clone())
     }
 
     async fn host_batch(&self, tool: Tool, lines: &str, attempt: &str) -> Result<()> {

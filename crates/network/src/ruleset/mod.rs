@@ -15,7 +15,26 @@ use serde_json::Value;
 /// The name of Gantry's table in each family it uses.
 pub const TABLE: &str = "gantry";
 
-/// A table of the family `inet`.
+/// The family of a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4 and IPv6 packets.
+    Inet,
+    /// Frames on bridges.
+    Bridge,
+}
+
+impl Family {
+    /// nft's word for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Inet => "inet",
+            Self::Bridge => "bridge",
+        }
+    }
+}
+
+/// A table, of whichever family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
     pub chains: BTreeMap<String, Chain>,
@@ -68,12 +87,13 @@ impl Hook {
     }
 }
 
-/// A set, or a map to verdicts.
+/// A set, or a map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Set {
     /// The parts of the key: `["ifname", "ipv4_addr"]`.
     pub key: Vec<String>,
-    pub to_verdict: bool,
+    /// What a map leads to: `verdict`, `ether_addr`.
+    pub maps_to: Option<String>,
     /// Elements may be ranges.
     pub interval: bool,
     /// In JSON.
@@ -83,11 +103,15 @@ pub struct Set {
 impl Set {
     pub fn new(key: &[&str], interval: bool) -> Self {
         let key = key.iter().map(|part| (*part).to_owned()).collect();
-        Self { key, to_verdict: false, interval, elements: BTreeSet::new() }
+        Self { key, maps_to: None, interval, elements: BTreeSet::new() }
     }
 
     pub fn verdicts(key: &[&str]) -> Self {
-        Self { to_verdict: true, ..Self::new(key, false) }
+        Self::map(key, "verdict")
+    }
+
+    pub fn map(key: &[&str], to: &str) -> Self {
+        Self { maps_to: Some(to.to_owned()), ..Self::new(key, false) }
     }
 
     pub fn insert(&mut self, element: &Value) {
@@ -100,6 +124,6 @@ impl Set {
     }
 
     fn has_type_of(&self, other: &Self) -> bool {
-        (&self.key, self.to_verdict, self.interval) == (&other.key, other.to_verdict, other.interval)
+        (&self.key, &self.maps_to, self.interval) == (&other.key, &other.maps_to, other.interval)
     }
 }

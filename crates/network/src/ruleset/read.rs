@@ -1,14 +1,15 @@
-//! The table from `nft -j list ruleset inet`.
+//! The table from `nft -j list ruleset FAMILY`.
 
 use serde_json::{Map, Value};
 
-use super::{Chain, Hook, Ruleset, Set, TABLE};
+use super::{Chain, Family, Hook, Ruleset, Set, TABLE};
 use crate::guard::canonicalise;
 
-pub fn ruleset(listing: &Value) -> Ruleset {
+pub fn ruleset(family: Family, listing: &Value) -> Ruleset {
     let mut found = Ruleset::default();
     for item in listing["nftables"].as_array().into_iter().flatten() {
-        let ours = |kind: &str| item.get(kind).filter(|object| object["table"] == TABLE && object["family"] == "inet");
+        let ours =
+            |kind: &str| item.get(kind).filter(|object| object["table"] == TABLE && object["family"] == family.word());
         if let Some(counter) = ours("counter") {
             found.counters.insert(text(&counter["name"]));
         } else if let Some(set) = ours("set").or_else(|| ours("map")) {
@@ -62,5 +63,5 @@ fn set_of(set: &Value) -> Set {
     let mut elements = set["elem"].as_array().cloned().unwrap_or_default();
     elements.iter_mut().for_each(canonicalise);
     let elements = elements.iter().map(Value::to_string).collect();
-    Set { key, to_verdict: set["map"] == "verdict", interval, elements }
+    Set { key, maps_to: set["map"].as_str().map(str::to_owned), interval, elements }
 }

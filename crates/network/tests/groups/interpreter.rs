@@ -3,12 +3,13 @@
 
 use std::net::IpAddr;
 
-use gantry_network::bridge_name;
 use gantry_network::ruleset::{Ruleset, Set};
+use gantry_network::{MacAddress, bridge_name};
+use gantry_types::gateway_mac;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use crate::model::{Connection, Packet};
+use crate::model::{Connection, Packet, Way};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -44,7 +45,7 @@ fn run(rules: &Ruleset, chain: &str, packet: &Packet) -> Option<Verdict> {
                 "vmap" => {
                     let Some(key) = read(&value["key"], packet) else { break };
                     let set = &rules.sets[value["data"].as_str().unwrap().trim_start_matches('@')];
-                    assert!(set.to_verdict);
+                    assert_eq!(set.maps_to.as_deref(), Some("verdict"));
                     let found = set.values().find(|element| element[0] == key);
                     match found {
                         Some(element) => Some(element[1]["jump"]["target"].as_str().unwrap().to_owned()),
@@ -94,6 +95,12 @@ fn is_in(right: &Value, left: &Value) -> bool {
     right == left
 }
 
+/// The router's address, if the frame's end on that way is the router.
+fn end(packet: &Packet, way: Way) -> String {
+    let mac = if packet.way == way { gateway_mac(packet.vni) } else { MacAddress([2, 0, 0, 0, 9, 9]) };
+    mac.to_string()
+}
+
 /// A value of the packet; nothing if it has none, which ends the rule.
 fn read(expression: &Value, packet: &Packet) -> Option<Value> {
     let (word, value) = expression.as_object().unwrap().iter().next().unwrap();
@@ -118,6 +125,8 @@ fn read(expression: &Value, packet: &Packet) -> Option<Value> {
             (other, _) => panic!("an unknown ct key: {other}"),
         },
         "payload" => match (value["protocol"].as_str().unwrap(), value["field"].as_str().unwrap()) {
+            ("ether", "saddr") => Some(json!(end(packet, Way::FromRouter))),
+            ("ether", "daddr") => Some(json!(end(packet, Way::ToRouter))),
             ("ip", "saddr") => is_v4.then(|| json!(packet.source.to_string())),
             ("ip", "daddr") => is_v4.then(|| json!(packet.destination.to_string())),
             ("ip6", "saddr") => (!is_v4).then(|| json!(packet.source.to_string())),

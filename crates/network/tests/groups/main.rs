@@ -4,13 +4,14 @@ mod interpreter;
 mod kernel;
 mod model;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use gantry_network::ruleset::Ruleset;
+use gantry_network::ruleset::{Family, Ruleset};
 use gantry_network::{HostGroup, HostGroupRule, HostNetwork, HostNetworks, HostPeer, LocalPort, MacAddress, groups};
-use gantry_types::{Direction, PeerAddresses, PeerSet, PortRange, Protocol};
+use gantry_types::{Direction, HostRouter, PeerAddresses, PeerSet, PortRange, Protocol, RouterLeg, gateway_mac};
 use interpreter::{Verdict, judge};
-use model::{Connection, Packet};
+use model::{Connection, Packet, Way};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -18,7 +19,18 @@ use uuid::Uuid;
 fn hosts() -> impl Strategy<Value = HostNetworks> {
     let ports = prop::collection::vec((0u8..2, 1u8..8, prop::collection::btree_set(1u128..5, 0..3)), 1..8);
     let groups = prop::collection::btree_map(1u128..4, prop::collection::vec(rule(), 0..5), 0..4);
-    (ports, groups).prop_map(|(ports, groups)| {
+    // A router in none, the first or both of them.
+    let routers = prop::collection::vec(prop::collection::vec(0u32..2, 0..3), 0..2);
+    (ports, groups, routers).prop_map(|(ports, groups, routers)| {
+        let leg = |at| RouterLeg { vni: 100 + at, mtu: 1450, mac: gateway_mac(100 + at), addresses: Vec::new() };
+        let routers = routers.into_iter().map(|legs| HostRouter {
+            uuid: Uuid::from_u128(50),
+            name: "main".parse().unwrap(),
+            legs: legs.into_iter().collect::<BTreeSet<_>>().into_iter().map(leg).collect(),
+            external: None,
+            floating: Vec::new(),
+        });
+        let routers = routers.collect();
         let mut networks: Vec<_> = (0..2).map(network).collect();
         for (at, last, groups) in ports {
             let local = &mut networks[usize::from(at)].local;
@@ -50,7 +62,7 @@ fn hosts() -> impl Strategy<Value = HostNetworks> {
                 .collect(),
         });
         let groups = groups.collect();
-        HostNetworks { networks, groups, ..HostNetworks::default() }
+        HostNetworks { networks, groups, routers, ..HostNetworks::default() }
     })
 }
 
@@ -110,8 +122,9 @@ fn packet() -> impl Strategy<Value = Packet> {
     ];
     let protocol = prop::sample::select(vec!["tcp", "udp", "sctp", "icmp", "gre"]);
     let ports = (1u16..10, 1u16..10);
-    (0u32..2, any::<bool>(), 1u8..10, 1u8..10, protocol, ports, connection).prop_map(
-        |(at, is_v4, from, to, protocol, (source_port, destination_port), connection)| {
+    let way = prop::sample::select(vec![Way::Direct, Way::FromRouter, Way::ToRouter]);
+    (0u32..2, any::<bool>(), 1u8..10, 1u8..10, protocol, ports, (connection, way)).prop_map(
+        |(at, is_v4, from, to, protocol, (source_port, destination_port), (connection, way))| {
             let address = if is_v4 { four } else { six };
             let protocol = if protocol == "icmp" && !is_v4 { "ipv6-icmp" } else { protocol };
             Packet {
@@ -122,6 +135,7 @@ fn packet() -> impl Strategy<Value = Packet> {
                 source_port,
                 destination_port,
                 connection,
+                way,
             }
         },
     )
@@ -172,7 +186,7 @@ fn rules_grow_with_local_ports_and_groups_only() {
     // Its own address and the link-local one.
     assert_eq!(many.size().1 - few.size().1, 199 * 2);
     // A change of a group's members is a change of one set, whatever the number of ports.
-    let changed = gantry_network::ruleset::change::commands(&many, &host(200, 11));
+    let changed = gantry_network::ruleset::change::commands(Family::Inet, &many, &host(200, 11));
     let changed: Vec<_> =
         changed.iter().filter(|command| command.get("add").is_none_or(|add| add.get("table").is_none())).collect();
     assert_eq!(changed.len(), 1, "{changed:?}");

@@ -14,6 +14,14 @@ pub enum Connection {
     Related,
 }
 
+/// The ends of the frame that carries a packet: ports, or the router's on one side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Direct,
+    FromRouter,
+    ToRouter,
+}
+
 /// A packet that a network's bridge forwards.
 #[derive(Debug, Clone)]
 pub struct Packet {
@@ -25,6 +33,7 @@ pub struct Packet {
     pub source_port: u16,
     pub destination_port: u16,
     pub connection: Connection,
+    pub way: Way,
 }
 
 pub fn allows(host: &HostNetworks, packet: &Packet) -> bool {
@@ -39,8 +48,12 @@ pub fn allows(host: &HostNetworks, packet: &Packet) -> bool {
     let may = |port: Option<&LocalPort>, direction, peer| {
         port.is_none_or(|port| port_allows(host, port, direction, packet, peer))
     };
-    may(port_with(packet.source), Direction::Egress, packet.destination)
-        && may(port_with(packet.destination), Direction::Ingress, packet.source)
+    // Who sent what a router brings was asked before; who gets what goes to a router is asked when it comes back.
+    let has_router = host.routers.iter().flat_map(|router| &router.legs).any(|leg| leg.vni == packet.vni);
+    let (from_router, to_router) =
+        (packet.way == Way::FromRouter && has_router, packet.way == Way::ToRouter && has_router);
+    (from_router || may(port_with(packet.source), Direction::Egress, packet.destination))
+        && (to_router || may(port_with(packet.destination), Direction::Ingress, packet.source))
 }
 
 fn port_allows(host: &HostNetworks, port: &LocalPort, direction: Direction, packet: &Packet, peer: IpAddr) -> bool {

@@ -2,6 +2,8 @@
 //! Namespaces vanish when their value is dropped, also while a test panics.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub mod site;
+
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr};

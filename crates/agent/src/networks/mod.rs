@@ -12,6 +12,9 @@
 //! A network that the underlay can't carry is refused when it first comes to this host, with what to do about it. One that
 //! is here stays.
 
+mod join;
+mod routing;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -23,31 +26,17 @@ use std::time::Duration;
 
 use gantry_api::{agent::NicAssignment, rest::CaptureQuery};
 use gantry_network::plan::{Scope, plan};
-use gantry_network::{CaptureLimits, DataPlane, NetworkError, PortRef, target};
-use gantry_types::{ErrorClass, HostNetwork, HostNetworks, HostRouter, LocalPort, Problem, RemotePort};
+use gantry_network::{CaptureLimits, DataPlane, NetworkError, target};
+use gantry_types::{ErrorClass, HostNetwork, HostNetworks, LocalPort, Problem};
 use tokio::sync::{Mutex, Notify, mpsc};
 use uuid::Uuid;
 
+pub(crate) use self::join::Place;
+use self::join::{VmPorts, merged, network_of, port_ref, told};
+pub(crate) use self::routing::{MemberCheck, RouterFlows};
 use crate::durable;
 use crate::problem::problem;
 use crate::records::blocking;
-
-/// Where the guest behind a VM's ports is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    Here,
-    /// On its way here; its frames still go where the controller says.
-    Coming,
-    /// It left for the host with this VTEP.
-    Left(IpAddr),
-}
-
-#[derive(Debug, Clone)]
-struct VmPorts {
-    nics: Vec<NicAssignment>,
-    owner_uid: u32,
-    place: Place,
-}
 
 pub(crate) struct Networks {
     plane: Arc<dyn DataPlane>,
@@ -117,18 +106,6 @@ impl Networks {
         let plan = self.merged(&state.desired, &state);
         let networks = plan.networks.into_iter().map(|network| (of(network.vni), network));
         Serving { networks: networks.filter(|(nics, _)| !nics.is_empty()).map(|(nics, n)| (n, nics)).collect() }
-    }
-
-    /// The routers that give one of `nics` an address of another network, with these addresses.
-    pub async fn floating(&self, nics: &[NicAssignment]) -> Vec<(Uuid, Vec<IpAddr>)> {
-        let state = self.state.lock().await;
-        let own = |address: IpAddr| nics.iter().any(|nic| nic.addresses().any(|own| own == address));
-        let of = |router: &HostRouter| {
-            let floating =
-                router.floating.iter().filter(|floating| own(floating.fixed)).map(|floating| floating.address);
-            (router.uuid, floating.collect::<Vec<_>>())
-        };
-        state.desired.routers.iter().map(of).filter(|(_, addresses)| !addresses.is_empty()).collect()
     }
 
     /// Returns after the next change, also if it has been made since the last call.
@@ -334,211 +311,5 @@ fn not_applied(error: NetworkError) -> Problem {
     problem("networks-not-applied", "this host's networks", &error)
 }
 
-fn port_ref(nic: &NicAssignment) -> PortRef {
-    PortRef { vni: nic.vni, id: nic.port, mac: nic.mac }
-}
-
-/// What the controller says of ports now, and what it said before of those that are still here.
-fn told(
-    desired: &HostNetworks,
-    mut before: BTreeMap<Uuid, LocalPort>,
-    vms: &BTreeMap<Uuid, VmPorts>,
-) -> BTreeMap<Uuid, LocalPort> {
-    before.retain(|port, _| vms.values().flat_map(|ports| &ports.nics).any(|nic| nic.port == *port));
-    let now = desired.networks.iter().flat_map(|network| &network.local);
-    before.extend(now.map(|port| (port.id, port.clone())));
-    before
-}
-
-fn merged(
-    desired: &HostNetworks,
-    vms: &BTreeMap<Uuid, VmPorts>,
-    told: &BTreeMap<Uuid, LocalPort>,
-    underlay_address: IpAddr,
-) -> HostNetworks {
-    let mut plan = desired.clone();
-    plan.networks.iter_mut().for_each(|network| network.local.clear());
-    for (ports, nic) in vms.values().flat_map(|ports| ports.nics.iter().map(move |nic| (ports, nic))) {
-        let network = network_of(&mut plan, nic, underlay_address);
-        let known_remote = network.remote.iter().any(|port| port.mac == nic.mac);
-        match ports.place {
-            Place::Here => network.remote.retain(|port| port.mac != nic.mac),
-            Place::Left(vtep) if !known_remote => {
-                network.remote.push(RemotePort::new(nic.mac, nic.addresses().collect(), vtep));
-            }
-            Place::Left(_) | Place::Coming => {}
-        }
-        let here = ports.place == Place::Here;
-        let mut port = LocalPort::new(nic.port, nic.mac, nic.addresses().collect(), ports.owner_uid, here);
-        if let Some(told) = told.get(&nic.port) {
-            (port.vm, port.vm_uuid, port.groups) = (told.vm.clone(), told.vm_uuid, told.groups.clone());
-        }
-        network.local.push(port);
-    }
-    plan
-}
-
-/// The network of a port; made from what the VM's assignment says if the controller has not sent it yet.
-fn network_of<'a>(plan: &'a mut HostNetworks, nic: &NicAssignment, underlay_address: IpAddr) -> &'a mut HostNetwork {
-    let found = plan.networks.iter().position(|network| network.vni == nic.vni);
-    let at = found.unwrap_or_else(|| {
-        plan.networks.push(HostNetwork::new(Uuid::nil(), nic.network.as_str(), nic.vni, nic.mtu, underlay_address));
-        plan.networks.len() - 1
-    });
-    &mut plan.networks[at]
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use gantry_network::FakeDataPlane;
-    use gantry_types::MacAddress;
-
-    const HERE: &str = "10.0.0.1";
-    const THERE: &str = "10.0.0.2";
-
-    fn nic() -> NicAssignment {
-        NicAssignment {
-            port: Uuid::from_u128(7),
-            network: "lan".parse().unwrap(),
-            vni: 100,
-            mtu: 1400,
-            mac: MacAddress::qemu([0, 0, 7]),
-            address: "192.168.1.7".parse().unwrap(),
-            prefix_length: 24,
-            gateway: None,
-            dns: Vec::new(),
-            more_addresses: Vec::new(),
-            dhcp: false,
-        }
-    }
-
-    fn plan(place: Place, remote: Vec<RemotePort>) -> HostNetwork {
-        let mut desired = HostNetworks::default();
-        if !remote.is_empty() {
-            network_of(&mut desired, &nic(), HERE.parse().unwrap()).remote = remote;
-        }
-        let vms = [(Uuid::from_u128(1), VmPorts { nics: vec![nic()], owner_uid: 200_001, place })].into();
-        let mut plan = merged(&desired, &vms, &BTreeMap::new(), HERE.parse().unwrap());
-        assert_eq!(plan.networks.len(), 1);
-        plan.networks.remove(0)
-    }
-
-    fn remote() -> RemotePort {
-        RemotePort::new(nic().mac, vec![nic().address], THERE.parse().unwrap())
-    }
-
-    async fn networks(plane: &Arc<FakeDataPlane>, directory: &Path) -> Networks {
-        Networks::open(plane.clone(), HERE.parse().unwrap(), directory).unwrap()
-    }
-
-    fn wanted(generation: u64, of: &[(u32, u32)]) -> HostNetworks {
-        let mut desired = HostNetworks { generation, ..HostNetworks::default() };
-        for (vni, mtu) in of {
-            network_of(&mut desired, &NicAssignment { vni: *vni, mtu: *mtu, ..nic() }, HERE.parse().unwrap());
-        }
-        desired
-    }
-
-    #[tokio::test]
-    async fn a_network_too_large_for_the_underlay_is_refused_and_the_others_are_made() {
-        let directory = tempfile::tempdir().unwrap();
-        let plane = Arc::new(FakeDataPlane::new());
-        plane.set_underlay(HERE.parse().unwrap(), "eth1", 1500);
-        let networks = networks(&plane, directory.path()).await;
-
-        networks.apply(&wanted(1, &[(100, 1400)])).await.unwrap();
-        let error = networks.apply(&wanted(2, &[(100, 1400), (200, 1500), (300, 1400)])).await.unwrap_err();
-        assert_eq!(error.code(), "underlay-mtu-too-small");
-        for part in ["MTU 1500", "at least 1550", "'eth1'", "has 1500", "to 1450"] {
-            assert!(error.detail.contains(part), "{part}: {error}");
-        }
-        assert!(error.remedy.is_some());
-        let bridges =
-            async || plane.observe().await.unwrap().links.into_keys().filter(|name| name.starts_with("gb")).count();
-        assert_eq!((networks.generation(), bridges().await), (1, 2));
-        assert_eq!(networks.repair().await.unwrap(), Repair::default());
-
-        // Nor does a VM bring it here.
-        let large = NicAssignment { vni: 200, mtu: 1500, ..nic() };
-        for place in [Place::Here, Place::Coming] {
-            let error = networks.ensure(Uuid::from_u128(1), std::slice::from_ref(&large), 200_001, place).await;
-            assert_eq!(error.unwrap_err().code(), "underlay-mtu-too-small");
-        }
-        assert_eq!(bridges().await, 2);
-
-        // An underlay that has become smaller takes nothing away.
-        plane.set_underlay(HERE.parse().unwrap(), "eth1", 1400);
-        networks.apply(&wanted(3, &[(100, 1400), (300, 1400)])).await.unwrap();
-        // It was repaired.
-        plane.set_underlay(HERE.parse().unwrap(), "eth1", 9000);
-        networks.apply(&wanted(4, &[(100, 1400), (200, 1500), (300, 1400)])).await.unwrap();
-        assert_eq!((networks.generation(), bridges().await), (4, 3));
-    }
-
-    #[tokio::test]
-    async fn only_what_was_changed_behind_the_back_counts_as_tampering() {
-        let directory = tempfile::tempdir().unwrap();
-        let plane = Arc::new(FakeDataPlane::new());
-        plane.set_underlay(HERE.parse().unwrap(), "eth1", 1500);
-        let networks = networks(&plane, directory.path()).await;
-        let vm = Uuid::from_u128(1);
-        networks.ensure(vm, &[nic()], 200_001, Place::Here).await.unwrap();
-        assert!(!networks.repair().await.unwrap().was_tampered_with);
-        let whole = plane.observe().await.unwrap();
-
-        plane.tamper(|state| state.guards.clear());
-        let repair = networks.repair().await.unwrap();
-        assert!(repair.was_tampered_with && !repair.changes.is_empty());
-        assert_eq!(plane.observe().await.unwrap(), whole);
-        assert_eq!(networks.repair().await.unwrap(), Repair::default());
-
-        // Its network goes with the last VM: that is tidying up.
-        networks.remove(vm).await.unwrap();
-        let repair = networks.repair().await.unwrap();
-        assert!(!repair.was_tampered_with && !repair.changes.is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_port_keeps_its_groups_until_it_is_told_others() {
-        let directory = tempfile::tempdir().unwrap();
-        let plane = Arc::new(FakeDataPlane::new());
-        plane.set_underlay(HERE.parse().unwrap(), "eth1", 1500);
-        let networks = networks(&plane, directory.path()).await;
-        networks.ensure(Uuid::from_u128(1), &[nic()], 200_001, Place::Here).await.unwrap();
-        let filtered = async || !plane.observe().await.unwrap().groups.is_empty();
-        assert!(!filtered().await);
-        let mut desired = wanted(1, &[(100, 1400)]);
-        let mut port = LocalPort::new(nic().port, nic().mac, vec![nic().address], 200_001, true);
-        port.groups.push(Uuid::from_u128(9));
-        desired.networks[0].local.push(port.clone());
-        networks.apply(&desired).await.unwrap();
-        assert!(filtered().await);
-        // An older view of this host knows nothing of the port.
-        networks.apply(&wanted(2, &[(100, 1400)])).await.unwrap();
-        assert!(filtered().await);
-        port.groups.clear();
-        desired.networks[0].local = vec![port];
-        networks.apply(&HostNetworks { generation: 3, ..desired }).await.unwrap();
-        assert!(!filtered().await);
-    }
-
-    #[test]
-    fn a_guest_that_is_here_wins_over_a_stale_view_of_the_controller() {
-        for stale in [vec![], vec![remote()]] {
-            let network = plan(Place::Here, stale);
-            assert!(network.local[0].active && network.remote.is_empty());
-            assert_eq!(network.local[0].owner_uid, 200_001);
-        }
-    }
-
-    #[test]
-    fn frames_for_a_guest_that_is_coming_or_has_left_go_elsewhere() {
-        let coming = plan(Place::Coming, vec![remote()]);
-        assert!(!coming.local[0].active);
-        assert_eq!(coming.remote, vec![remote()]);
-        let left = plan(Place::Left(THERE.parse().unwrap()), Vec::new());
-        assert!(!left.local[0].active);
-        assert_eq!(left.remote, vec![remote()]);
-    }
-}
+mod tests;

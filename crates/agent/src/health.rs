@@ -1,0 +1,244 @@
+//! Whether the load balancers' members on this host serve: each is asked again and again, from the services' address of
+//! its network (169.254.169.254), as its own host sees it. The controller reads the verdicts in the heartbeat.
+//!
+//! A verdict changes only after as many answers of the other kind in a row as the load balancer says. A member that has
+//! just arrived begins as the controller last knew it, so a move changes nothing by itself.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use gantry_api::heartbeat::MemberHealth;
+use gantry_netservices::{SERVICES_V4, SERVICES_V6};
+use gantry_types::HealthCheck;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use crate::host::Host;
+use crate::networks::MemberCheck;
+
+/// How soon a new member is checked, and one that has left is not any more.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// `HTTP/1.1 200`.
+const STATUS_BYTES: usize = 12;
+
+/// The verdicts on this host's members, by load balancer and port.
+#[derive(Default)]
+pub(crate) struct Health {
+    verdicts: Mutex<BTreeMap<(Uuid, Uuid), Verdict>>,
+    idle_routers: Mutex<Vec<Uuid>>,
+}
+
+impl Health {
+    /// Of those that have been checked.
+    pub fn report(&self) -> Vec<MemberHealth> {
+        let verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        let checked = verdicts.iter().filter(|(_, verdict)| verdict.checks > 0);
+        checked
+            .map(|((balancer, port), verdict)| MemberHealth {
+                balancer: *balancer,
+                port: *port,
+                problem: verdict.problem.clone(),
+            })
+            .collect()
+    }
+
+    /// See [`crate::networks::Networks::idle_routers`]; as of the last look.
+    pub fn idle_routers(&self) -> Vec<Uuid> {
+        self.idle_routers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn note(&self, of: &MemberCheck, answer: Result<(), String>) {
+        let mut verdicts = self.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(verdict) = verdicts.get_mut(&(of.balancer, of.port)) {
+            verdict.note(&of.check, answer);
+        }
+    }
+}
+
+/// What is thought of a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Verdict {
+    /// Why it is not healthy; nothing if it is.
+    problem: Option<String>,
+    /// Answers in a row that contradict the verdict.
+    against: u32,
+    checks: u64,
+}
+
+impl Verdict {
+    fn new(healthy: bool) -> Self {
+        let problem = (!healthy).then(|| "it has not been checked yet".to_owned());
+        Self { problem, against: 0, checks: 0 }
+    }
+
+    fn note(&mut self, check: &HealthCheck, answer: Result<(), String>) {
+        self.checks += 1;
+        let needed = match (&self.problem, &answer) {
+            (None, Ok(())) => {
+                self.against = 0;
+                return;
+            }
+            // The newest reason tells most.
+            (Some(_), Err(reason)) => {
+                self.against = 0;
+                self.problem = Some(reason.clone());
+                return;
+            }
+            (None, Err(_)) => check.unhealthy_after,
+            (Some(_), Ok(())) => check.healthy_after,
+        };
+        self.against += 1;
+        if self.against >= needed {
+            self.against = 0;
+            self.problem = answer.err();
+        }
+    }
+}
+
+pub(crate) async fn run(host: Arc<Host>, shutdown: CancellationToken) {
+    let mut running: BTreeMap<MemberCheck, AbortOnDropHandle<()>> = BTreeMap::new();
+    loop {
+        let wanted: BTreeMap<MemberCheck, bool> = host.networks.checks().await.into_iter().collect();
+        running.retain(|check, _| wanted.contains_key(check));
+        {
+            let mut verdicts = host.health.verdicts.lock().unwrap_or_else(PoisonError::into_inner);
+            verdicts.retain(|(balancer, port), _| {
+                wanted.keys().any(|check| (check.balancer, check.port) == (*balancer, *port))
+            });
+            for (check, healthy) in &wanted {
+                verdicts.entry((check.balancer, check.port)).or_insert_with(|| Verdict::new(*healthy));
+            }
+        }
+        for check in wanted.into_keys() {
+            running
+                .entry(check.clone())
+                .or_insert_with(|| AbortOnDropHandle::new(tokio::spawn(watch(host.clone(), check))));
+        }
+        let idle = host.networks.idle_routers().await;
+        *host.health.idle_routers.lock().unwrap_or_else(PoisonError::into_inner) = idle;
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+async fn watch(host: Arc<Host>, member: MemberCheck) {
+    let interval = Duration::from_secs(member.check.interval_s.into());
+    loop {
+        let begun = tokio::time::Instant::now();
+        if let Some(answer) = ask(&host, &member).await {
+            host.health.note(&member, answer);
+        }
+        tokio::time::sleep_until(begun + interval).await;
+    }
+}
+
+/// Whether it serves; nothing if it can't be asked, because its network's services are not up.
+async fn ask(host: &Host, member: &MemberCheck) -> Option<Result<(), String>> {
+    let address = SocketAddr::new(member.address, member.checked_port);
+    let namespace = host.services.of(member.vni)?;
+    let socket = namespace.enter(move || socket_for(address.ip())).await.and_then(|socket| socket);
+    let socket = match socket {
+        Ok(socket) => socket,
+        Err(error) => {
+            tracing::debug!(%address, %error, "this member can't be asked");
+            return None;
+        }
+    };
+    let limit = Duration::from_secs(member.check.timeout_s.into());
+    let answered = timeout(limit, async {
+        let stream = socket.connect(address).await.map_err(|error| refused(address, &error))?;
+        match &member.check.http_path {
+            Some(path) => http_status(stream, address, path).await,
+            None => Ok(()),
+        }
+    });
+    let late = || Err(format!("port {} did not answer within {} s", address.port(), limit.as_secs()));
+    Some(answered.await.unwrap_or_else(|_| late()))
+}
+
+/// From the services' address, which security groups let through.
+fn socket_for(to: IpAddr) -> io::Result<TcpSocket> {
+    let (socket, from) = match to {
+        IpAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::V4(SERVICES_V4)),
+        IpAddr::V6(_) => (TcpSocket::new_v6()?, IpAddr::V6(SERVICES_V6)),
+    };
+    socket.bind(SocketAddr::new(from, 0))?;
+    Ok(socket)
+}
+
+fn refused(address: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => format!("port {} refuses connections", address.port()),
+        _ => format!("port {} can't be reached: {error}", address.port()),
+    }
+}
+
+/// Only the status line is read (RFC 9112, section 4); 200 to 399 is good.
+async fn http_status(mut stream: TcpStream, address: SocketAddr, path: &str) -> Result<(), String> {
+    let port = address.port();
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: gantry-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
+    );
+    let failed = |error: io::Error| format!("port {port} ended the connection: {error}");
+    stream.write_all(request.as_bytes()).await.map_err(failed)?;
+    let mut line = [0; STATUS_BYTES];
+    stream.read_exact(&mut line).await.map_err(failed)?;
+    let status = line.strip_prefix(b"HTTP/1.").and_then(|rest| std::str::from_utf8(rest.get(2..)?).ok());
+    match status.and_then(|status| status.parse::<u16>().ok()) {
+        Some(200..=399) => Ok(()),
+        Some(status) => Err(format!("port {port} answers {path} with HTTP status {status}")),
+        None => Err(format!("port {port} does not speak HTTP")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_changes_only_after_enough_answers_in_a_row() {
+        let check = HealthCheck { healthy_after: 2, unhealthy_after: 3, ..HealthCheck::default() };
+        let mut verdict = Verdict::new(false);
+        let bad = || Err("no".to_owned());
+        let mut seen = Vec::new();
+        for answer in [Ok(()), bad(), Ok(()), Ok(()), bad(), bad(), Ok(()), bad(), bad(), bad(), Ok(())] {
+            verdict.note(&check, answer);
+            seen.push(verdict.problem.is_none());
+        }
+        assert_eq!(seen, [false, false, false, true, true, true, true, true, true, false, false]);
+        assert_eq!(verdict.problem.as_deref(), Some("no"));
+    }
+
+    #[tokio::test]
+    async fn only_a_good_status_is_an_answer() {
+        for (answer, good) in [
+            (&b"HTTP/1.1 200 OK\r\n\r\n"[..], true),
+            (b"HTTP/1.0 302 Found\r\n\r\n", true),
+            (b"HTTP/1.1 503 Busy\r\n\r\n", false),
+            (b"SSH-2.0-OpenSSH_9", false),
+            (b"HTTP/1.1", false),
+        ] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let serve = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 1024];
+                let length = stream.read(&mut request).await.unwrap();
+                assert!(request[..length].starts_with(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:"));
+                stream.write_all(answer).await.unwrap();
+            };
+            let stream = TcpStream::connect(address).await.unwrap();
+            let (checked, ()) = tokio::join!(http_status(stream, address, "/healthz"), serve);
+            assert_eq!(checked.is_ok(), good, "{checked:?}");
+        }
+    }
+}
