@@ -21,6 +21,7 @@ use crate::desired::PortDevice;
 use crate::names;
 use crate::ruleset::expression::*;
 use crate::ruleset::{Chain, Hook, Ruleset, Set};
+use crate::target::{SERVICES_V4, SERVICES_V6};
 
 /// Before br_netfilter (0) and the usual place of address translation (−300).
 const PRIORITY: i32 = -310;
@@ -36,7 +37,10 @@ pub fn compile(desired: &HostNetworks) -> Ruleset {
         }
         if !back.elements.is_empty() {
             let answer = [meta("iifname"), payload(protocol, "saddr"), meta("l4proto"), payload("th", "sport")];
-            rules.push(rule(vec![send_to(concat(&answer), name)]));
+            // Its own host asks whether it serves; that has nothing to do with the router.
+            let services = if is_v4 { SERVICES_V4.to_string() } else { SERVICES_V6.to_string() };
+            let is_connection = is_not(payload(protocol, "daddr"), json!(services));
+            rules.push(rule(vec![is_connection, send_to(concat(&answer), name)]));
             table.sets.insert(name.to_owned(), back);
         }
     }

@@ -15,8 +15,8 @@ use crate::router;
 use crate::steering;
 
 /// Where guests find their network's services.
-const SERVICES_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
-const SERVICES_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+pub(crate) const SERVICES_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+pub(crate) const SERVICES_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 /// The port IANA gave to VXLAN (RFC 7348).
 pub const VXLAN_UDP_PORT: u16 = 4789;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use gantry_network::services::{Reach, ServicesAddresses, ServicesPort};
-use gantry_network::{DataPlane, LinuxDataPlane, bridge_name, services_mac, services_name};
+use gantry_network::{DataPlane, LinuxDataPlane, MacAddress, bridge_name, services_mac, services_name};
 use support::*;
 
 const SERVICES: &str = "169.254.169.254";
@@ -71,6 +71,12 @@ async fn guests_reach_the_services_and_are_answered_at_their_own_mac() {
     let refusal = guest.receive("port unreachable", |frame| kind(frame) == 0x0800 && frame[23] == 1);
     assert_eq!((&refusal[0..6], &refusal[6..12]), (mac(11).0.as_slice(), services_mac(VNI).0.as_slice()));
     assert!(!other.drain().iter().any(|frame| kind(frame) == 0x0800));
+
+    // A guest that knows no better gives it to its gateway.
+    let gateway = MacAddress([2, 0, 0, 0, 0, 1]);
+    guest.send(&udp((gateway, address), (mac(11), guest_address(11)), (5001, 53), b"by the gateway"));
+    let refusal = guest.receive("port unreachable", |frame| kind(frame) == 0x0800 && frame[23] == 1);
+    assert_eq!(refusal[6..12], services_mac(VNI).0);
 
     // The planned state neither removes it nor finds it wrong.
     let ports = vec![self::port(11, true), self::port(12, true)];

@@ -47,6 +47,10 @@ pub fn sample_body(method: &Method, path: &str) -> String {
         ["subnets", ..] => json!({"metadata": {"name": "absent"}, "spec": {"network": "lan", "cidr": "10.8.0.0/24"}}),
         ["snapshots", ..] => json!({"metadata": {"name": "absent-a"}, "spec": {"vm": "absent"}}),
         ["ports" | "floating-ips", ..] => json!({"metadata": {"name": "absent"}, "spec": {"network": "lan"}}),
+        ["load-balancers", ..] => {
+            let spec = json!({"network": "lan", "listeners": [{"port": 80}], "members": "tier=web"});
+            json!({"metadata": {"name": "absent"}, "spec": spec})
+        }
         _ => json!({"metadata": {"name": "absent"}, "spec": {}}),
     };
     body.to_string()

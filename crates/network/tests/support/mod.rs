@@ -147,10 +147,13 @@ pub struct Guest {
 
 impl Guest {
     pub fn attach(host: &Namespace, last: u8) -> Self {
+        Self::attach_to(host, &tap_name(port(last, true).id), last)
+    }
+
+    pub fn attach_to(host: &Namespace, name: &str, last: u8) -> Self {
         let tap = host.enter(|| {
             let tap = OpenOptions::new().read(true).write(true).open("/dev/net/tun").unwrap();
             let mut request = TunRequest { name: [0; 16], flags: 0x0002 | 0x1000, rest: [0; 22] };
-            let name = tap_name(port(last, true).id);
             request.name[..name.len()].copy_from_slice(name.as_bytes());
             // SAFETY: the request is a valid ifreq that outlives the call.
             unsafe { tun_set_iff(tap.as_raw_fd(), &request) }.unwrap();
