@@ -2,6 +2,7 @@
 // (`gantry lab up --hosts 2`) and is given by GANTRY_URL, GANTRY_PASSWORD (web-password in its directory), GANTRY_IMAGE
 // (target/guest/guest.qcow2) and GANTRY_CONTROLLER_PID. Pictures are left in target/web-screenshots.
 import { launch, must, mustHaveNoBarriers, openPage, picture, Tally } from './browser.mjs';
+import { forms } from './forms.mjs';
 import { BOOT_MS, consoles, move, prepareRecovery, recovery } from './guest.mjs';
 import { looks } from './looks.mjs';
 
@@ -97,6 +98,7 @@ await tally.test('a lost connection is shown, and healed when the controller is 
 });
 
 await recovery(stage);
+await forms(stage);
 await looks(stage);
 
 await tally.test('the policy was never violated and no script failed', () => {

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { GroupRule, Network, Port, Router, SecurityGroup, Vm } from '../../src/lib/api/types';
 import { cliOfRules, reachOf, ruleWords } from '../../src/lib/groups';
+import { listenersOf, listenerWords } from '../../src/lib/listeners';
 import { topologyOf } from '../../src/lib/topology';
 import { treeOf } from '../../src/lib/tree';
 
@@ -81,5 +82,16 @@ describe('reachOf', () => {
       { from: 'web', to: 'db', what: ['TCP 5432'] },
       { from: 'anyone', to: 'web', what: ['TCP 443', 'ICMP'] },
     ]);
+  });
+});
+
+describe('listeners', () => {
+  it('are read as they are typed, and what is none is left to the controller', () => {
+    expect(listenersOf('tcp:80:8080, udp:53 what')).toEqual([
+      { protocol: 'tcp', port: 80, target_port: 8080 },
+      { protocol: 'udp', port: 53 },
+      { protocol: 'what', port: 0 },
+    ]);
+    expect(listenersOf('tcp:80:8080').map(listenerWords)).toEqual(['TCP 80 (to 8080)']);
   });
 });

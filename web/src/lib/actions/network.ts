@@ -3,7 +3,7 @@ import { call, type Call } from '../api/client';
 import type { FloatingIp, Metadata } from '../api/types';
 import type { Action, Answer } from './action';
 
-type Kind = 'network' | 'subnet' | 'port' | 'router' | 'floating-ip' | 'security-group';
+type Kind = 'network' | 'subnet' | 'port' | 'router' | 'floating-ip' | 'load-balancer' | 'security-group';
 
 /** Why it may be refused stands in the question, so that nobody is afraid to press. */
 const ASKS: Record<Kind, string> = {
@@ -12,6 +12,7 @@ const ASKS: Record<Kind, string> = {
   port: 'Its addresses are free again. Refused while a VM has it.',
   router: 'Its networks don’t reach each other any more. Refused while a floating address leads through it.',
   'floating-ip': 'The address is given back; what it led to is not reached by it any more.',
+  'load-balancer': 'Its address answers no more. Refused while a floating address leads to it.',
   'security-group': 'Refused while a port has it or a rule names it.',
 };
 
@@ -23,6 +24,7 @@ export function deleteAction(kind: Kind, { name }: Metadata): Action {
     port: () => call('DELETE', '/v1/ports/{name}', { params }),
     router: () => call('DELETE', '/v1/routers/{name}', { params }),
     'floating-ip': () => call('DELETE', '/v1/floating-ips/{name}', { params }),
+    'load-balancer': () => call('DELETE', '/v1/load-balancers/{name}', { params }),
     'security-group': () => call('DELETE', '/v1/security-groups/{name}', { params }),
   };
   return { id: 'delete', label: 'Delete', icon: 'delete', danger: true, ask: ASKS[kind], cli: `gantry ${kind} delete ${name}`, call: calls[kind](), asked: `${name} is deleted` };
@@ -30,7 +32,7 @@ export function deleteAction(kind: Kind, { name }: Metadata): Action {
 
 export function detachAction(floating: FloatingIp): Action {
   const { name, labels } = floating.metadata;
-  const leads = Boolean(floating.spec.vm ?? floating.spec.port);
+  const leads = Boolean(floating.spec.vm ?? floating.spec.port ?? floating.spec.load_balancer);
   return {
     id: 'detach',
     label: 'Detach',
@@ -40,7 +42,7 @@ export function detachAction(floating: FloatingIp): Action {
     cli: `gantry floating-ip detach ${name}`,
     call: call('PUT', '/v1/floating-ips/{name}', {
       params: { path: { name } },
-      body: { kind: 'floating-ip', metadata: { name, labels: labels ?? {} }, spec: { ...floating.spec, vm: null, port: null } },
+      body: { kind: 'floating-ip', metadata: { name, labels: labels ?? {} }, spec: { ...floating.spec, vm: null, port: null, load_balancer: null } },
     }),
     asked: `${name} leads nowhere`,
   };

@@ -13,6 +13,7 @@ export type Host = Schemas['Host'];
 export type HostVerdict = Schemas['HostVerdict'];
 export type Image = Schemas['Image'];
 export type Metadata = Schemas['Metadata'];
+export type LoadBalancer = Schemas['LoadBalancer'];
 export type MetricsHistory = Schemas['MetricsHistory'];
 export type Network = Schemas['Network'];
 export type NetworkSubnet = Schemas['NetworkSubnet'];

@@ -1,0 +1,58 @@
+// Networks, groups, a router and a policy, each made in its dialog as the controller checks it; and what they then show.
+import { must, mustHaveNoBarriers, picture } from './browser.mjs';
+
+export async function forms({ tally, page }) {
+  const dialog = page.getByRole('dialog');
+
+  await tally.test('a network, a group and a router are made in their dialogs', async () => {
+    await page.goto('/networks?tab=list');
+    await page.getByRole('button', { name: 'Create network' }).click();
+    await dialog.getByLabel('Name', { exact: true }).fill('shop');
+    await dialog.getByLabel('Subnet').fill('10.20.0.0/24');
+    await dialog.getByLabel('Gateway').fill('10.21.0.1');
+    await dialog.getByText('The controller has objections').waitFor();
+    await dialog.getByLabel('Gateway').fill('10.20.0.1');
+    await made('Create network', 'wide-light-create-network');
+    await page.getByRole('row').filter({ hasText: '10.20.0.0/24' }).waitFor();
+
+    await page.goto('/networks?tab=groups');
+    await page.getByRole('button', { name: 'Create group' }).click();
+    await dialog.getByLabel('Name', { exact: true }).fill('front');
+    await dialog.getByRole('button', { name: 'Add a rule' }).click();
+    must((await dialog.getByRole('group').count()) === 2, 'there is no second rule');
+    await made('Create group', 'wide-light-create-group');
+    await page.getByRole('cell', { name: 'front' }).waitFor();
+
+    await page.goto('/networks?tab=routing');
+    await page.getByRole('button', { name: 'Create router' }).click();
+    await dialog.getByLabel('Name', { exact: true }).fill('edge');
+    await dialog.getByRole('checkbox', { name: 'shop' }).check();
+    await made('Create router', 'wide-light-create-router');
+    await page.getByRole('heading', { name: 'edge' }).waitFor();
+  });
+
+  await tally.test('a packet is traced', async () => {
+    await page.goto('/vms/web?tab=trace');
+    await page.getByLabel('To address').fill('10.20.0.9');
+    await page.getByLabel('Port').fill('80');
+    await page.getByRole('button', { name: 'Trace', exact: true }).click();
+    await page.getByRole('status').getByRole('listitem').first().waitFor();
+    await picture(page, 'wide-light-traced');
+  });
+
+  await tally.test('a cluster is given a policy that only advises', async () => {
+    await page.goto('/policies');
+    await page.getByRole('button', { name: 'Create policy' }).click();
+    await made('Create policy', 'wide-light-create-policy');
+    await page.getByText('balance: advise').waitFor();
+  });
+
+  /** Once the controller has checked it. */
+  async function made(button, name) {
+    await dialog.getByText('The controller has checked it').waitFor();
+    await mustHaveNoBarriers(page);
+    await picture(page, name);
+    await dialog.getByRole('button', { name: button }).click();
+    await dialog.waitFor({ state: 'detached' });
+  }
+}
