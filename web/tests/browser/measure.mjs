@@ -71,7 +71,7 @@ async function realFigures(url, password) {
   await page.getByLabel('Name').fill('admin');
   await page.getByLabel('Password').fill(password);
   await page.getByRole('button', { name: 'Log in' }).click();
-  await page.getByRole('heading', { level: 1 }).waitFor();
+  await page.getByRole('navigation', { name: 'Main' }).waitFor();
   const storageState = await context.storageState();
   await context.close();
 
