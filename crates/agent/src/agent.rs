@@ -25,7 +25,7 @@ use crate::vm::{self, Command, VmHandle};
 
 /// One host.
 pub(crate) struct Agent {
-    host: Arc<Host>,
+    pub(crate) host: Arc<Host>,
     images: Images,
     vms: Mutex<HashMap<Uuid, VmHandle>>,
     /// VMs whose record can't be read, and why.
@@ -77,7 +77,7 @@ impl Agent {
         self.vms.lock().await.get(&vm).filter(|handle| !handle.is_over()).cloned()
     }
 
-    async fn existing(&self, vm: Uuid) -> Result<VmHandle, Problem> {
+    pub(crate) async fn existing(&self, vm: Uuid) -> Result<VmHandle, Problem> {
         if let Some(reason) = self.damaged.lock().await.get(&vm) {
             return Err(self.damaged_problem(vm, reason));
         }
@@ -168,6 +168,7 @@ fn damaged_observation(vm: Uuid, reason: &str) -> Option<VmObservation> {
         migration: None,
         ha: Default::default(),
         recovery_points: Vec::new(),
+        volumes: Vec::new(),
         owner_uid: 0,
         damaged: true,
     })

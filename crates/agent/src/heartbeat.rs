@@ -40,10 +40,12 @@ pub(crate) async fn run(host: Arc<Host>, agent: Arc<Agent>, http: reqwest::Clien
             networks_generation: host.networks.generation(),
             members: host.health.report(),
             idle_routers: host.health.idle_routers(),
+            pools: host.pools.reports(),
         };
         let request = http.post(&url).timeout(ANSWER_LIMIT).json(&heartbeat);
         match gantry_hostlink::answer::<HeartbeatReply>("the controller", request).await {
             Ok(reply) => {
+                host.pools.watch(reply.pools);
                 interval = Duration::from_millis(reply.interval_ms.clamp(*INTERVAL_MS.start(), *INTERVAL_MS.end()));
                 if reachable != Some(true) {
                     tracing::info!(url, "the controller answers");

@@ -12,6 +12,7 @@ use crate::health::Health;
 use crate::inventory::QemuHost;
 use crate::migration::Verdicts;
 use crate::networks::Networks;
+use crate::pools::Pools;
 use crate::records::Records;
 use crate::services::ServicesNamespaces;
 
@@ -25,6 +26,7 @@ pub(crate) struct Host {
     pub records: Records,
     pub verdicts: Verdicts,
     pub pool: DirPool,
+    pub pools: Pools,
     pub networks: Networks,
     pub services: ServicesNamespaces,
     pub health: Health,

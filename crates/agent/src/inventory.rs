@@ -101,6 +101,7 @@ impl QemuHost {
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned();
         let pools = pool.capacity().map(|space| PoolInfo {
             name: "default".to_owned(),
+            path: pool.path().to_string_lossy().into_owned(),
             capacity: ByteSize(space.capacity_bytes),
             free: ByteSize(space.free_bytes),
         });

@@ -27,11 +27,13 @@ mod join;
 mod migration;
 mod network_watch;
 mod networks;
+mod pools;
 mod problem;
 mod records;
 mod renewal;
 mod service_manager;
 mod services;
+mod storage;
 mod vm;
 mod vm_files;
 
@@ -56,6 +58,7 @@ use host::{Host, Uids};
 use images::Images;
 use inventory::QemuHost;
 use networks::Networks;
+use pools::Pools;
 use records::{Loaded, Records};
 
 /// Why the agent could not start.
@@ -108,8 +111,9 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     let watch = network_watch::run(&host.networks, network_watch::INTERVAL, shutdown.clone());
     let services = services::run(host.clone(), shutdown.clone());
     let health = health::run(host.clone(), shutdown.clone());
+    let pools = pools::run(&host, shutdown.clone());
     let heartbeat = heartbeat::run(host.clone(), agent, controller, shutdown.clone());
-    tokio::join!(server.serve(listener, router, shutdown), heartbeat, renewal, services, health, watch);
+    tokio::join!(server.serve(listener, router, shutdown), heartbeat, renewal, services, health, watch, pools);
     Ok(())
 }
 
@@ -147,8 +151,9 @@ async fn open(config: AgentConfig) -> Result<(Arc<Host>, Vec<Loaded>), AgentErro
     let plane = Arc::new(LinuxDataPlane::current());
     let networks = Networks::open(plane, config.underlay_address, &config.state_dir).map_err(state)?;
     let uids = Uids::new(config.first_uid, records.taken_uids(&loaded));
+    let pools = Pools::new(pool.clone());
     let (services, health) = Default::default();
     let host =
-        Host { config, identity, qemu_identity, records, verdicts, pool, networks, services, health, qemu, uids };
+        Host { config, identity, qemu_identity, records, verdicts, pool, pools, networks, services, health, qemu, uids };
     Ok((Arc::new(host), loaded))
 }

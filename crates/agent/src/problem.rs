@@ -28,6 +28,7 @@ classified! {
     gantry_qemu::process::ProcessError,
     gantry_qemu::qmp::QmpError,
     gantry_qemu::snapshot::SnapshotError,
+    gantry_qemu::volume::VolumeError,
     gantry_storage::StorageError,
 }
 
@@ -60,6 +61,10 @@ fn remedy(code: &str, class: ErrorClass) -> &'static str {
             "check the filesystem of this host's pool, then repeat the command"
         }
         "snapshot-not-loaded" => "go back to its disk only: gantry snapshot revert VM SNAPSHOT --disk-only",
+        "volume-not-attached" | "volume-not-detached" => {
+            "repeat the command; if it fails again, stop the VM: volumes of a stopped VM come and go without its guest"
+        }
+        "volume-missing" => "check the file system of the volume's pool: gantry pool list",
         "qemu-not-ended" => "look on the host for a hanging disk or filesystem, then repeat the command",
         "process-not-adopted" => "restart the agent of this host; the VM runs on meanwhile",
         "qemu-refused" | "guest-not-resumed" => {

@@ -322,6 +322,7 @@ pub(crate) mod tests {
                 firmware: Firmware::Bios,
                 display: gantry_types::Display::None,
                 disk: DiskAssignment { image: None, size: ByteSize::mib(8) },
+                volumes: Vec::new(),
                 nics: Vec::new(),
                 user_data: None,
                 power: PowerState::Running,

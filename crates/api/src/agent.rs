@@ -25,10 +25,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::storage::{StorageApi, VolumeAssignment, VolumePlace};
+
 /// The host side of Gantry. The agent implements it on real QEMU; the controller's tests implement it in memory; an
 /// HTTP client implements it for a host that is elsewhere.
 #[async_trait]
-pub trait AgentApi: Send + Sync {
+pub trait AgentApi: StorageApi {
     /// Everything this host has of any VM.
     async fn observe(&self) -> Result<Vec<VmObservation>, Problem>;
 
@@ -104,6 +106,9 @@ pub struct Assignment {
     #[serde(default)]
     pub display: Display,
     pub disk: DiskAssignment,
+    /// The volumes it has beside its own disk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeAssignment>,
     pub nics: Vec<NicAssignment>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_data: Option<String>,
@@ -261,6 +266,9 @@ pub struct VmObservation {
     /// The states its disk can be brought back to here, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recovery_points: Vec<RecoveryPoint>,
+    /// The volumes that it has here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumePlace>,
     /// The unprivileged user its QEMU runs as here.
     pub owner_uid: u32,
     /// What the host wrote down about it can't be read. Name, epoch and state are placeholders, and the host neither

@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::agent::VmObservation;
+use crate::{
+    agent::VmObservation,
+    storage::{PoolAssignment, PoolReport},
+};
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Heartbeat {
@@ -27,6 +30,9 @@ pub struct Heartbeat {
     /// The routers that no VM of this host is behind and that translate nothing here any more.
     #[serde(default)]
     pub idle_routers: Vec<Uuid>,
+    /// The pools that it was told to watch.
+    #[serde(default)]
+    pub pools: Vec<PoolReport>,
 }
 
 /// Whether a load balancer's member serves.
@@ -43,4 +49,7 @@ pub struct MemberHealth {
 pub struct HeartbeatReply {
     /// How long the agent should wait before the next one.
     pub interval_ms: u64,
+    /// The pools that this host reaches: it is to watch these and no others.
+    #[serde(default)]
+    pub pools: Vec<PoolAssignment>,
 }

@@ -1,7 +1,7 @@
 //! Where programs meet: the requests and responses of the two APIs.
 //!
 //! [`rest`], [`access`] (users, sessions, consoles), [`overview`] and [`audit`] are the public API (CLI, web UI → controller). [`agent`] is what a controller asks of a host, and a
-//! host of another host while a VM moves. [`heartbeat`] is what a host tells its controller. The controller and the
+//! host of another host while a VM moves; [`storage`] is the part of it that keeps volumes. [`heartbeat`] is what a host tells its controller. The controller and the
 //! agent know each other only through this crate.
 
 pub mod access;
@@ -11,5 +11,7 @@ pub mod heartbeat;
 pub mod overview;
 pub mod paths;
 pub mod rest;
+pub mod storage;
 
 pub use agent::AgentApi;
+pub use storage::StorageApi;

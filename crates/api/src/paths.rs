@@ -36,6 +36,22 @@ pub mod host {
     pub const MIGRATION: &str = "/v1/vms/{vm}/migrations/{migration}";
     pub const MIGRATION_VERB: &str = "/v1/vms/{vm}/migrations/{migration}/{verb}";
 
+    pub const POOL: &str = "/v1/pools/{pool}";
+    pub const POOL_VOLUME: &str = "/v1/pools/{pool}/volumes/{volume}";
+    pub const POOL_VOLUME_DELETION: &str = "/v1/pools/{pool}/volumes/{volume}/deletion";
+    pub const POOL_VOLUME_SIZE: &str = "/v1/pools/{pool}/volumes/{volume}/size";
+    pub const POOL_CLOSURE: &str = "/v1/pools/{pool}/closure";
+    pub const VM_VOLUME: &str = "/v1/vms/{vm}/volumes/{volume}";
+
+    pub fn pool(pool: Uuid) -> String {
+        format!("/v1/pools/{pool}")
+    }
+    pub fn pool_volume(pool: Uuid, volume: Uuid) -> String {
+        format!("/v1/pools/{pool}/volumes/{volume}")
+    }
+    pub fn vm_volume(vm: Uuid, volume: Uuid) -> String {
+        format!("/v1/vms/{vm}/volumes/{volume}")
+    }
     pub fn port_capture(port: Uuid) -> String {
         format!("/v1/ports/{port}/capture")
     }

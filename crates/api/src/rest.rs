@@ -291,6 +291,13 @@ pub struct RevertRequest {
     pub disk_only: bool,
 }
 
+/// `POST /v1/volumes/{name}/attach`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AttachRequest {
+    pub vm: Name,
+}
+
 /// `POST /v1/tokens`
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

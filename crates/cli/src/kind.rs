@@ -18,6 +18,8 @@ pub enum Kind {
     FloatingIp,
     LoadBalancer,
     Snapshot,
+    Pool,
+    Volume,
     Operation,
     Event,
     Token,
@@ -25,7 +27,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::Vm,
         Self::Host,
         Self::Cluster,
@@ -40,6 +42,8 @@ impl Kind {
         Self::FloatingIp,
         Self::LoadBalancer,
         Self::Snapshot,
+        Self::Pool,
+        Self::Volume,
         Self::Operation,
         Self::Event,
         Self::Token,
@@ -68,7 +72,8 @@ impl Kind {
             ],
             Self::Host => &["joining", "ready", "lost", "sleeping", "waking"],
             Self::Image => &["pending", "importing", "ready", "failed"],
-            Self::Snapshot => &["creating", "ready", "deleting"],
+            Self::Snapshot | Self::Pool => &["creating", "ready", "deleting"],
+            Self::Volume => &["creating", "ready", "attaching", "attached", "detaching", "deleting"],
             Self::Operation => &["pending", "running", "unwinding", "succeeded", "failed", "cancelled"],
             Self::Cluster
             | Self::Policy
@@ -98,6 +103,8 @@ impl Kind {
             Self::FloatingIp => &["floating-ip", "floating-ips", "fip"],
             Self::LoadBalancer => &["load-balancer", "load-balancers", "lb"],
             Self::Snapshot => &["snapshot", "snapshots", "snap"],
+            Self::Pool => &["pool", "pools"],
+            Self::Volume => &["volume", "volumes", "vol"],
             Self::Operation => &["operation", "operations", "op", "ops"],
             Self::Event => &["event", "events", "ev"],
             Self::Token => &["token", "tokens"],
@@ -185,6 +192,14 @@ macro_rules! with_kind {
                 type $type = gantry_types::Snapshot;
                 $body
             }
+            $crate::kind::Kind::Pool => {
+                type $type = gantry_types::Pool;
+                $body
+            }
+            $crate::kind::Kind::Volume => {
+                type $type = gantry_types::Volume;
+                $body
+            }
             $crate::kind::Kind::Operation => {
                 type $type = gantry_types::Operation;
                 $body
@@ -209,7 +224,7 @@ pub(crate) use with_kind;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gantry_types::{HostState, ImagePhase, OperationPhase, Resource, VmPhase};
+    use gantry_types::{HostState, ImagePhase, OperationPhase, PoolPhase, Resource, VmPhase, VolumePhase};
     use serde::de::DeserializeOwned;
 
     #[test]
@@ -223,6 +238,8 @@ mod tests {
         all_are::<HostState>(Kind::Host);
         all_are::<ImagePhase>(Kind::Image);
         all_are::<OperationPhase>(Kind::Operation);
+        all_are::<PoolPhase>(Kind::Pool);
+        all_are::<VolumePhase>(Kind::Volume);
         assert_eq!(Kind::Vm.phases().to_vec(), VmPhase::ALL.map(|phase| phase.to_string()));
     }
 

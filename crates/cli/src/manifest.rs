@@ -11,8 +11,8 @@ use std::{
 };
 
 use gantry_types::{
-    AddressSet, Cluster, FloatingIp, Host, Image, Labels, LoadBalancer, Metadata, Network, NetworkSubnet, Policy, Port,
-    Problem, Resource, Router, SecurityGroup, Vm,
+    AddressSet, Cluster, FloatingIp, Host, Image, Labels, LoadBalancer, Metadata, Network, NetworkSubnet, Policy, Pool, Port,
+    Problem, Resource, Router, SecurityGroup, Vm, Volume,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -36,6 +36,8 @@ pub enum Object {
     Router(Router),
     FloatingIp(FloatingIp),
     LoadBalancer(LoadBalancer),
+    Pool(Pool),
+    Volume(Volume),
     Image(Image),
     Host(Box<Host>),
     Vm(Box<Vm>),
@@ -54,6 +56,8 @@ impl Object {
             Self::Router(_) => Kind::Router,
             Self::FloatingIp(_) => Kind::FloatingIp,
             Self::LoadBalancer(_) => Kind::LoadBalancer,
+            Self::Pool(_) => Kind::Pool,
+            Self::Volume(_) => Kind::Volume,
             Self::Image(_) => Kind::Image,
             Self::Host(_) => Kind::Host,
             Self::Vm(_) => Kind::Vm,
@@ -71,6 +75,8 @@ impl Object {
             Self::Router(object) => object.name(),
             Self::FloatingIp(object) => object.name(),
             Self::LoadBalancer(object) => object.name(),
+            Self::Pool(object) => object.name(),
+            Self::Volume(object) => object.name(),
             Self::Image(object) => object.name(),
             Self::Host(object) => object.name(),
             Self::Vm(object) => object.name(),
@@ -85,8 +91,9 @@ impl Object {
             Self::Port(_) | Self::Router(_) => 3,
             Self::Image(_) | Self::LoadBalancer(_) => 4,
             Self::Host(_) => 5,
-            Self::Vm(_) => 6,
-            Self::FloatingIp(_) | Self::Policy(_) => 7,
+            Self::Pool(_) => 6,
+            Self::Vm(_) | Self::Volume(_) => 7,
+            Self::FloatingIp(_) | Self::Policy(_) => 8,
         }
     }
 }
@@ -244,6 +251,8 @@ fn object_of(file: &str, number: usize, mut value: Value) -> Result<Object, Prob
         Some(Kind::Router) => Object::Router(typed(value).map_err(at)?),
         Some(Kind::FloatingIp) => Object::FloatingIp(typed(value).map_err(at)?),
         Some(Kind::LoadBalancer) => Object::LoadBalancer(typed(value).map_err(at)?),
+        Some(Kind::Pool) => Object::Pool(typed(value).map_err(at)?),
+        Some(Kind::Volume) => Object::Volume(typed(value).map_err(at)?),
         Some(Kind::Host) => Object::Host(Box::new(typed(value).map_err(at)?)),
         Some(Kind::User) => return Err(at("users are made with: gantry user create".to_owned())),
         Some(Kind::Snapshot) => return Err(at("snapshots are taken with: gantry snapshot create".to_owned())),
@@ -253,7 +262,7 @@ fn object_of(file: &str, number: usize, mut value: Value) -> Result<Object, Prob
         }
         None => {
             let known = "vm, image, network, subnet, port, security-group, address-set, router, \
-                         floating-ip, load-balancer, host, cluster, policy";
+                         floating-ip, load-balancer, pool, volume, host, cluster, policy";
             return Err(at(format!("'{kind}' is not a kind; there are {known}")));
         }
     })

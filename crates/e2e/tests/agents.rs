@@ -3,10 +3,11 @@
 use anyhow::{Context, Result, anyhow};
 use gantry_api::AgentApi;
 use gantry_api::agent::{Assignment, DiskAssignment};
+use gantry_api::storage::PoolAssignment;
 use gantry_e2e::Lab;
 use gantry_hostlink::{AgentClient, conformance};
 use gantry_trust::{Identity, LiveIdentity};
-use gantry_types::{Arch, ByteSize, Display, Firmware, Host, PowerState};
+use gantry_types::{Arch, ByteSize, Display, Firmware, Host, PoolType, PowerState};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_agent_is_what_the_trait_promises() -> Result<()> {
@@ -28,13 +29,22 @@ async fn a_real_agent_is_what_the_trait_promises() -> Result<()> {
         firmware: Firmware::Bios,
         display: Display::None,
         disk: DiskAssignment { image: None, size: ByteSize::mib(4) },
+        volumes: Vec::new(),
         nics: Vec::new(),
         user_data: None,
         power: PowerState::Stopped,
         ha: Default::default(),
         recovery: gantry_types::RecoveryPolicy::default(),
     };
-    conformance::run(&agent, &template).await.map_err(|why| anyhow!(why))?;
+    let place = tempfile::tempdir()?;
+    std::fs::set_permissions(place.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let pool = PoolAssignment {
+        uuid: uuid::Uuid::now_v7(),
+        name: "fast".parse()?,
+        kind: PoolType::Dir,
+        path: place.path().join("fast").to_str().context("its path is text")?.to_owned(),
+    };
+    conformance::run(&agent, &template, &pool).await.map_err(|why| anyhow!(why))?;
     lab.passed();
     Ok(())
 }

@@ -28,19 +28,19 @@ use crate::reply::{answer, causes, checked, done};
 /// For calls that only look or flip a switch.
 const QUICK: Duration = Duration::from_secs(10);
 /// For calls that make disks or start processes.
-const SLOW: Duration = Duration::from_secs(60);
+pub(crate) const SLOW: Duration = Duration::from_secs(60);
 /// For fetching an image over the datacenter's own network.
 const FETCH: Duration = Duration::from_secs(1800);
 
 /// For calls that write or read a guest's memory.
-const STATE: Duration = Duration::from_secs(3600);
+pub(crate) const STATE: Duration = Duration::from_secs(3600);
 
 /// A connection pool to the agent of one host.
 #[derive(Clone)]
 pub struct AgentClient {
     http: reqwest::Client,
     config: ClientConfig,
-    host: String,
+    pub(crate) host: String,
     base: String,
 }
 
@@ -69,13 +69,13 @@ impl AgentClient {
         })
     }
 
-    fn request(&self, method: Method, path: &str, limit: Duration) -> RequestBuilder {
+    pub(crate) fn request(&self, method: Method, path: &str, limit: Duration) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base)).timeout(limit)
     }
-    fn put(&self, path: &str, body: &impl Serialize, limit: Duration) -> RequestBuilder {
+    pub(crate) fn put(&self, path: &str, body: &impl Serialize, limit: Duration) -> RequestBuilder {
         self.request(Method::PUT, path, limit).json(body)
     }
-    fn post(&self, path: &str, body: &impl Serialize, limit: Duration) -> RequestBuilder {
+    pub(crate) fn post(&self, path: &str, body: &impl Serialize, limit: Duration) -> RequestBuilder {
         self.request(Method::POST, path, limit).json(body)
     }
     fn migration_verb(&self, vm: Uuid, migration: Uuid, verb: &str) -> RequestBuilder {

@@ -9,12 +9,15 @@ use gantry_api::{
         Assignment, PowerAction, PowerRequest, ReceiveMigration, RevertVm, TakeSnapshot, Verdict, VmObservation,
         VmRunState,
     },
+    storage::PoolAssignment,
 };
 use gantry_types::{ErrorClass, Name, Problem};
 use uuid::Uuid;
 
+use crate::storage_conformance::volumes_repeat;
+
 /// The checks, in the order in which [`run`] makes them.
-pub const CHECKS: [&str; 8] = [
+pub const CHECKS: [&str; 9] = [
     "define can be repeated",
     "power can be repeated",
     "a lower epoch is refused",
@@ -23,13 +26,14 @@ pub const CHECKS: [&str; 8] = [
     "a migration nobody knows is aborted for ever",
     "a snapshot can be taken and deleted again and again",
     "going back is done once",
+    "a volume can be made, attached, grown, detached and deleted again and again",
 ];
 
-/// Runs all checks with a VM like this one; it must need no image and no network.
+/// Runs all checks with a VM like this one, which must need no image and no network, and in a pool that can be opened.
 ///
 /// # Errors
 /// The first check that failed, and why.
-pub async fn run(agent: &dyn AgentApi, template: &Assignment) -> Result<(), String> {
+pub async fn run(agent: &dyn AgentApi, template: &Assignment, pool: &PoolAssignment) -> Result<(), String> {
     let fresh = |epoch: u64| Assignment { uuid: Uuid::new_v4(), epoch, ..template.clone() };
     named(CHECKS[0], define_repeats(agent, &fresh(1)).await)?;
     named(CHECKS[1], power_repeats(agent, &fresh(1)).await)?;
@@ -38,7 +42,8 @@ pub async fn run(agent: &dyn AgentApi, template: &Assignment) -> Result<(), Stri
     named(CHECKS[4], aborts_are_final(agent, &fresh(2)).await)?;
     named(CHECKS[5], unknown_migrations_are_over(agent, &fresh(2)).await)?;
     named(CHECKS[6], snapshots_repeat(agent, &fresh(2)).await)?;
-    named(CHECKS[7], reverts_happen_once(agent, &fresh(1)).await)
+    named(CHECKS[7], reverts_happen_once(agent, &fresh(1)).await)?;
+    named(CHECKS[8], volumes_repeat(agent, &fresh(2), pool).await)
 }
 
 /// The host that would send.
@@ -50,7 +55,7 @@ fn named(check: &str, result: Result<(), String>) -> Result<(), String> {
     result.map_err(|why| format!("{check}: {why}"))
 }
 
-fn worked<T>(what: &str, result: Result<T, Problem>) -> Result<T, String> {
+pub(crate) fn worked<T>(what: &str, result: Result<T, Problem>) -> Result<T, String> {
     result.map_err(|problem| format!("{what} failed: {problem}"))
 }
 
@@ -58,7 +63,7 @@ fn expect(holds: bool, what: impl Into<String>) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what.into()) }
 }
 
-fn refused<T: std::fmt::Debug>(what: &str, code: &str, result: Result<T, Problem>) -> Result<(), String> {
+pub(crate) fn refused<T: std::fmt::Debug>(what: &str, code: &str, result: Result<T, Problem>) -> Result<(), String> {
     match result {
         Err(problem) if problem.class == ErrorClass::Conflict && problem.code() == code => Ok(()),
         other => Err(format!("{what} should be refused as '{code}', but: {other:?}")),
@@ -73,7 +78,7 @@ async fn state(agent: &dyn AgentApi, vm: Uuid) -> Result<Option<VmRunState>, Str
     Ok(find(agent, vm).await?.map(|observation| observation.state))
 }
 
-async fn power(agent: &dyn AgentApi, vm: &Assignment, action: PowerAction) -> Result<(), String> {
+pub(crate) async fn power(agent: &dyn AgentApi, vm: &Assignment, action: PowerAction) -> Result<(), String> {
     let request = PowerRequest { epoch: vm.epoch, action };
     worked(&format!("{action:?}"), agent.power(vm.uuid, &request).await).map(drop)
 }
@@ -245,7 +250,10 @@ mod tests {
         .expect("an assignment");
         let world = FakeWorld::new();
         let host = world.host(&"host-1".parse().expect("a name"));
-        assert_eq!(run(&host, &template).await, Ok(()));
+        let pool = serde_json::from_value(serde_json::json!({
+            "uuid": Uuid::new_v4(), "name": "fast", "type": "dir", "path": "/srv/fast"
+        }));
+        assert_eq!(run(&host, &template, &pool.expect("a pool")).await, Ok(()));
         assert!(world.vms_on(host.name()).is_empty());
     }
 }

@@ -9,6 +9,9 @@ pub mod conformance;
 pub mod fake;
 mod reply;
 mod router;
+mod storage_client;
+mod storage_conformance;
+mod storage_router;
 
 pub use client::AgentClient;
 pub use reply::{Refusal, RefusedAs, answer, causes, checked, done};

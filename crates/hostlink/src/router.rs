@@ -35,7 +35,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::reply::Refusal;
+use crate::{reply::Refusal, storage_router};
 
 /// A VM's serial line or screen: what the guest prints or shows, and what is typed. Either end may close at any time.
 pub struct Console {
@@ -55,8 +55,8 @@ pub trait Consoles: Send + Sync {
 /// The connections of a VM that has very many.
 const FLOWS_LIMIT_BYTES: usize = 32 << 20;
 
-type Host = Arc<dyn AgentApi>;
-type Answer<T> = Result<Json<T>, Refusal>;
+pub(crate) type Host = Arc<dyn AgentApi>;
+pub(crate) type Answer<T> = Result<Json<T>, Refusal>;
 
 /// All routes of an agent.
 pub fn router(host: Host, consoles: Arc<dyn Consoles>) -> Router {
@@ -74,6 +74,7 @@ pub fn router(host: Host, consoles: Arc<dyn Consoles>) -> Router {
         .route(paths::SEND, post(send))
         .route(paths::MIGRATION, get(report))
         .route(paths::MIGRATION_VERB, post(migration_verb).layer(DefaultBodyLimit::max(FLOWS_LIMIT_BYTES)))
+        .merge(storage_router::routes())
         .with_state(host)
         .merge(
             Router::new()
@@ -152,8 +153,8 @@ async fn define_vm(
 }
 
 #[derive(Deserialize)]
-struct EpochQuery {
-    epoch: u64,
+pub(crate) struct EpochQuery {
+    pub(crate) epoch: u64,
 }
 async fn remove_vm(State(host): State<Host>, Path(vm): Path<Uuid>, Query(query): Query<EpochQuery>) -> Answer<()> {
     Ok(Json(host.remove_vm(vm, query.epoch).await?))
@@ -350,5 +351,7 @@ mod tests {
         assert!(!host_may(&Method::PUT, paths::NETWORKS));
         assert!(!host_may(&Method::PUT, &paths::snapshot(vm, Uuid::from_u128(3))));
         assert!(!host_may(&Method::POST, &paths::vm_part(vm, "revert")));
+        assert!(!host_may(&Method::PUT, &paths::vm_volume(vm, Uuid::from_u128(4))));
+        assert!(!host_may(&Method::PUT, &paths::pool(vm)));
     }
 }

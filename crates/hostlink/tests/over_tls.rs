@@ -116,7 +116,10 @@ fn template() -> Assignment {
 #[tokio::test]
 async fn a_host_behind_http_conforms() {
     let link = Link::new().await;
-    assert_eq!(conformance::run(&link.controller(), &template()).await, Ok(()));
+    let pool = serde_json::from_value(serde_json::json!({
+        "uuid": Uuid::new_v4(), "name": "fast", "type": "dir", "path": "/srv/fast"
+    }));
+    assert_eq!(conformance::run(&link.controller(), &template(), &pool.expect("a pool")).await, Ok(()));
     assert!(link.world.vms_on(&name("host-1")).is_empty());
 }
 

@@ -39,7 +39,12 @@ fn host(text: &str, memory_mib: u64) -> Host {
         post_copy_reason: None,
         kernel: "6.1".into(),
         agent_version: "0.1.0".into(),
-        pools: vec![PoolInfo { name: "default".into(), capacity: ByteSize::gib(10), free: ByteSize::gib(5) }],
+        pools: vec![PoolInfo {
+            name: "default".into(),
+            path: String::new(),
+            capacity: ByteSize::gib(10),
+            free: ByteSize::gib(5),
+        }],
     });
     host
 }

@@ -8,6 +8,7 @@
 //! * [`guest_agent`]: the agent inside the guest, reached over virtio-serial
 //! * [`migration`]: source and destination primitives of a move with nothing shared
 //! * [`snapshot`]: states kept inside the disks of a running machine
+//! * [`volume`]: disks that come and go while a machine runs
 //! * [`probe`]: what this machine's QEMU can really do
 //!
 //! Failure behaviour: every error type answers `class()`; nothing is retried in here. A lost
@@ -21,6 +22,7 @@ pub mod process;
 pub mod qmp;
 pub mod snapshot;
 mod socket;
+pub mod volume;
 
 pub use gantry_types::ErrorClass;
 pub use socket::connect_socket;

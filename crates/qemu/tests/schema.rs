@@ -196,6 +196,15 @@ async fn every_command_is_in_the_schema() {
         tls_hostname: Some(text()),
     });
     schema.check_command(BlockdevDel { node_name: text() });
+    let limits = ThrottleLimits { iops_total: 1, bps_total: 1 };
+    schema.check_command(ObjectAddAny(serde_json::json!({
+        "qom-type": "throttle-group", "id": "vl-1", "limits": limits
+    })));
+    schema.check_command(BlockResize { node_name: text(), size: 1 });
+    schema.check_command(DeviceDel { id: text() });
+    schema.check_command(QomList { path: text() });
+    let (path, property) = (text(), text());
+    schema.check_command(QomSetLimits { path, property, value: limits });
     for sync in [MirrorSync::Full, MirrorSync::Top] {
         schema.check_command(BlockdevMirror {
             job_id: text(),

@@ -78,7 +78,7 @@ impl DiskDirectory {
     }
 
     pub(crate) fn disk_path(&self, disk: Uuid) -> PathBuf {
-        self.directory.join(format!("{}.qcow2", disk.as_hyphenated()))
+        path_in(&self.directory, disk)
     }
 
     /// Makes the disk, or finds that it is there as wanted. The caller keeps the image in place.
@@ -198,6 +198,10 @@ impl DiskDirectory {
             _ => Ok(()),
         }
     }
+}
+
+pub(crate) fn path_in(directory: &Path, disk: Uuid) -> PathBuf {
+    directory.join(format!("{}.qcow2", disk.as_hyphenated()))
 }
 
 fn check_size(spec: &DiskSpec, base: Option<&StoredImage>) -> Result<(), StorageError> {

@@ -1,4 +1,4 @@
-//! Snapshots inside the disks of a pool, while no QEMU has the disk open.
+//! Changes inside the disks of a pool while no QEMU has the disk open: snapshots, and growth.
 //!
 //! A disk's own QEMU may have written anything into it, so `qemu-img` works on it with that QEMU's rights and no more: as
 //! the disk's owner, with the backing image left out, under limits. What snapshots there are is read here, without
@@ -18,7 +18,7 @@ use crate::probe::{self, InternalSnapshot};
 use crate::qemu_img::{Run, RunLimits};
 
 /// Going through the reference counts of a full disk of 64 TiB takes minutes.
-const SNAPSHOT_LIMITS: RunLimits = RunLimits {
+const OWNER_LIMITS: RunLimits = RunLimits {
     address_space_bytes: 8 << 30,
     cpu_seconds: 600,
     file_bytes: u64::MAX,
@@ -100,16 +100,34 @@ impl DirPool {
     }
 
     async fn change_snapshot(&self, disk: Uuid, name: &str, change: Change) -> Result<(), StorageError> {
+        self.run_as_owner(disk, &["snapshot", change.flag(), name], &[], change.doing()).await
+    }
+
+    /// Makes a disk larger. No QEMU may have it open.
+    pub(crate) async fn grow_disk(&self, disk: Uuid, size_bytes: u64) -> Result<(), StorageError> {
+        let size = size_bytes.to_string();
+        self.run_as_owner(disk, &["resize", "-q"], &[&size], "growing disk").await
+    }
+
+    /// Runs `qemu-img` with the disk between these arguments.
+    async fn run_as_owner(
+        &self,
+        disk: Uuid,
+        before: &[&str],
+        after: &[&str],
+        doing: &'static str,
+    ) -> Result<(), StorageError> {
         let path = self.disk_path(disk);
-        let owner = std::fs::metadata(&path).map_err(StorageError::io(change.doing(), &path))?.uid();
-        let staging = self.staging().create().map_err(StorageError::io(change.doing(), &path))?;
+        let owner = std::fs::metadata(&path).map_err(StorageError::io(doing, &path))?.uid();
+        let staging = self.staging().create().map_err(StorageError::io(doing, &path))?;
         let source = serde_json::json!({
             "driver": "qcow2", "backing": null, "discard": "unmap",
             "file": {"driver": "file", "filename": path.to_string_lossy(), "discard": "unmap"},
         });
         let source = format!("json:{source}");
-        let arguments = ["snapshot", change.flag(), name, &source].map(AsRef::as_ref);
-        let run = Run { staging: &staging, uid: owner, limits: SNAPSHOT_LIMITS, doing: change.doing(), object: &path };
+        let arguments = [before, &[source.as_str()], after].concat();
+        let arguments: Vec<_> = arguments.iter().map(AsRef::as_ref).collect();
+        let run = Run { staging: &staging, uid: owner, limits: OWNER_LIMITS, doing, object: &path };
         match run.expect_success(&arguments, |_| {}).await {
             // One that was started before the agent died may still be at work.
             Err(StorageError::Tool { message, .. }) if message.contains("lock") => Err(StorageError::DiskBusy { disk }),

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use gantry_types::ErrorClass;
+use gantry_types::{ErrorClass, PoolHealth};
 use uuid::Uuid;
 
 use crate::digest::Sha256Digest;
@@ -52,6 +52,10 @@ pub enum StorageError {
         #[source]
         reason: Refusal,
     },
+    #[error("pool {} is {health}: {reason}", path.display())]
+    PoolFault { path: PathBuf, health: PoolHealth, reason: String },
+    #[error("pool {} has {count} volumes or disks: delete them, or move them to another pool", path.display())]
+    PoolNotEmpty { path: PathBuf, count: usize },
     #[error("no space left while {doing} {}: free space on that filesystem or use another pool", path.display())]
     NoSpace { doing: &'static str, path: PathBuf },
     #[error("{doing} {} failed", path.display())]
@@ -97,7 +101,7 @@ impl StorageError {
             | Self::BadDirectory { .. } => ErrorClass::Invalid,
             Self::ArrivedDamaged { .. } | Self::Receive { .. } | Self::DiskBusy { .. } => ErrorClass::Transient,
             Self::ImageMissing { .. } | Self::DiskMissing { .. } | Self::SnapshotMissing { .. } => ErrorClass::NotFound,
-            Self::ImageInUse { .. } | Self::DiskConflict { .. } => ErrorClass::Conflict,
+            Self::ImageInUse { .. } | Self::DiskConflict { .. } | Self::PoolNotEmpty { .. } => ErrorClass::Conflict,
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => ErrorClass::Denied,
                 io::ErrorKind::NotFound => ErrorClass::NotFound,
@@ -105,10 +109,22 @@ impl StorageError {
                 _ => ErrorClass::Transient,
             },
             Self::NoSpace { .. }
+            | Self::PoolFault { .. }
             | Self::DiskDamaged { .. }
             | Self::ToolMissing { .. }
             | Self::Tool { .. }
             | Self::ToolLimit { .. } => ErrorClass::Permanent,
         }
     }
+}
+
+/// An error with all its causes on one line.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
 }

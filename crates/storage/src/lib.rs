@@ -3,6 +3,7 @@
 //! - [`ImageStore`] holds content-addressed, standalone qcow2 images; [`ImageStore::import`] turns
 //!   a hostile file of any known disk format into one of them.
 //! - [`DirPool`] is a host's pool: a cache of images, the VM disks laid over them, and the snapshots inside those.
+//! - [`PoolDriver`] is what every kind of pool can do with volumes; [`MarkedDir`] does it in a directory.
 //! - [`Seed`] builds the NoCloud disk a guest reads its identity and addresses from.
 //!
 //! Only this crate runs `qemu-img`, and only this crate knows how a pool is laid out on disk.
@@ -18,9 +19,11 @@ mod decompress;
 mod digest;
 mod disk;
 mod disk_snapshot;
+mod driver;
 mod error;
 mod image_store;
 mod import;
+mod marked_dir;
 mod network_config;
 mod pool;
 pub mod probe;
@@ -30,9 +33,11 @@ mod staging;
 
 pub use digest::{DigestError, Sha256Digest};
 pub use disk::{DiskInfo, DiskSpec};
+pub use driver::{PoolDriver, PoolFinding};
 pub use error::StorageError;
 pub use image_store::{ImageStore, StoredImage};
 pub use import::{ImageInfo, ImportLimits, ImportOptions, ImportPhase, ImportProgress};
+pub use marked_dir::MarkedDir;
 pub use network_config::SeedNic;
 pub use pool::{DirPool, PoolCapacity};
 pub use probe::{Compression, InternalSnapshot, Refusal};

@@ -119,18 +119,24 @@ impl DirPool {
     /// All disks whose header can be read; a damaged one is logged and left out.
     pub async fn list_disks(&self) -> Result<Vec<DiskInfo>, StorageError> {
         let pool = self.clone();
-        let list = move || {
-            let mut disks = Vec::new();
-            for disk in pool.disks.ids()? {
-                match pool.disks.find(&pool.images, disk) {
-                    Ok(found) => disks.extend(found),
-                    Err(error @ StorageError::DiskDamaged { .. }) => tracing::warn!(%disk, %error, "disk left out"),
-                    Err(error) => return Err(error),
-                }
+        blocking(move || pool.look_at_disks()).await
+    }
+
+    pub(crate) fn look_at_disks(&self) -> Result<Vec<DiskInfo>, StorageError> {
+        let mut disks = Vec::new();
+        for disk in self.disks.ids()? {
+            match self.disks.find(&self.images, disk) {
+                Ok(found) => disks.extend(found),
+                Err(error @ StorageError::DiskDamaged { .. }) => tracing::warn!(%disk, %error, "disk left out"),
+                Err(error) => return Err(error),
             }
-            Ok(disks)
-        };
-        blocking(list).await
+        }
+        Ok(disks)
+    }
+
+    /// Damaged ones included.
+    pub(crate) fn disk_count(&self) -> Result<usize, StorageError> {
+        Ok(self.disks.ids()?.len())
     }
 
     /// Deletes a disk; one that is not there is fine.

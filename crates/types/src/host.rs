@@ -173,6 +173,9 @@ pub struct CpuInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PoolInfo {
     pub name: String,
+    /// Its directory on the host.
+    #[serde(default)]
+    pub path: String,
     pub capacity: ByteSize,
     pub free: ByteSize,
 }

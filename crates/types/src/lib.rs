@@ -23,6 +23,7 @@ mod network;
 mod operation;
 mod placement;
 mod policy;
+mod pool;
 mod port;
 mod power;
 mod problem;
@@ -37,6 +38,7 @@ mod token;
 mod user;
 mod vm;
 mod vm_phase;
+mod volume;
 
 pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CpuBaseline, MAIN_CLUSTER};
 pub use error::ErrorClass;
@@ -70,6 +72,7 @@ pub use policy::{
     Advice, BalancePolicy, Policy, PolicyMode, PolicySpec, PolicyStatus, PowerPolicy, Recommendation, SchedulePolicy,
     Weekday,
 };
+pub use pool::{Pool, PoolHealth, PoolPhase, PoolSpace, PoolSpec, PoolStatus, PoolType};
 pub use port::{Port, PortSpec, PortStatus};
 pub use power::{PowerAnswer, PowerOrder, PowerStatus, PowerSwitch};
 pub use problem::{FieldError, Problem};
@@ -90,3 +93,4 @@ pub use token::{ApiToken, Role, TokenSpec, TokenStatus};
 pub use user::{User, UserSpec, UserStatus};
 pub use vm::{Arch, Display, Firmware, GuestInfo, NicSpec, NicStatus, PowerState, Vm, VmMetrics, VmSpec, VmStatus};
 pub use vm_phase::VmPhase;
+pub use volume::{CacheMode, VOLUMES_PER_VM_MAX, Volume, VolumeLimits, VolumePhase, VolumeSpec, VolumeStatus};

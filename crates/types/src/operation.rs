@@ -75,6 +75,17 @@ pub enum Action {
     },
     ImageImport,
     ImageDelete,
+    PoolCreate,
+    PoolDelete,
+    VolumeCreate,
+    VolumeDelete,
+    /// Gives a VM the volume, also while it runs.
+    VolumeAttach {
+        vm: Name,
+    },
+    VolumeDetach,
+    /// Makes a volume as large as its spec says, with its limits.
+    VolumeUpdate,
     /// Move all VMs away; nothing is placed there until it is undrained.
     HostDrain,
     /// Empty it and switch it off.
@@ -115,6 +126,13 @@ impl Action {
             Self::SnapshotRevert { .. } => "snapshot-revert",
             Self::ImageImport => "image-import",
             Self::ImageDelete => "image-delete",
+            Self::PoolCreate => "pool-create",
+            Self::PoolDelete => "pool-delete",
+            Self::VolumeCreate => "volume-create",
+            Self::VolumeDelete => "volume-delete",
+            Self::VolumeAttach { .. } => "volume-attach",
+            Self::VolumeDetach => "volume-detach",
+            Self::VolumeUpdate => "volume-update",
             Self::HostDrain => "host-drain",
             Self::HostSleep => "host-sleep",
             Self::HostWake => "host-wake",

@@ -163,6 +163,10 @@ impl VmTask {
                 drop(reply.send(self.delete_snapshot(epoch, snapshot).await));
             }
             Command::Revert(request, reply) => drop(reply.send(self.revert(request).await)),
+            Command::AttachVolume(request, reply) => drop(reply.send(self.attach_volume(*request).await)),
+            Command::DetachVolume { epoch, volume, reply } => {
+                drop(reply.send(self.detach_volume(epoch, volume).await));
+            }
             Command::Receive(request, reply) => drop(reply.send(self.receive(*request).await)),
             Command::Send(request, reply) => drop(reply.send(self.send(*request).await)),
             Command::Report(migration, reply) => drop(reply.send(self.report(migration).await)),

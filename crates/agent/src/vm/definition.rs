@@ -101,6 +101,7 @@ impl VmTask {
         self.host.networks.remove(self.vm).await?;
         let what = format!("the disk of VM {}", self.vm);
         self.host.pool.delete_disk(self.vm).await.map_err(|error| problem("disk-not-deleted", &what, &error))?;
+        self.give_volumes_back().await;
         self.host.records.remove(self.vm).await.map_err(|error| error.problem())?;
         if let Some(record) = self.record.take() {
             self.host.uids.release(record.owner_uid);

@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 use super::console::ConsoleLine;
 use super::guest::GuestLine;
-use super::{Shared, console, disk, guest, metrics};
+use super::{Shared, console, disk, guest, metrics, volumes};
 use crate::host::Host;
 use crate::images::digest;
 use crate::inventory::{accelerator_name, qemu_arch, supplementary_gids};
@@ -394,6 +394,7 @@ async fn describe(host: &Host, record: &Record, begin: Begin) -> Result<MachineC
         memory_mib: assignment.memory.as_mib(),
         firmware,
         disks: vec![disk, seed],
+        volumes: volumes::prepare(host, record).await?,
         nics: nics.collect(),
         kernel: None,
         sockets: SocketsDir(files.run_dir),

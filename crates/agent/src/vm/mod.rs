@@ -36,6 +36,7 @@ mod recover;
 mod revert;
 mod screen;
 mod snapshots;
+mod volumes;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -45,6 +46,7 @@ use gantry_api::agent::{
     Assignment, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration, RevertVm, SendMigration,
     TakeSnapshot, TakenSnapshot, Verdict, VmObservation, VmRunState,
 };
+use gantry_api::storage::AttachVolume;
 use gantry_types::{Flow, GuestInfo, MigrationFigures, MigrationProgress, Problem, Timestamp, VmMetrics};
 use tokio::sync::{Notify, mpsc, oneshot};
 use uuid::Uuid;
@@ -82,6 +84,12 @@ pub(crate) enum Command {
         reply: Reply<()>,
     },
     Revert(RevertVm, Reply<VmObservation>),
+    AttachVolume(Box<AttachVolume>, Reply<()>),
+    DetachVolume {
+        epoch: u64,
+        volume: Uuid,
+        reply: Reply<()>,
+    },
     Receive(Box<ReceiveMigration>, Reply<MigrationEndpoint>),
     Send(Box<SendMigration>, Reply<()>),
     Report(Uuid, Reply<MigrationReport>),

@@ -1,6 +1,7 @@
 //! What the VM's task tells of itself: from its record and what there is of QEMU, without asking either.
 
 use gantry_api::agent::{HaObservation, MigrationReport, MigrationState, VmObservation, VmRunState};
+use gantry_api::storage::VolumeAssignment;
 use gantry_types::Problem;
 
 use super::actor::{Run, VmTask};
@@ -63,6 +64,7 @@ impl VmTask {
             }),
             ha: HaObservation { spec: record.assignment.ha.clone(), status: record.ha.clone() },
             recovery_points: record.shown_points(),
+            volumes: record.assignment.volumes.iter().map(VolumeAssignment::place).collect(),
             owner_uid: record.owner_uid,
             damaged: false,
         };

@@ -166,9 +166,14 @@ impl VmTask {
             .remedy("wait for its end"))
     }
 
-    /// Refuses what would leave the VM's snapshots behind.
+    /// Refuses what would leave the VM's snapshots or volumes behind.
     pub(crate) async fn check_no_snapshots(&self) -> Result<(), Problem> {
         self.check_no_snapshot_at_work()?;
+        if let Some(volume) = self.known()?.assignment.volumes.first() {
+            let detail = format!("{} has volumes, which can't move: '{}'", self.named()?, volume.name);
+            return Err(Problem::conflict("vm-has-volumes", detail)
+                .remedy(format!("detach it first: gantry volume detach {}", volume.name)));
+        }
         let count = self.tags().await?.iter().filter(|snapshot| snapshot.name.starts_with("s-")).count();
         if count == 0 {
             return Ok(());

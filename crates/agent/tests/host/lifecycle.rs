@@ -4,7 +4,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use gantry_api::AgentApi;
 use gantry_api::agent::{Assignment, DiskAssignment, PowerAction, VmRunState};
-use gantry_types::{ByteSize, HostNetworks};
+use gantry_api::storage::PoolAssignment;
+use gantry_types::{ByteSize, HostNetworks, PoolType};
 use uuid::Uuid;
 
 use crate::world::{code, eventually, in_world, request};
@@ -157,7 +158,16 @@ fn the_agent_conforms() {
         let mut template = world.assignment("conformance");
         template.disk = DiskAssignment { image: None, size: ByteSize::mib(1) };
         template.nics.clear();
-        assert_eq!(gantry_hostlink::conformance::run(&world.agent(0), &template).await, Ok(()));
+        let place = tempfile::tempdir().unwrap();
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(place.path(), open).unwrap();
+        let pool = PoolAssignment {
+            uuid: Uuid::new_v4(),
+            name: "fast".parse().unwrap(),
+            kind: PoolType::Dir,
+            path: place.path().join("fast").to_str().unwrap().to_owned(),
+        };
+        assert_eq!(gantry_hostlink::conformance::run(&world.agent(0), &template, &pool).await, Ok(()));
         assert!(world.qemus(0).is_empty());
     });
 }

@@ -296,7 +296,7 @@ fn controller(authority: Arc<CertificateAuthority>, image: PathBuf, heartbeats: 
     };
     let heartbeat = async move |Json(heartbeat): Json<Heartbeat>| {
         heartbeats.lock().unwrap().push(heartbeat);
-        Json(HeartbeatReply { interval_ms: 200 })
+        Json(HeartbeatReply { interval_ms: 200, pools: Vec::new() })
     };
     let content = async move |UrlPath(_): UrlPath<String>| std::fs::read(&image).unwrap();
     Router::new()

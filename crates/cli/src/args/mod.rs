@@ -12,6 +12,7 @@ mod policies;
 mod routing;
 mod simulate;
 mod snapshot;
+mod storage;
 mod user;
 mod vm;
 mod whole;
@@ -39,6 +40,7 @@ pub use policies::{BalanceSet, ClusterCommand, ClusterSet, Mode, PolicyCommand, 
 pub use routing::{FloatingIpCommand, RouterCommand};
 pub use simulate::{SimulateCommand, SimulateLive, SimulatePlanetlab, SimulateRules};
 pub use snapshot::{SnapshotCommand, SnapshotCreate};
+pub use storage::{PoolCommand, PoolCreate, PoolLimits, VolumeCommand, VolumeCreate, VolumeSet, VolumeSettings};
 pub use user::{UserCommand, UserRole};
 pub use vm::{Create as VmCreate, Migrate as VmMigrate, PostCopyChoice, Set as VmSet, VmCommand, WaitFor};
 pub use whole::{AuditCommand, AuditList, OverviewOf, SearchFor};
@@ -131,6 +133,12 @@ pub enum Command {
     /// States of VMs that can be gone back to
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Places for volumes
+    #[command(subcommand)]
+    Pool(PoolCommand),
+    /// Disks that belong to themselves
+    #[command(subcommand, visible_alias = "vol")]
+    Volume(VolumeCommand),
     /// Servers that run VMs
     #[command(subcommand)]
     Host(HostCommand),
@@ -186,7 +194,7 @@ pub enum Command {
 }
 
 const KINDS: &str = "vm, host, cluster, policy, image, network, subnet, port, security-group, address-set, router, floating-ip, \
-snapshot, operation, event, token or user; also their plurals, and img, net, sg, fip, snap, op, ev for short";
+snapshot, pool, volume, operation, event, token or user; also their plurals, and img, net, sg, fip, snap, vol, op, ev for short";
 
 #[derive(Debug, Args)]
 pub struct Get {

@@ -12,13 +12,13 @@ use gantry_api::access::{ConsoleKind, CreateUser, CreatedUser, PasswordSet, SetP
 use gantry_api::audit::{AuditPage, AuditQuery};
 use gantry_api::overview::{Overview, SearchQuery, SearchResult};
 use gantry_api::rest::{
-    CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, ListQuery, MigrateRequest, Page, RebootRequest,
-    RecoverRequest, RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, Version, VmExplanation,
-    WriteQuery,
+    AttachRequest, CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, ListQuery, MigrateRequest, Page,
+    RebootRequest, RecoverRequest, RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, Version,
+    VmExplanation, WriteQuery,
 };
 use gantry_hostlink::{answer, causes, checked};
 use gantry_trust::{ClientConfig, ExpectedPeer, TrustError, WebSocket};
-use gantry_types::{Cluster, Host, Operation, Port, Problem, Resource, Snapshot, User, Vm};
+use gantry_types::{Cluster, Host, Operation, Port, Problem, Resource, Snapshot, User, Vm, Volume};
 use reqwest::{
     Method, RequestBuilder,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
@@ -126,6 +126,12 @@ impl Client {
     }
     pub async fn revert(&self, snapshot: &str, request: &RevertRequest) -> Result<Changed<Snapshot>, Problem> {
         answer(&self.peer, self.verb(&format!("{}/revert", object_path::<Snapshot>(snapshot)?), request)).await
+    }
+    pub async fn attach(&self, volume: &str, request: &AttachRequest) -> Result<Changed<Volume>, Problem> {
+        answer(&self.peer, self.verb(&format!("{}/attach", object_path::<Volume>(volume)?), request)).await
+    }
+    pub async fn detach(&self, volume: &str) -> Result<Changed<Volume>, Problem> {
+        answer(&self.peer, self.verb(&format!("{}/detach", object_path::<Volume>(volume)?), &())).await
     }
     async fn vm_verb(&self, vm: &str, verb: &str, body: &impl Serialize) -> Result<Changed<Vm>, Problem> {
         answer(&self.peer, self.verb(&format!("{}/{verb}", object_path::<Vm>(vm)?), body)).await

@@ -35,6 +35,8 @@ macro_rules! with_object {
             Object::Router($object) => $body,
             Object::FloatingIp($object) => $body,
             Object::LoadBalancer($object) => $body,
+            Object::Pool($object) => $body,
+            Object::Volume($object) => $body,
             Object::Image($object) => $body,
             Object::Host($object) => {
                 let $object = &**$object;
@@ -192,6 +194,8 @@ fn named_by(object: &Object) -> Vec<(Kind, &Name)> {
             vm.chain(port).chain(balancer).chain([(Kind::Network, &floating.spec.network)]).collect()
         }
         Object::LoadBalancer(balancer) => vec![(Kind::Network, &balancer.spec.network)],
+        Object::Pool(pool) => pool.spec.hosts.iter().map(|host| (Kind::Host, host)).collect(),
+        Object::Volume(volume) => vec![(Kind::Pool, &volume.spec.pool)],
         Object::Host(host) => vec![(Kind::Cluster, &host.spec.cluster)],
         Object::Policy(policy) => vec![(Kind::Cluster, &policy.spec.cluster)],
         Object::Cluster(_) | Object::Network(_) | Object::AddressSet(_) | Object::Image(_) => Vec::new(),

@@ -16,6 +16,7 @@ mod programs;
 mod routing;
 mod simulate;
 mod snapshots;
+mod storage;
 mod tokens;
 mod users;
 mod vms;
@@ -72,6 +73,8 @@ pub async fn dispatch(cli: Cli, programs: &impl Programs) -> Result<(), Failure>
         Command::LoadBalancer(command) => load_balancers::run(&session, command).await,
         Command::AddressSet(command) => networking::address_sets(&session, command).await,
         Command::Snapshot(command) => snapshots::run(&session, command).await,
+        Command::Pool(command) => storage::pools(&session, command).await,
+        Command::Volume(command) => storage::volumes(&session, command).await,
         Command::Host(command) => hosts::run(&session, command, programs).await,
         Command::Cluster(command) => clusters::run(&session, command).await,
         Command::Policy(command) => policies::run(&session, command).await,

@@ -9,6 +9,7 @@ mod explanation;
 mod load_balancer;
 mod rows;
 mod snapshot_tree;
+mod storage_rows;
 mod table;
 
 use std::io::{self, IsTerminal, Write};

@@ -256,6 +256,7 @@ pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) 
                 return Ok(());
             }
             let mut change = Change::new();
+            app.model.read(|tables| super::pool::leave_with(tables, &host, &mut change))?;
             change.delete(&host).event(&app.event(
                 host.reference(),
                 Severity::Normal,

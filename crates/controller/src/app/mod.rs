@@ -18,6 +18,7 @@ pub mod network;
 pub mod operation;
 pub mod overview;
 pub mod policy;
+pub mod pool;
 pub mod port;
 pub mod router;
 pub mod search;
@@ -29,6 +30,7 @@ pub mod user;
 pub mod vm;
 pub(crate) mod vm_references;
 mod vm_update;
+pub mod volume;
 mod wrongs;
 
 use std::sync::Arc;

@@ -9,6 +9,7 @@ use gantry_types::{Action, Operation, Problem, Resource, Snapshot, SnapshotPhase
 use super::{
     App, Caller, already_exists, check_labels, check_name, check_precondition,
     vm::{engage, expect_idle, expect_phase},
+    volume,
 };
 use crate::{objects::Change, operations::machine_of};
 
@@ -59,6 +60,9 @@ fn check_can_be_taken(app: &App, vm: &Vm, sent: &Snapshot) -> Result<(), Problem
     if sent.spec.memory || sent.spec.quiesce {
         let phases: &[_] = if sent.spec.memory { &[VmPhase::Running, VmPhase::Paused] } else { &[VmPhase::Running] };
         expect_phase(vm, phases, "take a snapshot with memory or a quiesced one of", Some("gantry vm start"))?;
+    }
+    if sent.spec.memory {
+        volume::expect_none(app, vm, "have its memory kept")?;
     }
     if sent.spec.quiesce && !vm.status.ready {
         let detail = format!("the guest's agent in VM '{}' does not answer, so nobody can quiesce it", vm.name());
@@ -190,6 +194,7 @@ pub async fn revert(
             expect_disk(&vm, "revert")?;
             let disk_only = request.disk_only || !snapshot.spec.memory;
             if !disk_only {
+                volume::expect_none(app, &vm, "go back with its memory")?;
                 expect_same_machine(&vm, &snapshot)?;
             }
             let action = Action::SnapshotRevert { snapshot: snapshot.metadata.name.clone(), disk_only };

@@ -8,7 +8,7 @@ use gantry_types::{Action, Host, Operation, PowerState, Problem, Resource, Sever
 
 use super::{
     App, Caller, already_exists, check_labels, check_name, check_precondition, snapshot,
-    vm_references::check_references, vm_update,
+    vm_references::check_references, vm_update, volume,
 };
 use crate::{
     objects::Change,
@@ -204,6 +204,7 @@ pub async fn migrate(
     launch(app, caller, name, query, |vm| {
         expect_phase(vm, &[VmPhase::Running, VmPhase::Paused], "migrate", Some("gantry vm start"))?;
         snapshot::expect_none(app, vm)?;
+        volume::expect_none(app, vm, "move")?;
         if let Some(to) = &request.to {
             app.model.get::<Host>(to.as_str()).ok_or_else(|| Problem::not_found(Host::KIND, to.as_str()))?;
             if vm.spec.host.as_ref().is_some_and(|pin| pin != to) {

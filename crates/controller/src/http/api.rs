@@ -20,14 +20,14 @@ use gantry_api::{
     },
     paths,
     rest::{
-        CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, JoinRequest, JoinResponse, ListQuery,
-        MigrateRequest, Page, RebootRequest, RecoverRequest, RevertRequest, StopRequest, Trace, TraceQuery,
+        AttachRequest, CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, JoinRequest, JoinResponse,
+        ListQuery, MigrateRequest, Page, RebootRequest, RecoverRequest, RevertRequest, StopRequest, Trace, TraceQuery,
         UpdateClusterRequest, UploadState, Version, VmExplanation, WatchEvent, WriteQuery,
     },
 };
 use gantry_types::{
     AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Network, NetworkSubnet, Operation,
-    Policy, Port, Problem, Resource, SecurityGroup, Snapshot, User as StoredUser, Vm,
+    Policy, Pool, Port, Problem, Resource, SecurityGroup, Snapshot, User as StoredUser, Vm, Volume,
 };
 use utoipa::{
     IntoParams, ToSchema,
@@ -41,7 +41,7 @@ use super::{
     endpoint::{Endpoint, Routes},
     host_work, hosts, images, managed, objects, overview, policies,
     request::{Answer, MAX_BODY_BYTES, no_such_method},
-    session, snapshots, upload_pieces, users, vms, writes,
+    session, snapshots, storage, upload_pieces, users, vms, writes,
 };
 use crate::{app::managed::Managed, model::Kind};
 
@@ -87,6 +87,8 @@ fn routes() -> Routes {
     routes = readable::<Image>(routes);
     routes = readable::<Network>(routes);
     routes = readable::<Snapshot>(routes);
+    routes = readable::<Pool>(routes);
+    routes = readable::<Volume>(routes);
     routes = readable::<Operation>(routes);
     routes = readable::<Event>(routes);
     routes = readable::<ApiToken>(routes);
@@ -95,6 +97,7 @@ fn routes() -> Routes {
     routes = of_hosts(routes);
     routes = of_policies(routes);
     routes = of_snapshots(routes);
+    routes = of_storage(routes);
     routes = of_the_rest(routes);
     routes = managed::<NetworkSubnet>(routes);
     routes = managed::<Port>(routes);
@@ -212,6 +215,28 @@ fn of_snapshots(routes: Routes) -> Routes {
             revert.query::<WriteQuery>().body::<RevertRequest>().answers::<Changed<Snapshot>>(202),
             post(snapshots::revert),
         )
+}
+
+fn of_storage(routes: Routes) -> Routes {
+    let verb = |verb: &str, summary: &str| {
+        let path = format!("/v1/volumes/{{name}}/{verb}");
+        let endpoint = Endpoint::new(HttpMethod::Post, path, Volume::KIND, summary);
+        endpoint.query::<WriteQuery>().answers::<Changed<Volume>>(202)
+    };
+    let routes = written::<Pool, WriteQuery>(
+        routes,
+        post(storage::create_pool),
+        put(storage::put_pool),
+        delete(storage::delete_pool),
+    );
+    written::<Volume, WriteQuery>(
+        routes,
+        post(storage::create_volume),
+        put(storage::put_volume),
+        delete(storage::delete_volume),
+    )
+    .add(verb("attach", "Give it to a VM, also while that runs").body::<AttachRequest>(), post(storage::attach))
+    .add(verb("detach", "Take it from its VM; a running guest has to let it go"), post(storage::detach))
 }
 
 fn of_the_rest(routes: Routes) -> Routes {

@@ -23,6 +23,7 @@ mod policies;
 mod request;
 mod session;
 mod snapshots;
+mod storage;
 mod upload_pieces;
 mod users;
 mod vms;

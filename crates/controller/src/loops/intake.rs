@@ -10,12 +10,13 @@ use std::sync::Arc;
 use gantry_api::{
     agent::VmObservation,
     heartbeat::{Heartbeat, HeartbeatReply},
+    storage::PoolAssignment,
 };
-use gantry_types::{ByteSize, Host, HostState, Inventory, Name, Problem, Resource, Severity, Vm};
+use gantry_types::{ByteSize, Host, HostState, Inventory, Name, Pool, PoolPhase, Problem, Resource, Severity, Vm};
 
 use super::observed_vm::settle;
 use crate::{
-    app::{App, host::address_owner},
+    app::{App, host::address_owner, pool},
     history::{Measured, Subject},
     model::HostReport,
     objects::Change,
@@ -33,7 +34,8 @@ pub async fn heartbeat(app: &App, host: &Name, beat: Heartbeat) -> Result<Heartb
         return Err(Problem::denied("unknown-host", format!("host '{host}' is not part of this datacenter"))
             .remedy("join it again: gantry host join URL TOKEN"));
     }
-    let reply = HeartbeatReply { interval_ms: app.config.heartbeat_interval.as_millis() as u64 };
+    let interval_ms = app.config.heartbeat_interval.as_millis() as u64;
+    let reply = HeartbeatReply { interval_ms, pools: pools_of(app, host) };
     if !remember(app, host, &beat) {
         return Ok(reply);
     }
@@ -85,6 +87,7 @@ fn remember(app: &App, host: &Name, beat: &Heartbeat) -> bool {
             networks_generation: beat.networks_generation,
             members: beat.members.clone(),
             idle_routers: beat.idle_routers.clone(),
+            pools: beat.pools.clone(),
             vms: beat.vms.iter().map(|observation| (observation.uuid, observation.clone())).collect(),
         };
         let before = overlay.hosts.get(host.as_str());
@@ -223,6 +226,14 @@ fn differs(known: &Inventory, told: &Inventory) -> bool {
         }
     }
     same_space != *known
+}
+
+/// The pools that it is to watch.
+fn pools_of(app: &App, host: &Name) -> Vec<PoolAssignment> {
+    app.model.read(|tables| {
+        let its = |pool: &&Arc<Pool>| pool.is_at(host) && pool.status.phase == PoolPhase::Ready;
+        tables.pools.values().filter(its).map(|pool| pool::assignment(pool)).collect()
+    })
 }
 
 fn vms_of(app: &App, host: &Name) -> Vec<Arc<Vm>> {

@@ -11,6 +11,7 @@ pub mod load_balancers;
 pub mod network_distributor;
 pub mod observed_vm;
 pub mod policies;
+pub mod pool_keeper;
 pub mod protection_distributor;
 pub mod router_addresses;
 pub mod stray_vms;
@@ -32,6 +33,7 @@ pub async fn run(app: Arc<App>, feed: ModelFeed) {
     tasks.spawn(stray_vms::run(Arc::clone(&app)));
     tasks.spawn(cluster_keeper::run(Arc::clone(&app)));
     tasks.spawn(policies::run(Arc::clone(&app)));
+    tasks.spawn(pool_keeper::run(Arc::clone(&app)));
     tasks.spawn(audit_keeper::run(Arc::clone(&app)));
     tasks.spawn(event_trimmer::run(app));
     // Each of them runs for ever, so the first to end says that nothing can go on.

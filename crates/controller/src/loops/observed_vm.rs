@@ -168,6 +168,7 @@ mod tests {
             ha: Default::default(),
             recovery_points: Vec::new(),
             owner_uid: 0,
+            volumes: Vec::new(),
             damaged: false,
         }
     }

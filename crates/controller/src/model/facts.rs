@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use gantry_types::{Event, Host, Image, Network, Operation, Port, Snapshot, Vm};
+use gantry_types::{Event, Host, Image, Network, Operation, Pool, Port, Snapshot, Vm, Volume};
 use serde::Serialize;
 
 #[derive(Debug, Default)]
@@ -56,6 +56,15 @@ pub(super) fn of_host(host: &Host) -> Facts<'_> {
 
 pub(super) fn of_image(image: &Image) -> Facts<'_> {
     Facts { phase: api_name(&image.status.phase), ..Facts::default() }
+}
+
+pub(super) fn of_pool(pool: &Pool) -> Facts<'_> {
+    let host = pool.spec.hosts.first().map(|host| host.as_str());
+    Facts { phase: api_name(&pool.status.phase), host, ..Facts::default() }
+}
+
+pub(super) fn of_volume(volume: &Volume) -> Facts<'_> {
+    Facts { phase: api_name(&volume.status.phase), ..Facts::default() }
 }
 
 pub(super) fn of_network(network: &Network) -> Facts<'_> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gantry_store::KeyValue;
 use gantry_types::{
     AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Name, Network, NetworkSubnet,
-    Operation, Policy, Port, Problem, Resource, Router, SecurityGroup, Snapshot, User, Vm,
+    Operation, Policy, Pool, Port, Problem, Resource, Router, SecurityGroup, Snapshot, User, Vm, Volume,
 };
 
 use super::{Facts, Overlay, Table, Tables, facts};
@@ -142,6 +142,14 @@ kinds! {
     FloatingIp in floating_ips;
     LoadBalancer in load_balancers;
     Snapshot in snapshots, facts facts::of_snapshot;
+    Pool in pools, facts facts::of_pool, lay_over |pool, overlay| {
+        let reports = pool.spec.hosts.iter().filter_map(|host| overlay.hosts.get(host.as_str()));
+        let its = reports.flat_map(|report| &report.pools).find(|report| report.pool == pool.metadata.uuid);
+        pool.status.space = its.and_then(|report| report.space);
+    };
+    Volume in volumes, facts facts::of_volume, lay_over |volume, overlay| {
+        volume.status.allocated = overlay.volumes.get(&volume.metadata.uuid).copied();
+    };
     Operation in operations, facts facts::of_operation, lay_over |operation, overlay| {
         if let Some(progress) = overlay.operations.get(operation.name()) {
             operation.status.progress = Some(progress.clone());

@@ -19,7 +19,7 @@ use std::{
 use gantry_api::rest::Change as ChangeKind;
 use gantry_types::{
     AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Network, NetworkSubnet, Operation,
-    Policy, Port, Problem, Router, SecurityGroup, Snapshot, User, Vm,
+    Policy, Pool, Port, Problem, Router, SecurityGroup, Snapshot, User, Vm, Volume,
 };
 use tokio::sync::{broadcast, watch};
 
@@ -49,6 +49,8 @@ pub struct Tables {
     pub floating_ips: Table<FloatingIp>,
     pub load_balancers: Table<LoadBalancer>,
     pub snapshots: Table<Snapshot>,
+    pub pools: Table<Pool>,
+    pub volumes: Table<Volume>,
     pub operations: Table<Operation>,
     pub policies: Table<Policy>,
     pub events: Table<Event>,

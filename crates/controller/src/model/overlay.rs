@@ -5,8 +5,8 @@ use std::{
     time::Duration,
 };
 
-use gantry_api::{agent::VmObservation, heartbeat::MemberHealth};
-use gantry_types::{HostMetrics, MigrationProgress, ObjectRef, Progress, Timestamp, VmMetrics};
+use gantry_api::{agent::VmObservation, heartbeat::MemberHealth, storage::PoolReport};
+use gantry_types::{ByteSize, HostMetrics, MigrationProgress, ObjectRef, Progress, Timestamp, VmMetrics};
 use uuid::Uuid;
 
 /// The newest heartbeat of a host.
@@ -24,6 +24,7 @@ pub struct HostReport {
     /// Routers that nothing there needs any more.
     pub idle_routers: Vec<Uuid>,
     pub vms: BTreeMap<Uuid, VmObservation>,
+    pub pools: Vec<PoolReport>,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +32,8 @@ pub struct Overlay {
     /// By host name. A host without an entry has not reported since this controller started.
     pub hosts: HashMap<String, HostReport>,
     pub vm_metrics: HashMap<Uuid, VmMetrics>,
+    /// What volumes take in their pools.
+    pub volumes: HashMap<Uuid, ByteSize>,
     /// Moves that are under way, by VM.
     pub migrations: HashMap<Uuid, MigrationProgress>,
     /// By operation name.
@@ -75,6 +78,9 @@ impl Overlay {
                 Some(metrics) => self.vm_metrics.insert(observation.uuid, metrics),
                 None => self.vm_metrics.remove(&observation.uuid),
             };
+        }
+        for volume in report.pools.iter().flat_map(|pool| &pool.volumes) {
+            self.volumes.insert(volume.volume, volume.allocated);
         }
         self.hosts.insert(host.to_owned(), report);
     }

@@ -6,7 +6,7 @@ use gantry_api::agent::{Assignment, DiskAssignment, ImageRef, NicAddress, NicAss
 use gantry_types::{Image, ImagePhase, Problem, Resource, Vm};
 
 use crate::{
-    app::{App, network},
+    app::{App, network, volume},
     subnets,
 };
 
@@ -78,6 +78,8 @@ pub fn assignment(app: &App, vm: &Vm, epoch: u64) -> Result<Assignment, Problem>
     let size = vm.status.disk.ok_or_else(|| {
         Problem::permanent("unreadable-object", format!("VM '{}' has no disk size", vm.name())).object(vm.reference())
     })?;
+    let volumes = app.model.read(|tables| volume::of_vm(tables, vm));
+    let volumes = volumes.iter().map(|volume| volume::assignment(app, volume)).collect::<Result<_, _>>()?;
     Ok(Assignment {
         uuid: vm.metadata.uuid,
         name: vm.metadata.name.clone(),
@@ -89,6 +91,7 @@ pub fn assignment(app: &App, vm: &Vm, epoch: u64) -> Result<Assignment, Problem>
         firmware: vm.spec.firmware,
         display: vm.spec.display,
         disk: DiskAssignment { image: image_of(app, vm)?, size },
+        volumes,
         nics,
         user_data: vm.spec.user_data.clone(),
         power: vm.spec.power,

@@ -22,6 +22,7 @@ mod image_import;
 mod migration_ending;
 mod migration_outcome;
 mod placing;
+mod pool_mark;
 mod snapshot_create;
 mod snapshot_delete;
 pub mod step;
@@ -31,6 +32,8 @@ mod vm_power;
 mod vm_revert;
 mod vm_start;
 mod vm_stop;
+mod volume_attach;
+mod volume_make;
 mod waking;
 
 use gantry_types::{
@@ -45,6 +48,8 @@ pub(crate) use vm_revert::choose_point;
 
 /// The memo under which an operation keeps how its VM was before.
 const FORMER: &str = "former";
+/// The memo under which it keeps the spec that its volume had.
+pub(crate) const FORMER_SPEC: &str = "former_spec";
 
 /// What a VM goes back to if its operation is undone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +85,13 @@ pub fn procedure(action: &Action) -> Box<dyn Procedure> {
         Action::SnapshotDelete { .. } => Box::new(snapshot_delete::SnapshotDelete),
         Action::ImageImport => Box::new(image_import::ImageImport),
         Action::ImageDelete => Box::new(image_delete::ImageDelete),
+        Action::PoolCreate => Box::new(pool_mark::PoolCreate),
+        Action::PoolDelete => Box::new(pool_mark::PoolDelete),
+        Action::VolumeCreate => Box::new(volume_make::VolumeCreate),
+        Action::VolumeDelete => Box::new(volume_make::VolumeDelete),
+        Action::VolumeAttach { .. } => Box::new(volume_attach::VolumeAttach),
+        Action::VolumeDetach => Box::new(volume_attach::VolumeDetach),
+        Action::VolumeUpdate => Box::new(volume_attach::VolumeUpdate),
         Action::HostDrain => Box::new(host_drain::HostDrain),
         Action::HostSleep | Action::HostWake | Action::HostReboot => {
             Box::new(host_power::HostPowerCycle { action: action.clone() })

@@ -6,11 +6,14 @@
 //! host has done already, and deleting it again goes on.
 
 use async_trait::async_trait;
-use gantry_types::{Action, ErrorClass, HostState, Name, Network, Port, Problem, Resource, Severity, Snapshot, Vm};
+use gantry_types::{
+    Action, ErrorClass, HostState, Name, Network, Port, Problem, Resource, Severity, Snapshot, Vm, Volume,
+};
 
 use super::{
     step::{Ending, Patience, Procedure, Step, StepContext},
     vm_start::or_absent,
+    volume_attach,
 };
 use crate::{addresses, objects::Change};
 
@@ -142,6 +145,13 @@ impl Step for Forget {
                 for snapshot in app.objects.list::<Snapshot>().await? {
                     if snapshot.spec.vm == vm.metadata.name {
                         change.delete(&snapshot);
+                    }
+                }
+                // Volumes belong to themselves.
+                for mut volume in app.objects.list::<Volume>().await? {
+                    if volume.status.vm.as_ref() == Some(&vm.metadata.name) {
+                        volume_attach::loosen(&mut volume);
+                        change.update(&volume)?;
                     }
                 }
                 give_back(context, &vm, &mut change).await?;

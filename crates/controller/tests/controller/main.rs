@@ -13,6 +13,7 @@ mod policies;
 mod protection;
 mod scenarios;
 mod snapshots;
+mod storage;
 mod world;
 
 use std::{sync::Arc, time::Duration};
@@ -27,7 +28,7 @@ use gantry_controller::{
 };
 use gantry_hostlink::fake::{Fault, When};
 use gantry_store::SharedStore;
-use gantry_types::{Name, Operation, OperationPhase, Problem, SnapshotPhase};
+use gantry_types::{Name, Operation, OperationPhase, PoolPhase, Problem, SnapshotPhase};
 use scenarios::Scenario;
 use world::{Controller, World, succeeded};
 
@@ -64,6 +65,14 @@ async fn expect_result(world: &World, scenario: Scenario) {
         assert_eq!((found, kept.len()), (content, states), "{scenario:?}");
         let snapshots = world.snapshots().await;
         assert!(snapshots.iter().all(|snapshot| snapshot.status.phase == SnapshotPhase::Ready), "{snapshots:?}");
+    }
+    if let Some((has_pool, volume)) = scenario.expected_storage() {
+        let pools = world.pools().await;
+        assert_eq!(pools.iter().filter(|pool| pool.status.phase == PoolPhase::Ready).count(), usize::from(has_pool));
+        let found = world.volume("data").await.map(|volume| (volume.status.phase, volume.spec.size));
+        assert_eq!(found, volume, "{scenario:?}");
+        let kept: Vec<_> = world.hosts.volumes_on(&world::name("host-1")).into_values().collect();
+        assert_eq!(kept, Vec::from_iter(volume.map(|(_, size)| size)), "{scenario:?}");
     }
     if expected.is_none() {
         assert!(world.on_hosts().is_empty(), "{scenario:?}: {:?}", world.on_hosts());
@@ -143,7 +152,7 @@ async fn every_step_can_be_run_twice() {
 /// One failing call; how the operation ended.
 async fn with_fault(scenario: Scenario, fault: Fault) -> OperationPhase {
     let (world, name) = scenario.prepare().await;
-    let before = world.on_hosts();
+    let before = world.everything();
     world.hosts.inject(fault.clone());
     let controller = world.controller().await;
     run(&world, &controller, scenario, &name).await;
@@ -161,13 +170,14 @@ async fn with_fault(scenario: Scenario, fault: Fault) -> OperationPhase {
         // A stop that fails may have stopped the guest; a removal may have been done.
         let undoable =
             !matches!(scenario, Scenario::Stop | Scenario::Kill | Scenario::Delete | Scenario::SnapshotDelete)
+                && !matches!(scenario, Scenario::VolumeDelete | Scenario::VolumeDetach)
                 && !scenario.is_of_hosts();
         if scenario.is_of_hosts() {
             hosts_work::expect_back_to_work(&world).await;
         }
         let final_step = operation.status.steps.iter().any(|step| step.name == "record" && step.attempts > 0);
         if undoable && !final_step {
-            assert_eq!(world.on_hosts(), before, "{scenario:?} with {fault:?}: {operation:#?}");
+            assert_eq!(world.everything(), before, "{scenario:?} with {fault:?}: {operation:#?}");
         }
     }
     phase
@@ -238,7 +248,7 @@ async fn a_cancel_at_any_write_unwinds_or_comes_too_late() {
         let (_, writes) = happy(scenario).await;
         for write in (0..writes).step_by(stride(scenario)) {
             let (world, name) = scenario.prepare().await;
-            let before = world.on_hosts();
+            let before = world.everything();
             let key = objects::key::<Operation>(name.as_str());
             let inner: SharedStore = Arc::clone(&world.store);
             let store = CrashingStore::new(inner, Plan::CancelAfter(write, key));
@@ -259,8 +269,10 @@ async fn a_cancel_at_any_write_unwinds_or_comes_too_late() {
                             | Scenario::Delete
                             | Scenario::DeleteUnplaced
                             | Scenario::SnapshotDelete
+                            | Scenario::VolumeDelete
+                            | Scenario::VolumeDetach
                     ) {
-                        assert_eq!(world.on_hosts(), before, "{scenario:?} cancelled after write {write}");
+                        assert_eq!(world.everything(), before, "{scenario:?} cancelled after write {write}");
                     }
                 }
                 _ => panic!("{scenario:?} cancelled after write {write}: {operation:#?}"),

@@ -1,12 +1,15 @@
 //! One operation each, ready to be run, with all that has to be there before.
 
-use gantry_api::rest::{MigrateRequest, RebootRequest, RecoverRequest, RevertRequest, StopRequest, WriteQuery};
+use gantry_api::rest::{
+    AttachRequest, MigrateRequest, RebootRequest, RecoverRequest, RevertRequest, StopRequest, WriteQuery,
+};
 use gantry_controller::{
     Caller,
-    app::{cluster, host_work, image, snapshot, vm},
+    app::{cluster, host_work, image, pool, snapshot, vm, volume},
 };
 use gantry_types::{
-    HostUpdate, MigrationPolicy, Name, PostCopy, RecoveryPoint, RecoveryPointKind, Snapshot, Timestamp, VmPhase,
+    ByteSize, HostUpdate, MigrationPolicy, Name, Pool, PoolSpec, PostCopy, RecoveryPoint, RecoveryPointKind, Snapshot,
+    Timestamp, VmPhase, Volume, VolumePhase,
 };
 use uuid::Uuid;
 
@@ -34,6 +37,13 @@ pub enum Scenario {
     Recover,
     ImageImport,
     ImageDelete,
+    PoolCreate,
+    PoolDelete,
+    VolumeCreate,
+    VolumeDelete,
+    VolumeAttach,
+    VolumeDetach,
+    VolumeGrow,
     HostDrain,
     HostSleep,
     HostWake,
@@ -42,7 +52,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 32] = [
         Self::Start,
         Self::Restart,
         Self::Stop,
@@ -63,6 +73,13 @@ impl Scenario {
         Self::Recover,
         Self::ImageImport,
         Self::ImageDelete,
+        Self::PoolCreate,
+        Self::PoolDelete,
+        Self::VolumeCreate,
+        Self::VolumeDelete,
+        Self::VolumeAttach,
+        Self::VolumeDetach,
+        Self::VolumeGrow,
         Self::HostDrain,
         Self::HostSleep,
         Self::HostWake,
@@ -152,6 +169,9 @@ impl Scenario {
             let changed = vm::pause(app, caller, "web", query).await.expect("pauses");
             controller.execute(&changed.operation.expect("an operation").metadata.name).await;
         }
+        if self.is_of_storage() {
+            return Some(self.ask_of_storage(controller).await);
+        }
         if self.expected_disk().is_some() {
             return Some(self.ask_of_disk(world, controller).await);
         }
@@ -172,6 +192,66 @@ impl Scenario {
             _ => unreachable!("done above"),
         };
         Some(changed.expect("accepted").operation.expect("an operation").metadata.name)
+    }
+
+    pub fn is_of_storage(self) -> bool {
+        use Scenario::{PoolCreate, PoolDelete, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumeGrow};
+        matches!(self, PoolCreate | PoolDelete | VolumeCreate | VolumeDelete | VolumeAttach | VolumeDetach | VolumeGrow)
+    }
+
+    /// A pool on the VM's host, a volume in it, the VM that has it: as much of this as the operation needs.
+    async fn ask_of_storage(self, controller: &Controller) -> Name {
+        let (app, caller, query) = (&controller.app, &Caller::controller(), &WriteQuery::default());
+        let sent = Pool::new(name("fast"), PoolSpec::dir("/srv/fast", name("host-1")));
+        let made = pool::create(app, caller, sent, query).await.expect("accepted").operation;
+        let made = made.expect("an operation").metadata.name;
+        if self == Self::PoolCreate {
+            return made;
+        }
+        controller.execute(&made).await;
+        if self == Self::PoolDelete {
+            let deleted = pool::delete(app, caller, "fast", query).await.expect("accepted").operation;
+            return deleted.expect("an operation").metadata.name;
+        }
+        let spec = serde_json::json!({"pool": "fast", "size": "1GiB"});
+        let sent = Volume::new(name("data"), serde_json::from_value(spec).expect("a spec"));
+        let made = volume::create(app, caller, sent, query).await.expect("accepted").operation;
+        let made = made.expect("an operation").metadata.name;
+        if self == Self::VolumeCreate {
+            return made;
+        }
+        controller.execute(&made).await;
+        let changed = match self {
+            Self::VolumeDelete => volume::delete(app, caller, "data", query).await,
+            _ => volume::attach(app, caller, "data", &AttachRequest { vm: name("web") }, query).await,
+        };
+        let changed = changed.expect("accepted").operation.expect("an operation").metadata.name;
+        if matches!(self, Self::VolumeDelete | Self::VolumeAttach) {
+            return changed;
+        }
+        controller.execute(&changed).await;
+        let changed = if self == Self::VolumeDetach {
+            volume::detach(app, caller, "data", query).await
+        } else {
+            let mut larger: Volume = app.objects.get("data").await.expect("a volume");
+            larger.spec.size = ByteSize::gib(2);
+            volume::put(app, caller, "data", larger, query).await
+        };
+        changed.expect("accepted").operation.expect("an operation").metadata.name
+    }
+
+    /// After success: whether the pool is there, and the volume's phase and size.
+    pub fn expected_storage(self) -> Option<(bool, Option<(VolumePhase, ByteSize)>)> {
+        let volume = |phase, gib| Some((true, Some((phase, ByteSize::gib(gib)))));
+        match self {
+            Self::PoolCreate => Some((true, None)),
+            Self::PoolDelete => Some((false, None)),
+            Self::VolumeDelete => Some((true, None)),
+            Self::VolumeCreate | Self::VolumeDetach => volume(VolumePhase::Ready, 1),
+            Self::VolumeAttach => volume(VolumePhase::Attached, 1),
+            Self::VolumeGrow => volume(VolumePhase::Attached, 2),
+            _ => None,
+        }
     }
 
     /// The guest writes once before a state is kept and once afterwards.
@@ -232,6 +312,7 @@ impl Scenario {
             | Self::Revert
             | Self::RevertMemory
             | Self::Recover => Some((VmPhase::Running, Some("host-1"))),
+            _ if self.is_of_storage() => Some((VmPhase::Running, Some("host-1"))),
             Self::Stop | Self::Kill | Self::SnapshotOfStopped => Some((VmPhase::Stopped, Some("host-1"))),
             Self::Pause => Some((VmPhase::Paused, Some("host-1"))),
             Self::Migrate | Self::MigratePostCopy => Some((VmPhase::Running, Some("host-3"))),
@@ -239,7 +320,7 @@ impl Scenario {
             Self::HostDrain | Self::HostSleep | Self::HostReboot => Some((VmPhase::Running, Some("host-2"))),
             // It came back when host-2 was updated.
             Self::HostWake | Self::ClusterUpdate => Some((VmPhase::Running, Some("host-1"))),
-            Self::Delete | Self::DeleteUnplaced | Self::ImageImport | Self::ImageDelete => None,
+            _ => None,
         }
     }
 }

@@ -27,8 +27,8 @@ use gantry_controller::{
 use gantry_hostlink::fake::FakeWorld;
 use gantry_store::{MemoryStore, SharedStore};
 use gantry_types::{
-    Host, HostSpec, HostState, Image, ImageFormat, Name, Network, Operation, OperationPhase, PowerStatus, Problem,
-    Snapshot, Timestamp, Vm, VmPhase,
+    Host, HostSpec, HostState, Image, ImageFormat, Name, Network, Operation, OperationPhase, Pool, PowerStatus,
+    Problem, Snapshot, Timestamp, Vm, VmPhase, Volume, VolumePhase,
 };
 use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
@@ -263,6 +263,14 @@ impl World {
         Objects::new(Arc::clone(&self.store)).list().await.expect("a store")
     }
 
+    pub async fn pools(&self) -> Vec<Pool> {
+        Objects::new(Arc::clone(&self.store)).list().await.expect("a store")
+    }
+
+    pub async fn volume(&self, volume: &str) -> Option<Volume> {
+        Objects::new(Arc::clone(&self.store)).find(volume).await.expect("a store")
+    }
+
     pub async fn operation(&self, operation: &str) -> Operation {
         Objects::new(Arc::clone(&self.store)).get(operation).await.expect("an operation")
     }
@@ -292,6 +300,7 @@ impl World {
                 networks_generation: self.hosts.networks_on(&host).generation,
                 members: Vec::new(),
                 idle_routers: Vec::new(),
+                pools: self.hosts.pool_reports(&host),
             };
             beats.push((host, beat));
         }
@@ -352,6 +361,20 @@ impl World {
                 _ => assert_eq!(executing, Vec::<Name>::new(), "{vm:?}"),
             }
         }
+        for volume in objects.list::<Volume>().await.expect("a store") {
+            let status = &volume.status;
+            assert_eq!(status.operation, None, "{volume:?}");
+            let vm = vms.iter().find(|vm| status.vm.as_ref() == Some(&vm.metadata.name));
+            let host = vm.and_then(|vm| Some((vm.status.host.as_ref()?, vm.metadata.uuid)));
+            let attached = host.map(|(host, vm)| self.hosts.attached_on(host, vm)).unwrap_or_default();
+            let is_attached = attached.iter().any(|one| one.uuid == volume.metadata.uuid);
+            match status.phase {
+                VolumePhase::Ready => assert!(vm.is_none() && !is_attached, "{volume:?}"),
+                VolumePhase::Attached => assert!(is_attached, "{volume:?}"),
+                VolumePhase::Detaching | VolumePhase::Deleting => {}
+                _ => panic!("nothing is at work on it: {volume:?}"),
+            }
+        }
         for network in objects.list::<Network>().await.expect("a store") {
             for lease in network.status.leases.values() {
                 assert!(
@@ -370,6 +393,23 @@ impl World {
                 let (content, kept) = self.hosts.disk_on(&host, vm.uuid).expect("a disk");
                 let disk = format!("content {content}, {} states kept", kept.len());
                 found.push(format!("{host}: {} {:?} at epoch {}, {disk}", vm.name, vm.state, vm.epoch));
+            }
+        }
+        found
+    }
+
+    /// The same, with pools and their volumes; sizes are left out, because what has grown stays so.
+    pub fn everything(&self) -> Vec<String> {
+        let mut found = self.on_hosts();
+        for host in HOSTS.map(name) {
+            for report in self.hosts.pool_reports(&host) {
+                let volumes: Vec<_> = report.volumes.iter().map(|volume| volume.volume).collect();
+                found.push(format!("{host}: pool {} with {volumes:?}", report.pool));
+            }
+            for vm in self.hosts.vms_on(&host) {
+                let volumes = self.hosts.attached_on(&host, vm.uuid);
+                let volumes: Vec<_> = volumes.iter().map(|volume| (volume.uuid, volume.slot)).collect();
+                found.push(format!("{host}: {} has {volumes:?}", vm.name));
             }
         }
         found

@@ -217,6 +217,7 @@ impl Member {
             networks_generation: 0,
             members: Vec::new(),
             idle_routers: Vec::new(),
+            pools: Vec::new(),
         };
         self.api.send(Method::POST, paths::HEARTBEAT, &json!(beat)).await
     }

@@ -157,6 +157,7 @@ impl PeerMachine {
             console_log: directory.join("console.log"),
             incoming,
             start_paused: false,
+            volumes: Vec::new(),
             screen: false,
             pvpanic: true,
         };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use gantry_api::agent::{
     Assignment, HaObservation, MigrationReport, MigrationState, SendMigration, VmObservation, VmRunState,
 };
+use gantry_api::storage::VolumeAssignment;
 use gantry_types::{GuestInfo, HaStatus, MigrationFigures, MigrationProgress, Name, Problem, RecoveryPoint};
 use uuid::Uuid;
 
@@ -117,6 +118,7 @@ impl FakeVm {
             migration: self.migration.as_ref().map(|migration| migration.report(&self.assignment)),
             ha: HaObservation { spec: self.assignment.ha.clone(), status: self.ha.clone() },
             recovery_points: self.points.clone(),
+            volumes: self.assignment.volumes.iter().map(VolumeAssignment::place).collect(),
             owner_uid: self.owner_uid,
             damaged: false,
         }

@@ -62,7 +62,7 @@ impl FakeHost {
         }
     }
 
-    fn on_host<R>(
+    pub(super) fn on_host<R>(
         &self,
         name: &'static str,
         effect: impl FnOnce(&mut HostState) -> Result<R, Problem>,

@@ -11,6 +11,7 @@ mod guest;
 mod host;
 mod migration;
 mod snapshots;
+mod storage;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,6 +27,7 @@ pub use host::{CLOCK_LAG_MS, FakeHost};
 
 use faults::Faults;
 use guest::{FakeVm, Guest};
+use storage::FakePool;
 
 /// Every host there is.
 #[derive(Default)]
@@ -51,6 +53,7 @@ struct HostState {
     /// By migration; never forgotten.
     verdicts: BTreeMap<Uuid, Verdict>,
     uids_given: u32,
+    pools: BTreeMap<Uuid, FakePool>,
 }
 
 impl FakeWorld {

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{Accelerator, Arch, Disk, Firmware, MachineConfig, Nic};
+use super::volume::{add_slots, add_volume};
+use super::{Accelerator, Arch, Disk, Firmware, MachineConfig, Nic, SLOTS};
 use crate::ErrorClass;
 
 /// `sun_path` of a Unix socket address, less its terminating zero.
@@ -25,6 +26,8 @@ pub enum MachineError {
     Characters { what: &'static str, value: String },
     #[error("disk node name {node_name:?} is used twice")]
     DuplicateNode { node_name: String },
+    #[error("volume {id:?} can't have slot {slot}: there are {SLOTS}, each for one volume")]
+    VolumeSlot { id: String, slot: u8 },
     #[error("the machine has {nics} network ports but {taps} taps were opened for it")]
     TapCount { nics: usize, taps: usize },
     #[error("{what} must be at least 1")]
@@ -59,6 +62,10 @@ impl MachineConfig {
         }
         for (index, (nic, fd)) in self.nics.iter().zip(&launch.tap_fds).enumerate() {
             add_nic(&mut args, index, nic, *fd);
+        }
+        add_slots(&mut args, self.arch);
+        for volume in &self.volumes {
+            add_volume(&mut args, self.arch, volume)?;
         }
         if self.screen {
             self.add_screen(&mut args);
@@ -103,6 +110,16 @@ impl MachineConfig {
                 return Err(MachineError::DuplicateNode { node_name: disk.node_name.clone() });
             }
         }
+        let mut slots = HashSet::new();
+        for volume in &self.volumes {
+            for (what, text) in [("volume id", &volume.id), ("volume place", &volume.place)] {
+                check_word(what, text, |c| c.is_ascii_alphanumeric())?;
+            }
+            check_word("volume serial", &volume.serial, plain)?;
+            if !nodes.insert(&volume.id) || volume.slot >= SLOTS || !slots.insert(volume.slot) {
+                return Err(MachineError::VolumeSlot { id: volume.id.clone(), slot: volume.slot });
+            }
+        }
         for nic in &self.nics {
             check_word("MAC address", &nic.mac, |c| c.is_ascii_hexdigit() || c == ':')?;
         }
@@ -123,7 +140,9 @@ impl MachineConfig {
         let paths =
             self.disks.iter().flat_map(|disk| [Some(&disk.path), disk.backing.as_ref().map(|backing| &backing.path)]);
         let boot = self.kernel.iter().flat_map(|boot| [Some(&boot.kernel), boot.initrd.as_ref()]);
-        for path in paths.chain(boot).flatten().chain([&self.sockets.0]) {
+        let volumes = self.volumes.iter().map(|volume| volume.path.as_path());
+        let paths = paths.chain(boot).flatten().map(PathBuf::as_path).chain([self.sockets.0.as_path()]);
+        for path in paths.chain(volumes) {
             check_word("path", &path.to_string_lossy(), |c| c != '\0')?;
         }
         check_word("name", &self.name, |c| c != '\0')?;
@@ -291,7 +310,7 @@ fn add_nic(args: &mut Args, index: usize, nic: &Nic, fd: RawFd) {
     args.json("-device", device);
 }
 
-struct Args(Vec<OsString>);
+pub(super) struct Args(Vec<OsString>);
 
 impl Args {
     fn flag(&mut self, flag: &str) {
@@ -301,7 +320,7 @@ impl Args {
         self.0.push(option.into());
         self.0.push(value.as_ref().to_owned());
     }
-    fn json(&mut self, option: &str, value: Value) {
+    pub(super) fn json(&mut self, option: &str, value: Value) {
         self.pair(option, value.to_string());
     }
 }
@@ -313,7 +332,7 @@ fn check_word(what: &'static str, value: &str, allowed: impl Fn(char) -> bool) -
     Err(MachineError::Characters { what, value: value.to_owned() })
 }
 
-fn utf8(path: &Path) -> Result<&str, MachineError> {
+pub(super) fn utf8(path: &Path) -> Result<&str, MachineError> {
     path.to_str().ok_or_else(|| MachineError::PathNotUtf8 { path: path.to_owned() })
 }
 

@@ -30,6 +30,7 @@ fn machine() -> MachineConfig {
         console_log: "/vms/web/console.log".into(),
         incoming: false,
         start_paused: false,
+        volumes: Vec::new(),
         screen: false,
         pvpanic: true,
     }

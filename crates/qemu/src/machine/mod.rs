@@ -12,11 +12,13 @@
 
 mod argv;
 mod locate;
+mod volume;
 
 use std::path::PathBuf;
 
 pub use argv::{Launch, MachineError};
 pub use locate::{LocateError, find_binary, find_uefi};
+pub use volume::{SLOTS, Volume};
 
 /// The guest's instruction set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -168,6 +170,7 @@ pub struct MachineConfig {
     pub memory_mib: u64,
     pub firmware: Firmware,
     pub disks: Vec<Disk>,
+    pub volumes: Vec<Volume>,
     pub nics: Vec<Nic>,
     pub kernel: Option<KernelBoot>,
     pub sockets: SocketsDir,

@@ -164,6 +164,7 @@ impl TestVm {
             console_log: dir.join("console.log"),
             incoming,
             start_paused: false,
+            volumes: Vec::new(),
             screen: false,
             pvpanic: true,
         }

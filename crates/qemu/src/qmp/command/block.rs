@@ -49,6 +49,14 @@ command!(QueryNamedBlockNodes, "query-named-block-nodes", Vec<BlockNodeInfo>);
 pub struct BlockNodeInfo {
     #[serde(rename = "node-name", default)]
     pub node_name: Option<String>,
+    pub image: NodeImageInfo,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct NodeImageInfo {
+    /// What a guest sees of it, in bytes.
+    #[serde(rename = "virtual-size")]
+    pub virtual_size: u64,
 }
 
 /// A TCP address in QMP's form: the port is text there.

@@ -46,9 +46,11 @@ command!(QmpCapabilities, "qmp_capabilities", Nothing);
 
 mod block;
 mod migration;
+mod volume;
 
 pub use block::*;
 pub use migration::*;
+pub use volume::*;
 
 plain_command!(QueryQmpSchema, "query-qmp-schema", Vec<Value>);
 plain_command!(QueryStatus, "query-status", StatusInfo);

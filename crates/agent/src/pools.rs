@@ -1,0 +1,119 @@
+//! The pools that this host reaches: their drivers, and a look at each every few seconds.
+//!
+//! Which pools are watched is told with the answer to each heartbeat and not written down: an agent without a controller
+//! has nobody to tell. A call brings its pool along, so a volume is served whether or not its pool is watched. A pool
+//! whose file system hangs costs its look, and nothing else.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gantry_api::storage::{PoolAssignment, PoolReport, VolumeReport};
+use gantry_storage::{DirPool, MarkedDir, PoolDriver, PoolFinding};
+use gantry_types::{ByteSize, PoolHealth, PoolType};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::host::Host;
+
+const INTERVAL: Duration = Duration::from_secs(5);
+/// A file system that takes longer is not there.
+const LOOK_LIMIT: Duration = Duration::from_secs(10);
+
+/// A pool's driver, and what it was made from.
+type Driver = (PoolAssignment, Arc<dyn PoolDriver>);
+
+pub(crate) struct Pools {
+    own: DirPool,
+    drivers: Mutex<HashMap<Uuid, Driver>>,
+    watched: Mutex<Vec<PoolAssignment>>,
+    reports: Mutex<Vec<PoolReport>>,
+    changed: Notify,
+}
+
+impl Pools {
+    pub fn new(own: DirPool) -> Self {
+        Self {
+            own,
+            drivers: Mutex::default(),
+            watched: Mutex::default(),
+            reports: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    pub fn driver(&self, pool: &PoolAssignment) -> Arc<dyn PoolDriver> {
+        let mut drivers = lock(&self.drivers);
+        if let Some((known, driver)) = drivers.get(&pool.uuid)
+            && known == pool
+        {
+            return Arc::clone(driver);
+        }
+        let driver: Arc<dyn PoolDriver> = match pool.kind {
+            PoolType::Dir if Path::new(&pool.path) == self.own.path() => {
+                Arc::new(MarkedDir::over(self.own.clone(), pool.uuid))
+            }
+            PoolType::Dir => Arc::new(MarkedDir::new(pool.path.clone().into(), pool.uuid)),
+        };
+        drivers.insert(pool.uuid, (pool.clone(), Arc::clone(&driver)));
+        driver
+    }
+
+    /// Watches these and no others.
+    pub fn watch(&self, pools: Vec<PoolAssignment>) {
+        let mut watched = lock(&self.watched);
+        if *watched == pools {
+            return;
+        }
+        lock(&self.drivers).retain(|known, _| pools.iter().any(|pool| pool.uuid == *known));
+        lock(&self.reports).retain(|known| pools.iter().any(|pool| pool.uuid == known.pool));
+        *watched = pools;
+        self.changed.notify_one();
+    }
+
+    /// The last look at each.
+    pub fn reports(&self) -> Vec<PoolReport> {
+        lock(&self.reports).clone()
+    }
+
+    async fn look(&self) {
+        let watched = lock(&self.watched).clone();
+        let looks = watched.iter().map(|pool| async {
+            let driver = self.driver(pool);
+            let found = tokio::time::timeout(LOOK_LIMIT, driver.examine()).await.unwrap_or_else(|_| {
+                let reason = format!("its file system does not answer within {} s", LOOK_LIMIT.as_secs());
+                PoolFinding::broken(PoolHealth::Unreachable, reason)
+            });
+            report(pool.uuid, found)
+        });
+        let reports = futures::future::join_all(looks).await;
+        let watched = lock(&self.watched);
+        *lock(&self.reports) =
+            reports.into_iter().filter(|found| watched.iter().any(|pool| pool.uuid == found.pool)).collect();
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each holder makes plain assignments.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn report(pool: Uuid, found: PoolFinding) -> PoolReport {
+    let volumes = found.volumes.iter();
+    let volumes = volumes.map(|disk| VolumeReport { volume: disk.disk, allocated: ByteSize(disk.allocated_bytes) });
+    PoolReport { pool, health: found.health, reason: found.reason, space: found.space, volumes: volumes.collect() }
+}
+
+/// Looks at the watched pools until the agent ends.
+pub(crate) async fn run(host: &Host, shutdown: CancellationToken) {
+    loop {
+        host.pools.look().await;
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            () = host.pools.changed.notified() => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}

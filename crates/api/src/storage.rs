@@ -1,0 +1,99 @@
+//! What a host does with pools and volumes.
+//!
+//! As every call of [`crate::AgentApi`], each can be repeated. A call names the pool as a whole, so a host needs to know
+//! nothing beforehand; which pools it watches, it is told with the answer to each heartbeat.
+
+use async_trait::async_trait;
+use gantry_types::{ByteSize, CacheMode, Name, PoolHealth, PoolSpace, PoolType, Problem, VolumeLimits};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// The part of a host that keeps volumes.
+#[async_trait]
+pub trait StorageApi: Send + Sync {
+    /// Makes the place this pool's, the first time. Refused if it is missing, can't be written to by VMs, or another
+    /// pool's.
+    async fn open_pool(&self, pool: &PoolAssignment) -> Result<(), Problem>;
+    /// Takes the pool's mark away; refused while there are volumes. One that is not there is success.
+    async fn close_pool(&self, pool: &PoolAssignment) -> Result<(), Problem>;
+
+    /// Makes an empty volume. One that is there with this size is success.
+    async fn create_volume(&self, volume: &VolumeAssignment) -> Result<(), Problem>;
+    /// Makes a volume that no VM has as large as it is to be; it never shrinks.
+    async fn grow_volume(&self, volume: &VolumeAssignment) -> Result<(), Problem>;
+    /// Deletes it. Refused while a VM of this host has it; nothing there is success.
+    async fn delete_volume(&self, pool: &PoolAssignment, volume: Uuid) -> Result<(), Problem>;
+
+    /// The VM has the volume as it is described here: attached, as large, with these limits. Also while it runs.
+    async fn attach_volume(&self, vm: Uuid, request: &AttachVolume) -> Result<(), Problem>;
+    /// The VM has it no more. A running guest has to let it go, which is waited for a little: `volume-in-use` (transient)
+    /// if it does not.
+    async fn detach_volume(&self, vm: Uuid, epoch: u64, volume: Uuid) -> Result<(), Problem>;
+}
+
+/// A pool as a host gets it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolAssignment {
+    pub uuid: Uuid,
+    pub name: Name,
+    #[serde(rename = "type")]
+    pub kind: PoolType,
+    pub path: String,
+}
+
+/// A volume as a host gets it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeAssignment {
+    pub uuid: Uuid,
+    pub name: Name,
+    pub pool: PoolAssignment,
+    pub size: ByteSize,
+    #[serde(default)]
+    pub limits: VolumeLimits,
+    #[serde(default)]
+    pub cache: CacheMode,
+    pub discard: bool,
+    /// Its place among the VM's volumes.
+    pub slot: u8,
+}
+
+impl VolumeAssignment {
+    pub fn place(&self) -> VolumePlace {
+        VolumePlace { volume: self.uuid, pool: self.pool.uuid }
+    }
+}
+
+/// A volume in one of the pools where it may lie while it is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumePlace {
+    pub volume: Uuid,
+    pub pool: Uuid,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AttachVolume {
+    pub epoch: u64,
+    pub volume: VolumeAssignment,
+}
+
+/// A pool as a host finds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolReport {
+    pub pool: Uuid,
+    pub health: PoolHealth,
+    /// Why it is not healthy, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub space: Option<PoolSpace>,
+    /// What each volume takes there.
+    #[serde(default)]
+    pub volumes: Vec<VolumeReport>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeReport {
+    pub volume: Uuid,
+    pub allocated: ByteSize,
+}

@@ -1,0 +1,71 @@
+//! Columns of pools and volumes.
+
+use gantry_types::{Pool, Resource, Volume};
+
+use super::{
+    Row, Surroundings, age,
+    rows::{api_name, or_dash},
+};
+
+impl Row for Pool {
+    const PLURAL_FOR_PEOPLE: &'static str = "pools";
+    const HEADERS: &'static [&'static str] =
+        &["NAME", "TYPE", "HEALTH", "CAPACITY", "FREE", "USED", "PROMISED", "VOLUMES", "HOSTS", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["PATH", "OVERCOMMIT", "ALARM", "UUID", "REASON"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        let (spec, status) = (&self.spec, &self.status);
+        let hosts: Vec<_> = spec.hosts.iter().map(|host| host.as_str()).collect();
+        vec![
+            self.name().to_owned(),
+            api_name(&spec.kind),
+            status.health.to_string(),
+            or_dash(status.space.map(|space| space.capacity.approximate())),
+            or_dash(status.space.map(|space| space.free.approximate())),
+            or_dash(status.space.map(|space| format!("{} %", space.used_percent()))),
+            status.promised.approximate(),
+            status.volumes.to_string(),
+            hosts.join(","),
+            age(self.metadata.created_at, around.now),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        vec![
+            self.spec.path.clone(),
+            format!("{} %", self.spec.overcommit_percent),
+            format!("{} %", self.spec.alarm_percent),
+            self.metadata.uuid.to_string(),
+            or_dash(self.status.reason.as_ref()),
+        ]
+    }
+}
+
+impl Row for Volume {
+    const PLURAL_FOR_PEOPLE: &'static str = "volumes";
+    const HEADERS: &'static [&'static str] = &["NAME", "PHASE", "POOL", "SIZE", "TAKES", "VM", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["IOPS", "BYTES/S", "CACHE", "SLOT", "UUID", "REASON"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        vec![
+            self.name().to_owned(),
+            self.status.phase.to_string(),
+            self.spec.pool.to_string(),
+            self.spec.size.to_string(),
+            or_dash(self.status.allocated.map(|allocated| allocated.approximate())),
+            or_dash(self.status.vm.as_ref()),
+            age(self.metadata.created_at, around.now),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        vec![
+            or_dash(self.spec.limits.iops),
+            or_dash(self.spec.limits.bytes_per_s),
+            api_name(&self.spec.cache),
+            or_dash(self.status.slot),
+            self.metadata.uuid.to_string(),
+            or_dash(self.status.reason.as_ref()),
+        ]
+    }
+}

@@ -1,0 +1,253 @@
+//! Pools: create, change, delete. Making one and deleting one are operations, because hosts have a part in it; how a pool
+//! is, the loop `pool_keeper` finds out.
+
+use gantry_api::{
+    rest::{Changed, WriteQuery},
+    storage::PoolAssignment,
+};
+use gantry_types::{Action, Host, HostState, Name, Pool, PoolPhase, PoolSpec, PoolStatus, Problem, Resource, Volume};
+
+use super::{App, Caller, already_exists, check_labels, check_name, check_precondition};
+use crate::{model::Tables, objects::Change, operations::new_operation};
+
+/// A pool as its hosts get it.
+pub(crate) fn assignment(pool: &Pool) -> PoolAssignment {
+    PoolAssignment {
+        uuid: pool.metadata.uuid,
+        name: pool.metadata.name.clone(),
+        kind: pool.spec.kind,
+        path: pool.spec.path.clone(),
+    }
+}
+
+pub(crate) fn volumes_in<'a>(tables: &'a Tables, pool: &'a Name) -> impl Iterator<Item = &'a Volume> {
+    tables.volumes.values().filter(move |volume| volume.spec.pool == *pool).map(|volume| &**volume)
+}
+
+/// Makes a pool of a directory; what its hosts find wrong with that ends the operation and leaves no pool.
+pub async fn create(app: &App, caller: &Caller, sent: Pool, query: &WriteQuery) -> Result<Changed<Pool>, Problem> {
+    caller.may_change()?;
+    if sent.is_local() {
+        return Err(Problem::invalid("invalid-pool", format!("pool '{}' can't be made", sent.name()))
+            .field("metadata.name", "names that begin with 'local-' are for hosts' own pools"));
+    }
+    make(app, caller, sent, query).await
+}
+
+/// The pool that a host has of its own, at this path.
+pub(crate) async fn create_local(app: &App, host: &Name, path: &str) -> Result<(), Problem> {
+    let Some(name) = Pool::local_name(host) else { return Ok(()) };
+    let pool = Pool::new(name, PoolSpec::dir(path, host.clone()));
+    make(app, &Caller::controller(), pool, &WriteQuery::default()).await.map(drop)
+}
+
+async fn make(app: &App, caller: &Caller, sent: Pool, query: &WriteQuery) -> Result<Changed<Pool>, Problem> {
+    check_labels(&sent.metadata)?;
+    sent.validate()?;
+    // Alone, so that a place does not become two pools that are made at once.
+    let _alone = app.references.write().await;
+    if app.objects.find::<Pool>(sent.name()).await?.is_some() {
+        return Err(already_exists(&sent));
+    }
+    app.model.read(|tables| check_place(tables, &sent))?;
+    let mut pool = Pool::new(sent.metadata.name.clone(), sent.spec.clone());
+    pool.metadata.labels = sent.metadata.labels.clone();
+    app.stamp(&mut pool.metadata);
+    let mut operation = new_operation(app, caller, Action::PoolCreate, &pool, None)?;
+    pool.status.operation = Some(operation.metadata.name.clone());
+    if !query.dry_run {
+        let mut change = Change::new();
+        change.create(&pool)?.create(&operation)?;
+        let revision = app.commit(change).await?;
+        (pool.metadata.revision, operation.metadata.revision) = (revision, revision);
+    }
+    Ok(Changed { object: pool, operation: Some(operation) })
+}
+
+/// Its hosts are there, and the place is no other pool's.
+fn check_place(tables: &Tables, pool: &Pool) -> Result<(), Problem> {
+    let mut wrong = Problem::invalid("invalid-pool", format!("pool '{}' can't be made", pool.name()));
+    for (index, name) in pool.spec.hosts.iter().enumerate() {
+        let message = match tables.hosts.get(name.as_str()) {
+            None => format!("host '{name}' does not exist; see: gantry host list"),
+            Some(host) if host.status.state != HostState::Ready => {
+                format!(
+                    "host '{name}' does not answer, so nobody can look at the directory; see: gantry host show {name}"
+                )
+            }
+            Some(_) => continue,
+        };
+        wrong = wrong.field(format!("spec.hosts[{index}]"), message);
+    }
+    let overlaps = |other: &&std::sync::Arc<Pool>| {
+        other.spec.hosts.iter().any(|host| pool.is_at(host)) && is_inside(&other.spec.path, &pool.spec.path)
+    };
+    if let Some(other) = tables.pools.values().find(overlaps) {
+        let message = format!("pool '{}' is at {}: choose a directory beside it", other.name(), other.spec.path);
+        wrong = wrong.field("spec.path", message);
+    }
+    if wrong.fields.is_empty() { Ok(()) } else { Err(wrong) }
+}
+
+/// Whether one of two directories is in the other.
+fn is_inside(one: &str, other: &str) -> bool {
+    let below =
+        |path: &str, above: &str| path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    below(one, other) || below(other, one)
+}
+
+/// Creates it, or changes its labels and limits.
+pub async fn put(
+    app: &App,
+    caller: &Caller,
+    name: &str,
+    sent: Pool,
+    query: &WriteQuery,
+) -> Result<Changed<Pool>, Problem> {
+    caller.may_change()?;
+    check_name(name, &sent)?;
+    check_labels(&sent.metadata)?;
+    sent.validate()?;
+    let found = app.objects.find::<Pool>(name).await?;
+    if found.is_none() && query.revision.is_none() && sent.metadata.revision == 0 {
+        return create(app, caller, sent, query).await;
+    }
+    app.objects
+        .racing(|| async {
+            let current: Pool = app.objects.get(name).await?;
+            check_precondition(&current, &sent.metadata, query)?;
+            check_fixed(&current, &sent)?;
+            let mut pool = current.clone();
+            pool.spec = sent.spec.clone();
+            pool.metadata.labels = sent.metadata.labels.clone();
+            if pool != current && !query.dry_run {
+                let mut change = Change::new();
+                change.update(&pool)?;
+                pool.metadata.revision = app.commit(change).await?;
+            }
+            Ok(Changed { object: app.model.decorate(&pool), operation: None })
+        })
+        .await
+}
+
+fn check_fixed(current: &Pool, sent: &Pool) -> Result<(), Problem> {
+    let (old, new) = (&current.spec, &sent.spec);
+    let mut wrong = Problem::invalid("unchangeable", format!("pool '{}' can't be changed like this", current.name()))
+        .object(current.reference())
+        .remedy("make another pool and move the volumes there: gantry volume migrate VOLUME --to POOL");
+    for (field, changed) in [
+        ("spec.type", old.kind != new.kind),
+        ("spec.path", old.path != new.path),
+        ("spec.hosts", old.hosts != new.hosts),
+    ] {
+        if changed {
+            wrong = wrong.field(field, "is fixed when the pool is made");
+        }
+    }
+    if wrong.fields.is_empty() { Ok(()) } else { Err(wrong) }
+}
+
+/// Refused while there are volumes in it. What else is in the directory stays.
+pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<Changed<Pool>, Problem> {
+    caller.may_change()?;
+    let _alone = app.references.write().await;
+    app.objects
+        .racing(|| async {
+            let current: Pool = app.objects.get(name).await?;
+            check_precondition(&current, &current.metadata, query)?;
+            if current.is_local() {
+                let detail = format!("pool '{name}' is host '{}' own place for disks", shown(&current.spec.hosts));
+                return Err(Problem::conflict("pool-of-host", detail)
+                    .object(current.reference())
+                    .remedy("it goes with its host: gantry host delete"));
+            }
+            expect_idle(&current)?;
+            let users = app.model.read(|tables| {
+                let volumes = volumes_in(tables, &current.metadata.name);
+                volumes.map(|volume| format!("volume '{}'", volume.name())).collect::<Vec<_>>()
+            });
+            if !users.is_empty() {
+                return Err(Problem::conflict("pool-in-use", format!("pool '{name}' is used by {}", users.join(", ")))
+                    .object(current.reference())
+                    .remedy(
+                        "delete these first, or move them to another pool: gantry volume migrate VOLUME --to POOL",
+                    ));
+            }
+            let mut pool = current.clone();
+            let mut operation = new_operation(app, caller, Action::PoolDelete, &pool, None)?;
+            pool.status.phase = PoolPhase::Deleting;
+            pool.status.operation = Some(operation.metadata.name.clone());
+            if !query.dry_run {
+                let mut change = Change::new();
+                change.update(&pool)?.create(&operation)?;
+                let revision = app.commit(change).await?;
+                (pool.metadata.revision, operation.metadata.revision) = (revision, revision);
+            }
+            Ok(Changed { object: pool, operation: Some(operation) })
+        })
+        .await
+}
+
+fn shown(hosts: &[Name]) -> String {
+    hosts.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// # Errors
+/// `pool-busy` while an operation is at work on it.
+fn expect_idle(pool: &Pool) -> Result<(), Problem> {
+    let Some(operation) = &pool.status.operation else { return Ok(()) };
+    Err(Problem::conflict("pool-busy", format!("pool '{}' is busy: operation '{operation}' is at work", pool.name()))
+        .object(pool.reference())
+        .remedy(format!("wait for it: gantry operation wait {operation}")))
+}
+
+/// What a host's deletion takes along: its own pool, and those that only it reaches.
+///
+/// # Errors
+/// `host-in-use`, naming volumes that would be lost.
+pub(crate) fn leave_with(tables: &Tables, host: &Host, change: &mut Change) -> Result<(), Problem> {
+    let its = tables.pools.values().filter(|pool| pool.is_at(&host.metadata.name));
+    for pool in its {
+        let volumes: Vec<_> = volumes_in(tables, &pool.metadata.name).map(Resource::name).collect();
+        if !volumes.is_empty() {
+            let detail =
+                format!("host '{}' has volumes in pool '{}': {}", host.name(), pool.name(), volumes.join(", "));
+            return Err(Problem::conflict("host-in-use", detail)
+                .object(host.reference())
+                .remedy("move them to another host's pool, or delete them, first"));
+        }
+        expect_idle(pool)?;
+        change.delete(&**pool);
+    }
+    Ok(())
+}
+
+/// A pool that takes volumes.
+pub(crate) fn find_ready(tables: &Tables, name: &Name) -> Result<std::sync::Arc<Pool>, String> {
+    match tables.pools.get(name.as_str()) {
+        None => Err(format!("pool '{name}' does not exist; see: gantry pool list")),
+        Some(pool) if pool.status.phase != PoolPhase::Ready => Err(format!("pool '{name}' is not ready")),
+        Some(pool) => Ok(std::sync::Arc::clone(pool)),
+    }
+}
+
+/// Whether volumes of so many bytes more may be promised.
+pub(crate) fn check_promise(app: &App, pool: &Pool, more_bytes: u64) -> Result<(), String> {
+    let PoolStatus { space, .. } = app.model.decorate(pool).status;
+    let Some(space) = space else { return Ok(()) };
+    let limit = u128::from(space.capacity.bytes()) * u128::from(pool.spec.overcommit_percent) / 100;
+    let promised: u128 = app.model.read(|tables| {
+        volumes_in(tables, &pool.metadata.name).map(|volume| u128::from(volume.spec.size.bytes())).sum()
+    });
+    if promised + u128::from(more_bytes) <= limit {
+        return Ok(());
+    }
+    Err(format!(
+        "pool '{}' has {} and may promise {} % of it; {} are promised already: use another pool, or let it promise more \
+         (gantry pool set {0} --overcommit PERCENT)",
+        pool.name(),
+        space.capacity.approximate(),
+        pool.spec.overcommit_percent,
+        gantry_types::ByteSize(u64::try_from(promised).unwrap_or(u64::MAX)).approximate(),
+    ))
+}

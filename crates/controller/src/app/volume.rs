@@ -1,0 +1,317 @@
+//! Volumes: create, change, attach, detach, delete. Each is an operation on the volume. While a VM has the volume, the
+//! operation is the VM's, too, so that nothing else happens to the VM meanwhile.
+
+use gantry_api::{
+    rest::{AttachRequest, Changed, WriteQuery},
+    storage::VolumeAssignment,
+};
+use gantry_types::{Action, Pool, Problem, Resource, VOLUMES_PER_VM_MAX, Vm, VmPhase, Volume, VolumePhase};
+
+use super::{App, Caller, already_exists, check_labels, check_name, check_precondition, pool, vm};
+use crate::{
+    model::Tables,
+    objects::Change,
+    operations::{FORMER_SPEC, new_operation},
+};
+
+/// Phases in which a VM's host can say what the VM has.
+const AT_REST: [VmPhase; 4] = [VmPhase::Running, VmPhase::Paused, VmPhase::Stopped, VmPhase::Failed];
+
+/// A volume as a host gets it.
+pub(crate) fn assignment(app: &App, volume: &Volume) -> Result<VolumeAssignment, Problem> {
+    let name = volume.spec.pool.as_str();
+    let pool = app.model.get::<Pool>(name).ok_or_else(|| Problem::not_found(Pool::KIND, name))?;
+    Ok(VolumeAssignment {
+        uuid: volume.metadata.uuid,
+        name: volume.metadata.name.clone(),
+        pool: pool::assignment(&pool),
+        size: volume.spec.size,
+        limits: volume.spec.limits,
+        cache: volume.spec.cache,
+        discard: volume.spec.discard,
+        slot: volume.status.slot.unwrap_or(0),
+    })
+}
+
+/// The volumes that a VM has, by slot; not those that it is just about to get.
+pub(crate) fn of_vm(tables: &Tables, vm: &Vm) -> Vec<std::sync::Arc<Volume>> {
+    let has = |volume: &&std::sync::Arc<Volume>| {
+        volume.status.vm.as_ref() == Some(&vm.metadata.name)
+            && matches!(volume.status.phase, VolumePhase::Attached | VolumePhase::Detaching)
+    };
+    let mut volumes: Vec<_> = tables.volumes.values().filter(has).cloned().collect();
+    volumes.sort_by_key(|volume| volume.status.slot);
+    volumes
+}
+
+/// Refuses what can't be done with a VM that has volumes.
+///
+/// # Errors
+/// `vm-has-volumes`, naming them.
+pub(crate) fn expect_none(app: &App, vm: &Vm, cannot: &str) -> Result<(), Problem> {
+    let volumes = app.model.read(|tables| of_vm(tables, vm));
+    let Some(first) = volumes.first() else { return Ok(()) };
+    let names: Vec<_> = volumes.iter().map(|volume| volume.name()).collect();
+    let detail = format!("VM '{}' can't {cannot} while it has volumes: {}", vm.name(), names.join(", "));
+    Err(Problem::conflict("vm-has-volumes", detail)
+        .object(vm.reference())
+        .remedy(format!("detach them first: gantry volume detach {}", first.name())))
+}
+
+pub async fn create(app: &App, caller: &Caller, sent: Volume, query: &WriteQuery) -> Result<Changed<Volume>, Problem> {
+    caller.may_change()?;
+    check_labels(&sent.metadata)?;
+    sent.validate()?;
+    // Alone: what a pool may promise is promised once, and the pool is not deleted meanwhile.
+    let _alone = app.references.write().await;
+    if app.objects.find::<Volume>(sent.name()).await?.is_some() {
+        return Err(already_exists(&sent));
+    }
+    let wrong = |field: &str, message: String| {
+        Problem::invalid("invalid-volume", format!("volume '{}' can't be made", sent.name())).field(field, message)
+    };
+    let pool = app.model.read(|tables| pool::find_ready(tables, &sent.spec.pool));
+    let pool = pool.map_err(|message| wrong("spec.pool", message))?;
+    pool::check_promise(app, &pool, sent.spec.size.bytes()).map_err(|message| wrong("spec.size", message))?;
+    let mut volume = Volume::new(sent.metadata.name.clone(), sent.spec.clone());
+    volume.metadata.labels = sent.metadata.labels.clone();
+    app.stamp(&mut volume.metadata);
+    let mut operation = new_operation(app, caller, Action::VolumeCreate, &volume, None)?;
+    volume.status.operation = Some(operation.metadata.name.clone());
+    if !query.dry_run {
+        let mut change = Change::new();
+        change.create(&volume)?.create(&operation)?.require(&*pool);
+        let revision = app.commit(change).await?;
+        (volume.metadata.revision, operation.metadata.revision) = (revision, revision);
+    }
+    Ok(Changed { object: volume, operation: Some(operation) })
+}
+
+/// Creates it or changes it: larger, other limits, other modes.
+pub async fn put(
+    app: &App,
+    caller: &Caller,
+    name: &str,
+    sent: Volume,
+    query: &WriteQuery,
+) -> Result<Changed<Volume>, Problem> {
+    caller.may_change()?;
+    check_name(name, &sent)?;
+    check_labels(&sent.metadata)?;
+    sent.validate()?;
+    let found = app.objects.find::<Volume>(name).await?;
+    if found.is_none() && query.revision.is_none() && sent.metadata.revision == 0 {
+        return create(app, caller, sent, query).await;
+    }
+    let _alone = app.references.write().await;
+    app.objects
+        .racing(|| async {
+            let current: Volume = app.objects.get(name).await?;
+            check_precondition(&current, &sent.metadata, query)?;
+            check_change(app, &current, &sent)?;
+            let mut volume = current.clone();
+            volume.spec = sent.spec.clone();
+            volume.metadata.labels = sent.metadata.labels.clone();
+            if volume == current {
+                return Ok(Changed { object: app.model.decorate(&current), operation: None });
+            }
+            let is_felt = (volume.spec.size, volume.spec.limits) != (current.spec.size, current.spec.limits);
+            if !is_felt {
+                let mut change = Change::new();
+                change.update(&volume)?;
+                if !query.dry_run {
+                    volume.metadata.revision = app.commit(change).await?;
+                }
+                return Ok(Changed { object: app.model.decorate(&volume), operation: None });
+            }
+            expect_phase(&current, &[VolumePhase::Ready, VolumePhase::Attached], "change")?;
+            launch(app, caller, volume, Action::VolumeUpdate, Some(&current), query).await
+        })
+        .await
+}
+
+fn check_change(app: &App, current: &Volume, sent: &Volume) -> Result<(), Problem> {
+    let (old, new) = (&current.spec, &sent.spec);
+    let mut wrong = Problem::invalid("unchangeable", format!("volume '{}' can't be changed like this", current.name()))
+        .object(current.reference());
+    if old.pool != new.pool {
+        let message =
+            format!("is changed by moving the volume: gantry volume migrate {} --to {}", sent.name(), new.pool);
+        wrong = wrong.field("spec.pool", message);
+    }
+    if new.size < old.size {
+        let message = format!("{} is less than the {} it has: volumes never shrink", new.size, old.size);
+        wrong = wrong.field("spec.size", message);
+    } else if let Some(pool) = app.model.get::<Pool>(old.pool.as_str())
+        && let Err(message) = pool::check_promise(app, &pool, new.size.bytes() - old.size.bytes())
+    {
+        wrong = wrong.field("spec.size", message);
+    }
+    if wrong.fields.is_empty() { Ok(()) } else { Err(wrong) }
+}
+
+/// Gives a VM the volume, also while it runs.
+pub async fn attach(
+    app: &App,
+    caller: &Caller,
+    name: &str,
+    request: &AttachRequest,
+    query: &WriteQuery,
+) -> Result<Changed<Volume>, Problem> {
+    caller.may_change()?;
+    app.objects
+        .racing(|| async {
+            let current: Volume = app.objects.get(name).await?;
+            check_precondition(&current, &current.metadata, query)?;
+            let has = current.status.vm.as_ref() == Some(&request.vm);
+            if has && current.status.phase == VolumePhase::Attached {
+                return Ok(Changed { object: app.model.decorate(&current), operation: None });
+            }
+            if let Some(other) = &current.status.vm {
+                return Err(in_use(&current, other.as_str()));
+            }
+            expect_phase(&current, &[VolumePhase::Ready], "attach")?;
+            let vm: Vm = app.objects.get(request.vm.as_str()).await?;
+            expect_reached(app, &current, &vm)?;
+            let mut volume = current.clone();
+            volume.status.slot = Some(free_slot(app, &vm)?);
+            volume.status.vm = Some(request.vm.clone());
+            volume.status.phase = VolumePhase::Attaching;
+            volume.status.reason = None;
+            launch(app, caller, volume, Action::VolumeAttach { vm: request.vm.clone() }, None, query).await
+        })
+        .await
+}
+
+fn in_use(volume: &Volume, vm: &str) -> Problem {
+    let name = volume.name();
+    Problem::conflict("volume-in-use", format!("volume '{name}' is attached to VM '{vm}'"))
+        .object(volume.reference())
+        .remedy(format!("detach it first: gantry volume detach {name}"))
+}
+
+/// The VM has a host, and that reaches the volume's pool.
+fn expect_reached(app: &App, volume: &Volume, vm: &Vm) -> Result<(), Problem> {
+    vm::expect_phase(vm, &AT_REST, "attach a volume to", None)?;
+    let Some(host) = &vm.status.host else {
+        let detail = format!("VM '{}' has never been started, so it is on no host", vm.name());
+        return Err(Problem::conflict("vm-without-host", detail)
+            .object(vm.reference())
+            .remedy(format!("start it first: gantry vm start {}", vm.name())));
+    };
+    let name = volume.spec.pool.as_str();
+    let pool = app.model.get::<Pool>(name).ok_or_else(|| Problem::not_found(Pool::KIND, name))?;
+    if pool.is_at(host) {
+        return Ok(());
+    }
+    let reached: Vec<_> = pool.spec.hosts.iter().map(|host| host.as_str()).collect();
+    let detail = format!(
+        "VM '{}' is on host '{host}', which does not reach pool '{name}' of volume '{}'; that is reached from {}",
+        vm.name(),
+        volume.name(),
+        reached.join(", ")
+    );
+    Err(Problem::conflict("pool-not-reached", detail).object(volume.reference()).remedy(format!(
+        "move the VM there first: gantry vm migrate {} --to {}",
+        vm.name(),
+        reached.first().copied().unwrap_or("HOST")
+    )))
+}
+
+fn free_slot(app: &App, vm: &Vm) -> Result<u8, Problem> {
+    let taken: Vec<u8> = app.model.read(|tables| {
+        let its = tables.volumes.values().filter(|volume| volume.status.vm.as_ref() == Some(&vm.metadata.name));
+        its.filter_map(|volume| volume.status.slot).collect()
+    });
+    let free = (0_u8..).take(VOLUMES_PER_VM_MAX).find(|slot| !taken.contains(slot));
+    free.ok_or_else(|| {
+        let detail = format!("VM '{}' has {VOLUMES_PER_VM_MAX} volumes, more it can't have", vm.name());
+        Problem::conflict("volume-limit", detail).object(vm.reference()).remedy("detach one first, or grow one")
+    })
+}
+
+/// Takes it from its VM. A running guest has to let it go.
+pub async fn detach(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<Changed<Volume>, Problem> {
+    caller.may_change()?;
+    app.objects
+        .racing(|| async {
+            let current: Volume = app.objects.get(name).await?;
+            check_precondition(&current, &current.metadata, query)?;
+            if current.status.vm.is_none() {
+                return Ok(Changed { object: app.model.decorate(&current), operation: None });
+            }
+            expect_phase(&current, &[VolumePhase::Attached, VolumePhase::Detaching], "detach")?;
+            let mut volume = current.clone();
+            volume.status.phase = VolumePhase::Detaching;
+            volume.status.reason = None;
+            launch(app, caller, volume, Action::VolumeDetach, None, query).await
+        })
+        .await
+}
+
+/// Refused while a VM has it.
+pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -> Result<Changed<Volume>, Problem> {
+    caller.may_change()?;
+    app.objects
+        .racing(|| async {
+            let current: Volume = app.objects.get(name).await?;
+            check_precondition(&current, &current.metadata, query)?;
+            if let Some(vm) = &current.status.vm {
+                return Err(in_use(&current, vm.as_str()));
+            }
+            expect_phase(&current, &[VolumePhase::Ready, VolumePhase::Deleting], "delete")?;
+            let mut volume = current.clone();
+            volume.status.phase = VolumePhase::Deleting;
+            volume.status.reason = None;
+            launch(app, caller, volume, Action::VolumeDelete, None, query).await
+        })
+        .await
+}
+
+fn expect_phase(volume: &Volume, phases: &[VolumePhase], verb: &str) -> Result<(), Problem> {
+    let name = volume.name();
+    if let Some(operation) = &volume.status.operation {
+        let detail = format!("volume '{name}' is busy: operation '{operation}' is at work on it");
+        return Err(Problem::conflict("volume-busy", detail)
+            .object(volume.reference())
+            .remedy(format!("wait for it: gantry operation wait {operation}")));
+    }
+    if phases.contains(&volume.status.phase) {
+        return Ok(());
+    }
+    let detail = format!("can't {verb} volume '{name}': it is {}", volume.status.phase);
+    Err(Problem::conflict("wrong-phase", detail)
+        .object(volume.reference())
+        .remedy(format!("see its state: gantry describe volume {name}")))
+}
+
+/// Writes the operation, and its mark on the volume and on the VM that has it, in one transaction.
+async fn launch(
+    app: &App,
+    caller: &Caller,
+    mut volume: Volume,
+    action: Action,
+    former: Option<&Volume>,
+    query: &WriteQuery,
+) -> Result<Changed<Volume>, Problem> {
+    let mut operation = new_operation(app, caller, action, &volume, None)?;
+    if let Some(former) = former {
+        let spec = serde_json::to_value(&former.spec)
+            .map_err(|e| Problem::permanent("unwritable-object", format!("the volume's former spec: {e}")))?;
+        operation.status.memo.insert(FORMER_SPEC.into(), spec);
+    }
+    volume.status.operation = Some(operation.metadata.name.clone());
+    let mut change = Change::new();
+    change.update(&volume)?.create(&operation)?;
+    if let Some(vm) = &volume.status.vm {
+        let mut vm: Vm = app.objects.get(vm.as_str()).await?;
+        vm::expect_idle(&vm)?;
+        vm.status.operation = Some(operation.metadata.name.clone());
+        change.update(&vm)?;
+    }
+    if !query.dry_run {
+        let revision = app.commit(change).await?;
+        (volume.metadata.revision, operation.metadata.revision) = (revision, revision);
+    }
+    Ok(Changed { object: app.model.decorate(&volume), operation: Some(operation) })
+}

@@ -1,0 +1,136 @@
+//! Keeps pools' status true: makes each host's own pool an object, and says how every pool is, with an event when that
+//! changes, so that somebody hears of a pool before it is full. Written only when something durable changed.
+
+use std::{sync::Arc, time::Duration};
+
+use gantry_types::{
+    ByteSize, Host, HostState, Pool, PoolHealth, PoolPhase, PoolStatus, Problem, Resource, Severity, Volume,
+};
+
+use crate::{
+    app::{App, pool},
+    objects::Change,
+};
+
+const INTERVAL: Duration = Duration::from_secs(1);
+/// A pool's use has to fall so far below its alarm for the alarm to end, in percent of its capacity.
+const ALARM_ENDS_BELOW: u64 = 2;
+
+pub async fn run(app: Arc<App>) {
+    loop {
+        app.clock.sleep(INTERVAL).await;
+        if let Err(problem) = pass(&app).await {
+            tracing::warn!(%problem, "the pools' status could not be written");
+        }
+    }
+}
+
+pub async fn pass(app: &App) -> Result<(), Problem> {
+    for host in app.model.list::<Host>() {
+        adopt_own(app, &host).await?;
+    }
+    for shown in app.model.list::<Pool>() {
+        if shown.status.phase == PoolPhase::Ready && judged(app, &shown) != shown.status {
+            note(app, shown.name()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The place that a host has of its own is a pool as others are.
+async fn adopt_own(app: &App, host: &Host) -> Result<(), Problem> {
+    let name = &host.metadata.name;
+    let place = host.status.inventory.as_ref().and_then(|inventory| inventory.pools.first());
+    let Some(place) = place.filter(|place| host.status.state == HostState::Ready && !place.path.is_empty()) else {
+        return Ok(());
+    };
+    let known = |pool: &Arc<Pool>| pool.is_at(name) && pool.spec.path == place.path;
+    if app.model.read(|tables| tables.pools.values().any(known)) {
+        return Ok(());
+    }
+    match pool::create_local(app, name, &place.path).await {
+        // Somebody else was faster, or the host is in trouble: the next pass looks again.
+        Err(problem) if !problem.is_transient() => {
+            tracing::debug!(host = %name, %problem, "this host's own place is no pool yet");
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+async fn note(app: &App, name: &str) -> Result<(), Problem> {
+    app.objects
+        .racing(|| async {
+            let Some(mut pool) = app.objects.find::<Pool>(name).await? else { return Ok(()) };
+            let status = judged(app, &pool);
+            if pool.status.phase != PoolPhase::Ready || status == pool.status {
+                return Ok(());
+            }
+            let former = std::mem::replace(&mut pool.status, status);
+            let mut change = Change::new();
+            change.update(&pool)?;
+            if let Some((severity, reason, message)) = tidings(&pool, former.health) {
+                change.event(&app.event(pool.reference(), severity, reason, message))?;
+            }
+            app.commit(change).await.map(drop)
+        })
+        .await
+}
+
+/// What is told of a pool whose health has changed.
+fn tidings(pool: &Pool, former: PoolHealth) -> Option<(Severity, &'static str, String)> {
+    let (name, health) = (pool.name(), pool.status.health);
+    if health == former || (former == PoolHealth::Unknown && health == PoolHealth::Healthy) {
+        return None;
+    }
+    if health <= PoolHealth::Healthy {
+        return Some((Severity::Normal, "PoolHealthy", format!("pool '{name}' is healthy again")));
+    }
+    let reason = match health {
+        PoolHealth::NearlyFull => "PoolNearlyFull",
+        PoolHealth::Full => "PoolFull",
+        _ => "PoolBroken",
+    };
+    let why = pool.status.reason.as_deref().unwrap_or("no reason was told");
+    Some((Severity::Warning, reason, format!("pool '{name}' is {health}: {why}")))
+}
+
+/// The status as it should be; what is only shown stays out of it.
+fn judged(app: &App, pool: &Pool) -> PoolStatus {
+    let (promised, volumes) = app.model.read(|tables| {
+        let sizes = pool::volumes_in(tables, &pool.metadata.name).map(|volume: &Volume| volume.spec.size.bytes());
+        sizes.fold((0_u64, 0_u32), |(sum, count), size| (sum.saturating_add(size), count + 1))
+    });
+    let (health, reason) = health(app, pool);
+    PoolStatus { health, reason, promised: ByteSize(promised), volumes, space: None, ..pool.status.clone() }
+}
+
+/// The worst that its hosts tell; as before, if they have told nothing since this controller started.
+fn health(app: &App, pool: &Pool) -> (PoolHealth, Option<String>) {
+    let silent = pool.spec.hosts.iter().find(|host| {
+        let host = app.model.get::<Host>(host.as_str());
+        host.is_none_or(|host| host.status.state != HostState::Ready)
+    });
+    if let Some(host) = silent {
+        return (PoolHealth::Unreachable, Some(format!("host '{host}' does not answer")));
+    }
+    let reports = app.model.overlay(|overlay| {
+        let of_host = |host: &gantry_types::Name| overlay.hosts.get(host.as_str());
+        let its = |report: &gantry_api::storage::PoolReport| report.pool == pool.metadata.uuid;
+        let found = pool.spec.hosts.iter().filter_map(of_host);
+        found.flat_map(|report| report.pools.iter().filter(|one| its(one)).cloned()).collect::<Vec<_>>()
+    });
+    let Some(worst) = reports.into_iter().max_by_key(|report| report.health) else {
+        return (pool.status.health, pool.status.reason.clone());
+    };
+    let used = worst.space.map_or(0, |space| space.used_percent());
+    let alarm = u64::from(pool.spec.alarm_percent);
+    let was_alarmed = pool.status.health == PoolHealth::NearlyFull;
+    let limit = if was_alarmed { alarm.saturating_sub(ALARM_ENDS_BELOW) } else { alarm };
+    if worst.health != PoolHealth::Healthy || used < limit {
+        return (worst.health, worst.reason);
+    }
+    // The figure itself would be a write for each percent.
+    let reason = format!("more than {alarm} % of it are used: make room, or move volumes to another pool");
+    (PoolHealth::NearlyFull, Some(reason))
+}

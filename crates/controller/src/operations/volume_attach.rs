@@ -1,0 +1,200 @@
+//! `volume_attach`, `volume_detach` and `volume_update`: the VM's host gives the VM the volume, takes it away, or makes it
+//! what its spec says.
+//!
+//! An attachment or a change that fails is undone. A guest that was asked to let a volume go may do so at any time later,
+//! so a detachment that fails leaves the volume `detaching`, and detaching it again goes on.
+
+use async_trait::async_trait;
+use gantry_api::storage::AttachVolume;
+use gantry_types::{Name, Problem, Resource, Severity, Vm, Volume, VolumePhase, VolumeSpec};
+
+use super::{
+    FORMER_SPEC,
+    step::{Ending, Procedure, Step, StepContext, Undone},
+    vm_start::or_absent,
+    volume_make::{at_pool, volume},
+};
+use crate::{app::volume::assignment, objects::Change};
+
+pub struct VolumeAttach;
+pub struct VolumeDetach;
+pub struct VolumeUpdate;
+
+/// The VM that has, or gets, the volume.
+async fn user(context: &StepContext, volume: &Volume) -> Result<Option<Vm>, Problem> {
+    match &volume.status.vm {
+        Some(vm) => context.app.objects.get(vm.as_str()).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Takes this operation's mark off the volume and off its VM.
+async fn release(context: &StepContext, change: &mut Change) -> Result<(Volume, Option<Name>), Problem> {
+    let mut volume = volume(context).await?;
+    volume.status.operation = None;
+    let mut host = None;
+    if let Some(mut vm) = user(context, &volume).await? {
+        host = vm.status.host.clone();
+        if vm.status.operation.as_ref() == Some(&context.operation.metadata.name) {
+            vm.status.operation = None;
+            change.update(&vm)?;
+        }
+    }
+    Ok((volume, host))
+}
+
+/// It is nobody's.
+pub(super) fn loosen(volume: &mut Volume) {
+    volume.status.phase = VolumePhase::Ready;
+    (volume.status.vm, volume.status.slot) = (None, None);
+}
+
+/// The VM has the volume as it is described.
+async fn apply(context: &StepContext, volume: &Volume, vm: &Vm) -> Result<(), Problem> {
+    let host = vm.status.host.as_ref().ok_or_else(|| {
+        Problem::conflict("vm-without-host", format!("VM '{}' is on no host", vm.name())).object(vm.reference())
+    })?;
+    let request = AttachVolume { epoch: vm.status.epoch, volume: assignment(&context.app, volume)? };
+    context.agent(host).await?.attach_volume(vm.metadata.uuid, &request).await
+}
+
+async fn take_away(context: &StepContext) -> Result<(), Problem> {
+    let volume = volume(context).await?;
+    let Some(vm) = user(context, &volume).await? else { return Ok(()) };
+    let Some(host) = &vm.status.host else { return Ok(()) };
+    let agent = context.agent(host).await?;
+    or_absent(agent.detach_volume(vm.metadata.uuid, vm.status.epoch, volume.metadata.uuid).await)
+}
+
+#[async_trait]
+impl Procedure for VolumeAttach {
+    fn steps(&self) -> Vec<Box<dyn Step>> {
+        vec![Box::new(Attach)]
+    }
+
+    async fn conclude(&self, context: &StepContext, ending: Ending<'_>, change: &mut Change) -> Result<(), Problem> {
+        let (mut volume, host) = release(context, change).await?;
+        if let Ending::Succeeded = ending {
+            volume.status.phase = VolumePhase::Attached;
+            let vm = volume.status.vm.as_ref().map(ToString::to_string).unwrap_or_default();
+            let by = &context.operation.spec.requested_by;
+            let message = format!("volume '{}' was attached to VM '{vm}' by {by}", volume.name());
+            change.event(&context.event(Severity::Normal, "VolumeAttached", message, host.as_ref()))?;
+        } else {
+            loosen(&mut volume);
+        }
+        change.update(&volume)?;
+        Ok(())
+    }
+}
+
+struct Attach;
+
+#[async_trait]
+impl Step for Attach {
+    fn name(&self) -> &'static str {
+        "attach"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let volume = volume(context).await?;
+        match user(context, &volume).await? {
+            Some(vm) => apply(context, &volume, &vm).await,
+            None => Err(Problem::permanent("unreadable-object", format!("volume '{}' has no VM", volume.name()))),
+        }
+    }
+
+    async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
+        take_away(context).await?;
+        Ok(Undone::Yes)
+    }
+}
+
+#[async_trait]
+impl Procedure for VolumeDetach {
+    fn steps(&self) -> Vec<Box<dyn Step>> {
+        vec![Box::new(Detach)]
+    }
+
+    async fn conclude(&self, context: &StepContext, ending: Ending<'_>, change: &mut Change) -> Result<(), Problem> {
+        let (mut volume, host) = release(context, change).await?;
+        let again = format!("to go on: gantry volume detach {}", volume.name());
+        match ending {
+            Ending::Succeeded => {
+                let vm = volume.status.vm.as_ref().map(ToString::to_string).unwrap_or_default();
+                let by = &context.operation.spec.requested_by;
+                let message = format!("volume '{}' was detached from VM '{vm}' by {by}", volume.name());
+                change.event(&context.event(Severity::Normal, "VolumeDetached", message, host.as_ref()))?;
+                loosen(&mut volume);
+            }
+            Ending::Failed(problem) | Ending::Incomplete(problem) => {
+                volume.status.reason = Some(format!("detaching it failed: {problem}; {again}"));
+            }
+            Ending::Cancelled => volume.status.reason = Some(format!("detaching it was cancelled; {again}")),
+        }
+        change.update(&volume)?;
+        Ok(())
+    }
+}
+
+struct Detach;
+
+#[async_trait]
+impl Step for Detach {
+    fn name(&self) -> &'static str {
+        "detach"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        take_away(context).await
+    }
+}
+
+#[async_trait]
+impl Procedure for VolumeUpdate {
+    fn steps(&self) -> Vec<Box<dyn Step>> {
+        vec![Box::new(Update)]
+    }
+
+    async fn conclude(&self, context: &StepContext, ending: Ending<'_>, change: &mut Change) -> Result<(), Problem> {
+        let (mut volume, host) = release(context, change).await?;
+        if let Ending::Succeeded = ending {
+            let (size, by) = (volume.spec.size, &context.operation.spec.requested_by);
+            let message = format!("volume '{}' was changed by {by}: {size}", volume.name());
+            change.event(&context.event(Severity::Normal, "VolumeChanged", message, host.as_ref()))?;
+        } else {
+            volume.spec = context.need(FORMER_SPEC)?;
+        }
+        change.update(&volume)?;
+        Ok(())
+    }
+}
+
+struct Update;
+
+/// Makes it what this spec says; what has grown stays so.
+async fn change_to(context: &StepContext, spec: Option<VolumeSpec>) -> Result<(), Problem> {
+    let mut volume = volume(context).await?;
+    volume.spec = spec.unwrap_or(volume.spec);
+    if let Some(vm) = user(context, &volume).await? {
+        return apply(context, &volume, &vm).await;
+    }
+    let (_, agent) = at_pool(context, &volume.spec.pool).await?;
+    agent.grow_volume(&assignment(&context.app, &volume)?).await
+}
+
+#[async_trait]
+impl Step for Update {
+    fn name(&self) -> &'static str {
+        "change"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        change_to(context, None).await
+    }
+
+    async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
+        change_to(context, Some(context.need(FORMER_SPEC)?)).await?;
+        Ok(Undone::Yes)
+    }
+}

@@ -1,0 +1,122 @@
+//! `volume_create` and `volume_delete`: a host that reaches the pool makes the volume, or deletes it.
+//!
+//! A volume that can't be made leaves nothing. Nobody can say what a host has done that did not answer, so a deletion that
+//! fails leaves the volume `deleting`, and deleting it again goes on.
+
+use async_trait::async_trait;
+use gantry_api::AgentApi;
+use gantry_types::{Host, HostState, Name, Pool, Problem, Resource, Severity, Volume, VolumePhase};
+use std::sync::Arc;
+
+use super::step::{Ending, Procedure, Step, StepContext, Undone};
+use crate::{app::volume::assignment, objects::Change};
+
+pub struct VolumeCreate;
+pub struct VolumeDelete;
+
+/// The volume that an operation is about.
+pub(super) async fn volume(context: &StepContext) -> Result<Volume, Problem> {
+    let target = &context.operation.spec.target;
+    match context.app.objects.find::<Volume>(target.name.as_str()).await? {
+        Some(volume) if volume.metadata.uuid == target.uuid => Ok(volume),
+        _ => Err(Problem::not_found(Volume::KIND, target.name.as_str())),
+    }
+}
+
+/// A host that reaches the pool and answers, if there is one.
+pub(super) async fn at_pool(context: &StepContext, pool: &Name) -> Result<(Name, Arc<dyn AgentApi>), Problem> {
+    let pool: Pool = context.app.objects.get(pool.as_str()).await?;
+    let answers = |host: &&Name| {
+        let host = context.app.model.get::<Host>(host.as_str());
+        host.is_some_and(|host| host.status.state == HostState::Ready)
+    };
+    let host = pool.spec.hosts.iter().find(answers).or(pool.spec.hosts.first()).ok_or_else(|| {
+        Problem::permanent("unreadable-object", format!("pool '{}' has no hosts", pool.name())).object(pool.reference())
+    })?;
+    Ok((host.clone(), context.agent(host).await?))
+}
+
+#[async_trait]
+impl Procedure for VolumeCreate {
+    fn steps(&self) -> Vec<Box<dyn Step>> {
+        vec![Box::new(Make)]
+    }
+
+    async fn conclude(&self, context: &StepContext, ending: Ending<'_>, change: &mut Change) -> Result<(), Problem> {
+        let mut volume = volume(context).await?;
+        volume.status.operation = None;
+        let Ending::Succeeded = ending else {
+            change.delete(&volume);
+            return Ok(());
+        };
+        volume.status.phase = VolumePhase::Ready;
+        let (spec, by) = (&volume.spec, &context.operation.spec.requested_by);
+        let message = format!("volume '{}' of {} was made in pool '{}' by {by}", volume.name(), spec.size, spec.pool);
+        change.update(&volume)?.event(&context.event(Severity::Normal, "VolumeCreated", message, None))?;
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Procedure for VolumeDelete {
+    fn steps(&self) -> Vec<Box<dyn Step>> {
+        vec![Box::new(Delete)]
+    }
+
+    async fn conclude(&self, context: &StepContext, ending: Ending<'_>, change: &mut Change) -> Result<(), Problem> {
+        let mut volume = volume(context).await?;
+        volume.status.operation = None;
+        let again = format!("to go on: gantry volume delete {}", volume.name());
+        volume.status.reason = Some(match ending {
+            Ending::Succeeded => {
+                let by = &context.operation.spec.requested_by;
+                let message = format!("volume '{}' was deleted by {by}", volume.name());
+                change.delete(&volume).event(&context.event(Severity::Normal, "VolumeDeleted", message, None))?;
+                return Ok(());
+            }
+            Ending::Failed(problem) | Ending::Incomplete(problem) => format!("deleting it failed: {problem}; {again}"),
+            Ending::Cancelled => format!("deleting it was cancelled; {again}"),
+        });
+        change.update(&volume)?;
+        Ok(())
+    }
+}
+
+struct Make;
+
+#[async_trait]
+impl Step for Make {
+    fn name(&self) -> &'static str {
+        "make"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let volume = volume(context).await?;
+        let (_, agent) = at_pool(context, &volume.spec.pool).await?;
+        agent.create_volume(&assignment(&context.app, &volume)?).await
+    }
+
+    async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
+        delete(context).await?;
+        Ok(Undone::Yes)
+    }
+}
+
+async fn delete(context: &StepContext) -> Result<(), Problem> {
+    let volume = volume(context).await?;
+    let (_, agent) = at_pool(context, &volume.spec.pool).await?;
+    agent.delete_volume(&assignment(&context.app, &volume)?.pool, volume.metadata.uuid).await
+}
+
+struct Delete;
+
+#[async_trait]
+impl Step for Delete {
+    fn name(&self) -> &'static str {
+        "delete"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        delete(context).await
+    }
+}

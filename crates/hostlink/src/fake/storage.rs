@@ -1,0 +1,182 @@
+//! Pools and volumes of a fake host.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use gantry_api::{
+    StorageApi,
+    storage::{AttachVolume, PoolAssignment, PoolReport, VolumeAssignment, VolumePlace, VolumeReport},
+};
+use gantry_types::{ByteSize, PoolHealth, PoolSpace, Problem};
+use uuid::Uuid;
+
+use super::{
+    FakeHost, HostState,
+    guest::FakeVm,
+    host::{handed_over, stale},
+};
+
+const CAPACITY: ByteSize = ByteSize::gib(100);
+
+/// Volumes and their sizes, in a place that may be broken.
+#[derive(Debug, Clone, Default)]
+pub(super) struct FakePool {
+    volumes: BTreeMap<Uuid, ByteSize>,
+    /// What is wrong with the place, and what it has left.
+    pub health: Option<PoolHealth>,
+    pub free: Option<ByteSize>,
+}
+
+impl FakePool {
+    fn report(&self, pool: Uuid) -> PoolReport {
+        let report = |(volume, _): (&Uuid, &ByteSize)| VolumeReport { volume: *volume, allocated: ByteSize::mib(1) };
+        PoolReport {
+            pool,
+            health: self.health.unwrap_or(PoolHealth::Healthy),
+            reason: self.health.map(|_| "so it was asked".to_owned()),
+            space: Some(PoolSpace { capacity: CAPACITY, free: self.free.unwrap_or(CAPACITY) }),
+            volumes: self.volumes.iter().map(report).collect(),
+        }
+    }
+}
+
+impl HostState {
+    fn pool(&mut self, pool: &PoolAssignment) -> Result<&mut FakePool, Problem> {
+        let missing = || Problem::permanent("pool-missing", format!("pool '{}' is not open here", pool.name));
+        self.pools.get_mut(&pool.uuid).filter(|pool| pool.health.is_none()).ok_or_else(missing)
+    }
+
+    fn create_volume(&mut self, volume: &VolumeAssignment) -> Result<(), Problem> {
+        let size = *self.pool(&volume.pool)?.volumes.entry(volume.uuid).or_insert(volume.size);
+        if size == volume.size {
+            return Ok(());
+        }
+        Err(Problem::conflict("volume-not-made", format!("volume '{}' is there with {size}", volume.name)))
+    }
+
+    fn user_of(&self, is_it: impl Fn(VolumePlace) -> bool) -> Option<&FakeVm> {
+        self.vms.values().find(|vm| vm.assignment.volumes.iter().any(|has| is_it(has.place())))
+    }
+
+    fn attach(&mut self, vm: Uuid, request: &AttachVolume) -> Result<(), Problem> {
+        let wanted = &request.volume;
+        let known = self.vms.get(&vm).ok_or_else(|| Problem::not_found("vm", &vm.to_string()))?;
+        may_change(known, request.epoch)?;
+        if let Some(other) =
+            self.user_of(|place| place.volume == wanted.uuid).filter(|other| other.assignment.uuid != vm)
+        {
+            let detail = format!("volume '{}' is attached to VM '{}'", wanted.name, other.assignment.name);
+            return Err(Problem::conflict("volume-in-use", detail));
+        }
+        let size = self.pool(&wanted.pool)?.volumes.get_mut(&wanted.uuid);
+        let size = size.ok_or_else(|| Problem::not_found("volume", wanted.name.as_str()))?;
+        *size = (*size).max(wanted.size);
+        let Some(vm) = self.vms.get_mut(&vm) else { return Ok(()) };
+        vm.assignment.volumes.retain(|has| has.uuid != wanted.uuid);
+        vm.assignment.volumes.push(wanted.clone());
+        vm.assignment.volumes.sort_by_key(|volume| volume.slot);
+        Ok(())
+    }
+}
+
+fn may_change(vm: &FakeVm, epoch: u64) -> Result<(), Problem> {
+    stale(vm, epoch)?;
+    handed_over(vm)?;
+    if vm.is_moving() {
+        return Err(Problem::conflict("vm-migrating", "the VM is being migrated"));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl StorageApi for FakeHost {
+    async fn open_pool(&self, pool: &PoolAssignment) -> Result<(), Problem> {
+        self.on_host("open_pool", |host| {
+            host.pools.entry(pool.uuid).or_default();
+            host.pool(pool).map(drop)
+        })
+    }
+
+    async fn close_pool(&self, pool: &PoolAssignment) -> Result<(), Problem> {
+        self.on_host("close_pool", |host| {
+            if host.pools.get(&pool.uuid).is_some_and(|pool| !pool.volumes.is_empty()) {
+                return Err(Problem::conflict("pool-not-empty", format!("pool '{}' has volumes", pool.name)));
+            }
+            host.pools.remove(&pool.uuid);
+            Ok(())
+        })
+    }
+
+    async fn create_volume(&self, volume: &VolumeAssignment) -> Result<(), Problem> {
+        self.on_host("create_volume", |host| host.create_volume(volume))
+    }
+
+    async fn grow_volume(&self, volume: &VolumeAssignment) -> Result<(), Problem> {
+        self.on_host("grow_volume", |host| {
+            let size = host.pool(&volume.pool)?.volumes.get_mut(&volume.uuid);
+            let size = size.ok_or_else(|| Problem::not_found("volume", volume.name.as_str()))?;
+            *size = (*size).max(volume.size);
+            Ok(())
+        })
+    }
+
+    async fn delete_volume(&self, pool: &PoolAssignment, volume: Uuid) -> Result<(), Problem> {
+        self.on_host("delete_volume", |host| {
+            let here = VolumePlace { volume, pool: pool.uuid };
+            if let Some(user) = host.user_of(|place| place == here) {
+                let detail = format!("the volume is attached to VM '{}'", user.assignment.name);
+                return Err(Problem::conflict("volume-in-use", detail));
+            }
+            host.pool(pool)?.volumes.remove(&volume);
+            Ok(())
+        })
+    }
+
+    async fn attach_volume(&self, vm: Uuid, request: &AttachVolume) -> Result<(), Problem> {
+        self.on_host("attach_volume", |host| host.attach(vm, request))
+    }
+
+    async fn detach_volume(&self, vm: Uuid, epoch: u64, volume: Uuid) -> Result<(), Problem> {
+        self.on_host("detach_volume", |host| {
+            let vm = host.vms.get_mut(&vm).ok_or_else(|| Problem::not_found("vm", &vm.to_string()))?;
+            may_change(vm, epoch)?;
+            vm.assignment.volumes.retain(|has| has.uuid != volume);
+            Ok(())
+        })
+    }
+}
+
+impl super::FakeWorld {
+    /// What a host would tell of its pools.
+    pub fn pool_reports(&self, host: &gantry_types::Name) -> Vec<PoolReport> {
+        let reports = |state: &mut HostState| state.pools.iter().map(|(id, pool)| pool.report(*id)).collect();
+        self.with(host, reports).unwrap_or_default()
+    }
+
+    /// Something happens to a pool: it breaks, or it fills up.
+    pub fn change_pool(
+        &self,
+        host: &gantry_types::Name,
+        pool: Uuid,
+        health: Option<PoolHealth>,
+        free: Option<ByteSize>,
+    ) {
+        self.with(host, |state| {
+            if let Some(pool) = state.pools.get_mut(&pool) {
+                (pool.health, pool.free) = (health, free);
+            }
+        });
+    }
+
+    /// The volumes that a host keeps in its pools, with their sizes.
+    pub fn volumes_on(&self, host: &gantry_types::Name) -> BTreeMap<Uuid, ByteSize> {
+        let all = |state: &mut HostState| state.pools.values().flat_map(|pool| pool.volumes.clone()).collect();
+        self.with(host, all).unwrap_or_default()
+    }
+
+    /// The volumes that a VM has on a host.
+    pub fn attached_on(&self, host: &gantry_types::Name, vm: Uuid) -> Vec<VolumeAssignment> {
+        let of_vm = |state: &mut HostState| state.vms.get(&vm).map(|vm| vm.assignment.volumes.clone());
+        self.with(host, of_vm).flatten().unwrap_or_default()
+    }
+}

@@ -1,0 +1,44 @@
+//! Pools and volumes of a host that is elsewhere.
+
+use async_trait::async_trait;
+use gantry_api::{
+    StorageApi,
+    paths::host as paths,
+    storage::{AttachVolume, PoolAssignment, VolumeAssignment},
+};
+use gantry_types::Problem;
+use reqwest::Method;
+use uuid::Uuid;
+
+use crate::{
+    client::{AgentClient, SLOW, STATE},
+    reply::done,
+};
+
+#[async_trait]
+impl StorageApi for AgentClient {
+    async fn open_pool(&self, pool: &PoolAssignment) -> Result<(), Problem> {
+        done(&self.host, self.put(&paths::pool(pool.uuid), pool, SLOW)).await
+    }
+    async fn close_pool(&self, pool: &PoolAssignment) -> Result<(), Problem> {
+        done(&self.host, self.post(&format!("{}/closure", paths::pool(pool.uuid)), pool, SLOW)).await
+    }
+    async fn create_volume(&self, volume: &VolumeAssignment) -> Result<(), Problem> {
+        done(&self.host, self.put(&paths::pool_volume(volume.pool.uuid, volume.uuid), volume, SLOW)).await
+    }
+    async fn grow_volume(&self, volume: &VolumeAssignment) -> Result<(), Problem> {
+        let path = format!("{}/size", paths::pool_volume(volume.pool.uuid, volume.uuid));
+        done(&self.host, self.put(&path, volume, STATE)).await
+    }
+    async fn delete_volume(&self, pool: &PoolAssignment, volume: Uuid) -> Result<(), Problem> {
+        let path = format!("{}/deletion", paths::pool_volume(pool.uuid, volume));
+        done(&self.host, self.post(&path, pool, SLOW)).await
+    }
+    async fn attach_volume(&self, vm: Uuid, request: &AttachVolume) -> Result<(), Problem> {
+        done(&self.host, self.put(&paths::vm_volume(vm, request.volume.uuid), request, SLOW)).await
+    }
+    async fn detach_volume(&self, vm: Uuid, epoch: u64, volume: Uuid) -> Result<(), Problem> {
+        let request = self.request(Method::DELETE, &paths::vm_volume(vm, volume), SLOW).query(&[("epoch", epoch)]);
+        done(&self.host, request).await
+    }
+}

@@ -1,0 +1,78 @@
+//! What every implementation of [`StorageApi`](gantry_api::StorageApi) must do, as the rest of the conformance suite.
+
+use gantry_api::{
+    AgentApi,
+    agent::{Assignment, PowerAction},
+    storage::{AttachVolume, PoolAssignment, VolumeAssignment},
+};
+use gantry_types::{ByteSize, Problem};
+use uuid::Uuid;
+
+use crate::conformance::{power, refused, worked};
+
+fn volume(pool: &PoolAssignment) -> Result<VolumeAssignment, String> {
+    Ok(VolumeAssignment {
+        uuid: Uuid::new_v4(),
+        name: "data".parse().map_err(|_| "no name".to_owned())?,
+        pool: pool.clone(),
+        size: ByteSize::mib(4),
+        limits: Default::default(),
+        cache: Default::default(),
+        discard: true,
+        slot: 0,
+    })
+}
+
+fn fails<T: std::fmt::Debug>(what: &str, result: Result<T, Problem>) -> Result<(), String> {
+    match result {
+        Err(_) => Ok(()),
+        Ok(done) => Err(format!("{what} should be refused, but: {done:?}")),
+    }
+}
+
+/// Pools open and close again and again; volumes come, grow and go in them, and are not deleted while a VM has them.
+pub(crate) async fn volumes_repeat(agent: &dyn AgentApi, vm: &Assignment, pool: &PoolAssignment) -> Result<(), String> {
+    let data = volume(pool)?;
+    fails("a volume in a pool that was not opened", agent.create_volume(&data).await)?;
+    for _ in 0..2 {
+        worked("open", agent.open_pool(pool).await)?;
+    }
+    for _ in 0..2 {
+        worked("create", agent.create_volume(&data).await)?;
+    }
+    let other_size = VolumeAssignment { size: ByteSize::mib(8), ..data.clone() };
+    fails("another size under the same id", agent.create_volume(&other_size).await)?;
+    refused("closing a pool with volumes", "pool-not-empty", agent.close_pool(pool).await)?;
+    for _ in 0..2 {
+        worked("grow", agent.grow_volume(&other_size).await)?;
+    }
+    worked("a smaller size changes nothing", agent.grow_volume(&data).await)?;
+    worked("create with the size it has", agent.create_volume(&other_size).await)?;
+
+    worked("define", agent.define_vm(vm).await)?;
+    let attach = AttachVolume { epoch: vm.epoch, volume: other_size.clone() };
+    let older = AttachVolume { epoch: vm.epoch - 1, ..attach.clone() };
+    refused("attach at an older epoch", "stale-epoch", agent.attach_volume(vm.uuid, &older).await)?;
+    let stranger = AttachVolume { volume: volume(pool)?, ..attach.clone() };
+    fails("attach of what is not there", agent.attach_volume(vm.uuid, &stranger).await)?;
+    for _ in 0..2 {
+        worked("attach", agent.attach_volume(vm.uuid, &attach).await)?;
+    }
+    refused("delete of what a VM has", "volume-in-use", agent.delete_volume(pool, data.uuid).await)?;
+    let larger = VolumeAssignment { size: ByteSize::mib(16), ..other_size };
+    let larger = AttachVolume { volume: larger, ..attach };
+    worked("attach, larger", agent.attach_volume(vm.uuid, &larger).await)?;
+    power(agent, vm, PowerAction::Kill).await?;
+    for _ in 0..2 {
+        worked("detach", agent.detach_volume(vm.uuid, vm.epoch, data.uuid).await)?;
+    }
+    worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)?;
+    worked("create with the size it grew to", agent.create_volume(&larger.volume).await)?;
+    for _ in 0..2 {
+        worked("delete", agent.delete_volume(pool, data.uuid).await)?;
+    }
+    for _ in 0..2 {
+        worked("close", agent.close_pool(pool).await)?;
+    }
+    Ok(())
+}

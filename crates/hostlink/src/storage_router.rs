@@ -1,0 +1,89 @@
+//! The routes of an agent that are about pools and volumes. The pool is named as a whole in each body.
+
+use axum::{
+    Json, Router,
+    extract::{Path, Query, State},
+    routing::{post, put},
+};
+use gantry_api::{
+    paths::host as paths,
+    storage::{AttachVolume, PoolAssignment, VolumeAssignment},
+};
+use gantry_types::Problem;
+use uuid::Uuid;
+
+use crate::{
+    reply::Refusal,
+    router::{Answer, EpochQuery, Host},
+};
+
+pub(crate) fn routes() -> Router<Host> {
+    Router::new()
+        .route(paths::POOL, put(open_pool))
+        .route(paths::POOL_CLOSURE, post(close_pool))
+        .route(paths::POOL_VOLUME, put(create_volume))
+        .route(paths::POOL_VOLUME_SIZE, put(grow_volume))
+        .route(paths::POOL_VOLUME_DELETION, post(delete_volume))
+        .route(paths::VM_VOLUME, put(attach_volume).delete(detach_volume))
+}
+
+fn same(what: &str, path: Uuid, body: Uuid) -> Result<(), Refusal> {
+    if path == body {
+        return Ok(());
+    }
+    let detail = format!("the path names {what} {path}, the body {body}");
+    Err(Problem::invalid(&format!("{what}-mismatch"), detail).into())
+}
+
+async fn open_pool(State(host): State<Host>, Path(id): Path<Uuid>, Json(pool): Json<PoolAssignment>) -> Answer<()> {
+    same("pool", id, pool.uuid)?;
+    Ok(Json(host.open_pool(&pool).await?))
+}
+async fn close_pool(State(host): State<Host>, Path(id): Path<Uuid>, Json(pool): Json<PoolAssignment>) -> Answer<()> {
+    same("pool", id, pool.uuid)?;
+    Ok(Json(host.close_pool(&pool).await?))
+}
+
+fn same_volume((pool, id): (Uuid, Uuid), volume: &VolumeAssignment) -> Result<(), Refusal> {
+    same("pool", pool, volume.pool.uuid)?;
+    same("volume", id, volume.uuid)
+}
+async fn create_volume(
+    State(host): State<Host>,
+    Path(ids): Path<(Uuid, Uuid)>,
+    Json(volume): Json<VolumeAssignment>,
+) -> Answer<()> {
+    same_volume(ids, &volume)?;
+    Ok(Json(host.create_volume(&volume).await?))
+}
+async fn grow_volume(
+    State(host): State<Host>,
+    Path(ids): Path<(Uuid, Uuid)>,
+    Json(volume): Json<VolumeAssignment>,
+) -> Answer<()> {
+    same_volume(ids, &volume)?;
+    Ok(Json(host.grow_volume(&volume).await?))
+}
+async fn delete_volume(
+    State(host): State<Host>,
+    Path((id, volume)): Path<(Uuid, Uuid)>,
+    Json(pool): Json<PoolAssignment>,
+) -> Answer<()> {
+    same("pool", id, pool.uuid)?;
+    Ok(Json(host.delete_volume(&pool, volume).await?))
+}
+async fn attach_volume(
+    State(host): State<Host>,
+    Path((vm, volume)): Path<(Uuid, Uuid)>,
+    Json(request): Json<AttachVolume>,
+) -> Answer<()> {
+    same("volume", volume, request.volume.uuid)?;
+    Ok(Json(host.attach_volume(vm, &request).await?))
+}
+async fn detach_volume(
+    State(host): State<Host>,
+    Path((vm, volume)): Path<(Uuid, Uuid)>,
+    Query(query): Query<EpochQuery>,
+) -> Answer<()> {
+    Ok(Json(host.detach_volume(vm, query.epoch, volume).await?))
+}

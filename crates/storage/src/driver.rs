@@ -1,0 +1,53 @@
+//! What all kinds of pool have in common.
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use gantry_types::{PoolHealth, PoolSpace};
+use uuid::Uuid;
+
+use crate::disk::{DiskInfo, DiskSpec};
+use crate::error::StorageError;
+
+/// A place for volumes. Each call looks first whether the place is still this pool's, so that nothing is ever written
+/// below the mount point of a file system that went away. Each can be repeated.
+#[async_trait]
+pub trait PoolDriver: Send + Sync + std::fmt::Debug {
+    /// Makes the place this pool's, the first time.
+    async fn open(&self) -> Result<(), StorageError>;
+    /// Takes the pool's mark away. Refused while there are volumes; a place that is not there, or another pool's, is left
+    /// alone.
+    async fn close(&self) -> Result<(), StorageError>;
+    /// How it is. What is wrong with it is an answer, too.
+    async fn examine(&self) -> PoolFinding;
+
+    /// Makes an empty volume for nobody. One that is there with this size is fine.
+    async fn create(&self, volume: &DiskSpec) -> Result<DiskInfo, StorageError>;
+    async fn find(&self, volume: Uuid) -> Result<Option<DiskInfo>, StorageError>;
+    /// Makes it as large, if it is smaller. No QEMU may have it open.
+    async fn grow(&self, volume: Uuid, size_bytes: u64) -> Result<DiskInfo, StorageError>;
+    /// Lets this user, and no other, open it; nobody without one.
+    async fn give(&self, volume: Uuid, owner_uid: Option<u32>) -> Result<DiskInfo, StorageError>;
+    /// Deletes it; one that is not there is fine. No QEMU may have it open.
+    async fn delete(&self, volume: Uuid) -> Result<(), StorageError>;
+
+    /// What QEMU is to open for it.
+    fn file(&self, volume: Uuid) -> PathBuf;
+}
+
+/// How a pool is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolFinding {
+    pub health: PoolHealth,
+    /// What is wrong and what to do, for people.
+    pub reason: Option<String>,
+    pub space: Option<PoolSpace>,
+    pub volumes: Vec<DiskInfo>,
+}
+
+impl PoolFinding {
+    /// Nothing is known but that something is wrong.
+    pub fn broken(health: PoolHealth, reason: impl Into<String>) -> Self {
+        Self { health, reason: Some(reason.into()), space: None, volumes: Vec::new() }
+    }
+}

@@ -1,0 +1,238 @@
+//! `pool`: a place for volumes.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{ByteSize, Name, Problem, resource::resource};
+
+resource!(
+    /// A place for volumes. Each host has one of its own, `local-HOST`, for the disks of VMs that name none; more are made
+    /// from directories of hosts.
+    Pool, "pool", "pools", PoolSpec, PoolStatus
+);
+
+/// `path` and `hosts` are fixed once it is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PoolSpec {
+    #[serde(default, rename = "type")]
+    pub kind: PoolType,
+    /// The directory, absolute. Its parent has to be there; the directory itself is made if it is missing, but only
+    /// when the pool is made: a file system that is not mounted later is noticed.
+    pub path: String,
+    /// The hosts that reach it. A directory is one host's own.
+    pub hosts: Vec<Name>,
+    /// How much of its capacity volumes may be promised together, in percent, 100–10000. They are thin: what a volume
+    /// takes is what was written to it.
+    #[serde(default = "overcommit_percent")]
+    pub overcommit_percent: u32,
+    /// From which use on there is an alarm, in percent of its capacity, 1–100.
+    #[serde(default = "alarm_percent")]
+    pub alarm_percent: u32,
+}
+
+/// How a pool keeps its volumes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolType {
+    /// qcow2 files in a directory of a host.
+    #[default]
+    Dir,
+}
+
+fn overcommit_percent() -> u32 {
+    200
+}
+fn alarm_percent() -> u32 {
+    85
+}
+
+impl PoolSpec {
+    /// A directory of one host, with the usual limits.
+    pub fn dir(path: impl Into<String>, host: Name) -> Self {
+        Self {
+            kind: PoolType::Dir,
+            path: path.into(),
+            hosts: vec![host],
+            overcommit_percent: overcommit_percent(),
+            alarm_percent: alarm_percent(),
+        }
+    }
+}
+
+impl Pool {
+    /// The pool that a host has of its own; `None` if that is too long for a name.
+    pub fn local_name(host: &Name) -> Option<Name> {
+        format!("{LOCAL_PREFIX}{host}").parse().ok()
+    }
+
+    /// Whether it is a host's own: made and deleted with the host.
+    pub fn is_local(&self) -> bool {
+        self.metadata.name.as_str().starts_with(LOCAL_PREFIX)
+    }
+
+    /// Whether this host reaches it.
+    pub fn is_at(&self, host: &Name) -> bool {
+        self.spec.hosts.contains(host)
+    }
+
+    /// All that is wrong with it by itself; whether its hosts are there is the controller's to check.
+    pub fn validate(&self) -> Result<(), Problem> {
+        let (spec, name) = (&self.spec, &self.metadata.name);
+        let mut problem = Problem::invalid("invalid-pool", format!("pool '{name}' can't be like this"));
+        if !is_plain_path(&spec.path) {
+            let message = "give an absolute path without '..', at most 1024 characters, for example /srv/fast";
+            problem = problem.field("spec.path", message);
+        }
+        if spec.hosts.len() != 1 {
+            let message = "a directory is one host's: name one host; see: gantry host list";
+            problem = problem.field("spec.hosts", message);
+        }
+        for (field, value, range) in [
+            ("spec.overcommit_percent", spec.overcommit_percent, 100..=10_000),
+            ("spec.alarm_percent", spec.alarm_percent, 1..=100),
+        ] {
+            if !range.contains(&value) {
+                let (low, high) = (range.start(), range.end());
+                problem = problem.field(field, format!("{value} is out of range, use {low} to {high}"));
+            }
+        }
+        if problem.fields.is_empty() { Ok(()) } else { Err(problem) }
+    }
+}
+
+/// Names that begin so are for hosts' own pools.
+const LOCAL_PREFIX: &str = "local-";
+const PATH_CHARS_MAX: usize = 1024;
+
+/// Whether a path can only mean one place, and travels as text.
+fn is_plain_path(path: &str) -> bool {
+    let mut parts = path.split('/');
+    let absolute = parts.next() == Some("") && path.len() > 1;
+    let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.chars().any(char::is_control);
+    absolute && path.len() <= PATH_CHARS_MAX && parts.all(plain)
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PoolStatus {
+    #[serde(default)]
+    pub phase: PoolPhase,
+    #[serde(default)]
+    pub health: PoolHealth,
+    /// Why it is not healthy, or in this phase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The operation that is at work on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<Name>,
+    /// As measured last by a host; not stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub space: Option<PoolSpace>,
+    /// The sizes of its volumes together.
+    #[serde(default)]
+    pub promised: ByteSize,
+    #[serde(default)]
+    pub volumes: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PoolSpace {
+    pub capacity: ByteSize,
+    /// What a volume may still take.
+    pub free: ByteSize,
+}
+
+impl PoolSpace {
+    /// 0–100.
+    pub fn used_percent(&self) -> u64 {
+        let used = self.capacity.bytes().saturating_sub(self.free.bytes());
+        if self.capacity.bytes() == 0 {
+            100
+        } else {
+            (u128::from(used) * 100 / u128::from(self.capacity.bytes())) as u64
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolPhase {
+    #[default]
+    Creating,
+    Ready,
+    Deleting,
+}
+
+/// The worst that is known of a pool.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolHealth {
+    /// No host has told yet.
+    #[default]
+    Unknown,
+    Healthy,
+    /// Fuller than its alarm allows.
+    NearlyFull,
+    /// Nothing more can be written.
+    Full,
+    /// VMs' users can't write to files in it.
+    NotWritable,
+    ReadOnly,
+    /// The directory is not there, or it is not this pool's: its file system may not be mounted.
+    Missing,
+    /// None of its hosts answers.
+    Unreachable,
+}
+
+impl std::fmt::Display for PoolHealth {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Unknown => "unknown",
+            Self::Healthy => "healthy",
+            Self::NearlyFull => "nearly full",
+            Self::Full => "full",
+            Self::NotWritable => "not writable",
+            Self::ReadOnly => "read-only",
+            Self::Missing => "missing",
+            Self::Unreachable => "unreachable",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(path: &str) -> Pool {
+        Pool::new("fast".parse().unwrap(), PoolSpec::dir(path, "host-1".parse().unwrap()))
+    }
+
+    #[test]
+    fn a_path_means_one_place() {
+        for good in ["/srv/fast", "/a", "/srv/with space/and,comma"] {
+            assert!(pool(good).validate().is_ok(), "{good}");
+        }
+        for bad in ["", "/", "srv/fast", "/srv/../etc", "/srv//fast", "/srv/fast/", "/srv/./x", "/srv/a\nb"] {
+            assert_eq!(pool(bad).validate().unwrap_err().fields[0].field, "spec.path", "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_directory_is_one_hosts_and_its_limits_are_limited() {
+        let mut wrong = pool("/srv/fast");
+        wrong.spec.hosts.push("host-2".parse().unwrap());
+        (wrong.spec.overcommit_percent, wrong.spec.alarm_percent) = (99, 101);
+        let fields: Vec<_> = wrong.validate().unwrap_err().fields.into_iter().map(|wrong| wrong.field).collect();
+        assert_eq!(fields, ["spec.hosts", "spec.overcommit_percent", "spec.alarm_percent"]);
+        wrong.spec.hosts.clear();
+        assert_eq!(wrong.validate().unwrap_err().fields[0].field, "spec.hosts");
+    }
+
+    #[test]
+    fn use_is_a_share_of_what_there_is() {
+        let space = |capacity, free| PoolSpace { capacity: ByteSize(capacity), free: ByteSize(free) };
+        assert_eq!(space(200, 50).used_percent(), 75);
+        assert_eq!(space(0, 0).used_percent(), 100);
+        assert_eq!(space(u64::MAX, 0).used_percent(), 100);
+    }
+}
