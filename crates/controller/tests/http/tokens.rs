@@ -46,6 +46,10 @@ pub fn sample_body(method: &Method, path: &str) -> String {
         ["users", ..] => json!({"metadata": {"name": "absent"}, "spec": {"role": "admin"}}),
         ["subnets", ..] => json!({"metadata": {"name": "absent"}, "spec": {"network": "lan", "cidr": "10.8.0.0/24"}}),
         ["snapshots", ..] => json!({"metadata": {"name": "absent-a"}, "spec": {"vm": "absent"}}),
+        ["pools", ..] => json!({"metadata": {"name": "absent"}, "spec": {"path": "/srv/absent", "hosts": ["absent"]}}),
+        ["volumes", _, "attach"] => json!({"vm": "absent"}),
+        ["volumes", _, "migrate"] => json!({"to": "absent"}),
+        ["volumes", ..] => json!({"metadata": {"name": "absent"}, "spec": {"pool": "absent", "size": "1GiB"}}),
         ["ports" | "floating-ips", ..] => json!({"metadata": {"name": "absent"}, "spec": {"network": "lan"}}),
         ["load-balancers", ..] => {
             let spec = json!({"network": "lan", "listeners": [{"port": 80}], "members": "tier=web"});
