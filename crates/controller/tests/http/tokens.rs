@@ -40,6 +40,7 @@ pub fn sample_body(method: &Method, path: &str) -> String {
         _ if method == Method::DELETE || method == Method::GET => return String::new(),
         ["users" | "tokens"] => json!({"name": "absent", "role": "admin"}),
         ["clusters", _, "update"] => json!({"method": "reboot"}),
+        ["volumes", _, "attach"] => json!({"vm": "absent"}),
         [_, _, _] => return String::new(),
         ["vms", ..] => json!({"metadata": {"name": "absent"}, "spec": {"cpus": 1, "memory": "64MiB", "disk": "1GiB"}}),
         ["networks", ..] => json!({"metadata": {"name": "absent"}, "spec": {"subnet": {"cidr": "10.8.0.0/24"}}}),
@@ -47,8 +48,6 @@ pub fn sample_body(method: &Method, path: &str) -> String {
         ["subnets", ..] => json!({"metadata": {"name": "absent"}, "spec": {"network": "lan", "cidr": "10.8.0.0/24"}}),
         ["snapshots", ..] => json!({"metadata": {"name": "absent-a"}, "spec": {"vm": "absent"}}),
         ["pools", ..] => json!({"metadata": {"name": "absent"}, "spec": {"path": "/srv/absent", "hosts": ["absent"]}}),
-        ["volumes", _, "attach"] => json!({"vm": "absent"}),
-        ["volumes", _, "migrate"] => json!({"to": "absent"}),
         ["volumes", ..] => json!({"metadata": {"name": "absent"}, "spec": {"pool": "absent", "size": "1GiB"}}),
         ["ports" | "floating-ips", ..] => json!({"metadata": {"name": "absent"}, "spec": {"network": "lan"}}),
         ["load-balancers", ..] => {
