@@ -161,6 +161,7 @@ impl World {
             firmware: Firmware::Bios,
             display: Display::None,
             disk: DiskAssignment { image: Some(self.image.clone()), size: ByteSize(self.image.virtual_size) },
+            volumes: Vec::new(),
             nics: vec![NicAssignment {
                 port: Uuid::new_v4(),
                 network: "lan".parse().unwrap(),
