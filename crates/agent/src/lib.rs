@@ -153,7 +153,19 @@ async fn open(config: AgentConfig) -> Result<(Arc<Host>, Vec<Loaded>), AgentErro
     let uids = Uids::new(config.first_uid, records.taken_uids(&loaded));
     let pools = Pools::new(pool.clone());
     let (services, health) = Default::default();
-    let host =
-        Host { config, identity, qemu_identity, records, verdicts, pool, pools, networks, services, health, qemu, uids };
+    let host = Host {
+        config,
+        identity,
+        qemu_identity,
+        records,
+        verdicts,
+        pool,
+        pools,
+        networks,
+        services,
+        health,
+        qemu,
+        uids,
+    };
     Ok((Arc::new(host), loaded))
 }

@@ -11,8 +11,8 @@ use std::{
 };
 
 use gantry_types::{
-    AddressSet, Cluster, FloatingIp, Host, Image, Labels, LoadBalancer, Metadata, Network, NetworkSubnet, Policy, Pool, Port,
-    Problem, Resource, Router, SecurityGroup, Vm, Volume,
+    AddressSet, Cluster, FloatingIp, Host, Image, Labels, LoadBalancer, Metadata, Network, NetworkSubnet, Policy, Pool,
+    Port, Problem, Resource, Router, SecurityGroup, Vm, Volume,
 };
 use serde::Deserialize;
 use serde_json::Value;
