@@ -54,7 +54,7 @@ pub enum StorageError {
     },
     #[error("pool {} is {health}: {reason}", path.display())]
     PoolFault { path: PathBuf, health: PoolHealth, reason: String },
-    #[error("pool {} has {count} volumes or disks: delete them, or move them to another pool", path.display())]
+    #[error("pool {} has {count} volumes or disks: delete them first", path.display())]
     PoolNotEmpty { path: PathBuf, count: usize },
     #[error("no space left while {doing} {}: free space on that filesystem or use another pool", path.display())]
     NoSpace { doing: &'static str, path: PathBuf },

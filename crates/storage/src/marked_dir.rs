@@ -176,7 +176,7 @@ impl MarkedDir {
             volumes: volumes.clone(),
         };
         if capacity.free_bytes < FULL_BELOW_BYTES {
-            let reason = "no space is left: delete what is not needed, or move volumes to another pool";
+            let reason = "no space is left: delete what is not needed";
             return Ok(found(PoolHealth::Full, Some(reason)));
         }
         self.check_user(&pool)?;

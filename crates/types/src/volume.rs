@@ -7,14 +7,14 @@ use crate::{ByteSize, Name, Problem, resource::resource};
 
 resource!(
     /// A disk that belongs to itself: it is made empty in a pool, attached to a VM and detached from it while that runs,
-    /// grown, moved to another pool, and outlives its VMs.
+    /// grown, and outlives its VMs.
     Volume, "volume", "volumes", VolumeSpec, VolumeStatus
 );
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct VolumeSpec {
-    /// Where it lies. Changed by moving it: `gantry volume migrate`.
+    /// Where it lies. Fixed once it is made.
     pub pool: Name,
     /// 1 MiB – 64 TiB, a multiple of 512 bytes. It can be grown, also while it is in use, and never shrinks.
     pub size: ByteSize,

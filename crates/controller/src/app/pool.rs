@@ -134,7 +134,7 @@ fn check_fixed(current: &Pool, sent: &Pool) -> Result<(), Problem> {
     let (old, new) = (&current.spec, &sent.spec);
     let mut wrong = Problem::invalid("unchangeable", format!("pool '{}' can't be changed like this", current.name()))
         .object(current.reference())
-        .remedy("make another pool and move the volumes there: gantry volume migrate VOLUME --to POOL");
+        .remedy("make another pool");
     for (field, changed) in [
         ("spec.type", old.kind != new.kind),
         ("spec.path", old.path != new.path),
@@ -170,7 +170,7 @@ pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) 
                 return Err(Problem::conflict("pool-in-use", format!("pool '{name}' is used by {}", users.join(", ")))
                     .object(current.reference())
                     .remedy(
-                        "delete these first, or move them to another pool: gantry volume migrate VOLUME --to POOL",
+                        "delete these first",
                     ));
             }
             let mut pool = current.clone();
@@ -214,7 +214,7 @@ pub(crate) fn leave_with(tables: &Tables, host: &Host, change: &mut Change) -> R
                 format!("host '{}' has volumes in pool '{}': {}", host.name(), pool.name(), volumes.join(", "));
             return Err(Problem::conflict("host-in-use", detail)
                 .object(host.reference())
-                .remedy("move them to another host's pool, or delete them, first"));
+                .remedy("delete them first"));
         }
         expect_idle(pool)?;
         change.delete(&**pool);

@@ -135,9 +135,7 @@ fn check_change(app: &App, current: &Volume, sent: &Volume) -> Result<(), Proble
     let mut wrong = Problem::invalid("unchangeable", format!("volume '{}' can't be changed like this", current.name()))
         .object(current.reference());
     if old.pool != new.pool {
-        let message =
-            format!("is changed by moving the volume: gantry volume migrate {} --to {}", sent.name(), new.pool);
-        wrong = wrong.field("spec.pool", message);
+        wrong = wrong.field("spec.pool", "is fixed when the volume is made");
     }
     if new.size < old.size {
         let message = format!("{} is less than the {} it has: volumes never shrink", new.size, old.size);

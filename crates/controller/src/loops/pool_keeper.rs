@@ -131,6 +131,6 @@ fn health(app: &App, pool: &Pool) -> (PoolHealth, Option<String>) {
         return (worst.health, worst.reason);
     }
     // The figure itself would be a write for each percent.
-    let reason = format!("more than {alarm} % of it are used: make room, or move volumes to another pool");
+    let reason = format!("more than {alarm} % of it are used: make room, or use another pool");
     (PoolHealth::NearlyFull, Some(reason))
 }
