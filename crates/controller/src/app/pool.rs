@@ -169,9 +169,7 @@ pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) 
             if !users.is_empty() {
                 return Err(Problem::conflict("pool-in-use", format!("pool '{name}' is used by {}", users.join(", ")))
                     .object(current.reference())
-                    .remedy(
-                        "delete these first",
-                    ));
+                    .remedy("delete these first"));
             }
             let mut pool = current.clone();
             let mut operation = new_operation(app, caller, Action::PoolDelete, &pool, None)?;
@@ -212,9 +210,7 @@ pub(crate) fn leave_with(tables: &Tables, host: &Host, change: &mut Change) -> R
         if !volumes.is_empty() {
             let detail =
                 format!("host '{}' has volumes in pool '{}': {}", host.name(), pool.name(), volumes.join(", "));
-            return Err(Problem::conflict("host-in-use", detail)
-                .object(host.reference())
-                .remedy("delete them first"));
+            return Err(Problem::conflict("host-in-use", detail).object(host.reference()).remedy("delete them first"));
         }
         expect_idle(pool)?;
         change.delete(&**pool);
