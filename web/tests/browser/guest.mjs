@@ -7,8 +7,7 @@ export const BOOT_MS = 120_000;
 export async function consoles({ tally, page }) {
   await tally.vital('its serial console is opened and typed into', async () => {
     await openConsole(page);
-    await type(page, 'echo gantry-$((6*7))\n');
-    await printed(page, 'gantry-42');
+    await says(page, 'echo gantry-$((6*7))', 'gantry-42');
     await picture(page, 'wide-light-console');
   });
 
@@ -57,8 +56,7 @@ export async function move({ tally, page, context }) {
 export async function prepareRecovery({ tally, page }) {
   await tally.vital('its owner keeps something precious in it', async () => {
     await openConsole(page);
-    await type(page, 'echo "still here" > /data/precious; sync; echo k""ept\n');
-    await printed(page, 'kept');
+    await says(page, 'echo "still here" > /data/precious; sync; echo k""ept', 'kept');
   });
 }
 
@@ -67,8 +65,7 @@ export async function recovery({ tally, page }) {
     await page.goto('/vms/web?tab=snapshots');
     await page.getByText('good', { exact: true }).first().waitFor({ timeout: BOOT_MS });
     await openConsole(page);
-    await type(page, 'rm -f /data/precious; sync; echo br""oken\n');
-    await printed(page, 'broken');
+    await says(page, 'rm -f /data/precious; sync; echo br""oken', 'broken');
     await page.goto('/my');
     await page.getByRole('button', { name: 'Recover' }).click();
     await mustHaveNoBarriers(page);
@@ -77,8 +74,7 @@ export async function recovery({ tally, page }) {
     await page.getByRole('dialog').getByRole('button', { name: 'Recover' }).click();
     await answersSince(page, asked);
     await openConsole(page);
-    await type(page, 'cat /data/precious\n');
-    await printed(page, 'still here');
+    await says(page, 'cat /data/precious', 'still here');
   });
 
   await tally.test('and the recovery is undone by another', async () => {
@@ -87,8 +83,7 @@ export async function recovery({ tally, page }) {
     await page.getByRole('button', { name: 'Undo' }).click();
     await answersSince(page, asked);
     await openConsole(page);
-    await type(page, 'cat /data/precious || echo g""one\n');
-    await printed(page, 'gone');
+    await says(page, 'cat /data/precious || echo g""one', 'gone');
   });
 }
 
@@ -107,11 +102,6 @@ async function answersSince(page, asked) {
 async function openConsole(page) {
   await page.goto('/vms/web?tab=console');
   await page.locator('[data-console=open] .xterm-helper-textarea').waitFor({ state: 'attached', timeout: BOOT_MS });
-  // A line that was left half typed, by whom ever, must not be a part of ours; and a prompt shows that somebody listens.
-  await page.locator('.xterm-helper-textarea').focus();
-  await page.keyboard.press('Control+c');
-  await type(page, '\n');
-  await page.locator('.xterm-rows').getByText('#').first().waitFor({ timeout: BOOT_MS });
 }
 
 async function hostOf(overview, vm) {
@@ -120,11 +110,20 @@ async function hostOf(overview, vm) {
   return bar.getAttribute('data-host');
 }
 
-async function type(page, text) {
-  await page.locator('.xterm-helper-textarea').focus();
-  await page.keyboard.type(text);
-}
-
-async function printed(page, text) {
-  await page.locator('.xterm-rows').getByText(text).first().waitFor();
+/** Types a line that may be repeated until the guest answers: who has just started hears nothing for a while. */
+async function says(page, line, answer) {
+  const heard = page.locator('.xterm-rows').getByText(answer).first();
+  const until = Date.now() + BOOT_MS;
+  for (;;) {
+    await page.locator('.xterm-helper-textarea').focus();
+    // What was left half typed must not be a part of it.
+    await page.keyboard.press('Control+c');
+    await page.keyboard.type(`${line}\n`);
+    const answered = await heard.waitFor({ timeout: 5_000 }).then(
+      () => true,
+      () => false,
+    );
+    if (answered) return;
+    must(Date.now() < until, `the guest did not answer '${line}' by '${answer}'`);
+  }
 }
