@@ -40,7 +40,7 @@ pub use identity::{Identity, KeyRequest};
 pub use live_identity::LiveIdentity;
 pub use passwords::{PASSWORD_LENGTH, PasswordHash, generate_password};
 pub use peer_identity::{PeerIdentity, PeerKey, Role};
-pub use qemu_credentials::{CredentialReader, write_qemu_credentials};
+pub use qemu_credentials::{CredentialReader, DH_PARAMETERS, write_qemu_credentials};
 pub use server::{ClientAuth, Server, ServerLimits};
 pub use server_connection::RemoteAddress;
 pub use tokens::{ApiToken, JoinToken, RandomSecret, SecretHash, same_text};

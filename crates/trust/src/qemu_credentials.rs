@@ -1,6 +1,6 @@
 //! QEMU's `tls-creds-x509` directory, made from a `qemu`-role identity.
 //!
-//! QEMU wants five fixed file names; one certificate serves both ends. The directory is built
+//! QEMU wants six fixed file names; one certificate serves both ends. The directory is built
 //! beside its place and swapped in whole, so a QEMU that starts meanwhile reads a matching set.
 //! Only the given user or group can read it. Deleting it is up to its owner.
 
@@ -12,6 +12,10 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use crate::credential_file;
 use crate::{Identity, Role, TrustError};
+
+/// `dh-params.pem`: the group of RFC 7919, appendix A.1, as PKCS #3. Where a server finds no `dh-params.pem`, QEMU searches for a prime of
+/// its own each time: up to seconds of each move.
+pub const DH_PARAMETERS: &str = include_str!("ffdhe2048.pem");
 
 /// Who may read the credentials besides root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,7 @@ pub fn write_qemu_credentials(
     };
     let files = [
         ("ca-cert.pem", identity.ca_pem()),
+        ("dh-params.pem", DH_PARAMETERS),
         ("server-cert.pem", identity.certificate_pem()),
         ("server-key.pem", identity.key_pem()),
         ("client-cert.pem", identity.certificate_pem()),

@@ -27,6 +27,7 @@ pub fn write(directory: &Path, owner: u32) -> Result<()> {
     let (leaf, key) = (leaf.pem(), leaf_key.serialize_pem());
     let files = [
         ("ca-cert.pem", certificate.pem()),
+        ("dh-params.pem", gantry_trust::DH_PARAMETERS.to_owned()),
         ("server-cert.pem", leaf.clone()),
         ("server-key.pem", key.clone()),
         ("client-cert.pem", leaf),

@@ -18,7 +18,7 @@ pub struct PeerTls {
 /// How the destination proves itself and whom it lets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenTls {
-    /// `ca-cert.pem`, `server-cert.pem`, `server-key.pem`; read only while `listen` runs.
+    /// `ca-cert.pem`, `dh-params.pem`, `server-cert.pem`, `server-key.pem`; read only while `listen` runs.
     pub creds_dir: PathBuf,
     /// The distinguished name of the source's certificate, its parts in the certificate's order, for example
     /// `CN=host-1,OU=qemu`. Another certificate of the same CA is refused on both streams.

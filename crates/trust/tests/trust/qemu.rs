@@ -135,7 +135,7 @@ fn credentials_are_readable_by_the_reader_only_and_replaced_whole() {
         let metadata = fs::metadata(&directory).unwrap();
         assert_eq!(metadata.mode() & 0o777, directory_mode);
         let entries: Vec<_> = fs::read_dir(&directory).unwrap().map(Result::unwrap).collect();
-        assert_eq!(entries.len(), 5);
+        assert_eq!(entries.len(), 6);
         for entry in entries {
             let metadata = entry.metadata().unwrap();
             assert_eq!(metadata.mode() & 0o777, file_mode, "{entry:?}");
