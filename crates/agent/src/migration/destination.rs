@@ -1,6 +1,7 @@
 //! The destination's side, as the VM's task holds it.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::agent::{MigrationEndpoint, MigrationReport, MigrationState, ReceiveMigration, Verdict};
@@ -11,6 +12,7 @@ use gantry_types::{Flow, PowerState, Problem};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::source::write_credentials;
 use super::verdicts::Decision;
 use crate::flows;
 use crate::host::Host;
@@ -114,11 +116,15 @@ impl VmTask {
         // The mirror copies only what differs from the image: into any other disk it would make a mixture.
         check_nothing_left(&self.host, &record).await?;
         self.host.records.save(&record).await.map_err(|error| error.problem())?;
+        let (nics, vm, host) = (record.assignment.nics.clone(), self.vm, Arc::clone(&self.host));
         let record = self.record.insert(record);
-        prepare_files(&self.host, record).await?;
-        let nics = &record.assignment.nics;
-        self.host.networks.ensure(self.vm, nics, owner_uid, Place::Coming).await?;
-        self.write_credentials().await?;
+        // None needs another, and each waits mostly for the disk or for a tool.
+        let (made, ports, credentials) = tokio::join!(
+            prepare_files(&host, record),
+            host.networks.ensure(vm, &nics, owner_uid, Place::Coming),
+            write_credentials(&host, vm, owner_uid),
+        );
+        made.and(ports).and(credentials)?;
         self.launch(Begin::Incoming).await?;
         let options = ListenOptions {
             host: endpoint.address.to_string(),

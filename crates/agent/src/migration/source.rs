@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::sending::{self, Sending};
+use crate::host::Host;
 use crate::problem::problem;
 use crate::records::{MigrationRecord, MigrationRole, blocking};
 use crate::vm::{MONITOR_LIMIT, Machine, Run, SourceStep, VmTask, files, within};
@@ -39,7 +40,7 @@ impl VmTask {
         self.check_not_moving()?;
         self.machine()?;
         self.check_no_snapshots().await?;
-        self.write_credentials().await?;
+        write_credentials(&self.host, self.vm, self.known()?.owner_uid).await?;
         self.shared.update_progress(|progress| {
             *progress = MigrationProgress { phase: "prepare".to_owned(), ..MigrationProgress::default() };
         });
@@ -119,15 +120,6 @@ impl VmTask {
             }),
         };
         Ok(MigrationSource::new(machine.qmp.clone(), disks, peer))
-    }
-
-    /// Today's certificate of this host's QEMU processes, for this VM's QEMU.
-    pub(crate) async fn write_credentials(&self) -> Result<(), Problem> {
-        let uid = self.known()?.owner_uid;
-        let directory = files(&self.host, self.vm).tls;
-        let identity = self.host.qemu_identity.current();
-        let written = blocking(move || write_qemu_credentials(&directory, &identity, CredentialReader::Uid(uid))).await;
-        written.map_err(|error| Problem::new(error.class(), "no-credentials", crate::problem::chain(&error)))
     }
 
     /// QEMU reads them when its streams begin, and they are written anew for each migration: afterwards they are only
@@ -369,4 +361,13 @@ mod tests {
             assert!(!fits(&returned(), state) && !fits(&given_up(), state) && !fits(&SourceStep::HandedOver, state));
         }
     }
+}
+
+/// Today's certificate of this host's QEMU processes, for the QEMU of this VM.
+pub(super) async fn write_credentials(host: &Host, vm: Uuid, owner_uid: u32) -> Result<(), Problem> {
+    let directory = files(host, vm).tls;
+    let identity = host.qemu_identity.current();
+    let written =
+        blocking(move || write_qemu_credentials(&directory, &identity, CredentialReader::Uid(owner_uid))).await;
+    written.map_err(|error| Problem::new(error.class(), "no-credentials", crate::problem::chain(&error)))
 }

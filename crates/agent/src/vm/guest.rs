@@ -102,8 +102,7 @@ async fn converse(socket: PathBuf, shared: Arc<Shared>, mut requests: mpsc::Rece
             }
         };
         match asked {
-            Ok(clock_lag_ms) => {
-                shared.guest_answered(clock_lag_ms);
+            Ok(()) => {
                 if may_be_frozen {
                     may_be_frozen = !thaw_if_frozen(&mut agent, &socket).await;
                 }
@@ -141,11 +140,13 @@ async fn ask(
     socket: &std::path::Path,
     known: &mut bool,
     shared: &Shared,
-) -> Result<Option<i64>, GuestAgentError> {
+) -> Result<(), GuestAgentError> {
     let agent = connected(agent, socket).await?;
     let deadline = Instant::now() + PING_LIMIT;
     agent.ping(deadline).await?;
     let clock_lag_ms = clock_lag_ms(agent, deadline).await;
+    // At once: the end of a move waits for it.
+    shared.guest_answered(clock_lag_ms);
     if !*known {
         // An agent without these commands is as good as any.
         let hostname = agent.host_name(deadline).await.ok();
@@ -154,7 +155,7 @@ async fn ask(
         shared.set_guest_info(GuestInfo { hostname: hostname.map(clean), os: os.map(clean) });
         *known = true;
     }
-    Ok(clock_lag_ms)
+    Ok(())
 }
 
 /// How far the guest's clock is behind this host's. A guest that stands still falls behind by as long, so the

@@ -48,7 +48,7 @@ use gantry_api::agent::{
 };
 use gantry_api::storage::AttachVolume;
 use gantry_types::{Flow, GuestInfo, MigrationFigures, MigrationProgress, Problem, Timestamp, VmMetrics};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, futures::Notified, mpsc, oneshot};
 use uuid::Uuid;
 
 use crate::host::Host;
@@ -121,6 +121,7 @@ pub(crate) enum SourceStep {
 pub(crate) struct Shared {
     state: Mutex<SharedState>,
     guest_wanted: Notify,
+    guest_has_answered: Notify,
 }
 
 #[derive(Default)]
@@ -234,6 +235,11 @@ impl Shared {
             guest.healthy_since = Some(now);
         }
         (guest.last_answer, guest.clock_lag_ms) = (Some(now), clock_lag_ms);
+        self.guest_has_answered.notify_waiters();
+    }
+    /// Ends with the next answer of the guest's agent after this call.
+    fn guest_answer(&self) -> Notified<'_> {
+        self.guest_has_answered.notified()
     }
     fn set_guest_info(&self, info: GuestInfo) {
         self.lock().guest.info = Some(info);
