@@ -2,10 +2,12 @@
 //!
 //! QEMU wants six fixed file names; one certificate serves both ends. The directory is built
 //! beside its place and swapped in whole, so a QEMU that starts meanwhile reads a matching set.
-//! Only the given user or group can read it. Deleting it is up to its owner.
+//! Only the given user or group can read it. Deleting it is up to its owner. Nothing waits for the disk: it is written
+//! for one move, and what a power loss leaves of it is written anew for the next.
 
 use std::fs::{self, File, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -70,15 +72,12 @@ pub fn write_qemu_credentials(
     ];
     for (name, contents) in files {
         let path = fresh.path().join(name);
-        credential_file::write(&path, contents.as_bytes(), credential_file::SECRET_MODE)?;
+        let file = File::options().write(true).create_new(true).mode(credential_file::SECRET_MODE).open(&path);
+        file.and_then(|mut file| file.write_all(contents.as_bytes())).map_err(TrustError::file("write", &path))?;
         give(&path, file_mode)?;
     }
-    // The directory is synced through a handle opened while it is still ours.
-    let handle = File::open(fresh.path()).map_err(TrustError::file("open", fresh.path()))?;
     give(fresh.path(), directory_mode)?;
-    handle.sync_all().map_err(TrustError::file("sync", directory))?;
-    swap_in(fresh, directory)?;
-    credential_file::sync_directory(parent)
+    swap_in(fresh, directory)
 }
 
 /// Puts `fresh` at `directory`; what was there before is deleted.

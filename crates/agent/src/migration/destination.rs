@@ -252,6 +252,8 @@ impl VmTask {
         let paused = self.known()?.wanted == PowerState::Paused;
         if !paused {
             self.let_run(machine).await?;
+            // Whether it executes is what the controller wants to know next.
+            self.shared.ask_guest_now();
             // QEMU's own announcement was made when the memory was loaded, before the port was active.
             let announced = within(MONITOR_LIMIT, self.vm, machine.qmp.execute(ANNOUNCEMENT)).await;
             if !matches!(announced, Ok(Ok(_))) {

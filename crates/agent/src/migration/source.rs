@@ -345,6 +345,15 @@ fn fits(step: &SourceStep, state: MigrationState) -> bool {
     }
 }
 
+/// Today's certificate of this host's QEMU processes, for the QEMU of this VM.
+pub(super) async fn write_credentials(host: &Host, vm: Uuid, owner_uid: u32) -> Result<(), Problem> {
+    let directory = files(host, vm).tls;
+    let identity = host.qemu_identity.current();
+    let written =
+        blocking(move || write_qemu_credentials(&directory, &identity, CredentialReader::Uid(owner_uid))).await;
+    written.map_err(|error| Problem::new(error.class(), "no-credentials", crate::problem::chain(&error)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -361,13 +370,4 @@ mod tests {
             assert!(!fits(&returned(), state) && !fits(&given_up(), state) && !fits(&SourceStep::HandedOver, state));
         }
     }
-}
-
-/// Today's certificate of this host's QEMU processes, for the QEMU of this VM.
-pub(super) async fn write_credentials(host: &Host, vm: Uuid, owner_uid: u32) -> Result<(), Problem> {
-    let directory = files(host, vm).tls;
-    let identity = host.qemu_identity.current();
-    let written =
-        blocking(move || write_qemu_credentials(&directory, &identity, CredentialReader::Uid(owner_uid))).await;
-    written.map_err(|error| Problem::new(error.class(), "no-credentials", crate::problem::chain(&error)))
 }

@@ -20,6 +20,9 @@ use crate::problem::problem;
 /// An idle guest's clock ticks at least this often; its agent is asked every two seconds.
 const CPU_LIMIT: Duration = Duration::from_secs(3);
 const GUEST_AGENT_LIMIT: Duration = Duration::from_secs(10);
+/// An answer of the guest's agent that is no older shows as much as a new one. A VM that has just come here is asked as
+/// soon as it runs, and could not answer before.
+const FRESH: Duration = Duration::from_secs(1);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the VM's task lends for a look at its QEMU.
@@ -30,7 +33,10 @@ pub(crate) struct Probe {
 
 pub(crate) async fn check(vm: Uuid, handle: &VmHandle, expect_guest_agent: bool) -> Result<Liveness, Problem> {
     let begun = Instant::now();
-    handle.shared.ask_guest_now();
+    let fresh = begun.checked_sub(FRESH).unwrap_or(begun);
+    if !handle.shared.guest_agent_answered_since(fresh) {
+        handle.shared.ask_guest_now();
+    }
     let probe = handle.ask(vm, Command::Probe).await?;
     let what = format!("the liveness of VM {vm}");
     let failed = |error| problem("liveness-unknown", &what, &error);
@@ -50,7 +56,7 @@ pub(crate) async fn check(vm: Uuid, handle: &VmHandle, expect_guest_agent: bool)
     loop {
         let answer = handle.shared.guest_answer();
         let used_ms = cpu_time()?.saturating_sub(first_ms);
-        let answered = handle.shared.guest_agent_answered_since(begun);
+        let answered = handle.shared.guest_agent_answered_since(fresh);
         let (alive, limit) = match expect_guest_agent {
             true => (answered, GUEST_AGENT_LIMIT),
             false => (answered || used_ms > 0, CPU_LIMIT),

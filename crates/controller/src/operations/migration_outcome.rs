@@ -26,8 +26,9 @@ use super::{
     vm_start::or_absent,
 };
 
-/// Short, because until the other hosts know of the move they send the guest's frames to its old host.
 pub(super) const POLL: Duration = Duration::from_millis(50);
+/// While the guest stands still or has just moved: until the other hosts know, they send its frames to its old host.
+const SWITCHOVER_POLL: Duration = Duration::from_millis(10);
 
 pub(super) enum Outcome {
     /// The destination has committed.
@@ -65,9 +66,11 @@ pub(super) async fn follow(
             Err(problem) => return Ok(Outcome::Stayed(problem)),
         };
         show(context, vm, &report.progress).await?;
-        if report.state == MigrationState::Committing && committed(context, plan, vm).await? {
+        let committing = report.state == MigrationState::Committing;
+        if committing && committed(context, plan, vm).await? {
             return Ok(Outcome::Moved);
         }
+        let pause = if committing || report.progress.phase == "switchover" { SWITCHOVER_POLL } else { POLL };
         if let Some(outcome) = outcome_of(report) {
             return Ok(outcome);
         }
@@ -78,7 +81,7 @@ pub(super) async fn follow(
                 _ => cancelling = true,
             }
         }
-        context.sleep(POLL).await;
+        context.sleep(pause).await;
     }
 }
 
