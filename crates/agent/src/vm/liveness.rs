@@ -34,7 +34,8 @@ pub(crate) struct Probe {
 pub(crate) async fn check(vm: Uuid, handle: &VmHandle, expect_guest_agent: bool) -> Result<Liveness, Problem> {
     let begun = Instant::now();
     let fresh = begun.checked_sub(FRESH).unwrap_or(begun);
-    if !handle.shared.guest_agent_answered_since(fresh) {
+    // Asked twice, it would be asked over yet another connection.
+    if !handle.shared.guest_agent_answered_since(fresh) && !handle.shared.guest_was_asked_since(fresh) {
         handle.shared.ask_guest_now();
     }
     let probe = handle.ask(vm, Command::Probe).await?;

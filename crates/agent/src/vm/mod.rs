@@ -139,6 +139,8 @@ struct SharedState {
 #[derive(Default)]
 struct GuestView {
     last_answer: Option<Instant>,
+    /// When somebody last wanted it to be asked out of turn.
+    asked: Option<Instant>,
     /// Since when it has answered without a gap.
     healthy_since: Option<Instant>,
     /// As of the last answer.
@@ -194,7 +196,11 @@ impl Shared {
     }
     /// Has the guest's agent asked now instead of at its next turn, over a new connection.
     pub fn ask_guest_now(&self) {
+        self.lock().guest.asked = Some(Instant::now());
         self.guest_wanted.notify_one();
+    }
+    pub fn guest_was_asked_since(&self, moment: Instant) -> bool {
+        self.lock().guest.asked.is_some_and(|asked| asked > moment)
     }
     async fn guest_is_wanted(&self) {
         self.guest_wanted.notified().await;

@@ -9,8 +9,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use gantry_api::{AgentApi, agent::MigrationState};
-use gantry_types::{ErrorClass, Host, HostState, MigrationFigures, Problem, Resource};
+use gantry_api::{
+    AgentApi,
+    agent::{Liveness, MigrationState},
+};
+use gantry_types::{ErrorClass, Host, HostState, MigrationFigures, Problem, Resource, Vm};
 use uuid::Uuid;
 
 use super::{
@@ -56,12 +59,13 @@ impl Step for Record {
     }
 }
 
-pub(super) struct MoveNetwork;
+/// The other hosts hear where the VM is now, while its guest is asked whether it executes.
+pub(super) struct Arrival;
 
 #[async_trait]
-impl Step for MoveNetwork {
+impl Step for Arrival {
     fn name(&self) -> &'static str {
-        "network"
+        "arrival"
     }
 
     fn patience(&self) -> Patience {
@@ -74,49 +78,41 @@ impl Step for MoveNetwork {
 
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let plan = Plan::need(context)?;
-        if context.vm().await?.status.nics.is_empty() {
-            return Ok(());
+        let vm = context.vm().await?;
+        let (told, liveness) = futures::join!(tell_hosts(context, &plan, &vm), look_for_life(context, &plan, &vm));
+        told?;
+        match liveness? {
+            Some(Liveness { alive: false, evidence, .. }) => {
+                // The move itself is done; the last step reports this.
+                context.note(NOT_ALIVE, &evidence)
+            }
+            Some(Liveness { guest_clock_lag_ms: Some(lag_ms), .. }) => context.note(LAG_AFTER, &lag_ms),
+            _ => Ok(()),
         }
-        context.app.distribute_everywhere(&plan.destination).await
     }
 }
 
-pub(super) struct CheckLiveness;
-
-#[async_trait]
-impl Step for CheckLiveness {
-    fn name(&self) -> &'static str {
-        "liveness"
+async fn tell_hosts(context: &StepContext, plan: &Plan, vm: &Vm) -> Result<(), Problem> {
+    match vm.status.nics.is_empty() {
+        true => Ok(()),
+        false => context.app.distribute_everywhere(&plan.destination).await,
     }
+}
 
-    fn patience(&self) -> Patience {
-        Patience::Unlimited
+/// Until the guest shows that it executes, or its time is over. `None` for a guest that is paused.
+async fn look_for_life(context: &StepContext, plan: &Plan, vm: &Vm) -> Result<Option<Liveness>, Problem> {
+    if plan.paused {
+        return Ok(None);
     }
-
-    fn reversible(&self) -> bool {
-        false
-    }
-
-    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
-        let plan = Plan::need(context)?;
-        if plan.paused {
-            return Ok(());
+    let agent = context.agent(&plan.destination).await?;
+    let clock = std::sync::Arc::clone(&context.app.clock);
+    let until = clock.elapsed() + LIVENESS_LIMIT;
+    loop {
+        let liveness = agent.check_liveness(vm.metadata.uuid, plan.guest_agent).await?;
+        if liveness.alive || clock.elapsed() >= until {
+            return Ok(Some(liveness));
         }
-        let vm = context.vm().await?.metadata.uuid;
-        let agent = context.agent(&plan.destination).await?;
-        let clock = std::sync::Arc::clone(&context.app.clock);
-        let until = clock.elapsed() + LIVENESS_LIMIT;
-        loop {
-            let liveness = agent.check_liveness(vm, plan.guest_agent).await?;
-            if liveness.alive {
-                return liveness.guest_clock_lag_ms.map_or(Ok(()), |lag_ms| context.note(LAG_AFTER, &lag_ms));
-            }
-            if clock.elapsed() >= until {
-                // The move itself is done; the last step reports this.
-                return context.note(NOT_ALIVE, &liveness.evidence);
-            }
-            context.sleep(LIVENESS_POLL).await;
-        }
+        context.sleep(LIVENESS_POLL).await;
     }
 }
 

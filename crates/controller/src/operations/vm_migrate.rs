@@ -1,7 +1,7 @@
 //! `vm_migrate`: move a running VM with its disk; nothing is shared between the hosts.
 //!
 //! ```text
-//!  check -> image -> receive -> transfer -> record | network -> liveness -> release
+//!  check -> image -> receive -> transfer -> record | arrival -> release
 //!                                  |               ^ point of no return; from here on: migration_ending.rs
 //!                    outcome decided by the hosts; see migration_outcome.rs
 //! ```
@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use super::{
     assignment::{assignment, image_of},
-    migration_ending::{CheckLiveness, LAG_BEFORE, MoveNetwork, NOT_ALIVE, Record, Release},
+    migration_ending::{Arrival, LAG_BEFORE, NOT_ALIVE, Record, Release},
     migration_outcome::{Outcome, abandon, follow, take_away},
     placing::choose,
     step::{Ending, Patience, Procedure, Step, StepContext, Undone},
@@ -74,8 +74,7 @@ impl Procedure for VmMigrate {
             Box::new(Receive),
             Box::new(Transfer),
             Box::new(Record),
-            Box::new(MoveNetwork),
-            Box::new(CheckLiveness),
+            Box::new(Arrival),
             Box::new(Release),
         ]
     }
