@@ -163,7 +163,7 @@ fn post_copy_moves_a_vm() {
 /// The cable between the hosts is cut when the guest runs at the destination and most of its memory is at the source.
 #[test]
 fn an_interrupted_post_copy_goes_on_when_the_hosts_meet_again() {
-    in_world(2, async |mut world| {
+    in_world(2, async |world| {
         let mut vm = world.assignment("web-1");
         vm.user_data = Some("#cloud-config\nruncmd:\n  - wl dirty 48 40 &\n".to_owned());
         world.boot(0, &vm).await;
@@ -177,8 +177,7 @@ fn an_interrupted_post_copy_goes_on_when_the_hosts_meet_again() {
             (report.progress.phase == "post_copy_interrupted").then_some(())
         })
         .await;
-        world.kill_agent(1);
-        world.start_agent(1).await;
+        // The destination's agent lives on: to a new one a QEMU whose main loop waits for a page may not open its monitor.
         world.part_hosts(false);
         mv.until(&world, 0, MigrationState::Moved).await;
         assert_eq!(mv.report(&world, 1).await.unwrap().recovery_port, None);
