@@ -12,7 +12,7 @@ use gantry_api::agent::{
 use gantry_api::{AgentApi, rest::CaptureQuery};
 use gantry_hostlink::{Console, Consoles};
 use gantry_qemu::machine::SocketsDir;
-use gantry_types::{Flow, HostNetworks, Name, Problem};
+use gantry_types::{Flow, HostNetworks, HostResources, Name, Problem, ResourcesReport};
 use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
@@ -188,6 +188,10 @@ impl AgentApi for Agent {
     }
     async fn apply_networks(&self, networks: &HostNetworks) -> Result<(), Problem> {
         self.host.networks.apply(networks).await
+    }
+
+    async fn apply_resources(&self, resources: &HostResources) -> Result<ResourcesReport, Problem> {
+        self.host.resources.apply(resources).await
     }
 
     async fn define_vm(&self, assignment: &Assignment) -> Result<VmObservation, Problem> {

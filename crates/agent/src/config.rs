@@ -5,6 +5,7 @@
 //! <state>/identity/         the host's key and certificate (agent API, controller)
 //! <state>/qemu-identity/    the key and certificate of its QEMU processes' streams
 //! <state>/networks.json     the data plane last applied
+//! <state>/resources.json    how processors and memory are divided, as the controller said last
 //! <state>/pool/             images and disks (gantry-storage)
 //! <state>/vms/<uuid>/       record.json, qemu.log, console.log, seed.img, uefi-vars.fd, tls/, run/ (sockets)
 //! <state>/verdicts/         one file for each migration this host decided about as its destination

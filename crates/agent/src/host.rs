@@ -1,7 +1,7 @@
 //! What all VM tasks of a host share.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gantry_storage::DirPool;
 use gantry_trust::LiveIdentity;
@@ -14,6 +14,7 @@ use crate::migration::Verdicts;
 use crate::networks::Networks;
 use crate::pools::Pools;
 use crate::records::Records;
+use crate::resources::Resources;
 use crate::services::ServicesNamespaces;
 
 /// More VMs than a host can hold.
@@ -28,6 +29,7 @@ pub(crate) struct Host {
     pub pool: DirPool,
     pub pools: Pools,
     pub networks: Networks,
+    pub resources: Arc<Resources>,
     pub services: ServicesNamespaces,
     pub health: Health,
     pub qemu: QemuHost,

@@ -6,6 +6,8 @@ use std::fs;
 
 use gantry_types::{ByteSize, HostMetrics};
 
+use crate::rapl::EnergyMeter;
+
 pub(crate) struct Memory {
     pub total_bytes: u64,
     pub available_bytes: u64,
@@ -42,6 +44,7 @@ fn parse_cpu(text: &str) -> CpuTicks {
 #[derive(Default)]
 pub(crate) struct HostMeter {
     last: CpuTicks,
+    energy: EnergyMeter,
 }
 
 impl HostMeter {
@@ -55,6 +58,7 @@ impl HostMeter {
         HostMetrics {
             cpu_percent: if total == 0 { 0.0 } else { (total - idle) as f64 * 100.0 / total as f64 },
             memory_used: ByteSize(memory.total_bytes.saturating_sub(memory.available_bytes)),
+            energy_joules: self.energy.joules(),
             load_1m: load.split_whitespace().next().and_then(|field| field.parse().ok()).unwrap_or(0.0),
         }
     }

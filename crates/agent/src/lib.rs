@@ -29,8 +29,10 @@ mod network_watch;
 mod networks;
 mod pools;
 mod problem;
+mod rapl;
 mod records;
 mod renewal;
+mod resources;
 mod service_manager;
 mod services;
 mod storage;
@@ -60,6 +62,7 @@ use inventory::QemuHost;
 use networks::Networks;
 use pools::Pools;
 use records::{Loaded, Records};
+use resources::Resources;
 
 /// Why the agent could not start.
 #[derive(Debug, thiserror::Error)]
@@ -112,8 +115,10 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     let services = services::run(host.clone(), shutdown.clone());
     let health = health::run(host.clone(), shutdown.clone());
     let pools = pools::run(&host, shutdown.clone());
+    let resources = resources::run(host.clone(), shutdown.clone());
     let heartbeat = heartbeat::run(host.clone(), agent, controller, shutdown.clone());
-    tokio::join!(server.serve(listener, router, shutdown), heartbeat, renewal, services, health, watch, pools);
+    let kept = async { tokio::join!(renewal, services, health, resources, watch, pools) };
+    tokio::join!(server.serve(listener, router, shutdown), heartbeat, kept);
     Ok(())
 }
 
@@ -150,6 +155,7 @@ async fn open(config: AgentConfig) -> Result<(Arc<Host>, Vec<Loaded>), AgentErro
     let qemu = QemuHost::find(&config.state_dir, &config.pool_dir()).await.map_err(failed("inspect this host"))?;
     let plane = Arc::new(LinuxDataPlane::current());
     let networks = Networks::open(plane, config.underlay_address, &config.state_dir).map_err(state)?;
+    let resources = Arc::new(Resources::open(&config.name, &config.state_dir));
     let uids = Uids::new(config.first_uid, records.taken_uids(&loaded));
     let pools = Pools::new(pool.clone());
     let (services, health) = Default::default();
@@ -162,6 +168,7 @@ async fn open(config: AgentConfig) -> Result<(Arc<Host>, Vec<Loaded>), AgentErro
         pool,
         pools,
         networks,
+        resources,
         services,
         health,
         qemu,

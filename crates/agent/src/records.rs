@@ -328,6 +328,7 @@ pub(crate) mod tests {
                 power: PowerState::Running,
                 ha: Default::default(),
                 recovery: Default::default(),
+                resources: Default::default(),
             },
             owner_uid: 200_007,
             wanted: PowerState::Running,

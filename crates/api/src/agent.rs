@@ -18,8 +18,10 @@ use std::net::IpAddr;
 
 use async_trait::async_trait;
 use gantry_types::{
-    Arch, ByteSize, Display, Firmware, Flow, GuestInfo, HaSpec, HaStatus, HostNetworks, MacAddress, MigrationFigures,
-    MigrationPolicy, MigrationProgress, Name, PowerState, Problem, RecoveryPoint, RecoveryPolicy, VmMetrics,
+    Arch, ByteSize, Display, Firmware, Flow, GuestInfo, HaSpec, HaStatus, HostNetworks, HostResources, MacAddress,
+    MigrationFigures,
+    MigrationPolicy, MigrationProgress, Name, PowerState, Problem, RecoveryPoint, RecoveryPolicy, ResourceWishes,
+    ResourcesReport, VmMetrics,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -41,6 +43,9 @@ pub trait AgentApi: StorageApi {
 
     /// Makes the host's data plane exactly this. A lower generation than the last is refused.
     async fn apply_networks(&self, networks: &HostNetworks) -> Result<(), Problem>;
+
+    /// Divides the host's processors and memory among its VMs like this from now on; says how far it can.
+    async fn apply_resources(&self, resources: &HostResources) -> Result<ResourcesReport, Problem>;
 
     /// Takes the VM on: writes it down, makes its disk, seed and taps. Does not start it. With an unchanged assignment
     /// nothing happens; a changed one is accepted while the VM is stopped.
@@ -118,6 +123,9 @@ pub struct Assignment {
     pub ha: HaSpec,
     #[serde(default)]
     pub recovery: RecoveryPolicy,
+    /// Its part of the host; changed also while it runs, by [`AgentApi::apply_resources`].
+    #[serde(default, skip_serializing_if = "ResourceWishes::is_default")]
+    pub resources: ResourceWishes,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod agent;
 pub mod audit;
+pub mod energy;
 pub mod heartbeat;
 pub mod overview;
 pub mod paths;

@@ -22,6 +22,7 @@ pub mod host {
     pub const OBSERVE: &str = "/v1/observation";
     pub const IMAGE: &str = "/v1/images/{digest}";
     pub const NETWORKS: &str = "/v1/networks";
+    pub const RESOURCES: &str = "/v1/resources";
     pub const PORT_CAPTURE: &str = "/v1/ports/{port}/capture";
     pub const VM: &str = "/v1/vms/{vm}";
     pub const VM_POWER: &str = "/v1/vms/{vm}/power";

@@ -8,6 +8,7 @@ pub enum Kind {
     Host,
     Cluster,
     Policy,
+    ResourcePool,
     Image,
     Network,
     Subnet,
@@ -27,11 +28,12 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Vm,
         Self::Host,
         Self::Cluster,
         Self::Policy,
+        Self::ResourcePool,
         Self::Image,
         Self::Network,
         Self::Subnet,
@@ -77,6 +79,7 @@ impl Kind {
             Self::Operation => &["pending", "running", "unwinding", "succeeded", "failed", "cancelled"],
             Self::Cluster
             | Self::Policy
+            | Self::ResourcePool
             | Self::Network
             | Self::Subnet
             | Self::Port
@@ -93,6 +96,7 @@ impl Kind {
             Self::Host => &["host", "hosts"],
             Self::Cluster => &["cluster", "clusters"],
             Self::Policy => &["policy", "policies"],
+            Self::ResourcePool => &["resource-pool", "resource-pools", "rp"],
             Self::Image => &["image", "images", "img"],
             Self::Network => &["network", "networks", "net"],
             Self::Subnet => &["subnet", "subnets"],
@@ -150,6 +154,10 @@ macro_rules! with_kind {
             }
             $crate::kind::Kind::Policy => {
                 type $type = gantry_types::Policy;
+                $body
+            }
+            $crate::kind::Kind::ResourcePool => {
+                type $type = gantry_types::ResourcePool;
                 $body
             }
             $crate::kind::Kind::Image => {

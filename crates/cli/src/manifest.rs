@@ -12,7 +12,7 @@ use std::{
 
 use gantry_types::{
     AddressSet, Cluster, FloatingIp, Host, Image, Labels, LoadBalancer, Metadata, Network, NetworkSubnet, Policy, Pool,
-    Port, Problem, Resource, Router, SecurityGroup, Vm, Volume,
+    Port, Problem, Resource, ResourcePool, Router, SecurityGroup, Vm, Volume,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -28,6 +28,7 @@ const MAX_BYTES: u64 = 16 << 20;
 pub enum Object {
     Cluster(Cluster),
     Policy(Policy),
+    ResourcePool(ResourcePool),
     Network(Network),
     Subnet(NetworkSubnet),
     AddressSet(AddressSet),
@@ -48,6 +49,7 @@ impl Object {
         match self {
             Self::Cluster(_) => Kind::Cluster,
             Self::Policy(_) => Kind::Policy,
+            Self::ResourcePool(_) => Kind::ResourcePool,
             Self::Network(_) => Kind::Network,
             Self::Subnet(_) => Kind::Subnet,
             Self::AddressSet(_) => Kind::AddressSet,
@@ -67,6 +69,7 @@ impl Object {
         match self {
             Self::Cluster(object) => object.name(),
             Self::Policy(object) => object.name(),
+            Self::ResourcePool(object) => object.name(),
             Self::Network(object) => object.name(),
             Self::Subnet(object) => object.name(),
             Self::AddressSet(object) => object.name(),
@@ -91,7 +94,7 @@ impl Object {
             Self::Port(_) | Self::Router(_) => 3,
             Self::Image(_) | Self::LoadBalancer(_) => 4,
             Self::Host(_) => 5,
-            Self::Pool(_) => 6,
+            Self::Pool(_) | Self::ResourcePool(_) => 6,
             Self::Vm(_) | Self::Volume(_) => 7,
             Self::FloatingIp(_) | Self::Policy(_) => 8,
         }
@@ -105,7 +108,8 @@ pub fn read_all(files: &[PathBuf]) -> Result<Vec<Object>, Problem> {
         objects.extend(parse(&shown(file), &read(file)?, format_of(file))?);
     }
     objects.sort_by_key(Object::rank);
-    after_their_peers(&mut objects);
+    after_those_they_name(&mut objects, Kind::SecurityGroup);
+    after_those_they_name(&mut objects, Kind::ResourcePool);
     let mut seen = HashSet::new();
     for object in &objects {
         if !seen.insert((object.kind().singular(), object.name().to_owned())) {
@@ -115,21 +119,25 @@ pub fn read_all(files: &[PathBuf]) -> Result<Vec<Object>, Problem> {
     Ok(objects)
 }
 
-/// Security groups name each other: those whose peers are all there come first. Groups in a circle stay in their order.
-fn after_their_peers(objects: &mut Vec<Object>) {
-    let is_group = |object: &Object| object.kind() == Kind::SecurityGroup;
-    let Some(start) = objects.iter().position(is_group) else { return };
-    let end = objects.iter().rposition(is_group).map_or(start, |last| last + 1);
+/// Security groups and resource pools name others of their kind: those that are named come first. Those in a circle stay
+/// in their order.
+fn after_those_they_name(objects: &mut Vec<Object>, kind: Kind) {
+    let is_one = |object: &Object| object.kind() == kind;
+    let Some(start) = objects.iter().position(is_one) else { return };
+    let end = objects.iter().rposition(is_one).map_or(start, |last| last + 1);
     let mut waiting: Vec<Object> = objects.drain(start..end).collect();
     let mut at = start;
     while !waiting.is_empty() {
         let names: HashSet<String> = waiting.iter().map(|object| object.name().to_owned()).collect();
-        let waits = |object: &Object| match object {
-            Object::SecurityGroup(group) => {
-                let peers = group.spec.rules.iter().filter_map(|rule| rule.group.as_ref());
-                { peers }.any(|peer| peer.as_str() != group.name() && names.contains(peer.as_str()))
-            }
-            _ => false,
+        let waits = |object: &Object| {
+            let named: Vec<&str> = match object {
+                Object::SecurityGroup(group) => {
+                    group.spec.rules.iter().filter_map(|rule| rule.group.as_ref()).map(|peer| peer.as_str()).collect()
+                }
+                Object::ResourcePool(pool) => pool.spec.parent.iter().map(|parent| parent.as_str()).collect(),
+                _ => Vec::new(),
+            };
+            named.into_iter().any(|name| name != object.name() && names.contains(name))
         };
         let next = waiting.iter().position(|object| !waits(object)).unwrap_or_default();
         objects.insert(at, waiting.remove(next));
@@ -243,6 +251,7 @@ fn object_of(file: &str, number: usize, mut value: Value) -> Result<Object, Prob
         Some(Kind::Image) => Object::Image(typed(value).map_err(at)?),
         Some(Kind::Cluster) => Object::Cluster(typed(value).map_err(at)?),
         Some(Kind::Policy) => Object::Policy(typed(value).map_err(at)?),
+        Some(Kind::ResourcePool) => Object::ResourcePool(typed(value).map_err(at)?),
         Some(Kind::Network) => Object::Network(typed(value).map_err(at)?),
         Some(Kind::Subnet) => Object::Subnet(typed(value).map_err(at)?),
         Some(Kind::AddressSet) => Object::AddressSet(typed(value).map_err(at)?),
@@ -262,7 +271,7 @@ fn object_of(file: &str, number: usize, mut value: Value) -> Result<Object, Prob
         }
         None => {
             let known = "vm, image, network, subnet, port, security-group, address-set, router, \
-                         floating-ip, load-balancer, pool, volume, host, cluster, policy";
+                         floating-ip, load-balancer, pool, volume, host, cluster, policy, resource-pool";
             return Err(at(format!("'{kind}' is not a kind; there are {known}")));
         }
     })

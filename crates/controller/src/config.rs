@@ -61,6 +61,9 @@ impl Config {
     pub fn uploads_dir(&self) -> PathBuf {
         self.data_dir.join("uploads")
     }
+    pub fn energy_dir(&self) -> PathBuf {
+        self.data_dir.join("energy")
+    }
     pub fn audit_dir(&self) -> PathBuf {
         self.data_dir.join("audit")
     }

@@ -35,6 +35,7 @@ async fn a_real_agent_is_what_the_trait_promises() -> Result<()> {
         power: PowerState::Stopped,
         ha: Default::default(),
         recovery: gantry_types::RecoveryPolicy::default(),
+        resources: Default::default(),
     };
     let place = tempfile::tempdir()?;
     std::fs::set_permissions(place.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;

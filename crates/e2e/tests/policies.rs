@@ -1,4 +1,4 @@
-//! What clusters do by themselves, with real guests: imbalance evened out, a host drained under load, hosts that sleep
+//! What clusters do by themselves, with real guests: resource pools enforced, imbalance evened out, a host drained under load, hosts that sleep
 //! and wake, a rolling update whose controller is killed in the middle.
 
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use gantry_e2e::lab::{address, host_of};
 use gantry_e2e::{EchoClient, Lab, Observer, Workload, eventually, qemus};
-use gantry_types::{Host, HostState, Maintenance, Operation, OperationPhase, Policy, Vm};
+use gantry_types::{Host, HostState, Maintenance, Operation, OperationPhase, Policy, ResourcePool, Vm};
 
 const ECHO_PORT: u16 = 7;
 /// For what takes several moves or boots on a busy machine.
@@ -33,6 +33,8 @@ async fn load_inside_guests_is_seen_and_evened_out() -> Result<()> {
         "{explained}"
     );
 
+    a_pool_holds_a_busy_guest_down(&lab).await?;
+
     let advise = ["policy", "set", "balance", "--mode", "advise", "--cluster", "main", "--interval", "2"];
     let advise = advise.into_iter().chain(["--comfortable", "15"]);
     lab.gantry(&advise.collect::<Vec<_>>()).await?.ok()?;
@@ -58,7 +60,35 @@ async fn load_inside_guests_is_seen_and_evened_out() -> Result<()> {
     }
     let events = lab.gantry(&["event", "list", "--for", "policy/balance"]).await?.ok()?;
     ensure!(events.contains("PolicyActed"), "{events}");
+    let energy = lab.gantry(&["energy", "report", "--by", "vm"]).await?.ok()?;
+    ensure!(energy.contains("busy-1") && (energy.contains("estimated") || energy.contains("measured")), "{energy}");
     lab.passed();
+    Ok(())
+}
+
+/// Two guests that want all they can get; one of them in a pool that may have a fifth of a processor.
+async fn a_pool_holds_a_busy_guest_down(lab: &Lab) -> Result<()> {
+    lab.gantry(&["resource-pool", "set", "small", "--cpu-limit", "20"]).await?.ok()?;
+    lab.gantry(&["vm", "set", "busy-2", "--resource-pool", "small"]).await?.ok()?;
+    let used = async |name: &str| -> Result<f64> {
+        let vm: Vm = lab.client().get(name).await?;
+        vm.status.metrics.map(|metrics| metrics.cpu_percent).context("nothing is measured")
+    };
+    eventually("the pool's limit holds", LIMIT, async || {
+        let pool: ResourcePool = lab.client().get("small").await?;
+        let part = pool.status.hosts.first().context("no host has a part of it")?;
+        ensure!(part.host.as_str() == "host-1" && part.cpu_limit_percent == Some(20), "{part:?}");
+        if part.enforced.contains("cpu not at all") {
+            return Ok(());
+        }
+        let (free, held) = (used("busy-1").await?, used("busy-2").await?);
+        ensure!(held < 30.0 && held < free, "busy-2 uses {held:.0} %, busy-1 {free:.0} %; {}", part.enforced);
+        Ok(())
+    })
+    .await?;
+    lab.gantry(&["resource-pool", "delete", "small"]).await?.expect_code(4)?;
+    lab.gantry(&["vm", "set", "busy-2", "--resource-pool", "none"]).await?.ok()?;
+    lab.gantry(&["resource-pool", "delete", "small"]).await?.ok()?;
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use gantry_api::{
     rest::CaptureQuery,
 };
 use gantry_trust::{ClientConfig, ExpectedPeer, LiveIdentity, TrustError, WebSocket};
-use gantry_types::{Flow, HostNetworks, Name, Problem};
+use gantry_types::{Flow, HostNetworks, HostResources, Name, Problem, ResourcesReport};
 use reqwest::{Method, RequestBuilder};
 use serde::Serialize;
 use uuid::Uuid;
@@ -96,6 +96,9 @@ impl AgentApi for AgentClient {
     }
     async fn apply_networks(&self, networks: &HostNetworks) -> Result<(), Problem> {
         done(&self.host, self.put(paths::NETWORKS, networks, SLOW)).await
+    }
+    async fn apply_resources(&self, resources: &HostResources) -> Result<ResourcesReport, Problem> {
+        answer(&self.host, self.put(paths::RESOURCES, resources, QUICK)).await
     }
     async fn define_vm(&self, assignment: &Assignment) -> Result<VmObservation, Problem> {
         answer(&self.host, self.put(&paths::vm(assignment.uuid), assignment, SLOW)).await

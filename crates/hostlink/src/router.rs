@@ -30,7 +30,7 @@ use gantry_api::{
     rest::CaptureQuery,
 };
 use gantry_trust::{PeerIdentity, Role};
-use gantry_types::{ErrorClass, Flow, HostNetworks, Problem};
+use gantry_types::{ErrorClass, Flow, HostNetworks, HostResources, Problem, ResourcesReport};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -64,6 +64,7 @@ pub fn router(host: Host, consoles: Arc<dyn Consoles>) -> Router {
         .route(paths::OBSERVE, get(async |State(host): State<Host>| Answer::Ok(Json(host.observe().await?))))
         .route(paths::IMAGE, put(ensure_image).delete(remove_image))
         .route(paths::NETWORKS, put(apply_networks))
+        .route(paths::RESOURCES, put(apply_resources))
         .route(paths::VM, put(define_vm).delete(remove_vm))
         .route(paths::VM_POWER, post(power))
         .route(paths::VM_PROTECTION, put(protect))
@@ -141,6 +142,12 @@ async fn remove_image(State(host): State<Host>, Path(digest): Path<String>) -> A
 }
 async fn apply_networks(State(host): State<Host>, Json(networks): Json<HostNetworks>) -> Answer<()> {
     Ok(Json(host.apply_networks(&networks).await?))
+}
+async fn apply_resources(
+    State(host): State<Host>,
+    Json(resources): Json<HostResources>,
+) -> Answer<ResourcesReport> {
+    Ok(Json(host.apply_resources(&resources).await?))
 }
 
 async fn define_vm(
@@ -349,6 +356,7 @@ mod tests {
         assert!(!host_may(&Method::GET, &paths::vm_part(vm, "vnc")));
         assert!(!host_may(&Method::GET, &paths::port_capture(vm)));
         assert!(!host_may(&Method::PUT, paths::NETWORKS));
+        assert!(!host_may(&Method::PUT, paths::RESOURCES));
         assert!(!host_may(&Method::PUT, &paths::snapshot(vm, Uuid::from_u128(3))));
         assert!(!host_may(&Method::POST, &paths::vm_part(vm, "revert")));
         assert!(!host_may(&Method::PUT, &paths::vm_volume(vm, Uuid::from_u128(4))));

@@ -48,6 +48,24 @@ impl<'a> Ask<'a> {
         }
     }
 
+    /// For a VM that is nowhere and to which no rule speaks.
+    pub fn by_rows(snapshot: &'a Snapshot, ledger: &'a Ledger, request: &'a Request) -> Self {
+        Self {
+            snapshot,
+            ledger,
+            request,
+            share: Share::of(request),
+            only: None,
+            except: None,
+            machines: machines(snapshot, request),
+            masks: Masks::default(),
+            counting: snapshot.settings.weights.counting(),
+            failover: None,
+            own: Vec::new(),
+            own_share: Share::default(),
+        }
+    }
+
     /// What the VM itself takes of the host already.
     pub fn own_at(&self, host: u32) -> Share {
         if self.own.contains(&host) { self.own_share } else { Share::default() }

@@ -9,7 +9,8 @@ use crate::{
     ask::Ask,
     fewest_hosts,
     ledger::{Ledger, Share},
-    place::place_on,
+    place::place_ranked,
+    rankings::Rankings,
 };
 
 /// Judgements of a host for a VM that further attempts may cost; keeps a large batch quick.
@@ -57,13 +58,15 @@ impl Attempt {
 
 fn attempt(snapshot: &Snapshot, requests: &[Request], order: &[usize]) -> Attempt {
     let mut ledger = snapshot.ledger.clone();
+    let mut rankings = Rankings::new(ledger.rows.len());
     let mut answers: Vec<Option<Result<Placement, Refusal>>> = requests.iter().map(|_| None).collect();
     let mut seats = vec![None; requests.len()];
     for &at in order {
         let request = &requests[at];
-        let answer = place_on(snapshot, &ledger, request);
+        let answer = place_ranked(snapshot, &ledger, &mut rankings, request);
         if let Ok((host, _)) = &answer {
             take(snapshot, &mut ledger, *host, request);
+            rankings.changed(snapshot, &ledger, *host);
             seats[at] = Some(*host);
         }
         answers[at] = Some(answer.map(|(_, placement)| placement));

@@ -37,7 +37,7 @@ pub struct HostFacts {
 }
 
 impl From<&Host> for HostFacts {
-    /// What the object itself says. Networks out of its reach and its power curve are the caller's to add.
+    /// What the object itself says. Networks out of its reach are the caller's to add.
     fn from(host: &Host) -> Self {
         let inventory = host.status.inventory.as_ref();
         let cpus = inventory.map_or(0, |inventory| inventory.cpu.count);
@@ -59,7 +59,7 @@ impl From<&Host> for HostFacts {
             memory: ByteSize(memory.saturating_sub(MEMORY_RESERVE.bytes())),
             pools: inventory.map(|inventory| inventory.pools.clone()).unwrap_or_default(),
             networks: None,
-            watts: None,
+            watts: host.spec.curve(),
         }
     }
 }

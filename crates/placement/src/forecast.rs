@@ -58,6 +58,46 @@ impl Usual {
     }
 }
 
+/// Where the use of a whole cluster is going: its level, and how fast that changes (double exponential smoothing).
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Trend {
+    samples: u32,
+    level: f64,
+    per_s: f64,
+}
+
+/// How far a new sample pulls the level, and a new step the slope: waking takes minutes, so what lasts seconds is noise.
+const LEVEL_PULL: f64 = 0.2;
+const SLOPE_PULL: f64 = 0.1;
+/// Before that many samples there is no slope to speak of.
+const SLOPE_SAMPLES: u32 = 6;
+/// No forecast is more than this many times the level.
+const MOST_GROWTH: f64 = 4.0;
+
+impl Trend {
+    /// `elapsed_s`: since the last sample.
+    pub fn push(&mut self, sample: f64, elapsed_s: f64) {
+        if self.samples == 0 {
+            *self = Self { samples: 1, level: sample, per_s: 0.0 };
+            return;
+        }
+        let before = self.level;
+        let elapsed_s = elapsed_s.max(0.001);
+        self.level = LEVEL_PULL * sample + (1.0 - LEVEL_PULL) * (self.level + self.per_s * elapsed_s);
+        self.per_s = SLOPE_PULL * (self.level - before) / elapsed_s + (1.0 - SLOPE_PULL) * self.per_s;
+        self.samples = self.samples.saturating_add(1);
+    }
+
+    /// What will be used that much later, in the samples' unit. Never less than now, because hosts are woken ahead of more
+    /// demand and put to sleep only after there is less.
+    pub fn ahead(&self, seconds: f64) -> f64 {
+        if self.samples < SLOPE_SAMPLES {
+            return self.level;
+        }
+        (self.level + self.per_s * seconds).clamp(self.level, self.level * MOST_GROWTH)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +116,28 @@ mod tests {
         assert!((new.expected - 100.0).abs() < 1e-9, "{new:?}");
         assert!(busy.demand(&usual, 200.0).expected > 170.0);
         assert_eq!(Usual::of([]), Usual::default());
+    }
+
+    #[test]
+    fn a_trend_sees_growth_ahead_and_neither_noise_nor_decline() {
+        let mut rising = Trend::default();
+        let mut falling = Trend::default();
+        let mut noisy = Trend::default();
+        for at in 0..60 {
+            let at = f64::from(at);
+            rising.push(100.0 + 5.0 * at, 5.0);
+            falling.push(400.0 - 5.0 * at, 5.0);
+            noisy.push(if at % 2.0 == 0.0 { 95.0 } else { 105.0 }, 5.0);
+        }
+        // One unit a second from 395 on: 120 s later about 515.
+        assert!((500.0..530.0).contains(&rising.ahead(120.0)), "{rising:?} {}", rising.ahead(120.0));
+        assert!(falling.ahead(120.0) < 110.0, "{falling:?} {}", falling.ahead(120.0));
+        assert!(noisy.ahead(120.0) < 105.0, "{noisy:?} {}", noisy.ahead(120.0));
+        assert_eq!(Trend::default().ahead(120.0), 0.0);
+        let mut new = Trend::default();
+        new.push(1.0, 5.0);
+        new.push(100.0, 5.0);
+        assert!(new.ahead(120.0) < 100.0, "two samples are no trend: {new:?}");
     }
 
     proptest! {

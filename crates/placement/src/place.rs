@@ -9,6 +9,7 @@ use crate::{
     Reason, Request, Snapshot, TermScore,
     ask::Ask,
     ledger::Ledger,
+    rankings::Rankings,
     score::{table, total},
 };
 
@@ -40,14 +41,32 @@ pub fn place(snapshot: &Snapshot, request: &Request) -> Result<Placement, Refusa
 
 pub(crate) fn place_on(snapshot: &Snapshot, ledger: &Ledger, request: &Request) -> Result<(u32, Placement), Refusal> {
     let ask = Ask::new(snapshot, ledger, request);
-    let Some((host, score)) = best(&ask) else {
-        return Err(refusal(&ask));
+    seat(&ask, best(&ask))
+}
+
+/// The same, where hosts are kept in order.
+pub(crate) fn place_ranked(
+    snapshot: &Snapshot,
+    ledger: &Ledger,
+    rankings: &mut Rankings,
+    request: &Request,
+) -> Result<(u32, Placement), Refusal> {
+    let ask = Ask::new(snapshot, ledger, request);
+    let ranked = rankings.best(&ask);
+    // Every test of batches is one of this.
+    debug_assert!(ranked.is_none() || ranked == best(&ask), "{ranked:?} is not the best host");
+    seat(&ask, ranked.or_else(|| best(&ask)))
+}
+
+fn seat(ask: &Ask<'_>, best: Option<(u32, f64)>) -> Result<(u32, Placement), Refusal> {
+    let Some((host, score)) = best else {
+        return Err(refusal(ask));
     };
     let placement = Placement {
-        host: snapshot.name_of(host).clone(),
+        host: ask.snapshot.name_of(host).clone(),
         free_memory: ask.free_memory(host),
         score,
-        asleep: ledger.rows[host as usize].asleep,
+        asleep: ask.ledger.rows[host as usize].asleep,
     };
     Ok((host, placement))
 }

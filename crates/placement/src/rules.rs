@@ -24,6 +24,11 @@ pub(crate) struct Masks {
 }
 
 impl Masks {
+    /// No rule says anything about any host.
+    pub fn is_silent(&self) -> bool {
+        self.bans.is_empty() && self.broken.is_empty()
+    }
+
     pub fn ban(&self, host: u32) -> Option<u8> {
         self.bans.get(host as usize).copied().filter(|code| *code != 0).map(|code| code - 1)
     }

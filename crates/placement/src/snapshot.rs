@@ -108,6 +108,27 @@ impl Snapshot {
         }
     }
 
+    /// Replaces what is known of hosts that are there already; cheaper than one by one.
+    pub fn put_known_hosts(&mut self, hosts: impl IntoIterator<Item = HostFacts>) {
+        let mut changed = false;
+        for facts in hosts.into_iter().filter(|facts| self.by_name.contains_key(&facts.name)).collect::<Vec<_>>() {
+            self.insert_host(facts);
+            changed = true;
+        }
+        if changed {
+            self.ledger.sum_up(&self.settings);
+        }
+    }
+
+    /// How busy the host is now, as a share of its processors; nothing happens if it is not known.
+    pub fn set_load(&mut self, host: &Name, share: f64) {
+        let Some(index) = self.index(host) else { return };
+        if let Some(entry) = &mut self.hosts[index as usize] {
+            entry.facts.cpu_used = entry.facts.cpu_capacity * share;
+            self.ledger.rows[index as usize].cpu_used = entry.facts.cpu_used;
+        }
+    }
+
     fn insert_host(&mut self, facts: HostFacts) {
         let machine = facts.machine.as_ref().map(|machine| self.machine_index(machine));
         let known = self.by_name.get(&facts.name).copied();

@@ -27,11 +27,20 @@ pub struct HostSpec {
     /// What fails together with this host.
     #[serde(default, skip_serializing_if = "FailureDomain::is_empty")]
     pub failure_domain: FailureDomain,
+    /// Watts that it draws at 0, 10, … 100 % of its processors (SPECpower), eleven of them; absent if nobody knows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub watts: Vec<u32>,
 }
 
 impl Default for HostSpec {
     fn default() -> Self {
-        Self { cordoned: false, cluster: main_cluster(), power: None, failure_domain: FailureDomain::default() }
+        Self {
+            cordoned: false,
+            cluster: main_cluster(),
+            power: None,
+            failure_domain: FailureDomain::default(),
+            watts: Vec::new(),
+        }
     }
 }
 
@@ -39,8 +48,20 @@ impl HostSpec {
     /// All that is wrong with it by itself, as problem fields.
     pub fn validate(&self) -> Result<(), Problem> {
         let problem = Problem::invalid("invalid-host", "the host's spec is not valid");
-        let problem = self.failure_domain.validate(problem);
+        let mut problem = self.failure_domain.validate(problem);
+        if !self.watts.is_empty() && self.watts.len() != 11 {
+            let told = format!("{} figures, expected 11: at 0, 10, … 100 %", self.watts.len());
+            problem = problem.field("spec.watts", told);
+        } else if !self.watts.is_sorted() || self.watts.iter().any(|watts| !(1..=100_000).contains(watts)) {
+            problem = problem.field("spec.watts", "must be 1 to 100000 each and not fall");
+        }
         if problem.fields.is_empty() { Ok(()) } else { Err(problem) }
+    }
+
+    /// What it draws at 0, 10, … 100 %, if somebody has said.
+    pub fn curve(&self) -> Option<[f64; 11]> {
+        let watts: Vec<f64> = self.watts.iter().map(|watts| f64::from(*watts)).collect();
+        watts.try_into().ok()
     }
 }
 
@@ -187,4 +208,7 @@ pub struct HostMetrics {
     pub cpu_percent: f64,
     pub memory_used: ByteSize,
     pub load_1m: f64,
+    /// What its processors and their memory have drawn since its agent began (RAPL); absent where nothing counts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_joules: Option<f64>,
 }

@@ -5,6 +5,7 @@
 //! times and ids come in as values.
 
 mod cluster;
+mod energy;
 mod error;
 mod event;
 mod fencing;
@@ -28,6 +29,7 @@ mod port;
 mod power;
 mod problem;
 mod resource;
+mod resource_pool;
 mod router;
 mod security_group;
 mod size;
@@ -41,6 +43,7 @@ mod vm_phase;
 mod volume;
 
 pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CpuBaseline, MAIN_CLUSTER};
+pub use energy::EnergySource;
 pub use error::ErrorClass;
 pub use event::{Event, EventSpec, EventStatus, Severity};
 pub use fencing::{Fence, Member, Members};
@@ -77,6 +80,10 @@ pub use port::{Port, PortSpec, PortStatus};
 pub use power::{PowerAnswer, PowerOrder, PowerStatus, PowerSwitch};
 pub use problem::{FieldError, Problem};
 pub use resource::Resource;
+pub use resource_pool::{
+    CpuPart, HostPool, HostResources, MAX_POOL_DEPTH, MemoryPart, PoolOnHost, ResourcePool, ResourcePoolSpec,
+    ResourcePoolStatus, ResourcesReport,
+};
 pub use router::{FloatingIp, FloatingIpSpec, FloatingIpStatus, Router, RouterSpec, RouterStatus};
 pub use security_group::{
     AddressSet, AddressSetSpec, AddressSetStatus, Addresses, Direction, GroupRule, PortRange, Protocol, SecurityGroup,

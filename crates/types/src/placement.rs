@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{ByteSize, Problem, Selector};
+use crate::{ByteSize, Name, Problem, Selector};
 
 /// Most rules of either sort that one VM may have.
 const MAX_RULES: usize = 16;
@@ -154,6 +154,9 @@ pub struct ResourceWishes {
     pub memory_reservation: ByteSize,
     /// 1–10000, as for the processor.
     pub memory_shares: u32,
+    /// The resource pool that it is in; none if absent. The pool's cluster is then the VM's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resource_pool: Option<Name>,
 }
 
 impl Default for ResourceWishes {
@@ -164,6 +167,7 @@ impl Default for ResourceWishes {
             cpu_shares: 100,
             memory_reservation: ByteSize(0),
             memory_shares: 100,
+            resource_pool: None,
         }
     }
 }
@@ -219,6 +223,7 @@ mod tests {
             cpu_shares: 0,
             memory_reservation: ByteSize::mib(65),
             memory_shares: 10_001,
+            resource_pool: None,
         };
         let problem = wishes.validate(2, ByteSize::mib(64), Problem::invalid("invalid-vm", "x"));
         let fields: Vec<_> = problem.fields.iter().map(|field| field.field.as_str()).collect();

@@ -21,6 +21,11 @@ impl Timestamp {
     pub fn unix_ms(self) -> i64 {
         self.0.as_millisecond()
     }
+    /// That much later; the same if no clock goes that far.
+    pub fn after(self, by: Duration) -> Self {
+        let by_ms = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        self.unix_ms().checked_add(by_ms).map_or(self, Self::from_unix_ms)
+    }
     /// Time from `earlier` to `self`; zero if the clock went backwards.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.unix_ms() - earlier.unix_ms()).unwrap_or(0))

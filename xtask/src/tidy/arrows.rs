@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gantry-store", &[]),
     ("gantry-qemu", &["gantry-types"]),
     ("gantry-storage", &["gantry-types"]),
+    ("gantry-cgroup", &["gantry-types"]),
     ("gantry-netservices", &["gantry-types"]),
     ("gantry-network", &["gantry-types"]),
     ("gantry-trust", &["gantry-types"]),
@@ -34,6 +35,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "gantry-agent",
         &[
             "gantry-api",
+            "gantry-cgroup",
             "gantry-ha",
             "gantry-hostlink",
             "gantry-netservices",

@@ -198,7 +198,7 @@ pub(crate) async fn launch(
         }
     };
     let accelerator = accelerator_name(config.accelerator).to_owned();
-    Ok(assemble(record, shared, &files, process, qmp, accelerator))
+    Ok(assemble(host, record, shared, &files, process, qmp, accelerator))
 }
 
 /// The monitor, or why there is none; an early end of the process ends the wait.
@@ -212,6 +212,7 @@ pub(super) async fn connect(process: &QemuProcess, run_dir: &Path) -> Result<Qmp
 }
 
 fn assemble(
+    host: &Host,
     record: &Record,
     shared: &Arc<Shared>,
     files: &Files,
@@ -221,6 +222,7 @@ fn assemble(
 ) -> Machine {
     shared.forget_run();
     let process = Arc::new(process);
+    host.resources.joined(&record.assignment, &process);
     let sockets = SocketsDir(files.run_dir.clone());
     let (guest, guest_task) = guest::start(sockets.guest_agent(), shared.clone());
     let (line, console_task): (ConsoleLine, _) = console::start(&sockets, &files.console_log);
@@ -271,7 +273,7 @@ pub(crate) async fn adopt(host: &Host, record: &Record, shared: &Arc<Shared>) ->
     };
     let files = files(host, record.assignment.uuid);
     match connect(&process, &files.run_dir).await {
-        Ok(qmp) => Ok(Adopted::Machine(Box::new(assemble(record, shared, &files, process, qmp, accelerator)))),
+        Ok(qmp) => Ok(Adopted::Machine(Box::new(assemble(host, record, shared, &files, process, qmp, accelerator)))),
         Err(_) if process.has_exited().unwrap_or(false) => Ok(Adopted::Gone),
         Err(reason) => {
             tracing::warn!(vm = what, pid = process.pid(), reason, "QEMU runs but its monitor does not answer");

@@ -6,6 +6,7 @@
 mod lifecycle;
 mod migration;
 mod protection;
+mod resources;
 mod restart;
 mod screen;
 mod snapshots;

@@ -179,6 +179,7 @@ impl World {
             power: PowerState::Running,
             ha: Default::default(),
             recovery: Default::default(),
+            resources: Default::default(),
         }
     }
 

@@ -3,12 +3,14 @@
 //! Two habits live side by side: kubectl's (`get vm web`, `apply -f`) and virsh's (`vm start web`). Both end in the same
 //! functions.
 
+mod energy;
 mod ha;
 mod load_balancer;
 mod local;
 mod networking;
 mod objects;
 mod policies;
+mod resources;
 mod routing;
 mod simulate;
 mod snapshot;
@@ -24,6 +26,7 @@ use gantry_types::Name;
 
 use crate::{kind::Kind, wait::Condition};
 
+pub use energy::{EnergyCommand, EnergyReportOf};
 pub use ha::HaCommand;
 pub use load_balancer::{HealthOptions, LoadBalancerCommand, LoadBalancerCreate};
 pub use local::{
@@ -36,7 +39,8 @@ pub use objects::{
     EventCommand, HostCommand, HostSet, ImageCommand, ImageImport, NetworkCommand, NetworkCreate, OperationCommand,
     PowerChoice, TokenCommand, TokenRole,
 };
-pub use policies::{BalanceSet, ClusterCommand, ClusterSet, Mode, PolicyCommand, PolicySet, PowerSet};
+pub use policies::{BalanceSet, ClusterCommand, ClusterSet, Days, Mode, PolicyCommand, PolicySet, PowerSet, ScheduleSet};
+pub use resources::{OrNone, Part, ResourcePoolCommand, ResourcePoolSet};
 pub use routing::{FloatingIpCommand, RouterCommand};
 pub use simulate::{SimulateCommand, SimulateLive, SimulatePlanetlab, SimulateRules};
 pub use snapshot::{SnapshotCommand, SnapshotCreate};
@@ -148,6 +152,9 @@ pub enum Command {
     /// What clusters do by themselves
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Parts of clusters that some VMs share: shares, reservations, limits
+    #[command(subcommand, visible_alias = "rp")]
+    ResourcePool(ResourcePoolCommand),
     /// Work that is under way or done
     #[command(subcommand)]
     Operation(OperationCommand),
@@ -162,6 +169,9 @@ pub enum Command {
     User(UserCommand),
     /// The datacenter at a glance: what is wrong, and sums by group of hosts
     Overview(OverviewOf),
+    /// What hosts draw, and for whom
+    #[command(subcommand)]
+    Energy(EnergyCommand),
     /// Find objects of all kinds
     Search(SearchFor),
     /// Who did what
@@ -193,8 +203,8 @@ pub enum Command {
     Version,
 }
 
-const KINDS: &str = "vm, host, cluster, policy, image, network, subnet, port, security-group, address-set, router, floating-ip, \
-snapshot, pool, volume, operation, event, token or user; also their plurals, and img, net, sg, fip, snap, vol, op, ev for short";
+const KINDS: &str = "vm, host, cluster, policy, resource-pool, image, network, subnet, port, security-group, address-set, router, floating-ip, \
+snapshot, pool, volume, operation, event, token or user; also their plurals, and rp, img, net, sg, fip, snap, vol, op, ev for short";
 
 #[derive(Debug, Args)]
 pub struct Get {

@@ -186,6 +186,9 @@ pub struct HostSet {
     /// What the driver knows it by; its name if not given
     #[arg(long, value_name = "NAME", requires = "power")]
     pub outlet: Option<String>,
+    /// Watts it draws at 0, 10, … 100 % of its processors, as SPECpower has them: eleven figures with commas
+    #[arg(long, value_name = "WATTS", value_delimiter = ',')]
+    pub watts: Option<Vec<u32>>,
     /// A label to set (KEY=VALUE) or to remove (KEY-); may be given several times
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label_change)]
     pub labels: Vec<(String, Option<String>)>,

@@ -1,7 +1,7 @@
 //! `gantry cluster|policy …`
 
 use clap::{Args, Subcommand, ValueEnum};
-use gantry_types::{Name, PolicyMode};
+use gantry_types::{Name, PolicyMode, Weekday};
 
 use super::{FollowOptions, ListOptions};
 
@@ -73,7 +73,7 @@ pub enum PolicyCommand {
         /// The policy's name
         name: String,
     },
-    /// Change a cluster's policy for balance or power; make it if it is not there. Schedules come from files
+    /// Change a cluster's policy for balance or power, or a schedule; make it if it is not there
     #[command(subcommand)]
     Set(PolicySet),
     /// Carry out one thing that a policy recommends
@@ -100,6 +100,8 @@ pub enum PolicySet {
     Balance(BalanceSet),
     /// Put hosts to sleep that nobody needs, and wake them
     Power(PowerSet),
+    /// Have VMs on certain hosts at certain times; list them with gantry policy list, remove with gantry policy delete
+    Schedule(ScheduleSet),
 }
 
 #[derive(Debug, Args)]
@@ -140,6 +142,49 @@ pub struct PowerSet {
     /// A host that woke, and a VM that moved, are left alone this long, 0 to 86400 s
     #[arg(long, value_name = "SECONDS")]
     pub hold_down: Option<u32>,
+}
+
+/// What is not given stays as it is; a new one needs --vms, --hosts, --from and --until.
+#[derive(Debug, Args)]
+pub struct ScheduleSet {
+    /// The schedule's name
+    pub name: Name,
+    /// The cluster it is for; only when it is made
+    #[arg(long)]
+    pub cluster: Option<Name>,
+    /// Which VMs: app=mail
+    #[arg(long, value_name = "SELECTOR")]
+    pub vms: Option<String>,
+    /// On which hosts they are to be meanwhile: rack=a
+    #[arg(long, value_name = "SELECTOR")]
+    pub hosts: Option<String>,
+    /// When it begins to hold, UTC
+    #[arg(long, value_name = "HH:MM")]
+    pub from: Option<String>,
+    /// When it ceases to, UTC; the same as --from is a whole day
+    #[arg(long, value_name = "HH:MM")]
+    pub until: Option<String>,
+    /// On which days it begins: mon,tue,wed,thu,fri,sat,sun, or all
+    #[arg(long, value_name = "DAYS", value_parser = parse_days)]
+    pub days: Option<Days>,
+    /// How many of its moves may be under way at once, 1 to 32
+    #[arg(long, value_name = "MOVES")]
+    pub max_moves: Option<u32>,
+}
+
+/// Empty: every day.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Days(pub Vec<Weekday>);
+
+fn parse_days(text: &str) -> Result<Days, String> {
+    if text == "all" {
+        return Ok(Days(Vec::new()));
+    }
+    let day = |day: &str| {
+        serde_json::from_value(day.trim().to_ascii_lowercase().into())
+            .map_err(|_| format!("'{day}' is not a day: write mon,tue,wed,thu,fri,sat,sun, or all"))
+    };
+    text.split(',').map(day).collect::<Result<_, _>>().map(Days)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -8,7 +8,7 @@ use clap::{
 };
 use gantry_types::{Arch, ByteSize, Display, Firmware, HaPolicy, MacAddress, Name, NicSpec, PostCopy};
 
-use super::{FollowOptions, ListOptions, parse_duration};
+use super::{FollowOptions, ListOptions, Part, parse_duration};
 
 const ARCHS: [&str; 4] = ["x86_64", "aarch64", "ppc64", "sparc64"];
 const FIRMWARE: [&str; 2] = ["bios", "uefi"];
@@ -224,6 +224,8 @@ pub struct Set {
     /// With --ha restart: after how much silence it counts as failed
     #[arg(long, value_name = "SECONDS", group = "change", value_parser = clap::value_parser!(u32).range(10..=3600))]
     pub ha_hang: Option<u32>,
+    #[command(flatten)]
+    pub part: Part,
     #[command(flatten)]
     pub follow: FollowOptions,
 }

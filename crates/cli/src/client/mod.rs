@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use gantry_api::access::{ConsoleKind, CreateUser, CreatedUser, PasswordSet, SetPassword};
 use gantry_api::audit::{AuditPage, AuditQuery};
+use gantry_api::energy::{EnergyQuery, EnergyReport};
 use gantry_api::overview::{Overview, SearchQuery, SearchResult};
 use gantry_api::rest::{
     AttachRequest, CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, ListQuery, MigrateRequest, Page,
@@ -190,6 +191,9 @@ impl Client {
     }
     pub async fn search(&self, query: &SearchQuery) -> Result<SearchResult, Problem> {
         answer(&self.peer, self.quick(Method::GET, "/v1/search").query(query)).await
+    }
+    pub async fn energy(&self, query: &EnergyQuery) -> Result<EnergyReport, Problem> {
+        answer(&self.peer, self.quick(Method::GET, "/v1/energy").query(query)).await
     }
     /// One page, the newest first.
     pub async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, Problem> {

@@ -27,6 +27,7 @@ macro_rules! with_object {
         match $any {
             Object::Cluster($object) => $body,
             Object::Policy($object) => $body,
+            Object::ResourcePool($object) => $body,
             Object::Network($object) => $body,
             Object::Subnet($object) => $body,
             Object::AddressSet($object) => $body,
@@ -171,7 +172,8 @@ fn named_by(object: &Object) -> Vec<(Kind, &Name)> {
                 let port = nic.port.iter().map(|port| (Kind::Port, port));
                 groups.chain(port).chain([(Kind::Network, &nic.network)])
             });
-            image.chain(nics).collect()
+            let pool = vm.spec.resources.resource_pool.iter().map(|pool| (Kind::ResourcePool, pool));
+            image.chain(pool).chain(nics).collect()
         }
         Object::Port(port) => {
             let groups = port.spec.security_groups.iter().map(|group| (Kind::SecurityGroup, group));
@@ -198,6 +200,10 @@ fn named_by(object: &Object) -> Vec<(Kind, &Name)> {
         Object::Volume(volume) => vec![(Kind::Pool, &volume.spec.pool)],
         Object::Host(host) => vec![(Kind::Cluster, &host.spec.cluster)],
         Object::Policy(policy) => vec![(Kind::Cluster, &policy.spec.cluster)],
+        Object::ResourcePool(pool) => {
+            let parent = pool.spec.parent.iter().map(|parent| (Kind::ResourcePool, parent));
+            parent.chain([(Kind::Cluster, &pool.spec.cluster)]).collect()
+        }
         Object::Cluster(_) | Object::Network(_) | Object::AddressSet(_) | Object::Image(_) => Vec::new(),
     }
 }

@@ -1,7 +1,7 @@
 //! `gantry host …`
 
 use gantry_api::rest::WriteQuery;
-use gantry_types::{Host, HostPower, PowerDriverKind};
+use gantry_types::{Host, HostPower, PowerDriverKind, Resource, Vm};
 
 use super::{Session, announce, apply, carry_out, objects};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     args::{FollowOptions, HostCommand, HostSet, PowerChoice},
     exit::Failure,
     kind::Kind,
-    output::print,
+    output::{note, print},
 };
 
 pub async fn run(session: &Session, command: HostCommand, programs: &impl Programs) -> Result<(), Failure> {
@@ -24,7 +24,10 @@ pub async fn run(session: &Session, command: HostCommand, programs: &impl Progra
         HostCommand::Show { name } => objects::show_all::<Host>(session, &name).await,
         HostCommand::Cordon { name } => cordon(session, &name, true).await,
         HostCommand::Uncordon { name } => cordon(session, &name, false).await,
-        HostCommand::Drain { name, follow } => work(session, &name, "drain", "drained", follow).await,
+        HostCommand::Drain { name, follow } => {
+            work(session, &name, "drain", "drained", follow).await?;
+            name_those_that_stay(session, &name, follow).await
+        }
         HostCommand::Undrain { name } => {
             work(session, &name, "undrain", "back to work", FollowOptions::default()).await
         }
@@ -36,6 +39,21 @@ pub async fn run(session: &Session, command: HostCommand, programs: &impl Progra
             apply::delete_named(session, Kind::Host, &names, FollowOptions::default()).await
         }
     }
+}
+
+/// A drained host still has the disks of VMs that do not run.
+async fn name_those_that_stay(session: &Session, host: &str, options: FollowOptions) -> Result<(), Failure> {
+    if options.no_wait {
+        return Ok(());
+    }
+    let vms: Vec<Vm> = session.client()?.list(None).await?;
+    let here = vms.iter().filter(|vm| vm.status.host.as_ref().is_some_and(|at| at.as_str() == host));
+    let staying: Vec<_> = here.filter(|vm| !vm.status.phase.may_execute()).map(Resource::name).collect();
+    if !staying.is_empty() {
+        let names = staying.join(", ");
+        note(&format!("VMs that do not run stay on {host} with their disks: {names}; only a running or paused VM moves"));
+    }
+    Ok(())
 }
 
 /// A verb on a host, followed to its end.
@@ -63,6 +81,7 @@ async fn set(session: &Session, arguments: HostSet) -> Result<(), Failure> {
             host.spec.power = Some(HostPower { driver: PowerDriverKind::Lab, outlet: arguments.outlet });
         }
     }
+    host.spec.watts = arguments.watts.unwrap_or(host.spec.watts);
     for (key, value) in arguments.labels {
         match value {
             Some(value) => host.metadata.labels.0.insert(key, value),

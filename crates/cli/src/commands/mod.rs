@@ -3,6 +3,7 @@
 mod apply;
 mod clusters;
 mod contexts;
+mod energy;
 mod ha;
 mod hosts;
 mod images;
@@ -13,6 +14,7 @@ mod objects;
 mod operations;
 mod policies;
 mod programs;
+mod resource_pools;
 mod routing;
 mod simulate;
 mod snapshots;
@@ -78,11 +80,13 @@ pub async fn dispatch(cli: Cli, programs: &impl Programs) -> Result<(), Failure>
         Command::Host(command) => hosts::run(&session, command, programs).await,
         Command::Cluster(command) => clusters::run(&session, command).await,
         Command::Policy(command) => policies::run(&session, command).await,
+        Command::ResourcePool(command) => resource_pools::run(&session, command).await,
         Command::Operation(command) => operations::run(&session, command).await,
         Command::Event(command) => objects::events(&session, command).await,
         Command::Token(command) => tokens::run(&session, command).await,
         Command::User(command) => users::run(&session, command).await,
         Command::Overview(arguments) => whole::overview(&session, arguments).await,
+        Command::Energy(command) => energy::run(&session, command).await,
         Command::Search(arguments) => whole::search(&session, arguments).await,
         Command::Audit(command) => whole::audit(&session, command).await,
         Command::Context(command) => contexts::run(&session, command),

@@ -1,11 +1,11 @@
 //! `gantry policy …`
 
 use gantry_api::rest::WriteQuery;
-use gantry_types::{MAIN_CLUSTER, Name, Policy, PolicySpec, Problem};
+use gantry_types::{ErrorClass, MAIN_CLUSTER, Name, Policy, PolicySpec, Problem, SchedulePolicy};
 
 use super::{Session, announce, apply, objects};
 use crate::{
-    args::{BalanceSet, FollowOptions, PolicyCommand, PolicySet, PowerSet},
+    args::{BalanceSet, Days, FollowOptions, PolicyCommand, PolicySet, PowerSet, ScheduleSet},
     client::Client,
     exit::Failure,
     follow::follow,
@@ -18,6 +18,7 @@ pub async fn run(session: &Session, command: PolicyCommand) -> Result<(), Failur
         PolicyCommand::Show { name } => objects::show_all::<Policy>(session, &name).await,
         PolicyCommand::Set(PolicySet::Balance(arguments)) => set_balance(session, arguments).await,
         PolicyCommand::Set(PolicySet::Power(arguments)) => set_power(session, arguments).await,
+        PolicyCommand::Set(PolicySet::Schedule(arguments)) => set_schedule(session, arguments).await,
         PolicyCommand::Apply { name, id, follow: options } => {
             let client = session.client()?;
             let operation = client.apply_recommendation(&name, &id).await?;
@@ -74,4 +75,51 @@ async fn set_power(session: &Session, arguments: PowerSet) -> Result<(), Failure
     rule.spare = arguments.spare.unwrap_or(rule.spare);
     rule.hold_down_s = arguments.hold_down.unwrap_or(rule.hold_down_s);
     write(session, &client, &policy, is_new).await
+}
+
+async fn set_schedule(session: &Session, arguments: ScheduleSet) -> Result<(), Failure> {
+    let client = session.client()?;
+    let (mut policy, is_new) = match client.get::<Policy>(arguments.name.as_str()).await {
+        Ok(policy) => (policy, false),
+        Err(problem) if problem.class == ErrorClass::NotFound => (new_schedule(&arguments)?, true),
+        Err(problem) => return Err(problem.into()),
+    };
+    let name = arguments.name.clone();
+    let Some(rule) = policy.spec.schedule.as_mut() else {
+        let detail = format!("policy '{name}' is no schedule, it is for {}", policy.spec.rule());
+        return Err(Problem::conflict("no-schedule", detail).remedy("give the schedule another name").into());
+    };
+    rule.vms = arguments.vms.unwrap_or(std::mem::take(&mut rule.vms));
+    rule.hosts = arguments.hosts.unwrap_or(std::mem::take(&mut rule.hosts));
+    rule.from = arguments.from.unwrap_or(std::mem::take(&mut rule.from));
+    rule.until = arguments.until.unwrap_or(std::mem::take(&mut rule.until));
+    if let Some(Days(days)) = arguments.days {
+        rule.days = days;
+    }
+    rule.max_moves = arguments.max_moves.unwrap_or(rule.max_moves);
+    policy.spec.cluster = arguments.cluster.unwrap_or(policy.spec.cluster);
+    write(session, &client, &policy, is_new).await
+}
+
+fn new_schedule(arguments: &ScheduleSet) -> Result<Policy, Problem> {
+    let needed = |value: &Option<String>, option: &str| {
+        value.clone().ok_or_else(|| {
+            Problem::invalid("invalid-request", format!("schedule '{}' is new and needs {option}", arguments.name))
+                .remedy("give --vms, --hosts, --from and --until; see: gantry policy set schedule --help")
+        })
+    };
+    let rule = SchedulePolicy {
+        vms: needed(&arguments.vms, "--vms")?,
+        hosts: needed(&arguments.hosts, "--hosts")?,
+        from: needed(&arguments.from, "--from")?,
+        until: needed(&arguments.until, "--until")?,
+        days: Vec::new(),
+        max_moves: 2,
+    };
+    let cluster = match &arguments.cluster {
+        Some(cluster) => cluster.clone(),
+        None => MAIN_CLUSTER.parse().map_err(|error| Problem::permanent("invalid-name", format!("{error}")))?,
+    };
+    let spec = PolicySpec { cluster, balance: None, power: None, schedule: Some(rule) };
+    Ok(Policy::new(arguments.name.clone(), spec))
 }

@@ -195,6 +195,7 @@ async fn set(session: &Session, arguments: VmSet) -> Result<(), Failure> {
     if arguments.owner.is_some() || arguments.no_owner {
         vm.spec.owner = arguments.owner;
     }
+    arguments.part.lay_over(&mut vm.spec.resources);
     let ha = &mut vm.spec.ha;
     ha.policy = arguments.ha.map_or(ha.policy, Into::into);
     ha.restarts_per_hour = arguments.ha_restarts.unwrap_or(ha.restarts_per_hour);

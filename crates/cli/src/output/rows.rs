@@ -2,7 +2,7 @@
 
 use gantry_types::{
     AddressSet, ApiToken, ByteSize, Cluster, Event, FloatingIp, Host, HostState, Image, Maintenance, Network,
-    NetworkSubnet, Operation, Policy, Port, Resource, Router, SecurityGroup, Snapshot, StepState, User, Vm, VmPhase,
+    NetworkSubnet, Operation, Policy, Port, Resource, ResourcePool, Router, SecurityGroup, Snapshot, StepState, User, Vm, VmPhase,
 };
 use serde::Serialize;
 
@@ -155,6 +155,40 @@ impl Row for Policy {
 
     fn wide_cells(&self) -> Vec<String> {
         vec![self.metadata.uuid.to_string()]
+    }
+}
+
+impl Row for ResourcePool {
+    const PLURAL_FOR_PEOPLE: &'static str = "resource pools";
+    const HEADERS: &'static [&'static str] =
+        &["NAME", "PARENT", "CLUSTER", "VMS", "CPU-USED", "CPU-SHARES", "CPU-RESERVED", "CPU-LIMIT", "MEMORY", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["MEMORY-RESERVED", "MEMORY-LIMIT", "HOSTS", "UUID"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        let (spec, status) = (&self.spec, &self.status);
+        vec![
+            self.metadata.name.to_string(),
+            or_dash(spec.parent.as_ref()),
+            spec.cluster.to_string(),
+            status.vms.to_string(),
+            format!("{:.0}%", status.cpu_used_percent),
+            spec.cpu.shares.to_string(),
+            format!("{}% of {}%", status.cpu_reserved_percent, spec.cpu.reservation_percent),
+            or_dash(spec.cpu.limit_percent.map(|limit| format!("{limit}%"))),
+            size_or_dash(status.memory_given),
+            age(self.metadata.created_at, around.now),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        let (spec, status) = (&self.spec, &self.status);
+        let hosts: Vec<_> = status.hosts.iter().map(|part| part.host.to_string()).collect();
+        vec![
+            format!("{} of {}", status.memory_reserved.approximate(), spec.memory.reservation.approximate()),
+            or_dash(spec.memory.limit.map(ByteSize::approximate)),
+            hosts.join(","),
+            self.metadata.uuid.to_string(),
+        ]
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gantry_api::rest::{Changed, WriteQuery};
 use gantry_types::{
-    Action, Cluster, ClusterSpec, Host, HostUpdate, MAIN_CLUSTER, Name, Policy, Problem, Resource, Severity,
+    Action, Cluster, ClusterSpec, Host, HostUpdate, MAIN_CLUSTER, Name, Policy, Problem, Resource, ResourcePool, Severity,
 };
 
 use super::{App, Caller, already_exists, check_labels, check_name, check_precondition};
@@ -188,10 +188,12 @@ fn expect_unused(app: &App, cluster: &Cluster) -> Result<(), Problem> {
         return Err(refused("cluster 'main' can't be deleted: hosts that name no cluster belong to it".to_owned())
             .remedy("change it instead: gantry cluster set main"));
     }
-    let (hosts, policies) = app.model.read(|tables| {
+    let (hosts, policies, pools) = app.model.read(|tables| {
         let hosts: Vec<_> = hosts_of(tables, name).map(|host| host.name().to_owned()).collect();
         let policies = tables.policies.values().filter(|policy: &&Arc<Policy>| policy.spec.cluster == *name);
-        (hosts, policies.map(|policy| policy.name().to_owned()).collect::<Vec<_>>())
+        let pools = tables.resource_pools.values().filter(|pool: &&Arc<ResourcePool>| pool.spec.cluster == *name);
+        let pools = pools.map(|pool| pool.name().to_owned()).collect::<Vec<_>>();
+        (hosts, policies.map(|policy| policy.name().to_owned()).collect::<Vec<_>>(), pools)
     });
     let mut users = Vec::new();
     if !hosts.is_empty() {
@@ -200,9 +202,12 @@ fn expect_unused(app: &App, cluster: &Cluster) -> Result<(), Problem> {
     if !policies.is_empty() {
         users.push(format!("policies {}", policies.join(", ")));
     }
+    if !pools.is_empty() {
+        users.push(format!("resource pools {}", pools.join(", ")));
+    }
     if users.is_empty() {
         return Ok(());
     }
     Err(refused(format!("cluster '{name}' is used by {}", users.join(" and ")))
-        .remedy("give its hosts another cluster (gantry host set NAME --cluster main) and delete its policies first"))
+        .remedy("give its hosts another cluster (gantry host set NAME --cluster main) and delete its policies and resource pools first"))
 }

@@ -5,7 +5,7 @@ use gantry_placement::{Explanation, explain};
 use gantry_types::{Problem, Resource, Vm};
 
 use super::{App, Caller};
-use crate::cluster_view::{active_schedules, clusters_for, request_of, snapshot_of};
+use crate::cluster_view::{Loads, active_schedules, clusters_for, request_of, with_snapshot};
 
 /// What placement would say if it were asked now. The VM's own share does not count against it.
 pub fn vm(app: &App, caller: &Caller, name: &str) -> Result<VmExplanation, Problem> {
@@ -18,7 +18,7 @@ pub fn vm(app: &App, caller: &Caller, name: &str) -> Result<VmExplanation, Probl
     let mut hosts = Vec::new();
     let mut chosen = None;
     for cluster in &clusters {
-        let Explanation { chosen: best, hosts: verdicts, .. } = explain(&snapshot_of(app, cluster), &request);
+        let Explanation { chosen: best, hosts: verdicts, .. } = with_snapshot(app, cluster, Loads::Now, |snapshot| explain(snapshot, &request));
         // The first cluster that can take it does.
         let here = chosen.is_none() && best.is_some();
         chosen = chosen.or(best);

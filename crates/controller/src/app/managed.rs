@@ -1,4 +1,4 @@
-//! What the objects that describe networking have in common: checked by themselves and in what they name, written in one
+//! What the objects that describe networks and resource pools have in common: checked by themselves and in what they name, written in one
 //! transaction, and not deleted while others name them.
 //!
 //! All of it happens while nothing else that names or is named is made, changed or deleted ([`App::references`]).
@@ -102,6 +102,7 @@ async fn finish<T: Managed>(
     if !query.dry_run {
         object.metadata_mut().revision = app.commit(change).await?;
         app.wakeups.networks.notify_one();
+        app.wakeups.resources.notify_one();
     }
     Ok(Changed { object: app.model.decorate(&object), operation: None })
 }
@@ -175,6 +176,7 @@ pub async fn delete<T: Managed>(
             if !query.dry_run {
                 app.commit(change).await?;
                 app.wakeups.networks.notify_one();
+                app.wakeups.resources.notify_one();
             }
             Ok(Changed { object: gone, operation: None })
         })

@@ -20,6 +20,7 @@ pub mod overview;
 pub mod policy;
 pub mod pool;
 pub mod port;
+pub(crate) mod resource_pool;
 pub mod router;
 pub mod search;
 mod security_group;
@@ -46,12 +47,13 @@ use crate::{
     access::Access,
     audit::AuditLog,
     clock::Clock,
-    cluster_view::Demands,
+    cluster_view::{ClusterViews, Demands},
     config::Config,
+    energy::EnergyBook,
     history::History,
     image_library::ImageLibrary,
     links::HostLinks,
-    loops::network_distributor::Distributor,
+    loops::{network_distributor::Distributor, resource_distributor::ResourceDistributor},
     model::{Kind, ModelFeed, ReadModel},
     objects::{CHANGED_MEANWHILE, Change, Objects},
     power::PowerDrivers,
@@ -72,10 +74,13 @@ pub struct App {
     pub history: History,
     pub(crate) overviews: Overviews,
     pub audit: AuditLog,
+    pub energy: EnergyBook,
     pub wakeups: Wakeups,
     /// What VMs have used lately.
     pub(crate) demands: Demands,
+    pub(crate) views: ClusterViews,
     pub(crate) distributor: Distributor,
+    pub(crate) resources: ResourceDistributor,
     /// Held from looking at the hosts' room until the model shows what was placed, so that room is given out once.
     pub(crate) placement: Mutex<()>,
     /// Held for reading while an object that names images, networks or clusters is created, for writing while one that
@@ -90,6 +95,7 @@ pub struct Wakeups {
     pub policies: Notify,
     pub stray_vms: Notify,
     pub protection: Notify,
+    pub resources: Notify,
 }
 
 impl App {
@@ -106,6 +112,8 @@ impl App {
         let access = Access::new(config.sessions);
         let audit = AuditLog::open(&config.audit_dir(), config.audit)
             .map_err(|error| directory_problem(&config.audit_dir(), &error))?;
+        let energy = EnergyBook::open(&config.energy_dir(), clock.now())
+            .map_err(|error| directory_problem(&config.energy_dir(), &error))?;
         let app = Arc::new(Self {
             config,
             objects: Objects::new(store),
@@ -118,9 +126,12 @@ impl App {
             history: History::default(),
             overviews: Overviews::default(),
             audit,
+            energy,
             wakeups: Wakeups::default(),
             demands: Demands::default(),
+            views: ClusterViews::default(),
             distributor: Distributor::default(),
+            resources: ResourceDistributor::default(),
             placement: Mutex::default(),
             references: RwLock::default(),
         });
@@ -154,6 +165,11 @@ impl App {
         {
             self.model.overlay_mut(|overlay| overlay.settled(vm.metadata.uuid, host.as_str()));
         }
+    }
+
+    /// Takes in what every VM uses now, for the forecast; the policies' loop does it every few seconds.
+    pub fn sample_demands(&self) {
+        self.demands.sample(self);
     }
 
     /// Gives a new object its uuid and time.

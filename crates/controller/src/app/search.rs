@@ -3,7 +3,7 @@
 //! Every object is looked at: there is no index that could be wrong.
 
 use gantry_api::overview::{Found, Matched, SearchQuery, SearchResult};
-use gantry_types::{Cluster, Host, Image, Network, Policy, Problem, User, Vm};
+use gantry_types::{Cluster, Host, Image, Network, Policy, Problem, ResourcePool, User, Vm};
 
 use super::{App, Caller};
 use crate::model::{Kind, Tables};
@@ -30,6 +30,7 @@ pub fn search(app: &App, caller: &Caller, query: &SearchQuery) -> Result<SearchR
         search.among::<Host>(tables);
         search.among::<Cluster>(tables);
         search.among::<Policy>(tables);
+        search.among::<ResourcePool>(tables);
         search.among::<Image>(tables);
         search.among::<Network>(tables);
         search.among::<User>(tables);

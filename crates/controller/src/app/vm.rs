@@ -21,7 +21,8 @@ pub async fn create(app: &App, caller: &Caller, sent: Vm, query: &WriteQuery) ->
     check_labels(&sent.metadata)?;
     sent.spec.validate()?;
     // What one VM pins another may be asking for at this moment.
-    let pins = sent.spec.nics.iter().any(|nic| nic.address.is_some() || nic.mac.is_some() || nic.port.is_some());
+    let pins = sent.spec.resources.resource_pool.is_some()
+        || sent.spec.nics.iter().any(|nic| nic.address.is_some() || nic.mac.is_some() || nic.port.is_some());
     let _alone = if pins { Some(app.references.write().await) } else { None };
     let _referring = if pins { None } else { Some(app.references.read().await) };
     if let Some(existing) = app.objects.find::<Vm>(sent.name()).await? {
@@ -74,7 +75,12 @@ pub async fn put(app: &App, caller: &Caller, name: &str, sent: Vm, query: &Write
                 return create(app, caller, sent.clone(), query).await;
             };
             check_precondition(&current, &sent.metadata, query)?;
-            let changes_owner = sent.spec.owner != current.spec.owner;
+            let pool = &sent.spec.resources.resource_pool;
+            let grows = sent.spec.resources != current.spec.resources || sent.spec.memory != current.spec.memory;
+            // What is left in a pool is given to one at a time.
+            let takes_room = pool.is_some() && grows;
+            let _alone = if takes_room { Some(app.references.write().await) } else { None };
+            let changes_owner = sent.spec.owner != current.spec.owner && !takes_room;
             let _referring = if changes_owner { Some(app.references.read().await) } else { None };
             let Some(update) = vm_update::plan(app, &current, &sent)? else {
                 return Ok(Changed { object: app.model.decorate(&current), operation: None });
@@ -90,6 +96,9 @@ pub async fn put(app: &App, caller: &Caller, name: &str, sent: Vm, query: &Write
             let changed = finish_change(app, change, vm, operation, query).await?;
             if protection_changed {
                 app.wakeups.protection.notify_one();
+            }
+            if grows {
+                app.wakeups.resources.notify_one();
             }
             Ok(changed)
         })

@@ -1,4 +1,4 @@
-//! Whether what a new VM's spec names exists and fits: image, networks, addresses, host.
+//! Whether what a new VM's spec names exists and fits: image, networks, addresses, resource pool, host.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,11 @@ use std::{
 use gantry_types::{Host, Image, ImagePhase, MacAddress, Name, Network, NicSpec, Port, Problem, User, Vm};
 
 use super::App;
-use crate::{addresses::is_assignable_in, app::port::missing_groups, subnets};
+use crate::{
+    addresses::is_assignable_in,
+    app::{port::missing_groups, resource_pool::wrong_pool},
+    subnets,
+};
 
 /// All that is wrong, field by field. The caller holds `App::references`.
 pub fn check_references(app: &App, vm: &Vm) -> Result<(), Problem> {
@@ -66,6 +70,9 @@ pub fn check_references(app: &App, vm: &Vm) -> Result<(), Problem> {
         for (field, message) in app.model.read(|tables| missing_groups(&at, &nic.security_groups, tables)) {
             problem = problem.field(field, message);
         }
+    }
+    for (field, message) in app.model.read(|tables| wrong_pool(tables, vm)) {
+        problem = problem.field(field, message);
     }
     if let Err(message) = pin_message(app, vm) {
         problem = problem.field("spec.host", message);

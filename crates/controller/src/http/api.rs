@@ -14,6 +14,7 @@ use gantry_api::{
         SetPassword, TicketRequest,
     },
     audit::{AuditPage, AuditQuery},
+    energy::{EnergyQuery, EnergyReport},
     overview::{
         MetricsHistory, MetricsQuery, Overview, OverviewChange, OverviewHosts, OverviewHostsQuery, OverviewQuery,
         SearchQuery, SearchResult,
@@ -27,7 +28,7 @@ use gantry_api::{
 };
 use gantry_types::{
     AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Network, NetworkSubnet, Operation,
-    Policy, Pool, Port, Problem, Resource, SecurityGroup, Snapshot, User as StoredUser, Vm, Volume,
+    Policy, Pool, Port, Problem, Resource, ResourcePool, SecurityGroup, Snapshot, User as StoredUser, Vm, Volume,
 };
 use utoipa::{
     IntoParams, ToSchema,
@@ -99,6 +100,7 @@ fn routes() -> Routes {
     routes = of_snapshots(routes);
     routes = of_storage(routes);
     routes = of_the_rest(routes);
+    routes = managed::<ResourcePool>(routes);
     routes = managed::<NetworkSubnet>(routes);
     routes = managed::<Port>(routes);
     routes = managed::<SecurityGroup>(routes);
@@ -308,6 +310,7 @@ fn of_the_whole(routes: Routes) -> Routes {
     let search = at("/v1/search", "overview", "Objects of all kinds by name, label, address or uuid");
     let of_vm = at("/v1/vms/{name}/metrics", Vm::KIND, "What was measured lately");
     let of_host = at("/v1/hosts/{name}/metrics", Host::KIND, "What was measured lately");
+    let energy = at("/v1/energy", "energy", "What hosts drew, and whose part of it that was");
     let log = at("/v1/audit", "audit", "Who did what, the newest first");
     routes
         .add(whole.query::<OverviewQuery>().answers::<Overview>(200), get(overview::show))
@@ -315,6 +318,7 @@ fn of_the_whole(routes: Routes) -> Routes {
         .add(search.query::<SearchQuery>().answers::<SearchResult>(200), get(overview::find))
         .add(of_vm.query::<MetricsQuery>().answers::<MetricsHistory>(200), get(overview::vm_metrics))
         .add(of_host.query::<MetricsQuery>().answers::<MetricsHistory>(200), get(overview::host_metrics))
+        .add(energy.query::<EnergyQuery>().answers::<EnergyReport>(200), get(overview::energy))
         .add(log.query::<AuditQuery>().answers::<AuditPage>(200), get(audit::list))
 }
 

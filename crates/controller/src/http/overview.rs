@@ -13,6 +13,7 @@ use axum::{
     },
 };
 use futures::{Stream, StreamExt, stream};
+use gantry_api::energy::{EnergyQuery, EnergyReport};
 use gantry_api::overview::{
     HostBar, MetricsHistory, MetricsQuery, Overview, OverviewChange, OverviewHostsQuery, OverviewQuery, SearchQuery,
     SearchResult,
@@ -140,6 +141,16 @@ pub async fn find(
     QueryOf(query): QueryOf<SearchQuery>,
 ) -> Answer<SearchResult> {
     Ok(Json(search::search(&front.app, &caller, &query)?))
+}
+
+pub async fn energy(
+    State(front): State<Shared>,
+    User(caller): User,
+    QueryOf(query): QueryOf<EnergyQuery>,
+) -> Answer<EnergyReport> {
+    let report = tokio::task::spawn_blocking(move || crate::energy::report(&front.app, &caller, &query)).await;
+    let report = report.map_err(|error| Problem::transient("report-failed", format!("no report was made: {error}")))?;
+    Ok(Json(report?))
 }
 
 pub async fn vm_metrics(

@@ -4,6 +4,7 @@
 
 pub mod audit_keeper;
 pub mod cluster_keeper;
+pub mod energy_accountant;
 pub mod event_trimmer;
 pub mod host_failure_detector;
 pub mod intake;
@@ -13,6 +14,7 @@ pub mod observed_vm;
 pub mod policies;
 pub mod pool_keeper;
 pub mod protection_distributor;
+pub mod resource_distributor;
 pub mod router_addresses;
 pub mod stray_vms;
 
@@ -30,10 +32,12 @@ pub async fn run(app: Arc<App>, feed: ModelFeed) {
     tasks.spawn(host_failure_detector::run(Arc::clone(&app)));
     tasks.spawn(network_distributor::run(Arc::clone(&app)));
     tasks.spawn(protection_distributor::run(Arc::clone(&app)));
+    tasks.spawn(resource_distributor::run(Arc::clone(&app)));
     tasks.spawn(stray_vms::run(Arc::clone(&app)));
     tasks.spawn(cluster_keeper::run(Arc::clone(&app)));
     tasks.spawn(policies::run(Arc::clone(&app)));
     tasks.spawn(pool_keeper::run(Arc::clone(&app)));
+    tasks.spawn(energy_accountant::run(Arc::clone(&app)));
     tasks.spawn(audit_keeper::run(Arc::clone(&app)));
     tasks.spawn(event_trimmer::run(app));
     // Each of them runs for ever, so the first to end says that nothing can go on.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gantry_store::KeyValue;
 use gantry_types::{
     AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Name, Network, NetworkSubnet,
-    Operation, Policy, Pool, Port, Problem, Resource, Router, SecurityGroup, Snapshot, User, Vm, Volume,
+    Operation, Policy, Pool, Port, Problem, Resource, ResourcePool, Router, SecurityGroup, Snapshot, User, Vm, Volume,
 };
 
 use super::{Facts, Overlay, Table, Tables, facts};
@@ -156,6 +156,11 @@ kinds! {
         }
     };
     Policy in policies;
+    ResourcePool in resource_pools, lay_over |pool, overlay| {
+        if let Some(status) = overlay.resource_pools.get(pool.name()) {
+            pool.status = status.clone();
+        }
+    };
     Event in events, facts facts::of_event;
     ApiToken in tokens, lay_over |token, _| token.status.hash.clear();
     User in users, lay_over |user, _| user.status.password_hash.clear();

@@ -13,13 +13,16 @@ mod overlay;
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
     mem::discriminant,
-    sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{
+        Arc, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use gantry_api::rest::Change as ChangeKind;
 use gantry_types::{
     AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Network, NetworkSubnet, Operation,
-    Policy, Pool, Port, Problem, Router, SecurityGroup, Snapshot, User, Vm, Volume,
+    Policy, Pool, Port, Problem, ResourcePool, Router, SecurityGroup, Snapshot, User, Vm, Volume,
 };
 use tokio::sync::{broadcast, watch};
 
@@ -53,6 +56,7 @@ pub struct Tables {
     pub volumes: Table<Volume>,
     pub operations: Table<Operation>,
     pub policies: Table<Policy>,
+    pub resource_pools: Table<ResourcePool>,
     pub events: Table<Event>,
     pub tokens: Table<ApiToken>,
     pub users: Table<User>,
@@ -95,6 +99,7 @@ struct State {
 pub struct ReadModel {
     state: RwLock<State>,
     overlay: RwLock<Overlay>,
+    overlay_version: AtomicU64,
     revision: watch::Sender<u64>,
     changes: broadcast::Sender<Arc<ModelChange>>,
 }
@@ -104,6 +109,7 @@ impl ReadModel {
         Self {
             state: RwLock::new(State { tables, revision, recent: VecDeque::new(), recent_after: revision }),
             overlay: RwLock::default(),
+            overlay_version: AtomicU64::new(0),
             revision: watch::Sender::new(revision),
             changes: broadcast::Sender::new(KEPT_CHANGES),
         }
@@ -170,7 +176,18 @@ impl ReadModel {
         look(&self.overlay.read().unwrap_or_else(|e| e.into_inner()))
     }
     pub fn overlay_mut<R>(&self, change: impl FnOnce(&mut Overlay) -> R) -> R {
-        change(&mut self.overlay.write().unwrap_or_else(|e| e.into_inner()))
+        let mut overlay = self.overlay.write().unwrap_or_else(|e| e.into_inner());
+        self.overlay_version.fetch_add(1, Ordering::Release);
+        change(&mut overlay)
+    }
+    /// Grows whenever the overlay may have changed.
+    pub fn overlay_version(&self) -> u64 {
+        self.overlay_version.load(Ordering::Acquire)
+    }
+
+    /// The changes that follow; whoever asks within [`Self::read`] misses none after what it reads.
+    pub fn changes(&self) -> broadcast::Receiver<Arc<ModelChange>> {
+        self.changes.subscribe()
     }
 
     /// All objects of a kind and the changes that follow.

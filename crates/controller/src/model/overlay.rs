@@ -6,7 +6,7 @@ use std::{
 };
 
 use gantry_api::{agent::VmObservation, heartbeat::MemberHealth, storage::PoolReport};
-use gantry_types::{ByteSize, HostMetrics, MigrationProgress, ObjectRef, Progress, Timestamp, VmMetrics};
+use gantry_types::{ByteSize, HostMetrics, MigrationProgress, ObjectRef, Progress, ResourcePoolStatus, Timestamp, VmMetrics};
 use uuid::Uuid;
 
 /// The newest heartbeat of a host.
@@ -36,6 +36,8 @@ pub struct Overlay {
     pub volumes: HashMap<Uuid, ByteSize>,
     /// Moves that are under way, by VM.
     pub migrations: HashMap<Uuid, MigrationProgress>,
+    /// By name: how resource pools are divided.
+    pub resource_pools: HashMap<String, ResourcePoolStatus>,
     /// By operation name.
     pub operations: HashMap<String, Progress>,
     /// The user a VM's QEMU runs as, by host: needed for the VM's port there. Only ever added to by reports, because a

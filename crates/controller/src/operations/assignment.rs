@@ -97,5 +97,6 @@ pub fn assignment(app: &App, vm: &Vm, epoch: u64) -> Result<Assignment, Problem>
         power: vm.spec.power,
         ha: vm.spec.ha.clone(),
         recovery: vm.spec.recovery,
+        resources: vm.spec.resources.clone(),
     })
 }

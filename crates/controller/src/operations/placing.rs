@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use gantry_placement::{Placement, Refusal, Request, place};
-use gantry_types::{Problem, Resource, Vm};
+use gantry_types::{Host, Problem, Resource, ResourcePool, Vm};
 
 use crate::{
     app::App,
-    cluster_view::{active_schedules, clusters_for, heed_schedules, snapshot_of},
+    cluster_view::{Loads, active_schedules, clusters_for, heed_schedules, with_snapshot},
 };
 
 /// The code of the problem that no host can take a VM.
@@ -18,9 +18,10 @@ pub const NO_HOST_FITS: &str = "no-host-fits";
 pub fn choose(app: &App, vm: &Vm, request: &Request) -> Result<Placement, Problem> {
     let mut request = request.clone();
     heed_schedules(&mut request, &active_schedules(app), vm);
+    expect_pools_cluster(app, vm, &request)?;
     let mut refusal = Refusal { refused: BTreeMap::new() };
     for cluster in app.model.read(|tables| clusters_for(tables, vm, request.only.as_ref())) {
-        match place(&snapshot_of(app, &cluster), &request) {
+        match with_snapshot(app, &cluster, Loads::Lately, |snapshot| place(snapshot, &request)) {
             Ok(placement) => return Ok(placement),
             Err(refused) => refusal.refused.extend(refused.refused),
         }
@@ -36,4 +37,25 @@ pub fn choose(app: &App, vm: &Vm, request: &Request) -> Result<Placement, Proble
     Err(Problem::conflict(NO_HOST_FITS, format!("no host can take VM '{}': {refusal}", vm.name()))
         .object(vm.reference())
         .remedy(remedy))
+}
+
+/// A VM that is in a resource pool goes to no other cluster than the pool's.
+fn expect_pools_cluster(app: &App, vm: &Vm, request: &Request) -> Result<(), Problem> {
+    let pool = vm.spec.resources.resource_pool.as_ref().and_then(|pool| app.model.get::<ResourcePool>(pool.as_str()));
+    let host = request.only.as_ref().and_then(|host| app.model.get::<Host>(host.as_str()));
+    let (Some(pool), Some(host)) = (pool, host) else { return Ok(()) };
+    if pool.spec.cluster == host.spec.cluster {
+        return Ok(());
+    }
+    let detail = format!(
+        "VM '{}' is in resource pool '{}' of cluster '{}'; host '{}' is of cluster '{}'",
+        vm.name(),
+        pool.name(),
+        pool.spec.cluster,
+        host.name(),
+        host.spec.cluster
+    );
+    Err(Problem::conflict("other-cluster", detail)
+        .object(vm.reference())
+        .remedy(format!("choose a host of that cluster, or take it out: gantry vm set {} --resource-pool none", vm.name())))
 }

@@ -4,6 +4,7 @@
 //! A driver answers when the power is as was asked. Each call can be repeated. On failure nothing is known, and
 //! `status` tells.
 
+pub mod conformance;
 mod lab;
 
 use std::{path::PathBuf, sync::Arc};

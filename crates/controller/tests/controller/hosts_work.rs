@@ -251,3 +251,15 @@ async fn a_host_that_is_worked_on_is_not_deleted_and_not_uncordoned() {
     assert_eq!(host::delete(app, &caller(), "host-1", &now()).await.expect_err("busy").code(), "host-busy");
     assert_eq!(host_work::undrain(app, &caller(), "host-1", &now()).await.expect_err("busy").code(), "host-busy");
 }
+
+/// The outlets of these tests are what the real ones are.
+#[tokio::test]
+async fn the_fake_outlets_conform() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    let host = world.host("host-2").await;
+    let driver = controller.app.power.of(&host).expect("a driver");
+    gantry_controller::power::conformance::run(&*driver).await.unwrap_or_else(|why| panic!("{why}"));
+    *world.power.refuse.lock().expect("unpoisoned") = Some(Problem::transient("power-strip", "it does not answer"));
+    assert!(driver.off().await.is_err());
+}

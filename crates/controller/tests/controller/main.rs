@@ -4,13 +4,16 @@
 
 mod app;
 mod balancing;
+mod cluster_view;
 mod crashing_store;
+mod energy;
 mod hosts_fail;
 mod hosts_work;
 mod late_reports;
 mod networking;
 mod policies;
 mod protection;
+mod resource_pools;
 mod scenarios;
 mod snapshots;
 mod storage;

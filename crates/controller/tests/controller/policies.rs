@@ -1,11 +1,14 @@
 //! Policies: advice is only written down, acting is done by operations, schedules move and wake, and nothing is done
 //! without a reason.
 
+use std::time::Duration;
+
 use gantry_api::rest::WriteQuery;
 use gantry_controller::{
     Caller,
     app::{cluster, explain, host, host_work, policy, vm},
     loops::policies,
+    objects::Change,
 };
 use gantry_types::{
     Advice, Cluster, ClusterSpec, Event, HostState, Operation, Policy, PolicySpec, Problem, Resource, Vm, VmMetrics,
@@ -155,6 +158,82 @@ async fn a_schedule_wakes_its_hosts_and_moves_its_vms_there() {
     assert_eq!(world.vm("a").await.expect("a VM").status.host, Some(name("host-3")));
     assert_eq!(world.vm("b").await.expect("a VM").status.host, Some(name("host-1")), "it is not mail");
     assert!(look(&controller, "morning").await.status.finding.contains("every VM is where it belongs"));
+}
+
+#[tokio::test]
+async fn a_schedule_wakes_its_hosts_ahead_by_as_long_as_that_takes() {
+    let (world, controller) = busy().await;
+    let app = &controller.app;
+    world.prove_wake(&controller, "host-3").await;
+    let sleeps = host_work::sleep(app, &caller(), "host-3", &now()).await.expect("sleeps").operation.expect("one");
+    world.drive(&controller, &sleeps.metadata.name).await;
+    let took = Duration::from_millis(world.host("host-3").await.status.wake_proof.expect("proved").took_ms);
+    // The minute in which it begins; by then it shall be awake.
+    let minute = |moment: gantry_types::Timestamp| moment.unix_ms() as u64 / 60_000;
+    let begins = minute(app.clock.now()) + 2 + took.as_secs().div_ceil(60);
+    let from = format!("{:02}:{:02}", begins / 60 % 24, begins % 60);
+    let until = format!("{:02}:{:02}", (begins / 60 + 1) % 24, begins % 60);
+    let rule = json!({"schedule": {"vms": "app=mail", "hosts": "rack=a", "from": from, "until": until}});
+    let mut named = world.host("host-3").await;
+    named.metadata.labels.0.insert("rack".into(), "a".into());
+    host::put(app, &caller(), "host-3", named, &now()).await.expect("labelled");
+    policy::create(app, &caller(), policy_of("later", rule), &now()).await.expect("made");
+    let found = look(&controller, "later").await.status;
+    assert!(found.recommendations.is_empty() && found.finding.contains("does not hold now"), "{found:?}");
+    let ahead = Duration::from_millis(begins * 60_000 - app.clock.now().unix_ms() as u64);
+    world.clock.advance(ahead - took);
+    let found = look(&controller, "later").await.status;
+    assert!(found.finding.contains("does not hold yet"), "{found:?}");
+    let wakes = asked_by(&controller, "policy/later");
+    assert_eq!(wakes.len(), 1, "{found:?}");
+    world.drive(&controller, &wakes[0].metadata.name).await;
+    assert_eq!(world.host("host-3").await.status.state, HostState::Ready);
+}
+
+#[tokio::test]
+async fn hosts_are_woken_ahead_of_demand_that_grows() {
+    let (world, controller) = busy().await;
+    let app = &controller.app;
+    cluster::ensure_main(&app.objects, &*app.clock).await.expect("made");
+    world.prove_wake(&controller, "host-3").await;
+    let sleeps = host_work::sleep(app, &caller(), "host-3", &now()).await.expect("sleeps").operation.expect("one");
+    world.drive(&controller, &sleeps.metadata.name).await;
+    // Two processors are awake, one on each host.
+    let mut change = Change::new();
+    for text in ["host-1", "host-2", "host-3"] {
+        let mut host = world.host(text).await;
+        host.status.inventory.as_mut().expect("an inventory").cpu.count = 1;
+        change.update(&host).expect("writable");
+    }
+    let revision = app.objects.commit(change).await.expect("a store");
+    app.model.wait_for(revision).await;
+    let rule = json!({"power": {"mode": "advise", "spare": 0, "interval_s": 60}});
+    policy::create(app, &caller(), policy_of("power", rule), &now()).await.expect("made");
+    let sample = |percent: f64| {
+        app.model.overlay_mut(|overlay| {
+            for metrics in overlay.vm_metrics.values_mut() {
+                metrics.cpu_percent = percent;
+            }
+        });
+        app.sample_demands();
+        world.clock.advance(Duration::from_secs(5));
+    };
+    let wakes = |policy: &Policy| {
+        let advice = policy.status.recommendations.iter().map(|it| it.advice.clone());
+        advice.filter(|advice| matches!(advice, Advice::Wake { host } if host.as_str() == "host-3")).count()
+    };
+    for _ in 0..40 {
+        sample(60.0);
+    }
+    assert_eq!(wakes(&look(&controller, "power").await), 0, "what stays as it is fits");
+    // It grows, and still fits.
+    for at in 0..12 {
+        sample(60.0 + 3.0 * f64::from(at));
+    }
+    let found = look(&controller, "power").await;
+    assert_eq!(wakes(&found), 1, "{found:?}");
+    let reason = &found.status.recommendations[0].reason;
+    assert!(reason.contains("will be wanted"), "{reason}");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use gantry_api::{
         ProtectVm, ReceiveMigration, RevertVm, SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation,
     },
 };
-use gantry_types::{Flow, HostNetworks, Name, PostCopy, Problem};
+use gantry_types::{Flow, HostNetworks, HostResources, Name, PostCopy, Problem, ResourcesReport};
 use uuid::Uuid;
 
 use super::{
@@ -118,6 +118,7 @@ impl HostState {
                 epoch: known.assignment.epoch,
                 power: known.assignment.power,
                 ha: known.assignment.ha.clone(),
+                resources: known.assignment.resources.clone(),
                 ..assignment.clone()
             };
             if same != known.assignment && !matches!(known.guest, Guest::Off { .. }) {
@@ -301,6 +302,12 @@ impl AgentApi for FakeHost {
         })
     }
 
+    async fn apply_resources(&self, resources: &HostResources) -> Result<ResourcesReport, Problem> {
+        self.on_host("apply_resources", |host| {
+            host.resources = resources.clone();
+            Ok(ResourcesReport { enforced: "in memory".to_owned(), problems: Vec::new() })
+        })
+    }
     async fn define_vm(&self, assignment: &Assignment) -> Result<VmObservation, Problem> {
         self.on_host("define_vm", |host| host.define(assignment))
     }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use gantry_api::agent::{Verdict, VmObservation};
-use gantry_types::{HostNetworks, Name, Problem, RecoveryPoint};
+use gantry_types::{HostNetworks, HostResources, Name, Problem, RecoveryPoint};
 use uuid::Uuid;
 
 pub use faults::{Call, Fault, When};
@@ -50,6 +50,7 @@ struct HostState {
     vms: BTreeMap<Uuid, FakeVm>,
     images: BTreeSet<String>,
     networks: HostNetworks,
+    resources: HostResources,
     /// By migration; never forgotten.
     verdicts: BTreeMap<Uuid, Verdict>,
     uids_given: u32,
@@ -171,6 +172,10 @@ impl FakeWorld {
 
     pub fn networks_on(&self, host: &Name) -> HostNetworks {
         self.lock().hosts.get(host).map(|state| state.networks.clone()).unwrap_or_default()
+    }
+
+    pub fn resources_on(&self, host: &Name) -> HostResources {
+        self.lock().hosts.get(host).map(|state| state.resources.clone()).unwrap_or_default()
     }
 
     pub fn images_on(&self, host: &Name) -> BTreeSet<String> {

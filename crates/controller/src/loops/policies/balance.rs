@@ -7,7 +7,10 @@ use gantry_placement::{
 use gantry_types::{Advice, BalancePolicy, Policy};
 
 use super::{Findings, busy_hosts, past_moves, recommendation, under_way};
-use crate::{app::App, cluster_view::snapshot_of};
+use crate::{
+    app::App,
+    cluster_view::{Loads, with_snapshot},
+};
 
 /// Seconds for which a VM does not go back to where it came from, as a multiple of the hold-down.
 const NO_RETURN_FACTOR: u64 = 6;
@@ -26,8 +29,10 @@ pub(super) fn look(app: &App, policy: &Policy, rule: &BalancePolicy) -> Findings
         .into_iter()
         .map(|past| Recent { vm: past.vm, from: past.from, age_s: past.age_s })
         .collect();
-    let snapshot = snapshot_of(app, &policy.spec.cluster);
-    let advice = propose(&snapshot, &settings, &cost(app), &recent, &busy_hosts(app));
+    let (cost, busy) = (cost(app), busy_hosts(app));
+    let advice = with_snapshot(app, &policy.spec.cluster, Loads::Now, |snapshot| {
+        propose(snapshot, &settings, &cost, &recent, &busy)
+    });
     let recommendations: Vec<_> = advice
         .moves
         .into_iter()

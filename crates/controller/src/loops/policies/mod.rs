@@ -16,6 +16,7 @@ use gantry_types::{
     Action, Advice, ErrorClass, Name, Operation, Policy, PolicyMode, PolicyStatus, Problem, Recommendation, Resource,
     Severity,
 };
+use power::lead;
 use uuid::Uuid;
 
 use super::woken;
@@ -35,7 +36,7 @@ pub async fn run(app: Arc<App>) {
         woken(&app, &app.wakeups.policies, TICK).await;
         let now = app.clock.elapsed();
         if now.saturating_sub(sampled) >= SAMPLE_INTERVAL {
-            app.demands.sample(&app);
+            app.sample_demands();
             sampled = now;
         }
         let policies = app.model.list::<Policy>();

@@ -1,6 +1,6 @@
 //! Power management: fewer hosts awake while they are enough, never fewer than the promised failover and the spare.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use gantry_placement::power::{Outlook, Settings, propose};
 use gantry_types::{Advice, Host, HostState, Name, Policy, PowerPolicy, Resource, Selector};
@@ -8,8 +8,11 @@ use gantry_types::{Advice, Host, HostState, Name, Policy, PowerPolicy, Resource,
 use super::{Findings, balance::cost, busy_hosts, past_moves, recommendation, under_way};
 use crate::{
     app::{App, cluster::hosts_of},
-    cluster_view::{active_schedules, snapshot_of},
+    cluster_view::{Loads, schedules_at, with_snapshot},
 };
+
+/// A shorter sleep saves less than going to sleep and waking cost.
+const SLEEP_WORTH: Duration = Duration::from_secs(300);
 
 pub(super) fn look(app: &App, policy: &Policy, rule: &PowerPolicy) -> Findings {
     let cluster = &policy.spec.cluster;
@@ -23,7 +26,13 @@ pub(super) fn look(app: &App, policy: &Policy, rule: &PowerPolicy) -> Findings {
         ..Settings::default()
     };
     let hosts: Vec<_> = app.model.read(|tables| hosts_of(tables, cluster).cloned().collect());
-    let plan = propose(&snapshot_of(app, cluster), &settings, &outlook(app, &hosts, hold_s));
+    let outlook = outlook(app, &hosts, hold_s);
+    let ahead = app.demands.ahead(cluster, lead(&hosts, u64::from(rule.interval_s)));
+    let plan = with_snapshot(app, cluster, Loads::Now, |snapshot| {
+        let expected: f64 = snapshot.vms().filter(|vm| vm.running).map(|vm| vm.request.demand.expected).sum();
+        let demand_factor = if expected > 0.0 { ahead / expected } else { 1.0 };
+        propose(snapshot, &settings, &Outlook { demand_factor, ..outlook })
+    });
     let mut recommendations = Vec::new();
     for step in plan.wake {
         recommendations.push(recommendation(Advice::Wake { host: step.host }, step.reason, 1.0, 0.0));
@@ -36,7 +45,10 @@ pub(super) fn look(app: &App, policy: &Policy, rule: &PowerPolicy) -> Findings {
         let advice = Advice::Move { vm: step.name, from: step.from, to: step.to };
         recommendations.push(recommendation(advice, step.reason, 1.0, 0.0));
     }
-    let scheduled: Vec<Selector> = active_schedules(app).into_iter().map(|(_, _, hosts)| hosts).collect();
+    // A host that is wanted before it could have slept and be back stays awake.
+    let soon = app.clock.now().after(2 * lead(&hosts, u64::from(rule.interval_s)) + SLEEP_WORTH);
+    let scheduled: Vec<Selector> =
+        [app.clock.now(), soon].into_iter().flat_map(|at| schedules_at(app, at)).map(|(_, _, hosts)| hosts).collect();
     for step in plan.sleep {
         let host = hosts.iter().find(|host| host.metadata.name == step.host);
         // A schedule that holds wants it; and what works on it has reasons of its own.
@@ -53,6 +65,13 @@ pub(super) fn look(app: &App, policy: &Policy, rule: &PowerPolicy) -> Findings {
     Findings { finding, recommendations, may_begin }
 }
 
+/// Until a host that is woken now can serve, as the hosts that sleep took last, and until the next look.
+pub(super) fn lead(hosts: &[std::sync::Arc<Host>], interval_s: u64) -> Duration {
+    let asleep = hosts.iter().filter(|host| host.status.state == HostState::Sleeping);
+    let took = asleep.filter_map(|host| Some(host.status.wake_proof.as_ref()?.took_ms)).max().unwrap_or_default();
+    Duration::from_secs(interval_s) + Duration::from_millis(took)
+}
+
 fn outlook(app: &App, hosts: &[std::sync::Arc<Host>], hold_s: u64) -> Outlook {
     let now = app.clock.now();
     let woke = hosts.iter().filter_map(|host| {
@@ -62,7 +81,6 @@ fn outlook(app: &App, hosts: &[std::sync::Arc<Host>], hold_s: u64) -> Outlook {
     let awake_for_s: BTreeMap<Name, u64> = woke.collect();
     let moves = past_moves(app, hold_s);
     Outlook {
-        demand_factor: 1.0,
         moved_s_ago: moves.iter().map(|past| (past.vm, past.age_s)).collect(),
         awake_for_s,
         cost: cost(app).moves,
