@@ -7,7 +7,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -35,6 +38,7 @@ const SAMPLES_REMEMBERED: f64 = 12.0;
 pub struct Demands {
     histories: Mutex<HashMap<Uuid, History>>,
     trends: Mutex<HashMap<Name, (Trend, Duration)>>,
+    samples: AtomicU64,
 }
 
 impl Demands {
@@ -66,6 +70,7 @@ impl Demands {
             }
         });
         drop(histories);
+        self.samples.fetch_add(1, Ordering::Release);
         let now = app.clock.elapsed();
         let mut trends = self.trends.lock().unwrap_or_else(PoisonError::into_inner);
         trends.retain(|cluster, _| used.contains_key(cluster));
@@ -118,7 +123,7 @@ struct Kept {
     snapshot: Snapshot,
     changes: broadcast::Receiver<Arc<ModelChange>>,
     basis: Basis,
-    /// The overlay's version whose figures of use are in it, and when they were taken.
+    /// Which figures of use are in it ([`measurements`]), and when they were taken.
     loads: (u64, Duration),
 }
 
@@ -148,7 +153,7 @@ pub fn with_snapshot<R>(app: &App, cluster: &Name, loads: Loads, look: impl FnOn
         let usable = views.remove(cluster).filter(|kept| kept.basis == basis);
         let mut kept = usable.and_then(|kept| kept.follow(app, tables, cluster, &histories)).unwrap_or_else(|| Kept {
             changes: app.model.changes(),
-            loads: (app.model.overlay_version(), app.clock.elapsed()),
+            loads: (measurements(app), app.clock.elapsed()),
             snapshot: build(app, tables, cluster, &basis, &histories),
             basis,
         });
@@ -183,6 +188,11 @@ impl<'a> Histories<'a> {
         let most = 100.0 * f64::from(vm.spec.cpus);
         self.of_vms.get(&vm.metadata.uuid).map_or(measured, |history| history.demand(&self.usual, most))
     }
+}
+
+/// Grows with everything that is measured.
+fn measurements(app: &App) -> u64 {
+    app.model.overlay_version() + app.demands.samples.load(Ordering::Acquire)
 }
 
 fn build(app: &App, tables: &Tables, cluster: &Name, basis: &Basis, histories: &Histories<'_>) -> Snapshot {
@@ -256,7 +266,7 @@ impl Kept {
     }
 
     fn refresh_loads(&mut self, app: &App, tables: &Tables, wanted: Loads, histories: &Histories<'_>) {
-        let (version, now) = (app.model.overlay_version(), app.clock.elapsed());
+        let (version, now) = (measurements(app), app.clock.elapsed());
         let young = wanted == Loads::Lately && now.saturating_sub(self.loads.1) < LOADS_AGE;
         if self.loads.0 == version || young {
             return;

@@ -11,13 +11,13 @@ use gantry_api::{
     },
     storage::PoolAssignment,
 };
-use gantry_types::{ErrorClass, Name, Problem};
+use gantry_types::{CpuPart, ErrorClass, HostPool, HostResources, MemoryPart, Name, Problem, ResourceWishes};
 use uuid::Uuid;
 
 use crate::storage_conformance::volumes_repeat;
 
 /// The checks, in the order in which [`run`] makes them.
-pub const CHECKS: [&str; 9] = [
+pub const CHECKS: [&str; 10] = [
     "define can be repeated",
     "power can be repeated",
     "a lower epoch is refused",
@@ -27,6 +27,7 @@ pub const CHECKS: [&str; 9] = [
     "a snapshot can be taken and deleted again and again",
     "going back is done once",
     "a volume can be made, attached, grown, detached and deleted again and again",
+    "a host is divided again and again",
 ];
 
 /// Runs all checks with a VM like this one, which must need no image and no network, and in a pool that can be opened.
@@ -43,7 +44,28 @@ pub async fn run(agent: &dyn AgentApi, template: &Assignment, pool: &PoolAssignm
     named(CHECKS[5], unknown_migrations_are_over(agent, &fresh(2)).await)?;
     named(CHECKS[6], snapshots_repeat(agent, &fresh(2)).await)?;
     named(CHECKS[7], reverts_happen_once(agent, &fresh(1)).await)?;
-    named(CHECKS[8], volumes_repeat(agent, &fresh(2), pool).await)
+    named(CHECKS[8], volumes_repeat(agent, &fresh(2), pool).await)?;
+    named(CHECKS[9], divisions_repeat(agent, &fresh(1)).await)
+}
+
+/// Of a host that has this VM, stopped: in a pool, in another, and in none.
+async fn divisions_repeat(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), String> {
+    worked("define", agent.define_vm(vm).await)?;
+    let name = |text: &str| -> Result<Name, String> { text.parse().map_err(|_| "no name".to_owned()) };
+    for pool in [Some(name("gold")?), Some(name("silver")?), None] {
+        let wishes = ResourceWishes { resource_pool: pool.clone(), ..vm.resources.clone() };
+        let part = |name: Name| HostPool { name, parent: None, cpu: CpuPart::default(), memory: MemoryPart::default() };
+        let told = HostResources { pools: pool.map(part).into_iter().collect(), vms: [(vm.uuid, wishes)].into() };
+        for _ in 0..2 {
+            let report = worked("apply_resources", agent.apply_resources(&told).await)?;
+            expect(!report.enforced.is_empty(), "it is not said what is enforced")?;
+            expect(report.problems.is_empty(), format!("a stopped VM has problems: {:?}", report.problems))?;
+        }
+        // Being in a pool is no reason to refuse the same machine.
+        worked("define again", agent.define_vm(vm).await)?;
+    }
+    worked("apply_resources to nothing", agent.apply_resources(&HostResources::default()).await)?;
+    worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)
 }
 
 /// The host that would send.

@@ -4,6 +4,7 @@
 //! file name smuggled into an object gets through.
 
 mod age;
+mod cluster_rows;
 mod describe;
 mod explanation;
 mod load_balancer;

@@ -1,6 +1,8 @@
 //! On this machine's own control groups, as root: every hierarchy is what the trait promises, and processor time is
 //! divided as was asked. What is compared is the groups' own count of processor time, never a clock.
 
+mod guest;
+
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
