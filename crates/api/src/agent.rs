@@ -19,9 +19,8 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use gantry_types::{
     Arch, ByteSize, Display, Firmware, Flow, GuestInfo, HaSpec, HaStatus, HostNetworks, HostResources, MacAddress,
-    MigrationFigures,
-    MigrationPolicy, MigrationProgress, Name, PowerState, Problem, RecoveryPoint, RecoveryPolicy, ResourceWishes,
-    ResourcesReport, VmMetrics,
+    MigrationFigures, MigrationPolicy, MigrationProgress, Name, PowerState, Problem, RecoveryPoint, RecoveryPolicy,
+    ResourceWishes, ResourcesReport, VmMetrics,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

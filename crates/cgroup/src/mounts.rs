@@ -1,10 +1,6 @@
 //! Which controllers this machine has, and where: from `/proc/self/mountinfo` (proc_pid_mountinfo(5), cgroups(7)).
 
-use std::{
-    fs,
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{fs, path::PathBuf, sync::Arc};
 
 use crate::{Hierarchy, unified::Unified, version1};
 

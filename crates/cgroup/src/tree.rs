@@ -58,10 +58,14 @@ struct Claim {
 }
 
 /// The host's groups, outer ones first, the first being the scope itself; and where each VM's group is.
-pub fn tree(resources: &HostResources, members: &[Member], capacity: Capacity) -> (Vec<Group>, BTreeMap<Uuid, PathBuf>) {
+pub fn tree(
+    resources: &HostResources,
+    members: &[Member],
+    capacity: Capacity,
+) -> (Vec<Group>, BTreeMap<Uuid, PathBuf>) {
     let pools: BTreeMap<&Name, &HostPool> = resources.pools.iter().map(|pool| (&pool.name, pool)).collect();
     let wishes = |member: &Member| resources.vms.get(&member.vm).unwrap_or(&member.wishes).clone();
-    let placed: Vec<(Option<Name>, Node)> = members
+    let mut placed: Vec<(Option<Name>, Node)> = members
         .iter()
         .map(|member| {
             let wishes = wishes(member);
@@ -69,13 +73,15 @@ pub fn tree(resources: &HostResources, members: &[Member], capacity: Capacity) -
             (wishes.resource_pool.clone().filter(|pool| pools.contains_key(pool)), vm_node(member, &wishes))
         })
         .collect();
-    let mut placed = placed;
     let children = level(None, &pools, &mut placed, 0);
-    let virtual_cpus: u32 = members.iter().map(|member| member.cpus).sum();
+    // QEMU has work of its own besides.
+    let threads: u32 = members.iter().map(|member| member.cpus + 1).sum();
+    let started_with: u64 = members.iter().map(|member| member.memory_bytes + QEMU_BYTES).sum();
     let whole = Limits {
-        // As much as its virtual processors would have in no group.
-        cpu_weight: (100 * virtual_cpus).clamp(100, 25_600),
-        memory_protected_bytes: 0,
+        // As much as they would have in no group.
+        cpu_weight: (100 * threads).clamp(100, 25_600),
+        // Nothing inside is protected by more than what is around it.
+        memory_protected_bytes: started_with.min(capacity.memory_bytes),
         ..Limits::default()
     };
     let mut groups = vec![Group { path: PathBuf::new(), limits: whole, pid: None }];

@@ -20,8 +20,10 @@ pub(crate) struct Unified {
 
 impl Hierarchy for Unified {
     fn name(&self) -> String {
-        let controllers: Vec<_> =
-            [(self.cpu, "cpu"), (self.memory, "memory")].into_iter().filter_map(|(has, name)| has.then_some(name)).collect();
+        let controllers: Vec<_> = [(self.cpu, "cpu"), (self.memory, "memory")]
+            .into_iter()
+            .filter_map(|(has, name)| has.then_some(name))
+            .collect();
         format!("cgroup v2 ({})", controllers.join(", "))
     }
     fn mount(&self) -> &Path {

@@ -113,7 +113,7 @@ pub enum Loads {
     Lately,
 }
 
-const LOADS_AGE: Duration = Duration::from_secs(1);
+const LOADS_AGE: Duration = Duration::from_secs(5);
 
 /// The snapshot of each cluster, kept up by the model's changes.
 #[derive(Default)]

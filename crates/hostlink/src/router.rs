@@ -143,10 +143,7 @@ async fn remove_image(State(host): State<Host>, Path(digest): Path<String>) -> A
 async fn apply_networks(State(host): State<Host>, Json(networks): Json<HostNetworks>) -> Answer<()> {
     Ok(Json(host.apply_networks(&networks).await?))
 }
-async fn apply_resources(
-    State(host): State<Host>,
-    Json(resources): Json<HostResources>,
-) -> Answer<ResourcesReport> {
+async fn apply_resources(State(host): State<Host>, Json(resources): Json<HostResources>) -> Answer<ResourcesReport> {
     Ok(Json(host.apply_resources(&resources).await?))
 }
 

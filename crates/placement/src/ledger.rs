@@ -143,6 +143,16 @@ impl Ledger {
         self.change(host, request, false);
     }
 
+    /// What a VM there is expected to use has changed; everything else it takes is the same.
+    pub fn expect(&mut self, host: u32, before: &Share, after: &Share) {
+        let row = &mut self.rows[host as usize];
+        // As if it went and came: what is left of one that is alone is exactly zero.
+        let alone = row.vms == 1;
+        let (demand, variance) = (row.demand - before.demand, (row.variance - before.variance).max(0.0));
+        row.demand = if alone { after.demand } else { demand + after.demand };
+        row.variance = if alone { after.variance } else { variance + after.variance };
+    }
+
     /// In an order that does not depend on which came first.
     pub fn rules_in_order(&self) -> impl Iterator<Item = &Marked<VmRule>> {
         self.rule_index.values().map(|at| &self.rules[*at])

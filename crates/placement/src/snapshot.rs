@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::{
     Baseline, Demand, HostFacts, Machine, Request, Settings, VmFacts,
-    ledger::{HostRow, Ledger},
+    ledger::{HostRow, Ledger, Share},
 };
 
 /// In selectors of host rules, the host's name.
@@ -210,12 +210,11 @@ impl Snapshot {
     /// New figures of a VM's use; nothing happens if it is not known.
     pub fn set_demand(&mut self, uuid: Uuid, demand: Demand) {
         let Some(vm) = self.vms.get_mut(&uuid) else { return };
-        for host in vm.at.into_iter().flatten() {
-            self.ledger.give_back(host, &vm.facts.request);
-        }
+        let before = Share::of(&vm.facts.request);
         vm.facts.request.demand = demand;
-        for host in vm.at.into_iter().flatten() {
-            self.ledger.take(host, &vm.facts.request);
+        let after = Share::of(&vm.facts.request);
+        if before != after {
+            vm.hosts().for_each(|host| self.ledger.expect(host, &before, &after));
         }
     }
 

@@ -62,7 +62,8 @@ fn a_reservation_comes_first_and_a_limit_is_never_above_the_one_around_it() {
 #[test]
 fn a_memory_limit_leaves_every_vm_what_it_was_started_with() {
     let memory = MemoryPart { limit: Some(ByteSize::mib(64)), ..MemoryPart::default() };
-    let resources = HostResources { pools: vec![pool("tight", None, CpuPart::default(), memory)], vms: BTreeMap::new() };
+    let resources =
+        HostResources { pools: vec![pool("tight", None, CpuPart::default(), memory)], vms: BTreeMap::new() };
     let (groups, _) = tree(&resources, &[member(1, Some("tight"), 100)], CAPACITY);
     assert_eq!(groups[1].limits.memory_limit_bytes, Some((1 << 30) + QEMU_BYTES));
     let roomy = MemoryPart { limit: Some(ByteSize::gib(8)), ..MemoryPart::default() };

@@ -39,7 +39,9 @@ pub use objects::{
     EventCommand, HostCommand, HostSet, ImageCommand, ImageImport, NetworkCommand, NetworkCreate, OperationCommand,
     PowerChoice, TokenCommand, TokenRole,
 };
-pub use policies::{BalanceSet, ClusterCommand, ClusterSet, Days, Mode, PolicyCommand, PolicySet, PowerSet, ScheduleSet};
+pub use policies::{
+    BalanceSet, ClusterCommand, ClusterSet, Days, Mode, PolicyCommand, PolicySet, PowerSet, ScheduleSet,
+};
 pub use resources::{OrNone, Part, ResourcePoolCommand, ResourcePoolSet};
 pub use routing::{FloatingIpCommand, RouterCommand};
 pub use simulate::{SimulateCommand, SimulateLive, SimulatePlanetlab, SimulateRules};

@@ -97,6 +97,8 @@ pub struct OrNone<T>(pub Option<T>);
 fn or_none<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<OrNone<T>, String> {
     match text {
         "none" => Ok(OrNone(None)),
-        text => text.parse().map(|value| OrNone(Some(value))).map_err(|error: T::Err| format!("{error}, or write none")),
+        text => {
+            text.parse().map(|value| OrNone(Some(value))).map_err(|error: T::Err| format!("{error}, or write none"))
+        }
     }
 }

@@ -42,7 +42,9 @@ fn text(report: &EnergyReport) -> String {
     );
     let estimated = report.rows.iter().any(|row| row.source != EnergySource::Measured);
     let note = match estimated {
-        true => "estimated: by the use of processors and a SPECpower curve; a host's own: gantry host set HOST --watts\n",
+        true => {
+            "estimated: by the use of processors and a SPECpower curve; a host's own: gantry host set HOST --watts\n"
+        }
         false => "",
     };
     table.render(terminal_width()) + &total + note

@@ -1,8 +1,8 @@
 //! Each kind's columns.
 
 use gantry_types::{
-    AddressSet, ApiToken, ByteSize, Event, FloatingIp, Host, HostState, Image, Maintenance, Network,
-    NetworkSubnet, Operation, Port, Resource, Router, SecurityGroup, Snapshot, StepState, User, Vm, VmPhase,
+    AddressSet, ApiToken, ByteSize, Event, FloatingIp, Host, HostState, Image, Maintenance, Network, NetworkSubnet,
+    Operation, Port, Resource, Router, SecurityGroup, Snapshot, StepState, User, Vm, VmPhase,
 };
 use serde::Serialize;
 

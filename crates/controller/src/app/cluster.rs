@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use gantry_api::rest::{Changed, WriteQuery};
 use gantry_types::{
-    Action, Cluster, ClusterSpec, Host, HostUpdate, MAIN_CLUSTER, Name, Policy, Problem, Resource, ResourcePool, Severity,
+    Action, Cluster, ClusterSpec, Host, HostUpdate, MAIN_CLUSTER, Name, Policy, Problem, Resource, ResourcePool,
+    Severity,
 };
 
 use super::{App, Caller, already_exists, check_labels, check_name, check_precondition};

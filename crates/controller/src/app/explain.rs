@@ -18,7 +18,8 @@ pub fn vm(app: &App, caller: &Caller, name: &str) -> Result<VmExplanation, Probl
     let mut hosts = Vec::new();
     let mut chosen = None;
     for cluster in &clusters {
-        let Explanation { chosen: best, hosts: verdicts, .. } = with_snapshot(app, cluster, Loads::Now, |snapshot| explain(snapshot, &request));
+        let Explanation { chosen: best, hosts: verdicts, .. } =
+            with_snapshot(app, cluster, Loads::Now, |snapshot| explain(snapshot, &request));
         // The first cluster that can take it does.
         let here = chosen.is_none() && best.is_some();
         chosen = chosen.or(best);

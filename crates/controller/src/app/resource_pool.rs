@@ -80,7 +80,12 @@ pub(crate) fn vms_within<'a>(tables: &'a Tables, pool: &'a Name) -> impl Iterato
 }
 
 /// What the VMs and pools right inside this one reserve, without the object of this name.
-pub(crate) fn reserved_inside(tables: &Tables, pool: &Name, without_vm: Option<&Name>, without_pool: Option<&Name>) -> Reserved {
+pub(crate) fn reserved_inside(
+    tables: &Tables,
+    pool: &Name,
+    without_vm: Option<&Name>,
+    without_pool: Option<&Name>,
+) -> Reserved {
     let vms = tables.vms.values().filter(|vm| vm.spec.resources.resource_pool.as_ref() == Some(pool));
     let vms = vms.filter(|vm| Some(&vm.metadata.name) != without_vm).map(|vm| Reserved::of_vm(vm));
     let pools = tables.resource_pools.values().filter(|inner| inner.spec.parent.as_ref() == Some(pool));

@@ -125,9 +125,10 @@ impl EnergyBook {
         let step = book.looked.replace(elapsed).map_or(Duration::ZERO, |looked| elapsed.saturating_sub(looked));
         app.model.read(|tables| {
             for host in tables.hosts.values().filter(|host| host.status.state == HostState::Ready) {
-                let vms = tables.vms.values().filter(|vm| {
-                    vm.status.phase.may_execute() && vm.status.host.as_ref() == Some(&host.metadata.name)
-                });
+                let vms = tables
+                    .vms
+                    .values()
+                    .filter(|vm| vm.status.phase.may_execute() && vm.status.host.as_ref() == Some(&host.metadata.name));
                 let vms: Vec<&Vm> = vms.map(|vm| &**vm).collect();
                 account_host(app, &mut book, host, &vms, step);
             }

@@ -177,7 +177,8 @@ async fn tell(app: &App, host: Arc<Host>, resources: HostResources) {
         let told = app.resources.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = told.get(&host.metadata.name);
         let nothing = resources == HostResources::default() && known.is_none();
-        if nothing || known.is_some_and(|known| known.agent_instance == instance && near(&known.resources, &resources)) {
+        if nothing || known.is_some_and(|known| known.agent_instance == instance && near(&known.resources, &resources))
+        {
             return;
         }
     }

@@ -55,7 +55,8 @@ fn expect_pools_cluster(app: &App, vm: &Vm, request: &Request) -> Result<(), Pro
         host.name(),
         host.spec.cluster
     );
-    Err(Problem::conflict("other-cluster", detail)
-        .object(vm.reference())
-        .remedy(format!("choose a host of that cluster, or take it out: gantry vm set {} --resource-pool none", vm.name())))
+    Err(Problem::conflict("other-cluster", detail).object(vm.reference()).remedy(format!(
+        "choose a host of that cluster, or take it out: gantry vm set {} --resource-pool none",
+        vm.name()
+    )))
 }

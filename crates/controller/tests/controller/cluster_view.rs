@@ -12,8 +12,7 @@ use gantry_controller::{
 };
 use gantry_placement::{Request, Snapshot, explain};
 use gantry_types::{
-    Cluster, ClusterSpec, HostMetrics, HostState, Image, Labels, Maintenance, Name, Policy, Vm, VmMetrics,
-    VmPhase,
+    Cluster, ClusterSpec, HostMetrics, HostState, Image, Labels, Maintenance, Name, Policy, Vm, VmMetrics, VmPhase,
 };
 use proptest::prelude::*;
 use serde_json::json;
@@ -71,7 +70,8 @@ async fn happen(controller: &Controller, happening: &Happening) {
             let known = app.objects.find::<Vm>(&text).await.expect("a store");
             let mut vm = known.clone().unwrap_or_else(fresh);
             vm.spec = fresh().spec;
-            vm.metadata.labels = if *labelled { Labels([("app".into(), "web".into())].into()) } else { Labels::default() };
+            vm.metadata.labels =
+                if *labelled { Labels([("app".into(), "web".into())].into()) } else { Labels::default() };
             vm.status.host = at.as_ref().map(host_name);
             vm.status.moving_to = to.as_ref().map(host_name);
             vm.status.phase = *phase;
@@ -105,7 +105,8 @@ async fn happen(controller: &Controller, happening: &Happening) {
         Happening::Schedule(there) => {
             let (who, query) = (Caller::controller(), WriteQuery::default());
             if *there {
-                let rule = json!({"vms": "app=web", "hosts": "gantry.io/name=host-1", "from": "00:00", "until": "00:00"});
+                let rule =
+                    json!({"vms": "app=web", "hosts": "gantry.io/name=host-1", "from": "00:00", "until": "00:00"});
                 let spec = serde_json::from_value(json!({"schedule": rule})).expect("a spec");
                 policy::put(app, &who, "web", Policy::new(name("web"), spec), &query).await.expect("made");
             } else if app.model.get::<Policy>("web").is_some() {

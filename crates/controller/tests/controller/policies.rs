@@ -209,10 +209,12 @@ async fn hosts_are_woken_ahead_of_demand_that_grows() {
     app.model.wait_for(revision).await;
     let rule = json!({"power": {"mode": "advise", "spare": 0, "interval_s": 60}});
     policy::create(app, &caller(), policy_of("power", rule), &now()).await.expect("made");
+    let vms = app.model.list::<Vm>();
     let sample = |percent: f64| {
         app.model.overlay_mut(|overlay| {
-            for metrics in overlay.vm_metrics.values_mut() {
-                metrics.cpu_percent = percent;
+            for vm in &vms {
+                let metrics = VmMetrics { cpu_percent: percent, ..VmMetrics::default() };
+                overlay.vm_metrics.insert(vm.metadata.uuid, metrics);
             }
         });
         app.sample_demands();

@@ -49,9 +49,7 @@ async fn nothing_is_promised_twice() {
     assert_eq!(fields(make(&controller, "all", reserve(1201)).await), ["spec.cpu.reservation_percent"]);
     make(&controller, "gold", reserve(800)).await.expect("fits");
     assert_eq!(fields(make(&controller, "rest", reserve(401)).await), ["spec.cpu.reservation_percent"]);
-    let inside = |cpu: u32, memory: &str| {
-        json!({"parent": "gold", "cpu": {"reservation_percent": cpu}, "memory": {"reservation": memory}})
-    };
+    let inside = |cpu: u32, memory: &str| json!({"parent": "gold", "cpu": {"reservation_percent": cpu}, "memory": {"reservation": memory}});
     assert_eq!(fields(make(&controller, "web", inside(801, "0")).await), ["spec.cpu.reservation_percent"]);
     assert_eq!(fields(make(&controller, "web", inside(0, "2GiB")).await), ["spec.memory.reservation"]);
     make(&controller, "web", inside(300, "512MiB")).await.expect("fits");
@@ -65,10 +63,7 @@ async fn nothing_is_promised_twice() {
         ["spec.resources.resource_pool"]
     );
     make_vm(&controller, "a", asks(200), "64MiB").await.expect("fits");
-    assert_eq!(
-        fields(make_vm(&controller, "b", asks(101), "64MiB").await),
-        ["spec.resources.cpu_reservation_percent"]
-    );
+    assert_eq!(fields(make_vm(&controller, "b", asks(101), "64MiB").await), ["spec.resources.cpu_reservation_percent"]);
     make_vm(&controller, "b", asks(100), "64MiB").await.expect("fits");
     // Nor can the pool have less than was taken.
     assert_eq!(fields(put(&controller, "web", inside(299, "512MiB")).await), ["spec.cpu.reservation_percent"]);

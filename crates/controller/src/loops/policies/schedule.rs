@@ -43,7 +43,9 @@ pub(super) fn look(app: &App, policy: &Policy, rule: &SchedulePolicy) -> Finding
     let misplaced = misplaced(app, policy, &vms, &chosen);
     let busy = busy_hosts(app);
     for (vm, at, to) in &misplaced {
-        let Some(to) = to.as_ref().filter(|to| !busy.contains_key(at) && !busy.contains_key(&to.host)) else { continue };
+        let Some(to) = to.as_ref().filter(|to| !busy.contains_key(at) && !busy.contains_key(&to.host)) else {
+            continue;
+        };
         let reason = format!("schedule '{}' has it on hosts {} now", policy.name(), rule.hosts);
         let advice = Advice::Move { vm: vm.metadata.name.clone(), from: at.clone(), to: to.host.clone() };
         recommendations.push(recommendation(advice, reason, 1.0, 0.0));
@@ -64,7 +66,8 @@ fn misplaced(
 ) -> Vec<(Arc<Vm>, Name, Option<Placement>)> {
     let schedules = active_schedules(app);
     let elsewhere: Vec<(Arc<Vm>, Name, Request)> = app.model.read(|tables| {
-        let matching = tables.vms.values().filter(|vm| vms.matches(&vm.metadata.labels) && vm.status.phase.may_execute());
+        let matching =
+            tables.vms.values().filter(|vm| vms.matches(&vm.metadata.labels) && vm.status.phase.may_execute());
         let found = matching.filter_map(|vm| {
             let at = vm.status.host.clone()?;
             let is_there = chosen.iter().any(|host| host.metadata.name == at);
