@@ -1,5 +1,7 @@
 //! `gantry energy …`
 
+use std::time::Duration;
+
 use gantry_api::energy::{EnergyQuery, EnergyReport};
 use gantry_types::{EnergySource, Timestamp};
 
@@ -7,7 +9,7 @@ use super::Session;
 use crate::{
     args::{EnergyCommand, EnergyReportOf},
     exit::Failure,
-    output::{Table, api_name, now, terminal_width},
+    output::{Table, api_name, duration, now, terminal_width},
 };
 
 pub async fn run(session: &Session, command: EnergyCommand) -> Result<(), Failure> {
@@ -30,7 +32,7 @@ fn text(report: &EnergyReport) -> String {
             if row.name.is_empty() { "(none)".to_owned() } else { row.name.clone() },
             energy(row.energy_wh),
             format!("{:.1} W", row.mean_watts),
-            format!("{:.1} h", row.accounted_s / 3600.0),
+            duration(Duration::from_secs_f64(row.accounted_s)),
             api_name(&row.source),
         ]);
     }
