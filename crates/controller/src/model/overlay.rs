@@ -6,7 +6,9 @@ use std::{
 };
 
 use gantry_api::{agent::VmObservation, heartbeat::MemberHealth, storage::PoolReport};
-use gantry_types::{ByteSize, HostMetrics, MigrationProgress, ObjectRef, Progress, ResourcePoolStatus, Timestamp, VmMetrics};
+use gantry_types::{
+    ByteSize, HostMetrics, MigrationProgress, ObjectRef, Progress, ResourcePoolStatus, Timestamp, VmMetrics,
+};
 use uuid::Uuid;
 
 /// The newest heartbeat of a host.
