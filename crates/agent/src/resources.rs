@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gantry_api::agent::Assignment;
-use gantry_cgroup::{Capacity, Cgroups, Group, Member, tree};
+use gantry_cgroup::{Capacity, Cgroups, Group, Member, scope, tree};
 use gantry_qemu::process::QemuProcess;
 use gantry_types::{HostResources, Name, Problem, ResourcesReport};
 use tokio_util::sync::CancellationToken;
@@ -131,14 +131,6 @@ impl Resources {
         }
         state.report.clone()
     }
-}
-
-/// Unique on this machine: a lab has several hosts on it.
-fn scope(host: &Name, state_dir: &Path) -> String {
-    // FNV-1a: the same in every version of this program, so that an upgrade finds the groups again.
-    let path = state_dir.as_os_str().as_encoded_bytes();
-    let tag = path.iter().fold(0x811c_9dc5_u32, |tag, byte| (tag ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-    format!("gantry-{host}-{tag:08x}")
 }
 
 pub(crate) async fn run(host: Arc<Host>, shutdown: CancellationToken) {

@@ -29,6 +29,8 @@ use std::{
     sync::Arc,
 };
 
+use gantry_types::Name;
+
 pub use hierarchy::Hierarchy;
 pub use mounts::{Support, Version};
 pub use tree::{Capacity, Member, tree};
@@ -68,6 +70,14 @@ pub struct CgroupError {
     pub path: PathBuf,
     #[source]
     pub source: io::Error,
+}
+
+/// The scope of the host whose agent has this state directory: unique on this machine, where a lab has several hosts.
+pub fn scope(host: &Name, state_dir: &Path) -> String {
+    // FNV-1a: the same in every version of this program, so that an upgrade finds the groups again.
+    let path = state_dir.as_os_str().as_encoded_bytes();
+    let tag = path.iter().fold(0x811c_9dc5_u32, |tag, byte| (tag ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    format!("gantry-{host}-{tag:08x}")
 }
 
 /// The groups of one host.

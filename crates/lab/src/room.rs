@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, bail};
+use gantry_cgroup::{Cgroups, scope};
 use serde::Serialize;
 
 use crate::{
@@ -238,6 +239,11 @@ impl Room {
             namespace::remove(&namespace)?;
         }
         cable::remove_operator(self.layout)?;
+        for host in self.hosts() {
+            let name = Layout::host_name(host).parse().context("a host's name")?;
+            // Its agent would find them when it starts again; no agent of this lab will.
+            Cgroups::find(&scope(&name, &self.host_directory(host))).apply(&[]);
+        }
         if !self.record.keep {
             let directory = &self.record.directory;
             fs::remove_dir_all(directory).with_context(|| format!("could not remove {}", directory.display()))?;

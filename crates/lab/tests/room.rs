@@ -1,11 +1,12 @@
 //! A real room (namespaces, cables) without programs in it. Needs root, as the lab itself does.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use gantry_lab::{Room, reserve};
 
 fn ping(room: &Room, from: u8, to: u8) -> bool {
-    let mut ping = room.command(from, std::path::Path::new("ping"));
+    let mut ping = room.command(from, Path::new("ping"));
     let target = room.layout().host_address(to).to_string();
     ping.args(["-c", "1", "-W", "1", &target]).stdout(Stdio::null()).status().is_ok_and(|status| status.success())
 }
@@ -27,10 +28,15 @@ fn a_room_is_built_cut_unplugged_and_leaves_nothing() {
     room.mend(2).expect("mended");
     assert!(ping(&room, 1, 2));
 
-    let mut sleeper = room.command(1, std::path::Path::new("sleep")).arg("600").spawn().expect("a process on host-1");
+    let mut sleeper = room.command(1, Path::new("sleep")).arg("600").spawn().expect("a process on host-1");
     while room.look().hosts[0].processes == 0 {
         std::thread::yield_now();
     }
+    let host = "host-1".parse().expect("a name");
+    let scope = gantry_cgroup::scope(&host, &room.host_directory(1));
+    let groups = gantry_cgroup::Cgroups::find(&scope);
+    let refused = groups.put(Path::new("vm-1"), sleeper.id());
+    assert!(refused.is_empty(), "{refused:?}");
     assert_eq!(room.unplug(1).expect("unplugged"), 1);
     assert!(!sleeper.wait().expect("it ended").success());
     assert_eq!(room.look().hosts[0].processes, 0);
@@ -48,5 +54,8 @@ fn a_room_is_built_cut_unplugged_and_leaves_nothing() {
     assert!(!left.contains(&format!("gl{}-", record.index)), "{left}");
     let links = Command::new("ip").args(["-o", "link"]).output().expect("ip");
     assert!(!String::from_utf8_lossy(&links.stdout).contains(&room.layout().operator_link()));
+    for hierarchy in groups.hierarchies() {
+        assert!(!hierarchy.inside(Path::new("")).contains(&scope), "its control groups are gone");
+    }
     assert!(!record.directory.exists());
 }

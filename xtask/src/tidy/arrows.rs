@@ -59,7 +59,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "gantry-webui",
         ],
     ),
-    ("gantry-lab", &["gantry-network", "gantry-types"]),
+    ("gantry-lab", &["gantry-cgroup", "gantry-types"]),
     ("gantry-cli", &["gantry-api", "gantry-hostlink", "gantry-lab", "gantry-simulate", "gantry-trust", "gantry-types"]),
     ("gantry", &["gantry-agent", "gantry-cli", "gantry-controller", "gantry-lab", "gantry-types"]),
     // checks

@@ -128,7 +128,8 @@ fn status_of(tables: &Tables, overlay: &Overlay, hosts: &[&Arc<Host>], pool: &Re
         if here.is_empty() {
             continue;
         }
-        let sum = |of: &dyn Fn(&Vm) -> f64| here.iter().map(|vm| of(vm)).sum::<f64>();
+        // Not `sum()`, which makes -0 of nothing.
+        let sum = |of: &dyn Fn(&Vm) -> f64| here.iter().fold(0.0, |sum, vm| sum + of(vm));
         let most = sum(&|vm| 100.0 * f64::from(vm.spec.cpus));
         let demand = sum(&|vm| used(vm).max(IDLE_PART * 100.0 * f64::from(vm.spec.cpus)));
         let cpu_reserved = sum(&|vm| f64::from(vm.spec.resources.cpu_reservation_percent));
@@ -166,7 +167,7 @@ fn status_of(tables: &Tables, overlay: &Overlay, hosts: &[&Arc<Host>], pool: &Re
         cpu_reserved_percent: reserved.cpu_percent as u32,
         memory_reserved: ByteSize(reserved.memory),
         memory_given: ByteSize(vms.iter().map(|vm| vm.spec.memory.bytes()).sum()),
-        cpu_used_percent: vms.iter().map(|vm| used(vm)).sum(),
+        cpu_used_percent: vms.iter().fold(0.0, |sum, vm| sum + used(vm)),
         hosts: parts,
     }
 }
