@@ -14,7 +14,7 @@ async fn a_volume_comes_grows_and_goes_and_each_can_be_repeated() {
     let scratch = tempfile::tempdir().expect("tempdir");
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(scratch.path(), open).expect("chmod");
-    let vm = TestVm::incoming(scratch.path(), "vm").await;
+    let vm = TestVm::counting(scratch.path(), "vm").await;
     let path = scratch.path().join("data.qcow2");
     let made =
         std::process::Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(&path).arg("8M").status();
@@ -41,7 +41,7 @@ async fn a_volume_comes_grows_and_goes_and_each_can_be_repeated() {
     let top = nodes.iter().find(|node| node.node_name.as_deref() == Some("v-0123456789abcdef")).expect("the filter");
     assert_eq!(top.image.virtual_size, 16 * MIB, "it never shrinks");
 
-    // Nobody is in there to let it go; a reset does.
+    // The guest knows nothing of it and does not let it go; a reset does.
     for _ in 0..2 {
         assert!(matches!(unplug(&vm.qmp, &volume).await, Err(VolumeError::InUse)));
     }

@@ -104,6 +104,22 @@ fn whole_argument_vector() {
         r#"{"fd":"17","id":"net0","type":"tap"}"#,
         "-device",
         r#"{"driver":"virtio-net-pci","host_mtu":1450,"id":"nic0","mac":"52:54:00:00:00:11","netdev":"net0","romfile":""}"#,
+        "-device",
+        r#"{"addr":"0x18.0","chassis":1,"driver":"pcie-root-port","id":"slot0","multifunction":true,"port":0}"#,
+        "-device",
+        r#"{"addr":"0x18.1","chassis":2,"driver":"pcie-root-port","id":"slot1","port":1}"#,
+        "-device",
+        r#"{"addr":"0x18.2","chassis":3,"driver":"pcie-root-port","id":"slot2","port":2}"#,
+        "-device",
+        r#"{"addr":"0x18.3","chassis":4,"driver":"pcie-root-port","id":"slot3","port":3}"#,
+        "-device",
+        r#"{"addr":"0x18.4","chassis":5,"driver":"pcie-root-port","id":"slot4","port":4}"#,
+        "-device",
+        r#"{"addr":"0x18.5","chassis":6,"driver":"pcie-root-port","id":"slot5","port":5}"#,
+        "-device",
+        r#"{"addr":"0x18.6","chassis":7,"driver":"pcie-root-port","id":"slot6","port":6}"#,
+        "-device",
+        r#"{"addr":"0x18.7","chassis":8,"driver":"pcie-root-port","id":"slot7","port":7}"#,
     ];
     assert_eq!(argv(&machine()), expected);
 }
@@ -230,8 +246,8 @@ proptest! {
 
 #[test]
 fn a_screen_is_a_card_with_keyboard_and_pointer_on_a_socket_and_nothing_else_changes() {
-    let without = argv(&machine());
     for (arch, card) in [(Arch::X86_64, "VGA"), (Arch::Aarch64, "virtio-gpu-pci"), (Arch::Ppc64, "VGA")] {
+        let without = argv(&MachineConfig { arch, ..machine() });
         let with = argv(&MachineConfig { screen: true, arch, ..machine() });
         assert_eq!(with[..without.len()], without[..], "other devices keep their places");
         let added = &with[without.len()..];
