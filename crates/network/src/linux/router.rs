@@ -21,10 +21,13 @@ use crate::router::{Leg, RouterState};
 use crate::ruleset::{self, Family};
 
 const FORWARDING: [&str; 2] = ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"];
-/// Neither do routers check where packets come from, whose way back may be another, nor wait before they use an address.
-const MORE: [(&str, &str); 3] = [
+/// Neither do routers check where packets come from, whose way back may be another, nor wait before they use an address,
+/// nor send guests the shorter way: what a load balancer gives to a member of the same network must pass here.
+const MORE: [(&str, &str); 5] = [
     ("/proc/sys/net/ipv4/conf/all/rp_filter", "0"),
     ("/proc/sys/net/ipv4/conf/default/rp_filter", "0"),
+    ("/proc/sys/net/ipv4/conf/all/send_redirects", "0"),
+    ("/proc/sys/net/ipv4/conf/default/send_redirects", "0"),
     ("/proc/sys/net/ipv6/conf/default/accept_dad", "0"),
 ];
 
