@@ -59,7 +59,7 @@ impl Step for Record {
     }
 }
 
-/// The other hosts hear where the VM is now, while its guest is asked whether it executes.
+/// The other hosts hear where the VM is now; then its guest has to show that it executes.
 pub(super) struct Arrival;
 
 #[async_trait]
@@ -79,9 +79,9 @@ impl Step for Arrival {
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let plan = Plan::need(context)?;
         let vm = context.vm().await?;
-        let (told, liveness) = futures::join!(tell_hosts(context, &plan, &vm), look_for_life(context, &plan, &vm));
-        told?;
-        match liveness? {
+        // First: until then others don't reach the guest. It was asked as soon as it ran, and answers meanwhile.
+        tell_hosts(context, &plan, &vm).await?;
+        match look_for_life(context, &plan, &vm).await? {
             Some(Liveness { alive: false, evidence, .. }) => {
                 // The move itself is done; the last step reports this.
                 context.note(NOT_ALIVE, &evidence)
