@@ -3,20 +3,15 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use gantry_types::{FloatingIp, LoadBalancer, Network, Problem, Resource};
+use gantry_types::{FloatingIp, LoadBalancer, Problem, Resource};
 
 use super::{
     App,
     managed::{Managed, Mistake},
+    own_address,
     router::router_of,
-    vm_references::pinned_addresses,
 };
-use crate::{
-    addresses::{Claim, is_assignable_in, lease, release},
-    model::Tables,
-    objects::Change,
-    subnets,
-};
+use crate::{addresses::is_assignable_in, model::Tables, objects::Change, subnets};
 
 #[async_trait]
 impl Managed for LoadBalancer {
@@ -67,36 +62,14 @@ impl Managed for LoadBalancer {
         if current.is_some() {
             return Ok(());
         }
-        let mut network: Network = app.objects.get(self.spec.network.as_str()).await?;
-        let mut subnets = app.model.read(|tables| subnets::of_network(tables, &network));
-        let is_v4 = self
-            .spec
-            .address
-            .map_or_else(|| subnets.iter().any(|subnet| subnet.cidr.addr().is_ipv4()), |address| address.is_ipv4());
-        subnets.retain(|subnet| subnet.cidr.addr().is_ipv4() == is_v4);
-        let wanted: Vec<_> = self.spec.address.into_iter().collect();
-        let holder = Some(format!("{}/{}", Self::KIND, self.name()));
-        let claim = Claim { port: self.metadata.uuid, vm: None, holder, addresses: &wanted, mac: None };
-        let pinned = pinned_addresses(app, None, &network.metadata.name);
-        let leased = match wanted.iter().find_map(|address| pinned.get(address)) {
-            Some(vm) => Err(format!("it is kept for VM '{vm}', whose spec names it")),
-            None => lease(&mut network, &subnets, &claim, |address| pinned.contains_key(&address)),
-        };
-        let leased = leased.map_err(|message| {
-            Problem::conflict("no-address", format!("load-balancer '{}' gets no address: {message}", self.name()))
-                .remedy("ask for another spec.address, or give the network more: kind subnet")
-        })?;
-        self.status.address = leased.addresses.first().copied();
-        change.update(&network)?;
+        let remedy = "ask for another spec.address, or give the network more: kind subnet";
+        self.status.address =
+            own_address::take(app, self, &self.spec.network, self.spec.address, remedy, change).await?;
         Ok(())
     }
 
     async fn unsettle(&self, app: &App, change: &mut Change) -> Result<(), Problem> {
-        let mut network: Network = app.objects.get(self.spec.network.as_str()).await?;
-        if release(&mut network, &[self.metadata.uuid]) {
-            change.update(&network)?;
-        }
-        Ok(())
+        own_address::give_back(app, self, &self.spec.network, change).await
     }
 
     fn with_status_of(mut self, current: &Self) -> Self {

@@ -17,6 +17,7 @@ pub mod managed;
 pub mod network;
 pub mod operation;
 pub mod overview;
+mod own_address;
 pub mod policy;
 pub mod pool;
 pub mod port;

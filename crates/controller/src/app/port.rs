@@ -8,10 +8,11 @@ use uuid::Uuid;
 use super::{
     App, Caller,
     managed::{Managed, Mistake},
+    own_address,
     vm_references::pinned_addresses,
 };
 use crate::{
-    addresses::{Claim, Leased, is_assignable_in, lease, release},
+    addresses::{Claim, Leased, is_assignable_in, lease},
     model::Tables,
     objects::Change,
     subnets, trace,
@@ -95,11 +96,7 @@ impl Managed for Port {
     }
 
     async fn unsettle(&self, app: &App, change: &mut Change) -> Result<(), Problem> {
-        let mut network: Network = app.objects.get(self.spec.network.as_str()).await?;
-        if release(&mut network, &[self.metadata.uuid]) {
-            change.update(&network)?;
-        }
-        Ok(())
+        own_address::give_back(app, self, &self.spec.network, change).await
     }
 
     fn with_status_of(mut self, current: &Self) -> Self {

@@ -8,10 +8,10 @@ use gantry_types::{FloatingIp, LoadBalancer, Name, Network, NicStatus, Problem, 
 use super::{
     App,
     managed::{Managed, Mistake},
-    vm_references::pinned_addresses,
+    own_address,
 };
 use crate::{
-    addresses::{Claim, lease, release},
+    addresses::release,
     model::Tables,
     objects::Change,
     subnets::{self, overlapping},
@@ -227,36 +227,14 @@ impl Managed for FloatingIp {
         if current.is_some() {
             return Ok(());
         }
-        let mut network: Network = app.objects.get(self.spec.network.as_str()).await?;
-        let mut subnets = app.model.read(|tables| subnets::of_network(tables, &network));
-        let is_v4 = self
-            .spec
-            .address
-            .map_or_else(|| subnets.iter().any(|subnet| subnet.cidr.addr().is_ipv4()), |address| address.is_ipv4());
-        subnets.retain(|subnet| subnet.cidr.addr().is_ipv4() == is_v4);
-        let wanted: Vec<_> = self.spec.address.into_iter().collect();
-        let holder = Some(format!("{}/{}", Self::KIND, self.name()));
-        let claim = Claim { port: self.metadata.uuid, vm: None, holder, addresses: &wanted, mac: None };
-        let pinned = pinned_addresses(app, None, &network.metadata.name);
-        let leased = match wanted.iter().find_map(|address| pinned.get(address)) {
-            Some(vm) => Err(format!("it is kept for VM '{vm}', whose spec names it")),
-            None => lease(&mut network, &subnets, &claim, |address| pinned.contains_key(&address)),
-        };
-        let leased = leased.map_err(|message| {
-            Problem::conflict("no-address", format!("floating-ip '{}' gets no address: {message}", self.name()))
-                .remedy("ask for another address, or delete floating addresses that nobody needs")
-        })?;
-        self.status.address = leased.addresses.first().copied();
-        change.update(&network)?;
+        let remedy = "ask for another address, or delete floating addresses that nobody needs";
+        self.status.address =
+            own_address::take(app, self, &self.spec.network, self.spec.address, remedy, change).await?;
         Ok(())
     }
 
     async fn unsettle(&self, app: &App, change: &mut Change) -> Result<(), Problem> {
-        let mut network: Network = app.objects.get(self.spec.network.as_str()).await?;
-        if release(&mut network, &[self.metadata.uuid]) {
-            change.update(&network)?;
-        }
-        Ok(())
+        own_address::give_back(app, self, &self.spec.network, change).await
     }
 
     fn with_status_of(mut self, current: &Self) -> Self {
