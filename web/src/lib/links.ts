@@ -5,9 +5,6 @@ const PLURALS: Record<string, string> = {
   image: 'images',
   network: 'networks',
   operation: 'operations',
-  snapshot: 'storage',
-  volume: 'storage',
-  pool: 'storage',
   policy: 'policies',
   user: 'users',
 };
