@@ -18,8 +18,7 @@ use gantry_cli::client::Client;
 use gantry_cli::context::Contexts;
 use gantry_lab::{LabRecord, Room};
 use gantry_types::{
-    Arch, ByteSize, Display, Firmware, Host, HostState, MigrationPolicy, Name, NicSpec, Operation, OperationPhase,
-    PowerState, Vm, VmPhase, VmSpec,
+    ByteSize, Host, HostState, MigrationPolicy, Name, NicSpec, Operation, OperationPhase, Vm, VmPhase, VmSpec,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -312,24 +311,10 @@ pub fn host_of(vm: &Vm) -> Result<u8> {
 
 fn guest_spec(workload: &Workload) -> Result<VmSpec> {
     Ok(VmSpec {
-        cpus: 1,
-        memory: ByteSize::mib(128),
         image: Some(GUEST_IMAGE.parse()?),
-        disk: None,
         nics: vec![NicSpec::new("default".parse()?)],
-        arch: Arch::X86_64,
-        cpu_model: None,
-        firmware: Firmware::Bios,
         user_data: Some(workload.user_data()),
-        power: PowerState::Running,
-        host: None,
-        migration: MigrationPolicy::default(),
-        placement: Default::default(),
-        resources: Default::default(),
-        display: Display::None,
-        owner: None,
-        ha: Default::default(),
-        recovery: gantry_types::RecoveryPolicy::default(),
+        ..VmSpec::new(1, ByteSize::mib(128))
     })
 }
 

@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 
 use gantry_placement::{Likeness, MEMORY_RESERVE, Placement, Reason, Refusal, Request, Settings, Snapshot};
-use gantry_types::{
-    Arch, ByteSize, CpuInfo, Display, Firmware, Host, HostSpec, HostState, Inventory, MigrationPolicy, Name, PoolInfo,
-    PowerState, Vm, VmSpec,
-};
+use gantry_types::{Arch, ByteSize, CpuInfo, Host, HostSpec, HostState, Inventory, Name, PoolInfo, Vm, VmSpec};
 use proptest::prelude::*;
 use uuid::Uuid;
 
@@ -54,26 +51,7 @@ fn inventory(host: &mut Host) -> &mut Inventory {
 }
 
 fn vm(id: u128, memory_mib: u64) -> Vm {
-    let spec = VmSpec {
-        cpus: 1,
-        memory: ByteSize::mib(memory_mib),
-        image: None,
-        disk: Some(ByteSize::gib(1)),
-        nics: vec![],
-        arch: Arch::X86_64,
-        cpu_model: None,
-        firmware: Firmware::Bios,
-        user_data: None,
-        power: PowerState::Running,
-        host: None,
-        migration: MigrationPolicy::default(),
-        placement: Default::default(),
-        resources: Default::default(),
-        display: Display::None,
-        owner: None,
-        ha: Default::default(),
-        recovery: gantry_types::RecoveryPolicy::default(),
-    };
+    let spec = VmSpec { disk: Some(ByteSize::gib(1)), ..VmSpec::new(1, ByteSize::mib(memory_mib)) };
     let mut vm = Vm::new(name(&format!("vm-{id}")), spec);
     vm.metadata.uuid = Uuid::from_u128(id);
     vm

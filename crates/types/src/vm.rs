@@ -68,6 +68,30 @@ pub struct VmSpec {
 }
 
 impl VmSpec {
+    /// With the default of everything that a spec need not say.
+    pub fn new(cpus: u32, memory: ByteSize) -> Self {
+        Self {
+            cpus,
+            memory,
+            image: None,
+            disk: None,
+            nics: Vec::new(),
+            arch: Arch::default(),
+            cpu_model: None,
+            firmware: Firmware::default(),
+            user_data: None,
+            power: PowerState::default(),
+            host: None,
+            migration: MigrationPolicy::default(),
+            placement: PlacementRules::default(),
+            resources: ResourceWishes::default(),
+            display: Display::default(),
+            owner: None,
+            ha: HaSpec::default(),
+            recovery: RecoveryPolicy::default(),
+        }
+    }
+
     /// All that is wrong with it by itself, as problem fields; references are the controller's to check.
     pub fn validate(&self) -> Result<(), Problem> {
         let mut problem = Problem::invalid("invalid-vm", "the VM's spec is not valid");
@@ -315,4 +339,15 @@ pub struct VmMetrics {
     /// stands still.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest_clock_lag_ms: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_spec_is_one_that_says_nothing_more() {
+        let said = serde_json::json!({"cpus": 2, "memory": "64MiB"});
+        assert_eq!(serde_json::from_value::<VmSpec>(said).unwrap(), VmSpec::new(2, ByteSize::mib(64)));
+    }
 }

@@ -162,8 +162,6 @@ fn vm_of(arguments: &VmCreate) -> Result<Vm, Problem> {
         })?),
     };
     let spec = VmSpec {
-        cpus: arguments.cpus,
-        memory: arguments.memory,
         image: arguments.image.clone(),
         disk: arguments.disk,
         nics: arguments.networks.clone(),
@@ -173,13 +171,9 @@ fn vm_of(arguments: &VmCreate) -> Result<Vm, Problem> {
         user_data,
         power: if arguments.stopped { PowerState::Stopped } else { PowerState::Running },
         host: arguments.host.clone(),
-        migration: gantry_types::MigrationPolicy::default(),
-        placement: Default::default(),
-        resources: Default::default(),
         display: arguments.display,
         owner: arguments.owner.clone(),
-        ha: Default::default(),
-        recovery: gantry_types::RecoveryPolicy::default(),
+        ..VmSpec::new(arguments.cpus, arguments.memory)
     };
     let mut vm = Vm::new(arguments.name.clone(), spec);
     vm.metadata.labels = Labels(arguments.labels.iter().cloned().collect::<BTreeMap<_, _>>());

@@ -3,10 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use gantry_api::rest::{Changed, WriteQuery};
-use gantry_types::{
-    Arch, ByteSize, Display, ErrorClass, Firmware, Image, ImagePhase, ImageSpec, MigrationPolicy, Name, NicSpec,
-    PowerState, Problem, Resource, Vm, VmSpec,
-};
+use gantry_types::{ByteSize, ErrorClass, Image, ImagePhase, ImageSpec, Name, NicSpec, Problem, Resource, Vm, VmSpec};
 
 use crate::{
     client::Client,
@@ -93,24 +90,9 @@ fn name(text: &str) -> Result<Name, Failure> {
 
 fn sample_vm() -> Result<Vm, Failure> {
     let spec = VmSpec {
-        cpus: 1,
-        memory: ByteSize::mib(256),
         image: Some(name(IMAGE)?),
-        disk: None,
         nics: vec![NicSpec::new(name("default")?)],
-        arch: Arch::X86_64,
-        cpu_model: None,
-        firmware: Firmware::Bios,
-        user_data: None,
-        power: PowerState::Running,
-        host: None,
-        migration: MigrationPolicy::default(),
-        placement: Default::default(),
-        resources: Default::default(),
-        display: Display::None,
-        owner: None,
-        ha: Default::default(),
-        recovery: gantry_types::RecoveryPolicy::default(),
+        ..VmSpec::new(1, ByteSize::mib(256))
     };
     Ok(Vm::new(name(VM)?, spec))
 }
