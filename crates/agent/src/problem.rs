@@ -64,6 +64,9 @@ fn remedy(code: &str, class: ErrorClass) -> &'static str {
         "volume-not-attached" | "volume-not-detached" => {
             "repeat the command; if it fails again, stop the VM: volumes of a stopped VM come and go without its guest"
         }
+        "volume-not-moved" => {
+            "the volume is whole where it was: make room in the other pool (gantry pool list), then move it again"
+        }
         "volume-missing" => "check the file system of the volume's pool: gantry pool list",
         "qemu-not-ended" => "look on the host for a hanging disk or filesystem, then repeat the command",
         "process-not-adopted" => "restart the agent of this host; the VM runs on meanwhile",

@@ -3,7 +3,9 @@
 use async_trait::async_trait;
 use gantry_api::StorageApi;
 use gantry_api::agent::VmObservation;
-use gantry_api::storage::{AttachVolume, PoolAssignment, VolumeAssignment, VolumePlace};
+use gantry_api::storage::{
+    AttachVolume, CopyVolume, MoveVolume, PoolAssignment, VolumeAssignment, VolumeMoveReport, VolumePlace,
+};
 use gantry_storage::{DiskSpec, StorageError};
 use gantry_types::{ErrorClass, PoolHealth, Problem};
 use uuid::Uuid;
@@ -90,6 +92,21 @@ impl StorageApi for Agent {
             return Err(Problem::conflict("volume-in-use", detail).remedy("detach it there first"));
         }
         self.existing(vm).await?.ask(vm, |reply| Command::AttachVolume(Box::new(request.clone()), reply)).await
+    }
+
+    async fn move_volume(&self, vm: Uuid, request: &MoveVolume) -> Result<VolumeMoveReport, Problem> {
+        self.existing(vm).await?.ask(vm, |reply| Command::MoveVolume(request.clone(), reply)).await
+    }
+
+    async fn cancel_volume_move(&self, vm: Uuid, request: &MoveVolume) -> Result<VolumeMoveReport, Problem> {
+        self.existing(vm).await?.ask(vm, |reply| Command::CancelVolumeMove(request.clone(), reply)).await
+    }
+
+    async fn copy_volume(&self, request: &CopyVolume) -> Result<(), Problem> {
+        let (from, what) = (&request.from, volume_named(&request.from));
+        let there = self.host.pools.driver(&request.to);
+        let copied = self.host.pools.driver(&from.pool).copy_to(from.uuid, &*there).await;
+        copied.map_err(|error| pool_problem("volume-not-moved", &what, &error))
     }
 
     async fn detach_volume(&self, vm: Uuid, epoch: u64, volume: Uuid) -> Result<(), Problem> {

@@ -42,6 +42,9 @@ pub mod host {
     pub const POOL_VOLUME_DELETION: &str = "/v1/pools/{pool}/volumes/{volume}/deletion";
     pub const POOL_VOLUME_SIZE: &str = "/v1/pools/{pool}/volumes/{volume}/size";
     pub const POOL_CLOSURE: &str = "/v1/pools/{pool}/closure";
+    pub const POOL_VOLUME_COPY: &str = "/v1/pools/{pool}/volumes/{volume}/copy";
+    pub const VM_VOLUME_MOVE: &str = "/v1/vms/{vm}/volumes/{volume}/move";
+    pub const VM_VOLUME_MOVE_CANCEL: &str = "/v1/vms/{vm}/volumes/{volume}/move/cancel";
     pub const VM_VOLUME: &str = "/v1/vms/{vm}/volumes/{volume}";
 
     pub fn pool(pool: Uuid) -> String {

@@ -298,6 +298,14 @@ pub struct AttachRequest {
     pub vm: Name,
 }
 
+/// `POST /v1/volumes/{name}/migrate`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MigrateVolumeRequest {
+    /// The pool it goes to.
+    pub to: Name,
+}
+
 /// `POST /v1/tokens`
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -30,6 +30,15 @@ pub trait StorageApi: Send + Sync {
     /// The VM has it no more. A running guest has to let it go, which is waited for a little: `volume-in-use` (transient)
     /// if it does not.
     async fn detach_volume(&self, vm: Uuid, epoch: u64, volume: Uuid) -> Result<(), Problem>;
+
+    /// Begins to move a volume that a running VM has to another pool, where there is room for it already, or tells how far
+    /// that is; asked again and again until it has moved. A copy that failed is an error once, and begins anew when asked
+    /// again.
+    async fn move_volume(&self, vm: Uuid, request: &MoveVolume) -> Result<VolumeMoveReport, Problem>;
+    /// Gives the move up, unless it has moved already.
+    async fn cancel_volume_move(&self, vm: Uuid, request: &MoveVolume) -> Result<VolumeMoveReport, Problem>;
+    /// Copies a volume that no running VM has to another pool, where there is room for it already.
+    async fn copy_volume(&self, request: &CopyVolume) -> Result<(), Problem>;
 }
 
 /// A pool as a host gets it.
@@ -75,6 +84,33 @@ pub struct VolumePlace {
 pub struct AttachVolume {
     pub epoch: u64,
     pub volume: VolumeAssignment,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MoveVolume {
+    pub epoch: u64,
+    pub volume: Uuid,
+    pub to: PoolAssignment,
+}
+
+/// How far a move is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeMoveReport {
+    Copying {
+        done_bytes: u64,
+        total_bytes: u64,
+    },
+    /// The VM uses it in the new pool.
+    Moved,
+    /// The VM uses it where it was.
+    Cancelled,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CopyVolume {
+    pub from: VolumeAssignment,
+    pub to: PoolAssignment,
 }
 
 /// A pool as a host finds it.

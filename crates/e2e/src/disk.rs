@@ -59,6 +59,14 @@ pub fn read(disk: &Path) -> Result<SequenceReport> {
     Ok(judge(&bytes))
 }
 
+/// Reads the numbered blocks of a volume that nobody has open; they fill it from its beginning to its size at first.
+pub fn read_whole(volume: &Path) -> Result<SequenceReport> {
+    let scratch = tempfile::tempdir().context("no scratch directory")?;
+    let raw = scratch.path().join("volume.raw");
+    run(Command::new("qemu-img").args(["convert", "-f", "qcow2", "-O", "raw"]).arg(volume).arg(&raw), 0)?;
+    Ok(judge(&fs::read(&raw).with_context(|| format!("cannot read {}", raw.display()))?))
+}
+
 fn judge(bytes: &[u8]) -> SequenceReport {
     let blocks = bytes.as_chunks::<BLOCK_BYTES>().0;
     let count = blocks.len() as u64;

@@ -38,6 +38,8 @@ pub fn guest_image() -> Result<PathBuf> {
 pub struct Workload {
     /// Writes numbered blocks and acknowledges each to this observer.
     pub writes_to: Option<SocketAddr>,
+    /// Writes numbered blocks to its first volume as soon as it has one, and acknowledges each to this observer.
+    pub volume_writes_to: Option<SocketAddr>,
     /// Sends clock ticks to this observer.
     pub ticks_to: Option<SocketAddr>,
     /// Verifies and rewrites this much memory for ever.
@@ -59,6 +61,11 @@ impl Workload {
         }
         if let Some((mib, mib_per_s)) = self.dirty {
             line(format!("wl dirty {mib} {mib_per_s} > /run/dirty.log 2>&1 &"));
+        }
+        if let Some(observer) = self.volume_writes_to {
+            // Behind its own disk and its seed.
+            let wait = "while [ ! -b /dev/vdc ]; do usleep 50000; done";
+            line(format!("({wait}; wl seq /dev/vdc {observer} 2000) > /run/volume.log 2>&1 &"));
         }
         if let Some(observer) = self.ticks_to {
             line(format!("wl clock 5000 {observer} > /run/clock.log 2>&1 &"));

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use gantry_api::{
     StorageApi,
     paths::host as paths,
-    storage::{AttachVolume, PoolAssignment, VolumeAssignment},
+    storage::{AttachVolume, CopyVolume, MoveVolume, PoolAssignment, VolumeAssignment, VolumeMoveReport},
 };
 use gantry_types::Problem;
 use reqwest::Method;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     client::{AgentClient, SLOW, STATE},
-    reply::done,
+    reply::{answer, done},
 };
 
 #[async_trait]
@@ -36,6 +36,18 @@ impl StorageApi for AgentClient {
     }
     async fn attach_volume(&self, vm: Uuid, request: &AttachVolume) -> Result<(), Problem> {
         done(&self.host, self.put(&paths::vm_volume(vm, request.volume.uuid), request, SLOW)).await
+    }
+    async fn move_volume(&self, vm: Uuid, request: &MoveVolume) -> Result<VolumeMoveReport, Problem> {
+        let path = format!("{}/move", paths::vm_volume(vm, request.volume));
+        answer(&self.host, self.post(&path, request, SLOW)).await
+    }
+    async fn cancel_volume_move(&self, vm: Uuid, request: &MoveVolume) -> Result<VolumeMoveReport, Problem> {
+        let path = format!("{}/move/cancel", paths::vm_volume(vm, request.volume));
+        answer(&self.host, self.post(&path, request, SLOW)).await
+    }
+    async fn copy_volume(&self, request: &CopyVolume) -> Result<(), Problem> {
+        let path = format!("{}/copy", paths::pool_volume(request.from.pool.uuid, request.from.uuid));
+        done(&self.host, self.post(&path, request, STATE)).await
     }
     async fn detach_volume(&self, vm: Uuid, epoch: u64, volume: Uuid) -> Result<(), Problem> {
         let request = self.request(Method::DELETE, &paths::vm_volume(vm, volume), SLOW).query(&[("epoch", epoch)]);

@@ -7,7 +7,7 @@ use axum::{
 };
 use gantry_api::{
     paths::host as paths,
-    storage::{AttachVolume, PoolAssignment, VolumeAssignment},
+    storage::{AttachVolume, CopyVolume, MoveVolume, PoolAssignment, VolumeAssignment, VolumeMoveReport},
 };
 use gantry_types::Problem;
 use uuid::Uuid;
@@ -24,6 +24,9 @@ pub(crate) fn routes() -> Router<Host> {
         .route(paths::POOL_VOLUME, put(create_volume))
         .route(paths::POOL_VOLUME_SIZE, put(grow_volume))
         .route(paths::POOL_VOLUME_DELETION, post(delete_volume))
+        .route(paths::POOL_VOLUME_COPY, post(copy_volume))
+        .route(paths::VM_VOLUME_MOVE, post(move_volume))
+        .route(paths::VM_VOLUME_MOVE_CANCEL, post(cancel_volume_move))
         .route(paths::VM_VOLUME, put(attach_volume).delete(detach_volume))
 }
 
@@ -86,4 +89,28 @@ async fn detach_volume(
     Query(query): Query<EpochQuery>,
 ) -> Answer<()> {
     Ok(Json(host.detach_volume(vm, query.epoch, volume).await?))
+}
+async fn move_volume(
+    State(host): State<Host>,
+    Path((vm, volume)): Path<(Uuid, Uuid)>,
+    Json(request): Json<MoveVolume>,
+) -> Answer<VolumeMoveReport> {
+    same("volume", volume, request.volume)?;
+    Ok(Json(host.move_volume(vm, &request).await?))
+}
+async fn cancel_volume_move(
+    State(host): State<Host>,
+    Path((vm, volume)): Path<(Uuid, Uuid)>,
+    Json(request): Json<MoveVolume>,
+) -> Answer<VolumeMoveReport> {
+    same("volume", volume, request.volume)?;
+    Ok(Json(host.cancel_volume_move(vm, &request).await?))
+}
+async fn copy_volume(
+    State(host): State<Host>,
+    Path(ids): Path<(Uuid, Uuid)>,
+    Json(request): Json<CopyVolume>,
+) -> Answer<()> {
+    same_volume(ids, &request.from)?;
+    Ok(Json(host.copy_volume(&request).await?))
 }

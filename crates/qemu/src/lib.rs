@@ -9,6 +9,7 @@
 //! * [`migration`]: source and destination primitives of a move with nothing shared
 //! * [`snapshot`]: states kept inside the disks of a running machine
 //! * [`volume`]: disks that come and go while a machine runs
+//! * [`volume_move`]: such a disk goes to another place under the machine's writes
 //! * [`probe`]: what this machine's QEMU can really do
 //!
 //! Failure behaviour: every error type answers `class()`; nothing is retried in here. A lost
@@ -23,6 +24,7 @@ pub mod qmp;
 pub mod snapshot;
 mod socket;
 pub mod volume;
+pub mod volume_move;
 
 pub use gantry_types::ErrorClass;
 pub use socket::connect_socket;

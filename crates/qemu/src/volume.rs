@@ -27,6 +27,8 @@ pub enum VolumeError {
     Machine(#[from] MachineError),
     #[error("the guest has not let go of it yet")]
     InUse,
+    #[error("it was not copied: {reason}")]
+    Move { reason: String },
 }
 
 impl VolumeError {
@@ -35,6 +37,7 @@ impl VolumeError {
             Self::Qmp(error) => error.class(),
             Self::Machine(error) => error.class(),
             Self::InUse => ErrorClass::Transient,
+            Self::Move { .. } => ErrorClass::Permanent,
         }
     }
 }
@@ -116,7 +119,7 @@ async fn close(qmp: &Qmp, node: &str) -> Result<(), VolumeError> {
 }
 
 /// The places of the volume that QEMU has open.
-async fn nodes_below(qmp: &Qmp, volume: &Volume) -> Result<Vec<String>, VolumeError> {
+pub(crate) async fn nodes_below(qmp: &Qmp, volume: &Volume) -> Result<Vec<String>, VolumeError> {
     let nodes = qmp.execute(QueryNamedBlockNodes { flat: true }).await?;
     let names = nodes.into_iter().filter_map(|node| node.node_name);
     Ok(names.filter(|name| name.starts_with(&volume.format_prefix())).collect())

@@ -213,10 +213,15 @@ async fn every_command_is_in_the_schema() {
             sync,
             copy_mode: MirrorCopyMode::Background,
             speed: 0,
+            replaces: Some(text()),
+            auto_finalize: false,
             auto_dismiss: false,
         });
     }
     schema.check_command(BlockJobCancel { device: text(), force: true });
+    schema.check_command(JobComplete { id: text() });
+    schema.check_command(JobFinalize { id: text() });
+    schema.check_command(JobCancel { id: text() });
     schema.check_command(JobDismiss { id: text() });
     schema.check_command(QueryJobs {});
     let (job_id, tag, vmstate, devices) = (text(), text(), text(), vec![text()]);

@@ -5,7 +5,9 @@ mod support;
 use gantry_qemu::machine::{Arch, Volume};
 use gantry_qemu::qmp::command::{QueryNamedBlockNodes, SystemReset, ThrottleLimits};
 use gantry_qemu::volume::{VolumeError, plug, unplug};
+use gantry_qemu::volume_move::{VolumeMove, advance, finish, give_up, settle};
 use support::TestVm;
+use tokio::time::{Duration, Instant, sleep};
 
 const MIB: u64 = 1 << 20;
 
@@ -52,4 +54,78 @@ async fn a_volume_comes_grows_and_goes_and_each_can_be_repeated() {
     let nodes = vm.qmp.execute(QueryNamedBlockNodes { flat: true }).await.expect("nodes");
     assert!(!nodes.iter().any(|node| node.node_name.as_deref().is_some_and(|name| name.contains("0123456789"))));
     plug(&vm.qmp, Arch::X86_64, &volume, 8 * MIB).await.expect("plugged again");
+}
+
+fn qemu(program: &str, arguments: &[&str]) -> String {
+    let output = std::process::Command::new(program).args(arguments).output().expect(program);
+    assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+async fn until_pending(vm: &TestVm, from: &Volume, to: &Volume) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while advance(&vm.qmp, from, to).await.expect("goes on") != VolumeMove::Pending {
+        assert!(Instant::now() < deadline, "it does not catch up");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_volume_moves_there_and_back_and_an_interrupted_decision_is_kept() {
+    let scratch = tempfile::tempdir().expect("tempdir");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(scratch.path(), open).expect("chmod");
+    let vm = TestVm::incoming(scratch.path(), "vm").await;
+    let at = |place: &str| {
+        let path = scratch.path().join(format!("{place}.qcow2"));
+        let text = path.to_str().expect("text");
+        qemu("qemu-img", &["create", "-q", "-f", "qcow2", text, "8M"]);
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("chmod");
+        Volume {
+            id: "0123456789abcdef".to_owned(),
+            place: place.to_owned(),
+            serial: "data".to_owned(),
+            slot: 0,
+            path,
+            direct_io: false,
+            discard: true,
+            limits: ThrottleLimits::default(),
+        }
+    };
+    let (one, other) = (at("one"), at("other"));
+    qemu("qemu-io", &["-f", "qcow2", "-c", "write -P 7 1M 2M", one.path.to_str().expect("text")]);
+    plug(&vm.qmp, Arch::X86_64, &one, 8 * MIB).await.expect("plugged");
+    let uses = async |volume: &Volume| {
+        let nodes = vm.qmp.execute(QueryNamedBlockNodes { flat: true }).await.expect("nodes");
+        let names: Vec<_> = nodes.into_iter().filter_map(|node| node.node_name).collect();
+        assert!(names.contains(&volume.format_node()), "{names:?}");
+        assert_eq!(names.iter().filter(|name| name.starts_with("vf-")).count(), 1, "{names:?}");
+    };
+
+    // Given up at the last moment, it stays where it was.
+    until_pending(&vm, &one, &other).await;
+    for _ in 0..2 {
+        give_up(&vm.qmp, &one, &other).await.expect("given up");
+    }
+    uses(&one).await;
+    // Interrupted at the last moment, what is noted decides.
+    until_pending(&vm, &one, &other).await;
+    settle(&vm.qmp, &one).await.expect("settled");
+    uses(&one).await;
+    until_pending(&vm, &one, &other).await;
+    settle(&vm.qmp, &other).await.expect("settled");
+    uses(&other).await;
+    settle(&vm.qmp, &other).await.expect("nothing to settle");
+    // And back, which closes what the first move had opened.
+    until_pending(&vm, &other, &one).await;
+    for _ in 0..2 {
+        finish(&vm.qmp, &other, &one).await.expect("finished");
+    }
+    uses(&one).await;
+    vm.qmp.execute(SystemReset {}).await.expect("reset");
+    for volume in [&one, &other] {
+        let read = ["-f", "qcow2", "-U", "-r", "-c", "read -P 7 1M 2M", volume.path.to_str().expect("text")];
+        let seen = qemu("qemu-io", &read);
+        assert!(!seen.contains("fail"), "{}: {seen}", volume.place);
+    }
 }

@@ -109,6 +109,19 @@ impl DirPool {
         self.run_as_owner(disk, &["resize", "-q"], &[&size], "growing disk").await
     }
 
+    /// Copies a disk into another file of the same owner and size. What was there is overwritten, and on disk afterwards.
+    pub(crate) async fn copy_disk(&self, disk: Uuid, to: &std::path::Path) -> Result<(), StorageError> {
+        let target = to.to_string_lossy();
+        let before = ["convert", "-n", "-q", "-t", "writeback", "-O", "qcow2"];
+        self.run_as_owner(disk, &before, &[&target], "copying disk").await?;
+        let path = to.to_owned();
+        blocking(move || {
+            let synced = File::open(&path).and_then(|file| file.sync_all());
+            synced.map_err(StorageError::io("copying disk", &path))
+        })
+        .await
+    }
+
     /// Runs `qemu-img` with the disk between these arguments.
     async fn run_as_owner(
         &self,

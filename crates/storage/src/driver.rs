@@ -28,6 +28,8 @@ pub trait PoolDriver: Send + Sync + std::fmt::Debug {
     async fn grow(&self, volume: Uuid, size_bytes: u64) -> Result<DiskInfo, StorageError>;
     /// Lets this user, and no other, open it; nobody without one.
     async fn give(&self, volume: Uuid, owner_uid: Option<u32>) -> Result<DiskInfo, StorageError>;
+    /// Copies its content to the same volume of another pool, which is there with this size. No QEMU may have either open.
+    async fn copy_to(&self, volume: Uuid, other: &dyn PoolDriver) -> Result<(), StorageError>;
     /// Deletes it; one that is not there is fine. No QEMU may have it open.
     async fn delete(&self, volume: Uuid) -> Result<(), StorageError>;
 

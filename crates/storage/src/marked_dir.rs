@@ -9,7 +9,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -275,6 +275,21 @@ impl PoolDriver for MarkedDir {
         })
         .await?;
         Ok(found)
+    }
+
+    async fn copy_to(&self, volume: Uuid, other: &dyn PoolDriver) -> Result<(), StorageError> {
+        let (from, to) = (self.there(volume).await?, other.find(volume).await?);
+        let to = to.ok_or(StorageError::DiskMissing { disk: volume })?;
+        if from.size_bytes != to.size_bytes {
+            return Err(StorageError::DiskConflict {
+                disk: volume,
+                found: format!("{} bytes", to.size_bytes),
+                wanted: format!("{} bytes", from.size_bytes),
+            });
+        }
+        let owner = fs::metadata(&from.path).map_err(StorageError::io("copying disk", &from.path))?.uid();
+        other.give(volume, Some(owner)).await?;
+        self.inside().await?.copy_disk(volume, &to.path).await
     }
 
     async fn delete(&self, volume: Uuid) -> Result<(), StorageError> {

@@ -176,3 +176,34 @@ async fn a_full_and_a_read_only_file_system_are_told_apart() {
     assert!(found.health == PoolHealth::ReadOnly && found.reason.is_some(), "{found:?}");
     assert_eq!(fault(&dir(place.path(), 1)).await.0, PoolHealth::ReadOnly);
 }
+
+fn on(path: &Path, commands: &[&str]) {
+    let mut program = std::process::Command::new("qemu-io");
+    program.args(["-f", "qcow2"]);
+    commands.iter().for_each(|command| _ = program.args(["-c", command]));
+    let output = program.arg(path).output().unwrap();
+    assert!(output.status.success() && !String::from_utf8_lossy(&output.stdout).contains("fail"), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_copy_in_another_pool_is_the_same_whatever_was_there() {
+    let place = directory();
+    let (one, other) = (dir(&place.path().join("one"), 1), dir(&place.path().join("other"), 2));
+    for pool in [&one, &other] {
+        pool.open().await.unwrap();
+        pool.create(&spec(1, 4 * MIB)).await.unwrap();
+    }
+    let volume = Uuid::from_u128(1);
+    on(&one.file(volume), &["write -P 7 0 64k", "write -P 8 2M 1M"]);
+    // What an attempt left that was interrupted.
+    on(&other.file(volume), &["write -P 9 1M 2M"]);
+    one.give(volume, Some(OWNER)).await.unwrap();
+    for _ in 0..2 {
+        one.copy_to(volume, &other).await.unwrap();
+        on(&other.file(volume), &["read -P 7 0 64k", "read -P 0 64k 1984k", "read -P 8 2M 1M", "read -P 0 3M 1M"]);
+    }
+    other.grow(volume, 8 * MIB).await.unwrap();
+    assert_eq!(one.copy_to(volume, &other).await.unwrap_err().class(), ErrorClass::Conflict);
+    other.delete(volume).await.unwrap();
+    assert_eq!(one.copy_to(volume, &other).await.unwrap_err().class(), ErrorClass::NotFound);
+}

@@ -84,6 +84,10 @@ pub enum Action {
         vm: Name,
     },
     VolumeDetach,
+    /// Moves it to another pool, while its guest writes.
+    VolumeMigrate {
+        to: Name,
+    },
     /// Makes a volume as large as its spec says, with its limits.
     VolumeUpdate,
     /// Move all VMs away; nothing is placed there until it is undrained.
@@ -132,6 +136,7 @@ impl Action {
             Self::VolumeDelete => "volume-delete",
             Self::VolumeAttach { .. } => "volume-attach",
             Self::VolumeDetach => "volume-detach",
+            Self::VolumeMigrate { .. } => "volume-migrate",
             Self::VolumeUpdate => "volume-update",
             Self::HostDrain => "host-drain",
             Self::HostSleep => "host-sleep",

@@ -164,6 +164,8 @@ impl VmTask {
             }
             Command::Revert(request, reply) => drop(reply.send(self.revert(request).await)),
             Command::AttachVolume(request, reply) => drop(reply.send(self.attach_volume(*request).await)),
+            Command::MoveVolume(request, reply) => drop(reply.send(self.move_volume(request).await)),
+            Command::CancelVolumeMove(request, reply) => drop(reply.send(self.cancel_volume_move(request).await)),
             Command::DetachVolume { epoch, volume, reply } => {
                 drop(reply.send(self.detach_volume(epoch, volume).await));
             }

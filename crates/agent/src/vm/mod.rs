@@ -36,6 +36,7 @@ mod recover;
 mod revert;
 mod screen;
 mod snapshots;
+mod volume_move;
 mod volumes;
 
 use std::future::Future;
@@ -46,7 +47,7 @@ use gantry_api::agent::{
     Assignment, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration, RevertVm, SendMigration,
     TakeSnapshot, TakenSnapshot, Verdict, VmObservation, VmRunState,
 };
-use gantry_api::storage::AttachVolume;
+use gantry_api::storage::{AttachVolume, MoveVolume, VolumeMoveReport};
 use gantry_types::{Flow, GuestInfo, MigrationFigures, MigrationProgress, Problem, Timestamp, VmMetrics};
 use tokio::sync::{Notify, futures::Notified, mpsc, oneshot};
 use uuid::Uuid;
@@ -85,6 +86,8 @@ pub(crate) enum Command {
     },
     Revert(RevertVm, Reply<VmObservation>),
     AttachVolume(Box<AttachVolume>, Reply<()>),
+    MoveVolume(MoveVolume, Reply<VolumeMoveReport>),
+    CancelVolumeMove(MoveVolume, Reply<VolumeMoveReport>),
     DetachVolume {
         epoch: u64,
         volume: Uuid,

@@ -27,6 +27,7 @@ impl VmTask {
                 self.listen_again().await;
                 self.look_at_status().await;
                 self.write_process().await;
+                self.settle_volume_moves().await;
             }
             Ok(Adopted::Deaf(process)) => self.run = Run::Deaf(process),
             Ok(Adopted::Gone) => {}

@@ -87,7 +87,7 @@ impl VmTask {
         }
     }
 
-    fn check_volume_change(&self, epoch: u64) -> Result<(), Problem> {
+    pub(super) fn check_volume_change(&self, epoch: u64) -> Result<(), Problem> {
         self.check_epoch(epoch)?;
         self.check_not_moving()?;
         self.check_no_snapshot_at_work()?;
@@ -108,7 +108,7 @@ impl VmTask {
     }
 }
 
-async fn give(host: &Host, volume: &VolumeAssignment, uid: Option<u32>, what: &str) -> Result<(), Problem> {
+pub(super) async fn give(host: &Host, volume: &VolumeAssignment, uid: Option<u32>, what: &str) -> Result<(), Problem> {
     let given = host.pools.driver(&volume.pool).give(volume.uuid, uid).await;
     given.map(drop).map_err(|error| pool_problem("volume-missing", what, &error))
 }
@@ -123,7 +123,7 @@ pub(super) async fn prepare(host: &Host, record: &Record) -> Result<Vec<Volume>,
     Ok(assignment.volumes.iter().map(|volume| describe(host, volume)).collect())
 }
 
-fn describe(host: &Host, volume: &VolumeAssignment) -> Volume {
+pub(super) fn describe(host: &Host, volume: &VolumeAssignment) -> Volume {
     let path = host.pools.driver(&volume.pool).file(volume.uuid);
     let direct_io = volume.cache == CacheMode::None
         && path.parent().is_some_and(|directory| direct_io_works(directory).unwrap_or(false));

@@ -109,6 +109,16 @@ pub enum VolumeCommand {
         #[command(flatten)]
         follow: FollowOptions,
     },
+    /// Move a volume to another pool that its VM's host reaches, while the guest writes
+    Migrate {
+        /// The volume's name
+        name: String,
+        /// The pool it goes to: gantry pool list
+        #[arg(long, value_name = "POOL")]
+        to: Name,
+        #[command(flatten)]
+        follow: FollowOptions,
+    },
     /// Grow a volume or change its limits, also while it is in use
     Set(VolumeSet),
     /// Delete volumes that no VM has

@@ -13,9 +13,9 @@ use gantry_api::audit::{AuditPage, AuditQuery};
 use gantry_api::energy::{EnergyQuery, EnergyReport};
 use gantry_api::overview::{Overview, SearchQuery, SearchResult};
 use gantry_api::rest::{
-    AttachRequest, CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, ListQuery, MigrateRequest, Page,
-    RebootRequest, RecoverRequest, RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, Version,
-    VmExplanation, WriteQuery,
+    AttachRequest, CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, ListQuery, MigrateRequest,
+    MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RevertRequest, StopRequest, Trace, TraceQuery,
+    UpdateClusterRequest, Version, VmExplanation, WriteQuery,
 };
 use gantry_hostlink::{answer, causes, checked};
 use gantry_trust::{ClientConfig, ExpectedPeer, TrustError, WebSocket};
@@ -130,6 +130,13 @@ impl Client {
     }
     pub async fn attach(&self, volume: &str, request: &AttachRequest) -> Result<Changed<Volume>, Problem> {
         answer(&self.peer, self.verb(&format!("{}/attach", object_path::<Volume>(volume)?), request)).await
+    }
+    pub async fn migrate_volume(
+        &self,
+        volume: &str,
+        request: &MigrateVolumeRequest,
+    ) -> Result<Changed<Volume>, Problem> {
+        answer(&self.peer, self.verb(&format!("{}/migrate", object_path::<Volume>(volume)?), request)).await
     }
     pub async fn detach(&self, volume: &str) -> Result<Changed<Volume>, Problem> {
         answer(&self.peer, self.verb(&format!("{}/detach", object_path::<Volume>(volume)?), &())).await

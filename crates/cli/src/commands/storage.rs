@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gantry_api::rest::{AttachRequest, Changed, WriteQuery};
+use gantry_api::rest::{AttachRequest, Changed, MigrateVolumeRequest, WriteQuery};
 use gantry_types::{Labels, Pool, PoolSpec, Resource, Volume, VolumeLimits, VolumeSpec};
 
 use super::{Session, announce, apply, carry_out, networking::change, objects};
@@ -82,6 +82,12 @@ pub async fn volumes(session: &Session, command: VolumeCommand) -> Result<(), Fa
             let client = session.client()?;
             let changed = client.detach(&name).await?;
             finish(session, &client, changed, follow, ("detached", "is being detached")).await
+        }
+        VolumeCommand::Migrate { name, to, follow } => {
+            let client = session.client()?;
+            let done = format!("is in pool/{to}");
+            let changed = client.migrate_volume(&name, &MigrateVolumeRequest { to }).await?;
+            finish(session, &client, changed, follow, (&done, "is being moved")).await
         }
         VolumeCommand::Set(arguments) => set_volume(session, arguments).await,
         VolumeCommand::Delete { names, follow } => apply::delete_named(session, Kind::Volume, &names, follow).await,

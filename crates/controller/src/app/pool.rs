@@ -218,6 +218,24 @@ pub(crate) fn leave_with(tables: &Tables, host: &Host, change: &mut Change) -> R
     Ok(())
 }
 
+/// A host that answers and reaches both pools.
+///
+/// # Errors
+/// `pool-not-reached` if there is none.
+pub(crate) fn common_host(app: &App, one: &Pool, other: &Pool) -> Result<Name, Problem> {
+    let answers = |host: &&Name| {
+        let host = app.model.get::<Host>(host.as_str());
+        host.is_some_and(|host| host.status.state == HostState::Ready)
+    };
+    let found = one.spec.hosts.iter().filter(|host| other.is_at(host)).find(answers);
+    found.cloned().ok_or_else(|| {
+        let detail = format!("no host that answers reaches both pool '{}' and pool '{}'", one.name(), other.name());
+        Problem::conflict("pool-not-reached", detail)
+            .object(other.reference())
+            .remedy("choose a pool of the same host: gantry pool list")
+    })
+}
+
 /// A pool that takes volumes.
 pub(crate) fn find_ready(tables: &Tables, name: &Name) -> Result<std::sync::Arc<Pool>, String> {
     match tables.pools.get(name.as_str()) {

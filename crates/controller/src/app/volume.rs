@@ -2,10 +2,10 @@
 //! operation is the VM's, too, so that nothing else happens to the VM meanwhile.
 
 use gantry_api::{
-    rest::{AttachRequest, Changed, WriteQuery},
+    rest::{AttachRequest, Changed, MigrateVolumeRequest, WriteQuery},
     storage::VolumeAssignment,
 };
-use gantry_types::{Action, Pool, Problem, Resource, VOLUMES_PER_VM_MAX, Vm, VmPhase, Volume, VolumePhase};
+use gantry_types::{Action, Pool, Problem, Resource, VOLUMES_PER_VM_MAX, Vm, VmPhase, Volume, VolumePhase, VolumeSpec};
 
 use super::{App, Caller, already_exists, check_labels, check_name, check_precondition, pool, vm};
 use crate::{
@@ -177,6 +177,44 @@ pub async fn attach(
             volume.status.phase = VolumePhase::Attaching;
             volume.status.reason = None;
             launch(app, caller, volume, Action::VolumeAttach { vm: request.vm.clone() }, None, query).await
+        })
+        .await
+}
+
+/// Moves it to another pool, while its guest writes if it has a VM that runs.
+pub async fn migrate(
+    app: &App,
+    caller: &Caller,
+    name: &str,
+    request: &MigrateVolumeRequest,
+    query: &WriteQuery,
+) -> Result<Changed<Volume>, Problem> {
+    caller.may_change()?;
+    // Alone: what a pool may promise is promised once, and the pool is not deleted meanwhile.
+    let _alone = app.references.write().await;
+    app.objects
+        .racing(|| async {
+            let current: Volume = app.objects.get(name).await?;
+            check_precondition(&current, &current.metadata, query)?;
+            if current.spec.pool == request.to && current.status.operation.is_none() {
+                return Ok(Changed { object: app.model.decorate(&current), operation: None });
+            }
+            expect_phase(&current, &[VolumePhase::Ready, VolumePhase::Attached], "move")?;
+            let wrong = |message: String| {
+                Problem::invalid("invalid-request", format!("volume '{name}' can't be moved")).field("to", message)
+            };
+            let to = app.model.read(|tables| pool::find_ready(tables, &request.to)).map_err(wrong)?;
+            pool::check_promise(app, &to, current.spec.size.bytes()).map_err(wrong)?;
+            if let Some(vm) = &current.status.vm {
+                let vm: Vm = app.objects.get(vm.as_str()).await?;
+                let there =
+                    Volume { spec: VolumeSpec { pool: request.to.clone(), ..current.spec.clone() }, ..current.clone() };
+                expect_reached(app, &there, &vm)?;
+            } else {
+                let from: Pool = app.objects.get(current.spec.pool.as_str()).await?;
+                pool::common_host(app, &from, &to)?;
+            }
+            launch(app, caller, current, Action::VolumeMigrate { to: request.to.clone() }, None, query).await
         })
         .await
 }

@@ -22,8 +22,9 @@ use gantry_api::{
     paths,
     rest::{
         AttachRequest, CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, JoinRequest, JoinResponse,
-        ListQuery, MigrateRequest, Page, RebootRequest, RecoverRequest, RevertRequest, StopRequest, Trace, TraceQuery,
-        UpdateClusterRequest, UploadState, Version, VmExplanation, WatchEvent, WriteQuery,
+        ListQuery, MigrateRequest, MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RevertRequest,
+        StopRequest, Trace, TraceQuery, UpdateClusterRequest, UploadState, Version, VmExplanation, WatchEvent,
+        WriteQuery,
     },
 };
 use gantry_types::{
@@ -238,6 +239,10 @@ fn of_storage(routes: Routes) -> Routes {
         delete(storage::delete_volume),
     )
     .add(verb("attach", "Give it to a VM, also while that runs").body::<AttachRequest>(), post(storage::attach))
+    .add(
+        verb("migrate", "Move it to another pool, while its guest writes").body::<MigrateVolumeRequest>(),
+        post(storage::migrate),
+    )
     .add(verb("detach", "Take it from its VM; a running guest has to let it go"), post(storage::detach))
 }
 

@@ -6,7 +6,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use gantry_api::rest::{AttachRequest, Changed, WriteQuery};
+use gantry_api::rest::{AttachRequest, Changed, MigrateVolumeRequest, WriteQuery};
 use gantry_hostlink::Refusal;
 use gantry_types::{Pool, Volume};
 
@@ -87,6 +87,17 @@ pub async fn attach(
     Body(request): Body<AttachRequest>,
 ) -> Outcome {
     let changed = volume::attach(&front.app, &caller, &name, &request, &query).await?;
+    Ok((StatusCode::ACCEPTED, Json(changed)).into_response())
+}
+
+pub async fn migrate(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<WriteQuery>,
+    Body(request): Body<MigrateVolumeRequest>,
+) -> Outcome {
+    let changed = volume::migrate(&front.app, &caller, &name, &request, &query).await?;
     Ok((StatusCode::ACCEPTED, Json(changed)).into_response())
 }
 

@@ -34,6 +34,7 @@ mod vm_start;
 mod vm_stop;
 mod volume_attach;
 mod volume_make;
+mod volume_migrate;
 mod waking;
 
 use gantry_types::{
@@ -91,6 +92,7 @@ pub fn procedure(action: &Action) -> Box<dyn Procedure> {
         Action::VolumeDelete => Box::new(volume_make::VolumeDelete),
         Action::VolumeAttach { .. } => Box::new(volume_attach::VolumeAttach),
         Action::VolumeDetach => Box::new(volume_attach::VolumeDetach),
+        Action::VolumeMigrate { .. } => Box::new(volume_migrate::VolumeMigrate),
         Action::VolumeUpdate => Box::new(volume_attach::VolumeUpdate),
         Action::HostDrain => Box::new(host_drain::HostDrain),
         Action::HostSleep | Action::HostWake | Action::HostReboot => {

@@ -21,7 +21,7 @@ pub struct VolumeDetach;
 pub struct VolumeUpdate;
 
 /// The VM that has, or gets, the volume.
-async fn user(context: &StepContext, volume: &Volume) -> Result<Option<Vm>, Problem> {
+pub(super) async fn user(context: &StepContext, volume: &Volume) -> Result<Option<Vm>, Problem> {
     match &volume.status.vm {
         Some(vm) => context.app.objects.get(vm.as_str()).await.map(Some),
         None => Ok(None),
@@ -29,7 +29,7 @@ async fn user(context: &StepContext, volume: &Volume) -> Result<Option<Vm>, Prob
 }
 
 /// Takes this operation's mark off the volume and off its VM.
-async fn release(context: &StepContext, change: &mut Change) -> Result<(Volume, Option<Name>), Problem> {
+pub(super) async fn release(context: &StepContext, change: &mut Change) -> Result<(Volume, Option<Name>), Problem> {
     let mut volume = volume(context).await?;
     volume.status.operation = None;
     let mut host = None;
@@ -50,7 +50,7 @@ pub(super) fn loosen(volume: &mut Volume) {
 }
 
 /// The VM has the volume as it is described.
-async fn apply(context: &StepContext, volume: &Volume, vm: &Vm) -> Result<(), Problem> {
+pub(super) async fn apply(context: &StepContext, volume: &Volume, vm: &Vm) -> Result<(), Problem> {
     let host = vm.status.host.as_ref().ok_or_else(|| {
         Problem::conflict("vm-without-host", format!("VM '{}' is on no host", vm.name())).object(vm.reference())
     })?;

@@ -31,7 +31,7 @@ use gantry_controller::{
 };
 use gantry_hostlink::fake::{Fault, When};
 use gantry_store::SharedStore;
-use gantry_types::{Name, Operation, OperationPhase, PoolPhase, Problem, SnapshotPhase};
+use gantry_types::{Name, Operation, OperationPhase, PoolPhase, Problem, Resource, SnapshotPhase};
 use scenarios::Scenario;
 use world::{Controller, World, succeeded};
 
@@ -71,9 +71,14 @@ async fn expect_result(world: &World, scenario: Scenario) {
     }
     if let Some((has_pool, volume)) = scenario.expected_storage() {
         let pools = world.pools().await;
-        assert_eq!(pools.iter().filter(|pool| pool.status.phase == PoolPhase::Ready).count(), usize::from(has_pool));
+        let ready = |pool: &&gantry_types::Pool| pool.status.phase == PoolPhase::Ready && pool.name() == "fast";
+        assert_eq!(pools.iter().filter(ready).count(), usize::from(has_pool));
         let found = world.volume("data").await.map(|volume| (volume.status.phase, volume.spec.size));
         assert_eq!(found, volume, "{scenario:?}");
+        if matches!(scenario, Scenario::VolumeMigrate | Scenario::VolumeMigrateLoose) {
+            let pool = world.volume("data").await.expect("a volume").spec.pool;
+            assert_eq!(pool.as_str(), "slow");
+        }
         let kept: Vec<_> = world.hosts.volumes_on(&world::name("host-1")).into_values().collect();
         assert_eq!(kept, Vec::from_iter(volume.map(|(_, size)| size)), "{scenario:?}");
     }

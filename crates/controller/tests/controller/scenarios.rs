@@ -1,7 +1,8 @@
 //! One operation each, ready to be run, with all that has to be there before.
 
 use gantry_api::rest::{
-    AttachRequest, MigrateRequest, RebootRequest, RecoverRequest, RevertRequest, StopRequest, WriteQuery,
+    AttachRequest, MigrateRequest, MigrateVolumeRequest, RebootRequest, RecoverRequest, RevertRequest, StopRequest,
+    WriteQuery,
 };
 use gantry_controller::{
     Caller,
@@ -44,6 +45,8 @@ pub enum Scenario {
     VolumeAttach,
     VolumeDetach,
     VolumeGrow,
+    VolumeMigrate,
+    VolumeMigrateLoose,
     HostDrain,
     HostSleep,
     HostWake,
@@ -52,7 +55,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::Start,
         Self::Restart,
         Self::Stop,
@@ -80,6 +83,8 @@ impl Scenario {
         Self::VolumeAttach,
         Self::VolumeDetach,
         Self::VolumeGrow,
+        Self::VolumeMigrate,
+        Self::VolumeMigrateLoose,
         Self::HostDrain,
         Self::HostSleep,
         Self::HostWake,
@@ -195,8 +200,7 @@ impl Scenario {
     }
 
     pub fn is_of_storage(self) -> bool {
-        use Scenario::{PoolCreate, PoolDelete, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumeGrow};
-        matches!(self, PoolCreate | PoolDelete | VolumeCreate | VolumeDelete | VolumeAttach | VolumeDetach | VolumeGrow)
+        self.expected_storage().is_some()
     }
 
     /// A pool on the VM's host, a volume in it, the VM that has it: as much of this as the operation needs.
@@ -223,21 +227,34 @@ impl Scenario {
         controller.execute(&made).await;
         let changed = match self {
             Self::VolumeDelete => volume::delete(app, caller, "data", query).await,
+            Self::VolumeMigrateLoose => {
+                self.another_pool(controller).await;
+                volume::migrate(app, caller, "data", &MigrateVolumeRequest { to: name("slow") }, query).await
+            }
             _ => volume::attach(app, caller, "data", &AttachRequest { vm: name("web") }, query).await,
         };
         let changed = changed.expect("accepted").operation.expect("an operation").metadata.name;
-        if matches!(self, Self::VolumeDelete | Self::VolumeAttach) {
+        if matches!(self, Self::VolumeDelete | Self::VolumeAttach | Self::VolumeMigrateLoose) {
             return changed;
         }
         controller.execute(&changed).await;
         let changed = if self == Self::VolumeDetach {
             volume::detach(app, caller, "data", query).await
+        } else if self == Self::VolumeMigrate {
+            self.another_pool(controller).await;
+            volume::migrate(app, caller, "data", &MigrateVolumeRequest { to: name("slow") }, query).await
         } else {
             let mut larger: Volume = app.objects.get("data").await.expect("a volume");
             larger.spec.size = ByteSize::gib(2);
             volume::put(app, caller, "data", larger, query).await
         };
         changed.expect("accepted").operation.expect("an operation").metadata.name
+    }
+
+    async fn another_pool(self, controller: &Controller) {
+        let sent = Pool::new(name("slow"), PoolSpec::dir("/srv/slow", name("host-1")));
+        let made = pool::create(&controller.app, &Caller::controller(), sent, &WriteQuery::default()).await;
+        controller.execute(&made.expect("accepted").operation.expect("an operation").metadata.name).await;
     }
 
     /// After success: whether the pool is there, and the volume's phase and size.
@@ -247,6 +264,8 @@ impl Scenario {
             Self::PoolCreate => Some((true, None)),
             Self::PoolDelete => Some((false, None)),
             Self::VolumeDelete => Some((true, None)),
+            Self::VolumeMigrateLoose => volume(VolumePhase::Ready, 1),
+            Self::VolumeMigrate => volume(VolumePhase::Attached, 1),
             Self::VolumeCreate | Self::VolumeDetach => volume(VolumePhase::Ready, 1),
             Self::VolumeAttach => volume(VolumePhase::Attached, 1),
             Self::VolumeGrow => volume(VolumePhase::Attached, 2),

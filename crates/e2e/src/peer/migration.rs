@@ -168,6 +168,8 @@ async fn script(source: &Qmp, destination: &Qmp, tls_dir: &str) -> Result<()> {
             sync: MirrorSync::Top,
             copy_mode: MirrorCopyMode::Background,
             speed: 0,
+            replaces: None,
+            auto_finalize: true,
             auto_dismiss: false,
         })
         .await?;

@@ -55,6 +55,8 @@ struct HostState {
     verdicts: BTreeMap<Uuid, Verdict>,
     uids_given: u32,
     pools: BTreeMap<Uuid, FakePool>,
+    /// How often each volume that is being moved says that it is copied.
+    moves: BTreeMap<Uuid, u32>,
 }
 
 impl FakeWorld {

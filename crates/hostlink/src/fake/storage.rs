@@ -5,17 +5,22 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use gantry_api::{
     StorageApi,
-    storage::{AttachVolume, PoolAssignment, PoolReport, VolumeAssignment, VolumePlace, VolumeReport},
+    storage::{
+        AttachVolume, CopyVolume, MoveVolume, PoolAssignment, PoolReport, VolumeAssignment, VolumeMoveReport,
+        VolumePlace, VolumeReport,
+    },
 };
 use gantry_types::{ByteSize, PoolHealth, PoolSpace, Problem};
 use uuid::Uuid;
 
 use super::{
     FakeHost, HostState,
-    guest::FakeVm,
+    guest::{FakeVm, Guest},
     host::{handed_over, stale},
 };
 
+/// How often a move says that it copies before it has moved.
+const MOVE_ROUNDS: u32 = 2;
 const CAPACITY: ByteSize = ByteSize::gib(100);
 
 /// Volumes and their sizes, in a place that may be broken.
@@ -56,6 +61,35 @@ impl HostState {
 
     fn user_of(&self, is_it: impl Fn(VolumePlace) -> bool) -> Option<&FakeVm> {
         self.vms.values().find(|vm| vm.assignment.volumes.iter().any(|has| is_it(has.place())))
+    }
+
+    /// The volume as the VM has it.
+    fn moving(&mut self, vm: Uuid, request: &MoveVolume) -> Result<&mut VolumeAssignment, Problem> {
+        let vm = self.vms.get_mut(&vm).ok_or_else(|| Problem::not_found("vm", &vm.to_string()))?;
+        may_change(vm, request.epoch)?;
+        let has = vm.assignment.volumes.iter_mut().find(|has| has.uuid == request.volume);
+        has.ok_or_else(|| Problem::not_found("volume", &request.volume.to_string()))
+    }
+
+    /// Goes one step further each time it is asked for.
+    fn move_volume(&mut self, vm: Uuid, request: &MoveVolume) -> Result<VolumeMoveReport, Problem> {
+        if self.moving(vm, request)?.pool.uuid == request.to.uuid {
+            return Ok(VolumeMoveReport::Moved);
+        }
+        if self.vms.get(&vm).is_some_and(|vm| matches!(vm.guest, Guest::Off { .. })) {
+            return Err(Problem::conflict("vm-not-running", "the VM does not run"));
+        }
+        if !self.pool(&request.to)?.volumes.contains_key(&request.volume) {
+            return Err(Problem::not_found("volume", &request.volume.to_string()));
+        }
+        let rounds = self.moves.entry(request.volume).or_insert(MOVE_ROUNDS);
+        if *rounds > 0 {
+            *rounds -= 1;
+            return Ok(VolumeMoveReport::Copying { done_bytes: 1, total_bytes: 2 });
+        }
+        self.moves.remove(&request.volume);
+        self.moving(vm, request)?.pool = request.to.clone();
+        Ok(VolumeMoveReport::Moved)
     }
 
     fn attach(&mut self, vm: Uuid, request: &AttachVolume) -> Result<(), Problem> {
@@ -134,6 +168,31 @@ impl StorageApi for FakeHost {
 
     async fn attach_volume(&self, vm: Uuid, request: &AttachVolume) -> Result<(), Problem> {
         self.on_host("attach_volume", |host| host.attach(vm, request))
+    }
+
+    async fn move_volume(&self, vm: Uuid, request: &MoveVolume) -> Result<VolumeMoveReport, Problem> {
+        self.on_host("move_volume", |host| host.move_volume(vm, request))
+    }
+
+    async fn cancel_volume_move(&self, vm: Uuid, request: &MoveVolume) -> Result<VolumeMoveReport, Problem> {
+        self.on_host("cancel_volume_move", |host| {
+            if host.moving(vm, request)?.pool.uuid == request.to.uuid {
+                return Ok(VolumeMoveReport::Moved);
+            }
+            host.moves.remove(&request.volume);
+            Ok(VolumeMoveReport::Cancelled)
+        })
+    }
+
+    async fn copy_volume(&self, request: &CopyVolume) -> Result<(), Problem> {
+        self.on_host("copy_volume", |host| {
+            for pool in [&request.from.pool, &request.to] {
+                if !host.pool(pool)?.volumes.contains_key(&request.from.uuid) {
+                    return Err(Problem::not_found("volume", request.from.name.as_str()));
+                }
+            }
+            Ok(())
+        })
     }
 
     async fn detach_volume(&self, vm: Uuid, epoch: u64, volume: Uuid) -> Result<(), Problem> {

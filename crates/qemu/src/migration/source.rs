@@ -110,6 +110,8 @@ impl MigrationSource {
                     sync: disk.sync,
                     copy_mode: MirrorCopyMode::Background,
                     speed: 0,
+                    replaces: None,
+                    auto_finalize: true,
                     auto_dismiss: false,
                 })
                 .await?;

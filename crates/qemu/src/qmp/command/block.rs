@@ -49,6 +49,8 @@ command!(QueryNamedBlockNodes, "query-named-block-nodes", Vec<BlockNodeInfo>);
 pub struct BlockNodeInfo {
     #[serde(rename = "node-name", default)]
     pub node_name: Option<String>,
+    /// What it is made of, as QEMU writes it down.
+    pub file: String,
     pub image: NodeImageInfo,
 }
 
@@ -132,6 +134,11 @@ pub struct BlockdevMirror {
     pub copy_mode: MirrorCopyMode,
     /// Bytes a second; zero means no limit.
     pub speed: u64,
+    /// The node below `device` that the target takes the place of; `device` itself without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
+    /// Without it the job waits, its device's requests held back, until it is finalized.
+    pub auto_finalize: bool,
     pub auto_dismiss: bool,
 }
 command!(BlockdevMirror, "blockdev-mirror", Nothing);
@@ -147,9 +154,12 @@ plain_command!(QueryJobs, "query-jobs", Vec<JobInfo>);
 
 /// Any background job.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct JobInfo {
     pub id: String,
     pub status: String,
+    pub current_progress: u64,
+    pub total_progress: u64,
     #[serde(default)]
     pub error: Option<String>,
 }
@@ -199,6 +209,26 @@ command!(Transaction, "transaction", Nothing);
 pub enum TransactionAction {
     BlockdevSnapshotInternalSync { device: String, name: String },
 }
+
+/// Lets a job that is ready come to its end.
+#[derive(Debug, Clone, Serialize)]
+pub struct JobComplete {
+    pub id: String,
+}
+command!(JobComplete, "job-complete", Nothing);
+
+/// Makes the changes of a job that is pending.
+#[derive(Debug, Clone, Serialize)]
+pub struct JobFinalize {
+    pub id: String,
+}
+command!(JobFinalize, "job-finalize", Nothing);
+
+#[derive(Debug, Clone, Serialize)]
+pub struct JobCancel {
+    pub id: String,
+}
+command!(JobCancel, "job-cancel", Nothing);
 
 #[derive(Debug, Clone, Serialize)]
 pub struct JobDismiss {
