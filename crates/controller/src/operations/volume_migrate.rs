@@ -76,7 +76,7 @@ impl Moving {
 #[async_trait]
 impl Procedure for VolumeMigrate {
     fn steps(&self) -> Vec<Box<dyn Step>> {
-        vec![Box::new(Target), Box::new(Copy), Box::new(Record), Box::new(Release)]
+        vec![Box::new(Target), Box::new(CopyOver), Box::new(Record), Box::new(Release)]
     }
 
     async fn conclude(&self, context: &StepContext, ending: Ending<'_>, change: &mut Change) -> Result<(), Problem> {
@@ -129,10 +129,10 @@ impl Step for Target {
     }
 }
 
-struct Copy;
+struct CopyOver;
 
 #[async_trait]
-impl Step for Copy {
+impl Step for CopyOver {
     fn name(&self) -> &'static str {
         "copy"
     }
