@@ -75,7 +75,7 @@ async fn a_volume_moves_there_and_back_and_an_interrupted_decision_is_kept() {
     let scratch = tempfile::tempdir().expect("tempdir");
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(scratch.path(), open).expect("chmod");
-    let vm = TestVm::incoming(scratch.path(), "vm").await;
+    let vm = TestVm::counting(scratch.path(), "vm").await;
     let at = |place: &str| {
         let path = scratch.path().join(format!("{place}.qcow2"));
         let text = path.to_str().expect("text");
