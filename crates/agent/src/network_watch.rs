@@ -73,6 +73,7 @@ mod tests {
             dns: Vec::new(),
             more_addresses: Vec::new(),
             dhcp: false,
+            interface: None,
         }
     }
 

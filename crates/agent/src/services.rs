@@ -188,6 +188,7 @@ fn table(
         mtu: network.mtu,
         domain: format!("{}.internal", network.name),
         subnets: subnets(network, nics),
+        forwards: !network.isolated,
         services_mac: services_mac(network.vni),
     };
     PortTable::new(known, nics.iter().map(port).collect(), elsewhere)

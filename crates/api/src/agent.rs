@@ -157,6 +157,9 @@ pub struct NicAssignment {
     /// The guest asks for its addresses instead of finding them in its seed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dhcp: bool,
+    /// The host's interface that a bridged network continues on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
 }
 
 impl NicAssignment {

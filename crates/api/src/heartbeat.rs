@@ -1,6 +1,8 @@
 //! What an agent tells its controller, once a second: `POST /v1/agent/heartbeat`, by the host's certificate.
 
-use gantry_types::{HostMetrics, Inventory};
+use std::collections::BTreeMap;
+
+use gantry_types::{HostMetrics, Inventory, PortTraffic, RuleTraffic};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -33,6 +35,19 @@ pub struct Heartbeat {
     /// The pools that it was told to watch.
     #[serde(default)]
     pub pools: Vec<PoolReport>,
+    /// What has been counted, every few seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<HostTraffic>,
+}
+
+/// What this host's kernel has counted since the devices and rules are there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostTraffic {
+    #[schema(value_type = std::collections::HashMap<String, PortTraffic>)]
+    pub ports: BTreeMap<Uuid, PortTraffic>,
+    /// By the group.
+    #[schema(value_type = std::collections::HashMap<String, Vec<RuleTraffic>>)]
+    pub rules: BTreeMap<Uuid, Vec<RuleTraffic>>,
 }
 
 /// Whether a load balancer's member serves.

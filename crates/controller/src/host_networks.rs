@@ -12,7 +12,7 @@ use std::{
 
 use gantry_types::{
     GroupRule, HostGroup, HostGroupRule, HostNetwork, HostNetworks, HostPeer, HostSubnet, LocalPort, Name, Network,
-    NicStatus, PeerAddresses, PeerSet, Port, RemotePort, Resource, Vm,
+    NetworkType, NicStatus, PeerAddresses, PeerSet, Port, RemotePort, Resource, Vm,
 };
 use ipnet::IpNet;
 use uuid::Uuid;
@@ -82,6 +82,8 @@ fn empty_network(tables: &Tables, network: &Network, own_address: IpAddr) -> Hos
     HostNetwork {
         external_vteps: network.spec.external_vteps.clone(),
         subnets: subnets.collect(),
+        isolated: network.spec.network_type == NetworkType::Isolated,
+        interface: network.spec.interface.clone(),
         ..HostNetwork::new(network.metadata.uuid, network.name(), network.status.vni, network.spec.mtu, own_address)
     }
 }
@@ -129,6 +131,7 @@ fn groups_of(tables: &Tables, ports: &HashMap<Uuid, &Arc<Port>>, networks: &[Hos
             uuid: group.metadata.uuid,
             name: group.metadata.name.clone(),
             rules: group.spec.rules.iter().map(|rule| looked_up(tables, rule, &members, &everywhere)).collect(),
+            shown: group.spec.rules.iter().map(ToString::to_string).collect(),
         })
         .collect()
 }

@@ -1,7 +1,7 @@
 //! The subnets of a network: those that its own spec and objects of the kind `subnet` describe, and what can be wrong
 //! with them. Pure.
 
-use gantry_types::{Network, NetworkSpec, Subnet};
+use gantry_types::{Network, NetworkSpec, NetworkType, Subnet};
 use ipnet::IpNet;
 
 use crate::{addresses::is_assignable, model::Tables};
@@ -24,10 +24,44 @@ pub fn network_mistakes(spec: &NetworkSpec) -> Vec<(String, String)> {
     if !(576..=8950).contains(&spec.mtu) {
         wrong("spec.mtu", format!("{} is out of range, use 576 to 8950", spec.mtu));
     }
+    match (spec.network_type, &spec.interface) {
+        (NetworkType::Bridged, None) => {
+            wrong("spec.interface", "a bridged network continues on an interface of every host; name it".to_owned());
+        }
+        (NetworkType::Routed | NetworkType::Isolated, Some(_)) => {
+            let message = format!("only a bridged network has one, this one is {}", spec.network_type);
+            wrong("spec.interface", message);
+        }
+        (NetworkType::Bridged, Some(interface)) => {
+            let is_name = (1..=15).contains(&interface.len())
+                && interface.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:".contains(&byte));
+            if !is_name {
+                let shown: String = interface.chars().filter(|c| !c.is_control()).take(40).collect();
+                let message =
+                    format!("'{shown}' is no interface's name: 1 to 15 characters without '/', ':' and blanks");
+                wrong("spec.interface", message);
+            }
+        }
+        _ => {}
+    }
+    if !spec.network_type.is_routed() && !spec.external_vteps.is_empty() {
+        wrong("spec.external_vteps", format!("a network that is {} has none", spec.network_type));
+    }
+    let gateway = spec.subnet.as_ref().and_then(|subnet| subnet.gateway);
+    if let Some(gateway) = gateway.filter(|_| spec.network_type == NetworkType::Isolated) {
+        wrong("spec.subnet.gateway", leads_out(gateway));
+    }
     if let Some(subnet) = &spec.subnet {
         mistakes.extend(subnet_mistakes("spec.subnet", subnet, spec.mtu));
     }
     mistakes
+}
+
+/// What is wrong with a gateway in an isolated network.
+pub fn leads_out(gateway: std::net::IpAddr) -> String {
+    format!(
+        "nothing leads out of an isolated network, so {gateway} is no gateway; leave it out, or use spec.type: routed"
+    )
 }
 
 /// All that is wrong with a subnet by itself; `at` is where it is written.
@@ -106,6 +140,33 @@ mod tests {
             }),
             ["spec.vni", "spec.mtu", "spec.subnet.gateway", "spec.subnet.reserved[0]", "spec.subnet.ranges[0]"]
         );
+    }
+
+    #[test]
+    fn types_allow_only_what_they_are_for() {
+        let fields = |spec: &str| {
+            let spec: NetworkSpec = serde_json::from_str(spec).unwrap();
+            network_mistakes(&spec).into_iter().map(|(field, _)| field).collect::<Vec<_>>()
+        };
+        for good in [
+            r#"{}"#,
+            r#"{"type": "isolated", "subnet": {"cidr": "10.0.0.0/24"}}"#,
+            r#"{"type": "bridged", "interface": "eth1", "subnet": {"cidr": "10.0.0.0/24", "gateway": "10.0.0.1"}}"#,
+        ] {
+            assert!(fields(good).is_empty(), "{good}");
+        }
+        for (bad, expected) in [
+            (r#"{"type": "bridged"}"#, vec!["spec.interface"]),
+            (r#"{"interface": "eth1"}"#, vec!["spec.interface"]),
+            (r#"{"type": "bridged", "interface": "an interface"}"#, vec!["spec.interface"]),
+            (
+                r#"{"type": "isolated", "external_vteps": ["192.0.2.1"],
+                    "subnet": {"cidr": "10.0.0.0/24", "gateway": "10.0.0.1"}}"#,
+                vec!["spec.external_vteps", "spec.subnet.gateway"],
+            ),
+        ] {
+            assert_eq!(fields(bad), expected, "{bad}");
+        }
     }
 
     #[test]

@@ -172,6 +172,10 @@ impl<'a> Tracer<'a> {
             self.step("destination", format!("{to} is of {}", lease.described()));
             return TraceVerdict::Allowed;
         }
+        if let Some(interface) = &network.spec.interface {
+            self.step("destination", format!("no VM has {to}: it goes out by interface '{interface}' of its host"));
+            return TraceVerdict::Allowed;
+        }
         if network.spec.external_vteps.is_empty() {
             self.step("destination", format!("nothing in network '{}' has {to}", network.name()));
             return TraceVerdict::Unreachable;

@@ -223,7 +223,11 @@ async fn serve_dns(socket: Arc<UdpSocket>, shared: Arc<Shared>) {
 }
 
 async fn forwarded(query: &[u8], transport: Transport, shared: &Shared, _under_way: Admission) -> Option<Vec<u8>> {
-    let resolvers = shared.table().forwarders();
+    let table = shared.table();
+    if !table.network.forwards {
+        return dns::failure(query, transport);
+    }
+    let resolvers = table.forwarders();
     match forward(query, transport, &resolvers).await {
         Some(answer) => Some(answer),
         None => dns::failure(query, transport),

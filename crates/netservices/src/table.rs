@@ -19,6 +19,8 @@ pub struct Network {
     /// The domain of the names of its VMs, without a dot at the end: `lan.internal`.
     pub domain: String,
     pub subnets: Vec<Subnet>,
+    /// Whether other names are asked for elsewhere.
+    pub forwards: bool,
     /// The MAC address of the services themselves.
     pub services_mac: MacAddress,
 }
@@ -197,6 +199,7 @@ pub(crate) mod fixture {
             mtu: 1450,
             domain: "lan.internal".to_owned(),
             subnets: vec![subnet("10.9.0.0/24", "10.9.0.1"), subnet("fd09::/64", "fd09::1")],
+            forwards: true,
             services_mac: MacAddress([0x0a, 0x67, 0x73, 0, 0, 100]),
         };
         let port = |last: u8| Port {

@@ -100,6 +100,7 @@ fn table(resolver: IpAddr) -> PortTable {
         mtu: 1400,
         domain: "lan.internal".to_owned(),
         subnets: vec![subnet("10.9.0.0/24", "10.9.0.1"), subnet("fd09::/64", "fd09::1")],
+        forwards: true,
         services_mac: SERVICES_MAC,
     };
     let port = |last: u8| Port {

@@ -85,6 +85,13 @@ impl Validate for HostNetwork {
                 return Err(invalid(self, format!("{vtep} is not a unicast VTEP address")));
             }
         }
+        if let Some(interface) = &self.interface {
+            let is_name = (1..=15).contains(&interface.len())
+                && interface.bytes().all(|byte| byte.is_ascii_graphic() && !b"/:".contains(&byte));
+            if !is_name || names::role(interface).is_some() {
+                return Err(invalid(self, format!("'{interface}' is no interface that a network can continue on")));
+            }
+        }
         validate_macs(self)?;
         validate_addresses(self)
     }

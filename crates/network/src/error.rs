@@ -68,6 +68,24 @@ pub enum NetworkError {
         actual: u32,
         possible: u32,
     },
+
+    #[error(
+        "this host has no interface '{interface}', which network '{network}' continues on; plug it in or give an \
+         interface that name, or keep the network's VMs on other hosts"
+    )]
+    NoUplink { network: String, interface: String },
+
+    #[error(
+        "interface '{interface}' can't be given to network '{network}': {used}; use an interface that is free, what \
+         the host itself sends by it would be lost"
+    )]
+    UplinkInUse { network: String, interface: String, used: String },
+
+    #[error(
+        "network '{network}' has MTU {mtu}, but its interface '{interface}' has {actual}; raise it (ip link set \
+         {interface} mtu {mtu}) or lower the network's MTU to {actual}"
+    )]
+    UplinkTooSmall { network: String, mtu: u32, interface: String, actual: u32 },
 }
 
 impl NetworkError {
@@ -82,6 +100,9 @@ impl NetworkError {
             | Self::Spawn { .. }
             | Self::Unreadable { .. }
             | Self::NoUnderlay { .. }
+            | Self::NoUplink { .. }
+            | Self::UplinkInUse { .. }
+            | Self::UplinkTooSmall { .. }
             | Self::UnderlayTooSmall { .. } => ErrorClass::Permanent,
         }
     }

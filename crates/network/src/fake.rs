@@ -16,7 +16,7 @@ use crate::error::{ErrorClass, NetworkError, Result};
 use crate::model;
 use crate::observed::Observed;
 use crate::plan::{Change, Scope, plan};
-use crate::plane::{Applied, CaptureLimits, DataPlane, PCAP_HEADER, PortCounters, PortRef};
+use crate::plane::{Applied, CaptureLimits, DataPlane, PCAP_HEADER, PortCounters, PortRef, Traffic};
 use crate::target;
 use crate::underlay::{self, UnderlayReport};
 
@@ -28,6 +28,7 @@ pub struct FakeDataPlane {
 struct World {
     state: Observed,
     underlay: BTreeMap<IpAddr, UnderlayReport>,
+    uplinks: BTreeMap<String, (u32, Option<String>)>,
     counters: BTreeMap<String, PortCounters>,
     failure: Option<String>,
 }
@@ -40,8 +41,13 @@ impl Default for FakeDataPlane {
 
 impl FakeDataPlane {
     pub fn new() -> Self {
-        let world =
-            World { state: Observed::default(), underlay: BTreeMap::new(), counters: BTreeMap::new(), failure: None };
+        let world = World {
+            state: Observed::default(),
+            underlay: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
+            counters: BTreeMap::new(),
+            failure: None,
+        };
         Self { world: Mutex::new(world) }
     }
 
@@ -49,6 +55,11 @@ impl FakeDataPlane {
     pub fn set_underlay(&self, address: IpAddr, interface: &str, mtu: u32) {
         let report = UnderlayReport { interface: interface.to_owned(), mtu };
         self.world().underlay.insert(address, report);
+    }
+
+    /// Gives the host an interface for bridged networks, with what it is used for otherwise.
+    pub fn set_uplink(&self, interface: &str, mtu: u32, used: Option<&str>) {
+        self.world().uplinks.insert(interface.to_owned(), (mtu, used.map(str::to_owned)));
     }
 
     /// What [`DataPlane::port_counters`] will answer for a port.
@@ -172,8 +183,17 @@ impl DataPlane for FakeDataPlane {
         Ok(world.counters.get(&port.tap()).copied().unwrap_or_default())
     }
 
+    async fn traffic(&self) -> Result<Traffic> {
+        let world = self.working("read the host's counters")?;
+        let taps = world.counters.iter().filter(|(tap, _)| world.state.links.contains_key(*tap));
+        Ok(Traffic { taps: taps.map(|(tap, counters)| (tap.clone(), *counters)).collect(), ..Traffic::default() })
+    }
+
     async fn check_underlay(&self, network: &HostNetwork) -> Result<UnderlayReport> {
         let world = self.working("read the underlay's MTU")?;
+        if let Some(interface) = &network.interface {
+            return underlay::check_uplink(network, interface, world.uplinks.get(interface).cloned());
+        }
         underlay::check(network, world.underlay.get(&network.underlay_address).cloned())
     }
 }

@@ -75,5 +75,5 @@ pub use linux::{LinuxDataPlane, services};
 pub use mac::{EthernetAddress, MacAddress};
 pub use names::{bridge_name, services_mac, services_name, tap_name, vxlan_name};
 pub use observed::Observed;
-pub use plane::{Applied, CaptureLimits, DataPlane, PCAP_HEADER, PortCounters, PortRef};
+pub use plane::{Applied, CaptureLimits, DataPlane, PCAP_HEADER, PortCounters, PortRef, Traffic};
 pub use underlay::UnderlayReport;

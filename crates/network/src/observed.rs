@@ -50,6 +50,11 @@ pub struct Link {
 pub enum LinkKind {
     Bridge(BridgeOptions),
     Vxlan(VxlanOptions),
+    /// The way out of a bridged network, in the place of a vxlan device: everything that comes in by the interface, and
+    /// out by it (macvlan, mode passthru). The interface itself stays as it is.
+    Uplink {
+        interface: String,
+    },
     Tap {
         owner_uid: u32,
     },

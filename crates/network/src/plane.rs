@@ -1,5 +1,6 @@
 //! The trait between the agent and a host's data plane.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -22,11 +23,14 @@ pub struct PortRef {
     pub vni: u32,
     pub id: Uuid,
     pub mac: MacAddress,
+    /// Its network continues on an interface of the host, not on VXLAN.
+    #[serde(default)]
+    pub bridged: bool,
 }
 
 impl PortRef {
     pub fn new(network: &HostNetwork, port: &LocalPort) -> Self {
-        Self { vni: network.vni, id: port.id, mac: port.mac }
+        Self { vni: network.vni, id: port.id, mac: port.mac, bridged: network.interface.is_some() }
     }
 
     pub fn tap(&self) -> String {
@@ -58,6 +62,15 @@ pub struct PortCounters {
     pub sent_packets: u64,
     /// Frames the guard refused since its chain was last written.
     pub spoofed_packets: u64,
+}
+
+/// Counters of a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// By the tap; without what the guards refused.
+    pub taps: BTreeMap<String, PortCounters>,
+    /// Packets and bytes by [`crate::groups::counter_name`].
+    pub rules: BTreeMap<String, (u64, u64)>,
 }
 
 /// When a capture ends by itself.
@@ -104,6 +117,10 @@ pub trait DataPlane: Send + Sync {
 
     async fn port_counters(&self, port: &PortRef) -> Result<PortCounters>;
 
-    /// Checks that the underlay can carry the network's MTU plus the VXLAN overhead.
+    /// What all ports and all rules of security groups have counted, cheaply.
+    async fn traffic(&self) -> Result<Traffic>;
+
+    /// Checks that the underlay can carry the network's MTU plus the VXLAN overhead; of a bridged network, that its
+    /// interface is there, free, and can carry the network's MTU.
     async fn check_underlay(&self, network: &HostNetwork) -> Result<UnderlayReport>;
 }

@@ -57,6 +57,9 @@ const VXLAN_FLAGS: PortFlags = PortFlags {
     locked: false,
 };
 
+/// The flags of a bridged network's uplink: the LAN is learned and asked, as by any bridge.
+const UPLINK_FLAGS: PortFlags = PortFlags { learning: true, neighbour_suppression: false, ..VXLAN_FLAGS };
+
 /// A locally administered address; nobody sends from it, so each host may have the same.
 fn bridge_address(vni: u32) -> MacAddress {
     let [_, high, middle, low] = vni.to_be_bytes();
@@ -77,14 +80,20 @@ fn add_network(state: &mut Observed, network: &HostNetwork) {
         BridgeOptions { address: bridge_address(network.vni), multicast_snooping: false, spanning_tree: false };
     state.links.insert(bridge.clone(), link(LinkKind::Bridge(options), None));
     state.guards.insert(bridge.clone(), guard::host_guard());
-    let options = VxlanOptions {
-        vni: network.vni,
-        local: Some(network.underlay_address),
-        udp_port: VXLAN_UDP_PORT,
-        learning: false,
-        proxy: false,
+    let (outside, flags) = match &network.interface {
+        Some(interface) => (LinkKind::Uplink { interface: interface.clone() }, UPLINK_FLAGS),
+        None => {
+            let options = VxlanOptions {
+                vni: network.vni,
+                local: Some(network.underlay_address),
+                udp_port: VXLAN_UDP_PORT,
+                learning: false,
+                proxy: false,
+            };
+            (LinkKind::Vxlan(options), VXLAN_FLAGS)
+        }
     };
-    state.links.insert(vxlan.clone(), link(LinkKind::Vxlan(options), Some(VXLAN_FLAGS)));
+    state.links.insert(vxlan.clone(), link(outside, Some(flags)));
     if !network.external_vteps.is_empty() {
         let vteps = network.external_vteps.iter().copied().collect();
         state.vxlan_fdb.insert((vxlan.clone(), MacAddress::ZERO), vteps);
@@ -94,7 +103,8 @@ fn add_network(state: &mut Observed, network: &HostNetwork) {
     for address in [Some(IpAddr::V4(SERVICES_V4)), has_ipv6.then_some(IpAddr::V6(SERVICES_V6))].into_iter().flatten() {
         state.neighbours.insert((bridge.clone(), address), names::services_mac(network.vni));
     }
-    for port in &network.remote {
+    // The LAN finds its stations by itself.
+    for port in network.remote.iter().filter(|_| network.interface.is_none()) {
         state.bridge_fdb.insert((bridge.clone(), port.mac), vxlan.clone());
         state.vxlan_fdb.insert((vxlan.clone(), port.mac), [port.vtep].into());
         for address in &port.addresses {
@@ -139,13 +149,13 @@ pub fn activation(port: &PortRef) -> Vec<Change> {
     ]
 }
 
-/// The steps that give a port's MAC to another VTEP.
+/// The steps that give a port's MAC to another VTEP, or to the LAN.
 pub fn deactivation(port: &PortRef, new_vtep: IpAddr) -> Vec<Change> {
-    vec![
-        Change::SetVtep { device: port.vxlan(), mac: port.mac, vtep: new_vtep },
-        Change::SetBridgeEntry { bridge: port.bridge(), mac: port.mac, port: port.vxlan() },
-        Change::SetPortFlags { name: port.tap(), flags: tap_flags(false) },
-    ]
+    let vtep = Change::SetVtep { device: port.vxlan(), mac: port.mac, vtep: new_vtep };
+    let mut changes = if port.bridged { Vec::new() } else { vec![vtep] };
+    changes.push(Change::SetBridgeEntry { bridge: port.bridge(), mac: port.mac, port: port.vxlan() });
+    changes.push(Change::SetPortFlags { name: port.tap(), flags: tap_flags(false) });
+    changes
 }
 
 /// The steps that remove a port's tap and guard from what is there.

@@ -1,4 +1,5 @@
-//! Whether the underlay can carry a network's frames inside VXLAN without fragments.
+//! Whether the underlay can carry a network's frames inside VXLAN without fragments, and whether an interface can be
+//! given to a bridged network.
 
 use std::net::IpAddr;
 
@@ -37,4 +38,21 @@ pub fn check(network: &HostNetwork, interface: Option<UnderlayReport>) -> Result
         actual: found.mtu,
         possible: found.mtu.saturating_sub(overhead),
     })
+}
+
+/// Of a bridged network: `found` is its interface's MTU and what it is used for otherwise, if it is there.
+pub fn check_uplink(
+    network: &HostNetwork,
+    interface: &str,
+    found: Option<(u32, Option<String>)>,
+) -> Result<UnderlayReport> {
+    let (name, interface) = (network.name.clone(), interface.to_owned());
+    match found {
+        None => Err(NetworkError::NoUplink { network: name, interface }),
+        Some((_, Some(used))) => Err(NetworkError::UplinkInUse { network: name, interface, used }),
+        Some((actual, None)) if actual < network.mtu => {
+            Err(NetworkError::UplinkTooSmall { network: name, mtu: network.mtu, interface, actual })
+        }
+        Some((mtu, None)) => Ok(UnderlayReport { interface, mtu }),
+    }
 }

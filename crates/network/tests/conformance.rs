@@ -90,7 +90,7 @@ async fn conform(plane: &dyn DataPlane) {
 
 fn port_ref(last: u8) -> PortRef {
     let port = port(last, true);
-    PortRef { vni: VNI, id: port.id, mac: port.mac }
+    PortRef { vni: VNI, id: port.id, mac: port.mac, bridged: false }
 }
 
 #[tokio::test]

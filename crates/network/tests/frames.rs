@@ -98,7 +98,7 @@ fn say(from: u8, to: u8, data: &[u8]) -> Vec<u8> {
 }
 
 fn port_ref(last: u8) -> PortRef {
-    PortRef { vni: VNI, id: port(last, true).id, mac: mac(last) }
+    PortRef { vni: VNI, id: port(last, true).id, mac: mac(last), bridged: false }
 }
 
 /// Two guests on host 1 (11, 12), one each on host 2 (21) and 3 (31).

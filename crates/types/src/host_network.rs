@@ -128,6 +128,12 @@ pub struct HostNetwork {
     pub external_vteps: Vec<IpAddr>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub subnets: Vec<HostSubnet>,
+    /// Nothing leads out of it, questions of its guests for other names neither.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub isolated: bool,
+    /// The host's interface that it continues on, instead of VXLAN.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
 }
 
 impl HostNetwork {
@@ -143,6 +149,8 @@ impl HostNetwork {
             remote: Vec::new(),
             external_vteps: Vec::new(),
             subnets: Vec::new(),
+            isolated: false,
+            interface: None,
         }
     }
 
@@ -223,6 +231,9 @@ pub struct HostGroup {
     pub uuid: Uuid,
     pub name: Name,
     pub rules: Vec<HostGroupRule>,
+    /// Each rule as its group has it; what it has counted is reported under this.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shown: Vec<String>,
 }
 
 /// A rule whose peer is looked up.

@@ -66,7 +66,9 @@ pub use mac::MacAddress;
 pub use meta::{Metadata, ObjectRef};
 pub use migration::{MigrationFigures, MigrationMode, MigrationPolicy, MigrationProgress, PostCopy};
 pub use name::{InvalidName, Name};
-pub use network::{Network, NetworkSpec, NetworkStatus, PortLease, conntrack_zone, gateway_mac};
+pub use network::{
+    InvalidNetworkType, Network, NetworkSpec, NetworkStatus, NetworkType, PortLease, conntrack_zone, gateway_mac,
+};
 pub use operation::{
     Action, HostUpdate, Operation, OperationPhase, OperationSpec, OperationStatus, Progress, StepState, StepStatus,
 };
@@ -76,7 +78,7 @@ pub use policy::{
     Weekday,
 };
 pub use pool::{Pool, PoolHealth, PoolPhase, PoolSpace, PoolSpec, PoolStatus, PoolType};
-pub use port::{Port, PortSpec, PortStatus};
+pub use port::{Port, PortSpec, PortStatus, PortTraffic};
 pub use power::{PowerAnswer, PowerOrder, PowerStatus, PowerSwitch};
 pub use problem::{FieldError, Problem};
 pub use resource::Resource;
@@ -86,8 +88,8 @@ pub use resource_pool::{
 };
 pub use router::{FloatingIp, FloatingIpSpec, FloatingIpStatus, Router, RouterSpec, RouterStatus};
 pub use security_group::{
-    AddressSet, AddressSetSpec, AddressSetStatus, Addresses, Direction, GroupRule, PortRange, Protocol, SecurityGroup,
-    SecurityGroupSpec, SecurityGroupStatus,
+    AddressSet, AddressSetSpec, AddressSetStatus, Addresses, Direction, GroupRule, PortRange, Protocol, RuleTraffic,
+    SecurityGroup, SecurityGroupSpec, SecurityGroupStatus,
 };
 pub use size::ByteSize;
 pub use snapshot::{

@@ -1,6 +1,6 @@
 //! `network`: a segment that spans the hosts, with addresses for VMs.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -19,6 +19,12 @@ pub struct NetworkSpec {
     /// VXLAN network identifier, 1–16777215; chosen by the controller if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vni: Option<u32>,
+    /// Fixed once it is made.
+    #[serde(default, rename = "type", skip_serializing_if = "NetworkType::is_routed")]
+    pub network_type: NetworkType,
+    /// The interface of every host that a bridged network continues on. Fixed once it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
     /// Bytes of an IP packet inside the network, 576–8950.
     #[serde(default = "default_mtu")]
     pub mtu: u32,
@@ -32,10 +38,63 @@ pub struct NetworkSpec {
     pub external_vteps: Vec<IpAddr>,
 }
 
+/// What a network is part of.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkType {
+    /// An overlay over all hosts that routers and external VTEPs may lead out of.
+    #[default]
+    Routed,
+    /// An overlay over all hosts that nothing leads out of.
+    Isolated,
+    /// The LAN that an interface of each host is in.
+    Bridged,
+}
+
+impl NetworkType {
+    pub fn is_routed(&self) -> bool {
+        *self == Self::Routed
+    }
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Routed => "routed",
+            Self::Isolated => "isolated",
+            Self::Bridged => "bridged",
+        }
+    }
+}
+
+impl fmt::Display for NetworkType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Why a text is not a [`NetworkType`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no type of network: there are routed, isolated and bridged")]
+pub struct InvalidNetworkType(String);
+
+impl FromStr for NetworkType {
+    type Err = InvalidNetworkType;
+    fn from_str(text: &str) -> Result<Self, InvalidNetworkType> {
+        let all = [Self::Routed, Self::Isolated, Self::Bridged];
+        let bad = || InvalidNetworkType(text.chars().filter(|c| !c.is_control()).take(40).collect());
+        all.into_iter().find(|one| one.name() == text).ok_or_else(bad)
+    }
+}
+
 impl NetworkSpec {
     /// A network with one subnet and everything else by default.
     pub fn with_subnet(subnet: Subnet) -> Self {
-        Self { vni: None, mtu: default_mtu(), subnet: Some(subnet), external_vteps: Vec::new() }
+        Self {
+            vni: None,
+            network_type: NetworkType::default(),
+            interface: None,
+            mtu: default_mtu(),
+            subnet: Some(subnet),
+            external_vteps: Vec::new(),
+        }
     }
 }
 

@@ -46,4 +46,16 @@ pub struct PortStatus {
     /// It was made with its VM and goes with it.
     #[serde(default)]
     pub goes_with_vm: bool,
+    /// What has passed it on the host where its VM is, as the guest sees it; not stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<PortTraffic>,
+}
+
+/// Counters that grow until the VM moves or its host restarts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PortTraffic {
+    pub received_bytes: u64,
+    pub received_packets: u64,
+    pub sent_bytes: u64,
+    pub sent_packets: u64,
 }

@@ -39,7 +39,20 @@ pub struct SecurityGroupSpec {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct SecurityGroupStatus {}
+pub struct SecurityGroupStatus {
+    /// What each rule has let through on all hosts; not stored.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub traffic: Vec<RuleTraffic>,
+}
+
+/// Counters of one rule. They grow as long as a host has ports with the group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RuleTraffic {
+    /// `in tcp 443 from 0.0.0.0/0`.
+    pub rule: String,
+    pub packets: u64,
+    pub bytes: u64,
+}
 
 /// What is allowed. Each member narrows it; the empty rule allows everything in.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]

@@ -26,7 +26,7 @@ pub(super) struct VmPorts {
 }
 
 pub(super) fn port_ref(nic: &NicAssignment) -> PortRef {
-    PortRef { vni: nic.vni, id: nic.port, mac: nic.mac }
+    PortRef { vni: nic.vni, id: nic.port, mac: nic.mac, bridged: nic.interface.is_some() }
 }
 
 /// What the controller says of ports now, and what it said before of those that are still here.
@@ -77,7 +77,8 @@ pub(super) fn network_of<'a>(
 ) -> &'a mut HostNetwork {
     let found = plan.networks.iter().position(|network| network.vni == nic.vni);
     let at = found.unwrap_or_else(|| {
-        plan.networks.push(HostNetwork::new(Uuid::nil(), nic.network.as_str(), nic.vni, nic.mtu, underlay_address));
+        let new = HostNetwork::new(Uuid::nil(), nic.network.as_str(), nic.vni, nic.mtu, underlay_address);
+        plan.networks.push(HostNetwork { interface: nic.interface.clone(), ..new });
         plan.networks.len() - 1
     });
     &mut plan.networks[at]

@@ -188,6 +188,9 @@ impl Networks {
                 let code = match &error {
                     NetworkError::UnderlayTooSmall { .. } => "underlay-mtu-too-small",
                     NetworkError::NoUnderlay { .. } => "no-underlay",
+                    NetworkError::NoUplink { .. } => "no-interface",
+                    NetworkError::UplinkInUse { .. } => "interface-in-use",
+                    NetworkError::UplinkTooSmall { .. } => "interface-mtu-too-small",
                     _ => "underlay-not-checked",
                 };
                 Err(problem(code, "this host's underlay", &error))

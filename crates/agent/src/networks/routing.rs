@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
-use gantry_api::agent::NicAssignment;
+use gantry_api::{agent::NicAssignment, heartbeat::HostTraffic};
 use gantry_network::flows::FlowTable;
-use gantry_types::{HealthCheck, HostRouter};
+use gantry_network::groups::counter_name;
+use gantry_network::{NetworkError, tap_name};
+use gantry_types::{HealthCheck, HostGroup, HostRouter, PortTraffic, RuleTraffic};
 use ipnet::IpNet;
 use uuid::Uuid;
 
@@ -55,6 +57,34 @@ impl Networks {
             RouterFlows { router: router.uuid, own, floating }
         };
         state.desired.routers.iter().map(of).filter(|flows| !flows.own.is_empty()).collect()
+    }
+
+    /// What this host has counted for its ports and their groups.
+    pub async fn traffic(&self) -> Result<HostTraffic, NetworkError> {
+        let counted = self.plane.traffic().await?;
+        let state = self.state.lock().await;
+        let port = |nic: &NicAssignment| {
+            let tap = counted.taps.get(&tap_name(nic.port))?;
+            // What the tap received the guest has sent.
+            let traffic = PortTraffic {
+                received_bytes: tap.sent_bytes,
+                received_packets: tap.sent_packets,
+                sent_bytes: tap.received_bytes,
+                sent_packets: tap.received_packets,
+            };
+            Some((nic.port, traffic))
+        };
+        let rules_of = |group: &HostGroup| {
+            let rules = group.rules.iter().zip(&group.shown).filter_map(|(rule, shown)| {
+                let (packets, bytes) = *counted.rules.get(&counter_name(group.uuid, rule))?;
+                Some(RuleTraffic { rule: shown.clone(), packets, bytes })
+            });
+            (group.uuid, rules.collect())
+        };
+        Ok(HostTraffic {
+            ports: state.nics().filter_map(|(nic, _)| port(nic)).collect(),
+            rules: state.desired.groups.iter().map(rules_of).collect(),
+        })
     }
 
     /// What is checked here, each with whether it was healthy when the controller last spoke of it.

@@ -20,6 +20,7 @@ fn nic() -> NicAssignment {
         dns: Vec::new(),
         more_addresses: Vec::new(),
         dhcp: false,
+        interface: None,
     }
 }
 

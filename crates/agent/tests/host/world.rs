@@ -174,6 +174,7 @@ impl World {
                 dns: Vec::new(),
                 more_addresses: Vec::new(),
                 dhcp: false,
+                interface: None,
             }],
             user_data: None,
             power: PowerState::Running,

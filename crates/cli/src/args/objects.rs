@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
-use gantry_types::{ImageFormat, Name, Role};
+use gantry_types::{ImageFormat, Name, NetworkType, Role};
 
 use super::{FollowOptions, HostJoin, ListOptions, parse_duration, vm::parse_label_change};
 
@@ -79,6 +79,12 @@ pub struct NetworkCreate {
     /// Addresses for its VMs, for example 10.9.0.0/24
     #[arg(long, value_name = "CIDR", value_parser = parse_cidr)]
     pub subnet: String,
+    /// routed: routers may lead out of it; isolated: nothing does; bridged: the LAN of an interface of every host
+    #[arg(long = "type", value_name = "TYPE", default_value_t)]
+    pub network_type: NetworkType,
+    /// The hosts' interface that a bridged network continues on
+    #[arg(long, value_name = "NAME")]
+    pub interface: Option<String>,
     /// The default gateway told to guests
     #[arg(long, value_name = "ADDRESS")]
     pub gateway: Option<IpAddr>,

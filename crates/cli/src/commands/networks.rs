@@ -61,6 +61,8 @@ fn network_of(arguments: NetworkCreate) -> Result<Network, Problem> {
         Subnet { gateway: arguments.gateway, dns: arguments.dns, reserved: arguments.reserve, ..Subnet::new(cidr) };
     let spec = NetworkSpec {
         vni: arguments.vni,
+        network_type: arguments.network_type,
+        interface: arguments.interface,
         mtu: arguments.mtu,
         external_vteps: arguments.external_vtep,
         ..NetworkSpec::with_subnet(subnet)

@@ -137,7 +137,7 @@ impl Row for Image {
 impl Row for Network {
     const PLURAL_FOR_PEOPLE: &'static str = "networks";
     const HEADERS: &'static [&'static str] = &["NAME", "VNI", "SUBNET", "MTU", "USED", "AGE"];
-    const WIDE_HEADERS: &'static [&'static str] = &["GATEWAY", "EXTERNAL VTEPS", "UUID"];
+    const WIDE_HEADERS: &'static [&'static str] = &["TYPE", "GATEWAY", "EXTERNAL VTEPS", "UUID"];
 
     fn cells(&self, around: &Surroundings) -> Vec<String> {
         vec![
@@ -153,7 +153,8 @@ impl Row for Network {
     fn wide_cells(&self) -> Vec<String> {
         let vteps: Vec<_> = self.spec.external_vteps.iter().map(ToString::to_string).collect();
         let gateway = self.spec.subnet.as_ref().and_then(|subnet| subnet.gateway);
-        vec![or_dash(gateway), vteps.join(","), self.metadata.uuid.to_string()]
+        let kind = self.spec.network_type.to_string();
+        vec![kind, or_dash(gateway), vteps.join(","), self.metadata.uuid.to_string()]
     }
 }
 

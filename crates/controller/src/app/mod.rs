@@ -8,6 +8,7 @@ mod caller;
 pub mod cluster;
 pub mod event;
 pub mod explain;
+pub mod exposition;
 pub mod host;
 pub mod host_work;
 pub mod image;

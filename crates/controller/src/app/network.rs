@@ -32,6 +32,7 @@ pub async fn create(
     if app.objects.find::<Network>(network.name()).await?.is_some() {
         return Err(already_exists(&network));
     }
+    check_interface(app, &network)?;
     network.status = NetworkStatus { vni: choose_vni(app, &network)?, ..NetworkStatus::default() };
     if !query.dry_run {
         let mut change = Change::new();
@@ -65,6 +66,27 @@ fn check_overlap(app: &App, sent: &Network) -> Result<(), Problem> {
             "spec.subnet.cidr",
             format!("{} overlaps {}, which the network has already; choose a range of its own", own.cidr, other.cidr),
         )),
+    }
+}
+
+/// Everything that comes in by an interface goes to one network.
+fn check_interface(app: &App, network: &Network) -> Result<(), Problem> {
+    let Some(interface) = &network.spec.interface else { return Ok(()) };
+    let other = app.model.read(|tables| {
+        let mut others = tables.networks.values();
+        others.find(|other| other.spec.interface.as_ref() == Some(interface)).cloned()
+    });
+    match other {
+        None => Ok(()),
+        Some(other) => Err(Problem::conflict(
+            "interface-in-use",
+            format!(
+                "network '{}' can't have interface '{interface}': network '{}' has it",
+                network.name(),
+                other.name()
+            ),
+        )
+        .remedy("name another interface, or use that network")),
     }
 }
 
@@ -146,6 +168,13 @@ fn check_change(current: &Network, new: &Network) -> Result<(), Problem> {
         Problem::conflict("network-in-use", format!("network '{}' can't be changed like this", current.name()))
             .object(current.reference())
             .remedy("leave these fields as they are, or make another network");
+    if new.spec.network_type != current.spec.network_type {
+        problem = problem.field("spec.type", format!("is fixed: {}", current.spec.network_type));
+    }
+    if new.spec.interface != current.spec.interface {
+        let shown = current.spec.interface.as_deref().unwrap_or("none");
+        problem = problem.field("spec.interface", format!("is fixed: {shown}"));
+    }
     // The identifier in use may be written into the spec.
     if new.spec.vni.is_some_and(|vni| vni != current.status.vni) {
         problem = problem.field("spec.vni", format!("is fixed: {}", current.status.vni));

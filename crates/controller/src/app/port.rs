@@ -90,7 +90,13 @@ impl Managed for Port {
             Problem::conflict("no-address", format!("port '{}' gets no address: {message}", self.name()))
                 .remedy("ask for another address, or delete ports that hold them")
         })?;
-        self.status = PortStatus { mac: Some(leased.mac), addresses: leased.addresses, vm: None, goes_with_vm: false };
+        self.status = PortStatus {
+            mac: Some(leased.mac),
+            addresses: leased.addresses,
+            vm: None,
+            goes_with_vm: false,
+            traffic: None,
+        };
         change.update(&network)?;
         Ok(())
     }
@@ -144,7 +150,12 @@ pub(crate) fn of_card(app: &App, name: Name, uuid: Uuid, vm: &Name, spec: PortSp
     let mut port = Port::new(name, spec);
     app.stamp(&mut port.metadata);
     port.metadata.uuid = uuid;
-    port.status =
-        PortStatus { mac: Some(leased.mac), addresses: leased.addresses, vm: Some(vm.clone()), goes_with_vm: true };
+    port.status = PortStatus {
+        mac: Some(leased.mac),
+        addresses: leased.addresses,
+        vm: Some(vm.clone()),
+        goes_with_vm: true,
+        traffic: None,
+    };
     port
 }

@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
-use gantry_types::{FloatingIp, LoadBalancer, Name, Network, NicStatus, Problem, Resource, Router, Subnet, Vm};
+use gantry_types::{
+    FloatingIp, LoadBalancer, Name, Network, NetworkType, NicStatus, Problem, Resource, Router, Subnet, Vm,
+};
 
 use super::{
     App,
@@ -58,6 +60,12 @@ impl Managed for Router {
                 continue;
             };
             let own = subnets::of_network(tables, network);
+            let kind = network.spec.network_type;
+            if kind == NetworkType::Isolated || (is_inside && kind == NetworkType::Bridged) {
+                let reason = if is_inside { "so no router can be its gateway" } else { "so nothing leads out by it" };
+                wrong.push((field.clone(), format!("network '{name}' is {kind}, {reason}; use one that is routed")));
+                continue;
+            }
             if is_inside {
                 let other = router_of(tables, name).filter(|other| other.metadata.name != self.metadata.name);
                 if let Some(other) = other {

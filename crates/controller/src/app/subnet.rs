@@ -1,11 +1,11 @@
 //! Subnets: no two of a network overlap, and none goes while a port has an address of it.
 
-use gantry_types::{NetworkSubnet, Resource};
+use gantry_types::{NetworkSubnet, NetworkType, Resource};
 
 use super::managed::{Managed, Mistake};
 use crate::{
     model::Tables,
-    subnets::{overlapping, subnet_mistakes},
+    subnets::{leads_out, overlapping, subnet_mistakes},
 };
 
 impl Managed for NetworkSubnet {
@@ -22,6 +22,9 @@ impl Managed for NetworkSubnet {
             return vec![("spec.network".to_owned(), message)];
         };
         let mut wrong = subnet_mistakes("spec", &self.spec.subnet(), network.spec.mtu);
+        if let Some(gateway) = self.spec.gateway.filter(|_| network.spec.network_type == NetworkType::Isolated) {
+            wrong.push(("spec.gateway".to_owned(), leads_out(gateway)));
+        }
         let others = tables.subnets.values().filter(|other| other.metadata.name != self.metadata.name);
         let others = others.filter(|other| other.spec.network == self.spec.network).map(|other| other.spec.subnet());
         let others: Vec<_> = network.spec.subnet.iter().cloned().chain(others).collect();

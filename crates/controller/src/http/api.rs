@@ -316,6 +316,7 @@ fn of_the_whole(routes: Routes) -> Routes {
     let of_vm = at("/v1/vms/{name}/metrics", Vm::KIND, "What was measured lately");
     let of_host = at("/v1/hosts/{name}/metrics", Host::KIND, "What was measured lately");
     let energy = at("/v1/energy", "energy", "What hosts drew, and whose part of it that was");
+    let counters = at("/v1/metrics", "overview", "Counters of ports and rules, in Prometheus' text format");
     let log = at("/v1/audit", "audit", "Who did what, the newest first");
     routes
         .add(whole.query::<OverviewQuery>().answers::<Overview>(200), get(overview::show))
@@ -324,6 +325,7 @@ fn of_the_whole(routes: Routes) -> Routes {
         .add(of_vm.query::<MetricsQuery>().answers::<MetricsHistory>(200), get(overview::vm_metrics))
         .add(of_host.query::<MetricsQuery>().answers::<MetricsHistory>(200), get(overview::host_metrics))
         .add(energy.query::<EnergyQuery>().answers::<EnergyReport>(200), get(overview::energy))
+        .add(counters, get(overview::counters))
         .add(log.query::<AuditQuery>().answers::<AuditPage>(200), get(audit::list))
 }
 

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 use axum::{
     Json,
     extract::State,
+    http::header,
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
@@ -29,7 +30,7 @@ use super::{
     watch::KEEP_ALIVE,
 };
 use crate::{
-    app::{self, Caller, overview, search},
+    app::{self, Caller, exposition::exposition, overview, search},
     history::Subject,
 };
 
@@ -161,6 +162,12 @@ pub async fn vm_metrics(
 ) -> Answer<MetricsHistory> {
     let vm: Vm = app::get(&front.app, &caller, &name)?;
     Ok(Json(history(&front, &Subject::Vm(vm.metadata.uuid), &query)?))
+}
+
+/// For Prometheus and what reads its format.
+pub async fn counters(State(front): State<Shared>, User(caller): User) -> Result<Response, Refusal> {
+    let text = exposition(&front.app, &caller)?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }
 
 pub async fn host_metrics(

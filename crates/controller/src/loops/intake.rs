@@ -78,6 +78,7 @@ fn remember(app: &App, host: &Name, beat: &Heartbeat) -> bool {
         {
             return false;
         }
+        let last = overlay.hosts.get(host.as_str());
         let report = HostReport {
             agent_instance: beat.agent_instance,
             sequence: beat.sequence,
@@ -88,6 +89,7 @@ fn remember(app: &App, host: &Name, beat: &Heartbeat) -> bool {
             members: beat.members.clone(),
             idle_routers: beat.idle_routers.clone(),
             pools: beat.pools.clone(),
+            traffic: beat.traffic.clone().or_else(|| last.map(|last| last.traffic.clone())).unwrap_or_default(),
             vms: beat.vms.iter().map(|observation| (observation.uuid, observation.clone())).collect(),
         };
         let before = overlay.hosts.get(host.as_str());

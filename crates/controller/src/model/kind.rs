@@ -135,8 +135,12 @@ kinds! {
     Image in images, facts facts::of_image;
     Network in networks, facts facts::of_network;
     NetworkSubnet in subnets;
-    Port in ports, facts facts::of_port;
-    SecurityGroup in security_groups;
+    Port in ports, facts facts::of_port, lay_over |port, overlay| port.status.traffic = overlay.port_traffic(port.metadata.uuid);
+    SecurityGroup in security_groups, lay_over |group, overlay| {
+        let rules = group.spec.rules.iter();
+        let traffic = rules.map(|rule| overlay.rule_traffic(group.metadata.uuid, &rule.to_string()));
+        group.status.traffic = traffic.collect();
+    };
     AddressSet in address_sets;
     Router in routers;
     FloatingIp in floating_ips;

@@ -73,6 +73,7 @@ pub fn assignment(app: &App, vm: &Vm, epoch: u64) -> Result<Assignment, Problem>
             more_addresses: nic.more_addresses.iter().copied().map(with_subnet).collect(),
             // Cards are in the order of the spec.
             dhcp: vm.spec.nics.get(index).is_some_and(|spec| spec.dhcp),
+            interface: network.spec.interface.clone(),
         });
     }
     let size = vm.status.disk.ok_or_else(|| {

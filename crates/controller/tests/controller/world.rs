@@ -301,6 +301,7 @@ impl World {
                 members: Vec::new(),
                 idle_routers: Vec::new(),
                 pools: self.hosts.pool_reports(&host),
+                traffic: None,
             };
             beats.push((host, beat));
         }

@@ -218,6 +218,7 @@ impl Member {
             members: Vec::new(),
             idle_routers: Vec::new(),
             pools: Vec::new(),
+            traffic: None,
         };
         self.api.send(Method::POST, paths::HEARTBEAT, &json!(beat)).await
     }

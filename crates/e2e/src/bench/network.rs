@@ -133,7 +133,7 @@ fn desired(host: u32, hosts: u32, ports: u32, local: impl Fn(u32) -> u32, tcp: u
         ports: Some(PortRange { first: tcp, last: tcp }),
         peer: HostPeer::Anyone,
     };
-    let group = HostGroup { uuid: group, name: "bench".parse()?, rules: vec![rule] };
+    let group = HostGroup { uuid: group, name: "bench".parse()?, rules: vec![rule], shown: Vec::new() };
     Ok(HostNetworks { generation: 1, networks: vec![network], groups: vec![group], ..HostNetworks::default() })
 }
 

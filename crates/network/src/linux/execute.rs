@@ -136,6 +136,10 @@ fn add_link(name: &str, kind: &LinkKind, mtu: u32) -> Vec<String> {
                 o.vni, o.udp_port
             )]
         }
+        LinkKind::Uplink { interface } => vec![
+            format!("link set dev {interface} up"),
+            format!("link add name {name} link {interface} mtu {mtu} type macvlan mode passthru"),
+        ],
         LinkKind::Tap { owner_uid } => {
             vec![format!("tuntap add dev {name} mode tap user {owner_uid}"), format!("link set dev {name} mtu {mtu}")]
         }

@@ -8,6 +8,7 @@ mod announce;
 mod capture;
 pub(crate) mod command;
 pub(crate) mod conntrack;
+mod counters;
 mod execute;
 mod read;
 pub(crate) mod router;
@@ -28,7 +29,7 @@ use crate::desired::{HostNetwork, HostNetworks, LocalPort, Validate};
 use crate::error::{NetworkError, Result};
 use crate::observed::Observed;
 use crate::plan::{Change, Scope, plan};
-use crate::plane::{Applied, CaptureLimits, DataPlane, PortCounters, PortRef};
+use crate::plane::{Applied, CaptureLimits, DataPlane, PortCounters, PortRef, Traffic};
 use crate::target;
 use crate::underlay::{self, UnderlayReport};
 
@@ -144,7 +145,14 @@ impl DataPlane for LinuxDataPlane {
         read::port_counters(&self.tools, port).await
     }
 
+    async fn traffic(&self) -> Result<Traffic> {
+        counters::read(&self.tools).await
+    }
+
     async fn check_underlay(&self, network: &HostNetwork) -> Result<UnderlayReport> {
+        if let Some(interface) = &network.interface {
+            return underlay::check_uplink(network, interface, read::interface_named(&self.tools, interface).await?);
+        }
         underlay::check(network, read::interface_with(&self.tools, network.underlay_address).await?)
     }
 }

@@ -97,6 +97,8 @@ struct LinkRow {
     ifname: String,
     flags: Vec<String>,
     mtu: u32,
+    /// What a device stands on.
+    link: Option<String>,
     /// Absent on devices without Ethernet addresses.
     address: Option<String>,
     master: Option<String>,
@@ -144,6 +146,9 @@ impl LinkRow {
                 learning: data["learning"].as_bool().unwrap_or_default(),
                 proxy: data["proxy"].as_bool().unwrap_or_default(),
             }),
+            (Role::Vxlan, "macvlan") if data["mode"] == "passthru" => {
+                LinkKind::Uplink { interface: self.link.unwrap_or_default() }
+            }
             (Role::Leg, "veth") => LinkKind::Leg { router: String::new() },
             (Role::Tap, "tun") if data["type"] == "tap" => LinkKind::Tap { owner_uid: owner_uid(&data["user"]) },
             (_, "") => LinkKind::Foreign("physical interface".to_owned()),
@@ -251,6 +256,30 @@ fn dropped_packets(ruleset: &Value, chain: &str) -> u64 {
     let expressions = rules.filter_map(|r| r["expr"].as_array());
     let dropping = expressions.filter(|e| e.iter().any(|x| x.get("drop").is_some()));
     dropping.flatten().filter_map(|x| x["counter"]["packets"].as_u64()).sum()
+}
+
+/// An interface by its name, with what it is used for otherwise: its addresses, or the bridge that it is in.
+pub async fn interface_named(tools: &Tools, name: &str) -> Result<Option<(u32, Option<String>)>> {
+    #[derive(Deserialize)]
+    struct Row {
+        ifname: String,
+        mtu: u32,
+        master: Option<String>,
+        #[serde(default)]
+        addr_info: Vec<Address>,
+    }
+    #[derive(Deserialize)]
+    struct Address {
+        local: Option<IpAddr>,
+        scope: String,
+    }
+    let rows: Vec<Row> = tools.query(Tool::Ip, &["-j", "addr", "show"], "list addresses").await?;
+    let row = rows.into_iter().find(|row| row.ifname == name);
+    Ok(row.map(|row| {
+        let address = row.addr_info.iter().find(|address| address.scope != "link").and_then(|address| address.local);
+        let address = address.map(|address| format!("it has the address {address}"));
+        (row.mtu, address.or_else(|| row.master.map(|master| format!("it is in '{master}'"))))
+    }))
 }
 
 /// The interface that carries an address, with its MTU.

@@ -45,7 +45,8 @@ fn rule(protocol: Protocol, port: Option<u16>, peer: HostPeer) -> HostGroupRule 
 
 /// Guest 12 has a group with these rules; 11 and 13 have none.
 fn one_host(rules: &[HostGroupRule]) -> HostNetworks {
-    let group = HostGroup { uuid: Uuid::from_u128(1), name: "web".parse().unwrap(), rules: rules.to_vec() };
+    let group =
+        HostGroup { uuid: Uuid::from_u128(1), name: "web".parse().unwrap(), rules: rules.to_vec(), shown: Vec::new() };
     let guarded = LocalPort { groups: vec![group.uuid], ..port(12, true) };
     let ports = vec![port(11, true), guarded, port(13, true)];
     HostNetworks { groups: vec![group], ..network(1, ports, vec![], vec![]) }
@@ -111,7 +112,7 @@ async fn a_capture_shows_what_passes_and_ends_by_its_size() {
     let plane = LinuxDataPlane::in_namespace(&host.name);
     plane.apply(&network(1, vec![port(11, true), port(12, true)], vec![], vec![])).await.unwrap();
     let (eleven, twelve) = (attach(&host, 11), attach(&host, 12));
-    let reference = PortRef { vni: VNI, id: port(12, true).id, mac: mac(12) };
+    let reference = PortRef { vni: VNI, id: port(12, true).id, mac: mac(12), bridged: false };
     let limits = CaptureLimits { time: std::time::Duration::from_secs(60), bytes: 4096 };
     let mut records = plane.capture(&reference, limits).unwrap();
     assert_eq!(records.recv().await.unwrap(), PCAP_HEADER);

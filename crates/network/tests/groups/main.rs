@@ -60,6 +60,7 @@ fn hosts() -> impl Strategy<Value = HostNetworks> {
                     rule
                 })
                 .collect(),
+            shown: Vec::new(),
         });
         let groups = groups.collect();
         HostNetworks { networks, groups, routers, ..HostNetworks::default() }
@@ -177,7 +178,8 @@ fn rules_grow_with_local_ports_and_groups_only() {
             ports: None,
             peer: HostPeer::Set(peer),
         };
-        let group = HostGroup { uuid: Uuid::from_u128(1), name: "web".parse().unwrap(), rules: vec![rule] };
+        let group =
+            HostGroup { uuid: Uuid::from_u128(1), name: "web".parse().unwrap(), rules: vec![rule], shown: Vec::new() };
         let groups = vec![group];
         groups::compile(&HostNetworks { networks: vec![network], groups, ..HostNetworks::default() })
     };
