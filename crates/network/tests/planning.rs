@@ -147,6 +147,7 @@ fn changed(kind: &LinkKind) -> LinkKind {
         LinkKind::Bridge(o) => LinkKind::Bridge(BridgeOptions { spanning_tree: !o.spanning_tree, ..*o }),
         LinkKind::Vxlan(o) => LinkKind::Vxlan(VxlanOptions { proxy: !o.proxy, ..*o }),
         LinkKind::Tap { owner_uid } => LinkKind::Tap { owner_uid: owner_uid + 1 },
+        LinkKind::Uplink { interface } => LinkKind::Uplink { interface: format!("{interface}0") },
         LinkKind::Leg { router } => LinkKind::Leg { router: format!("{router}0") },
         LinkKind::Foreign(kind) => LinkKind::Foreign(kind.clone()),
     }
