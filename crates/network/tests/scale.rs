@@ -66,7 +66,7 @@ fn desired(host: u32, members: &[u32], more: u16) -> HostNetworks {
         peer,
     };
     let rules = vec![rule(OPEN, HostPeer::Set(peers)), rule(more, HostPeer::Anyone)];
-    let group = HostGroup { uuid, name: "all".parse().unwrap(), rules };
+    let group = HostGroup { uuid, name: "all".parse().unwrap(), rules, shown: Vec::new() };
     HostNetworks { networks: vec![network], groups: vec![group], ..HostNetworks::default() }
 }
 
