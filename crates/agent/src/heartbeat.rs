@@ -2,7 +2,7 @@
 //! nothing here: the loop goes on and says once that it can't be reached, and once that it can be again.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use gantry_api::{
     heartbeat::{Heartbeat, HeartbeatReply},
@@ -18,8 +18,6 @@ use crate::host_metrics::HostMeter;
 const INTERVAL: Duration = Duration::from_secs(1);
 /// What a controller may ask for.
 const INTERVAL_MS: std::ops::RangeInclusive<u64> = 100..=60_000;
-/// Counters are many, and nobody waits for them.
-const COUNTING_INTERVAL: Duration = Duration::from_secs(5);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(host: Arc<Host>, agent: Arc<Agent>, http: reqwest::Client, shutdown: CancellationToken) {
@@ -29,14 +27,8 @@ pub(crate) async fn run(host: Arc<Host>, agent: Arc<Agent>, http: reqwest::Clien
     let mut sequence = 0;
     let mut reachable = None;
     let mut interval = INTERVAL;
-    let mut counted: Option<Instant> = None;
     loop {
         sequence += 1;
-        let is_due = counted.is_none_or(|before| before.elapsed() >= COUNTING_INTERVAL);
-        let traffic = if is_due { host.networks.traffic().await.ok() } else { None };
-        if traffic.is_some() {
-            counted = Some(Instant::now());
-        }
         let heartbeat = Heartbeat {
             agent_instance,
             sequence,
@@ -49,7 +41,7 @@ pub(crate) async fn run(host: Arc<Host>, agent: Arc<Agent>, http: reqwest::Clien
             members: host.health.report(),
             idle_routers: host.health.idle_routers(),
             pools: host.pools.reports(),
-            traffic,
+            traffic: host.counted.take(),
         };
         let request = http.post(&url).timeout(ANSWER_LIMIT).json(&heartbeat);
         match gantry_hostlink::answer::<HeartbeatReply>("the controller", request).await {

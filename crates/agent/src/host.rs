@@ -8,6 +8,7 @@ use gantry_trust::LiveIdentity;
 use gantry_types::Problem;
 
 use crate::config::AgentConfig;
+use crate::counting::Counted;
 use crate::health::Health;
 use crate::inventory::QemuHost;
 use crate::migration::Verdicts;
@@ -32,6 +33,7 @@ pub(crate) struct Host {
     pub resources: Arc<Resources>,
     pub services: ServicesNamespaces,
     pub health: Health,
+    pub counted: Counted,
     pub qemu: QemuHost,
     pub uids: Uids,
 }

@@ -15,6 +15,7 @@
 
 mod agent;
 mod config;
+mod counting;
 mod durable;
 mod flows;
 mod health;
@@ -115,9 +116,10 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     let services = services::run(host.clone(), shutdown.clone());
     let health = health::run(host.clone(), shutdown.clone());
     let pools = pools::run(&host, shutdown.clone());
+    let counting = counting::run(&host, shutdown.clone());
     let resources = resources::run(host.clone(), shutdown.clone());
     let heartbeat = heartbeat::run(host.clone(), agent, controller, shutdown.clone());
-    let kept = async { tokio::join!(renewal, services, health, resources, watch, pools) };
+    let kept = async { tokio::join!(renewal, services, health, resources, watch, pools, counting) };
     tokio::join!(server.serve(listener, router, shutdown), heartbeat, kept);
     Ok(())
 }
@@ -158,7 +160,7 @@ async fn open(config: AgentConfig) -> Result<(Arc<Host>, Vec<Loaded>), AgentErro
     let resources = Arc::new(Resources::open(&config.name, &config.state_dir));
     let uids = Uids::new(config.first_uid, records.taken_uids(&loaded));
     let pools = Pools::new(pool.clone());
-    let (services, health) = Default::default();
+    let (services, health, counted) = Default::default();
     let host = Host {
         config,
         identity,
@@ -171,6 +173,7 @@ async fn open(config: AgentConfig) -> Result<(Arc<Host>, Vec<Loaded>), AgentErro
         resources,
         services,
         health,
+        counted,
         qemu,
         uids,
     };

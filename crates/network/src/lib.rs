@@ -8,8 +8,8 @@
 //!
 //! The caller describes what the host should carry ([`HostNetworks`]); a [`DataPlane`] reads what is there
 //! ([`Observed`]), plans the difference ([`plan::plan`], pure) and makes only those changes. Whatever was removed by
-//! hand comes back at the next apply; objects with Gantry's names that are no longer wanted go; anything else on
-//! the host is left alone.
+//! hand comes back at the next apply (one that changes nothing but security groups looks at nothing else); objects with
+//! Gantry's names that are no longer wanted go; anything else on the host is left alone.
 //!
 //! # How frames find their way
 //! - Nothing is learned. Each local MAC is a static bridge entry on its tap; each remote MAC is a static bridge entry on

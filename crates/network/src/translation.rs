@@ -37,6 +37,9 @@ pub fn table(router: &HostRouter, balancers: &[HostBalancer]) -> Ruleset {
         }
         outbound.extend(if external.snat { masquerade(external) } else { Vec::new() });
     }
+    if balancers.iter().any(|balancer| balancer.router == router.uuid && balancer.address.is_ipv6()) {
+        table.chains.insert("output".to_owned(), Chain::at(Hook::new("filter", "output", 0), vec![no_redirects()]));
+    }
     if inbound.is_empty() && outbound.is_empty() {
         return Ruleset::default();
     }
@@ -44,6 +47,12 @@ pub fn table(router: &HostRouter, balancers: &[HostBalancer]) -> Ruleset {
     table.chains.insert("prerouting".to_owned(), chain("prerouting", -100, inbound));
     table.chains.insert("postrouting".to_owned(), chain("postrouting", 100, outbound));
     table
+}
+
+/// What a load balancer gives to a member in its client's network is not to go there the shorter way. IPv6 has no setting
+/// for it as IPv4 has.
+fn no_redirects() -> Value {
+    rule(vec![is(payload("icmpv6", "type"), json!("nd-redirect")), counted(), drop()])
 }
 
 fn leaves() -> Value {

@@ -63,6 +63,17 @@ async fn guests_and_the_stations_of_a_lan_reach_each_other_until_the_port_is_mov
     let (length, _) = socket.recv_from(&mut buffer).unwrap();
     assert_eq!(&buffer[..length], b"from the guest");
 
+    // Who uses its MAC in the LAN does not take its place.
+    lan.ip(&format!("link set e0 address {}", mac(11)));
+    socket.set_broadcast(true).unwrap();
+    socket.send_to(b"as the guest", (Ipv4Addr::new(10, 9, 0, 255), 9)).unwrap();
+    guest.receive("the liar's broadcast", |frame| carries(frame, b"as the guest"));
+    lan.ip(&format!("link set e0 address {station}"));
+    guest.send(&arp_request(11, STATION));
+    guest.receive("the answer after the lie", |frame| kind(frame) == 0x0806 && frame[21] == 2);
+    socket.send_to(b"to the guest all the same", (guest_address(11), 5000)).unwrap();
+    guest.receive("the datagram after the lie", |frame| carries(frame, b"to the guest all the same"));
+
     // Moved away: the LAN gets what is for it, the tap nothing.
     let reference = PortRef::new(&network, &network.local[0]);
     for _ in 0..2 {
@@ -102,7 +113,7 @@ async fn an_interface_that_can_not_be_given_away_is_refused_with_the_remedy() {
         }
     };
     refused(1500, &["no interface 'lan0'", "network 'office'", "plug it in"]).await;
-    host.ip("link add lan0 mtu 1400 type dummy");
+    host.ip("link add lan0 mtu 1400 type veth peer name e0 mtu 1400");
     refused(1500, &["'lan0' has 1400", "ip link set lan0 mtu 1500", "to 1400"]).await;
     host.ip("addr add 192.0.2.1/24 dev lan0");
     refused(1400, &["has the address 192.0.2.1", "use an interface that is free"]).await;

@@ -13,7 +13,7 @@ use super::{App, Caller};
 pub fn exposition(app: &App, caller: &Caller) -> Result<String, Problem> {
     caller.may_read()?;
     let mut text = String::new();
-    let ports = app.model.list::<Port>();
+    let (ports, groups) = (app.model.list::<Port>(), app.model.list::<SecurityGroup>());
     type Read = fn(&gantry_types::PortTraffic) -> u64;
     let of_ports: [(&str, &str, Read); 4] = [
         ("gantry_port_received_bytes_total", "Bytes that a port's guest has received.", |t| t.received_bytes),
@@ -25,13 +25,12 @@ pub fn exposition(app: &App, caller: &Caller) -> Result<String, Problem> {
         for (name, help, read) in of_ports {
             heading(&mut text, name, help);
             for port in &ports {
-                let Some(traffic) = overlay.port_traffic(port.metadata.uuid) else { continue };
+                let Some(traffic) = overlay.counters.of_port(port.metadata.uuid) else { continue };
                 let vm = port.status.vm.as_ref().map(ToString::to_string).unwrap_or_default();
                 let labels = [("port", port.name()), ("network", port.spec.network.as_str()), ("vm", vm.as_str())];
                 line(&mut text, name, &labels, read(&traffic));
             }
         }
-        let groups = app.model.list::<SecurityGroup>();
         for (name, help, is_packets) in [
             ("gantry_rule_packets_total", "Packets that a security group's rule has let through.", true),
             ("gantry_rule_bytes_total", "Bytes that a security group's rule has let through.", false),
@@ -40,7 +39,7 @@ pub fn exposition(app: &App, caller: &Caller) -> Result<String, Problem> {
             for group in &groups {
                 for rule in &group.spec.rules {
                     let rule = rule.to_string();
-                    let counted = overlay.rule_traffic(group.metadata.uuid, &rule);
+                    let counted = overlay.counters.of_rule(group.metadata.uuid, &rule);
                     let value = if is_packets { counted.packets } else { counted.bytes };
                     line(&mut text, name, &[("security_group", group.name()), ("rule", rule.as_str())], value);
                 }

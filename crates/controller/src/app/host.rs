@@ -264,7 +264,10 @@ pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) 
                 format!("{} deleted host '{name}'", caller.name),
             ))?;
             app.commit(change).await?;
-            app.model.overlay_mut(|overlay| overlay.hosts.remove(name));
+            app.model.overlay_mut(|overlay| {
+                overlay.hosts.remove(name);
+                overlay.counters.forget(name);
+            });
             Ok(())
         })
         .await

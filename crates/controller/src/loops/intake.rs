@@ -78,7 +78,9 @@ fn remember(app: &App, host: &Name, beat: &Heartbeat) -> bool {
         {
             return false;
         }
-        let last = overlay.hosts.get(host.as_str());
+        if let Some(traffic) = &beat.traffic {
+            overlay.counters.reported(host.as_str(), traffic.clone());
+        }
         let report = HostReport {
             agent_instance: beat.agent_instance,
             sequence: beat.sequence,
@@ -89,7 +91,6 @@ fn remember(app: &App, host: &Name, beat: &Heartbeat) -> bool {
             members: beat.members.clone(),
             idle_routers: beat.idle_routers.clone(),
             pools: beat.pools.clone(),
-            traffic: beat.traffic.clone().or_else(|| last.map(|last| last.traffic.clone())).unwrap_or_default(),
             vms: beat.vms.iter().map(|observation| (observation.uuid, observation.clone())).collect(),
         };
         let before = overlay.hosts.get(host.as_str());

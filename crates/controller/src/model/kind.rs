@@ -135,10 +135,10 @@ kinds! {
     Image in images, facts facts::of_image;
     Network in networks, facts facts::of_network;
     NetworkSubnet in subnets;
-    Port in ports, facts facts::of_port, lay_over |port, overlay| port.status.traffic = overlay.port_traffic(port.metadata.uuid);
+    Port in ports, facts facts::of_port, lay_over |port, overlay| port.status.traffic = overlay.counters.of_port(port.metadata.uuid);
     SecurityGroup in security_groups, lay_over |group, overlay| {
         let rules = group.spec.rules.iter();
-        let traffic = rules.map(|rule| overlay.rule_traffic(group.metadata.uuid, &rule.to_string()));
+        let traffic = rules.map(|rule| overlay.counters.of_rule(group.metadata.uuid, &rule.to_string()));
         group.status.traffic = traffic.collect();
     };
     AddressSet in address_sets;

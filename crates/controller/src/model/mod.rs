@@ -5,6 +5,7 @@
 //! written waits with [`ReadModel::wait_for`]. If the watch breaks, the model keeps its last state, lists again and
 //! tells the differences as changes.
 
+mod counters;
 mod facts;
 mod feed;
 mod kind;

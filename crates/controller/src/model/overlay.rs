@@ -5,16 +5,13 @@ use std::{
     time::Duration,
 };
 
-use gantry_api::{
-    agent::VmObservation,
-    heartbeat::{HostTraffic, MemberHealth},
-    storage::PoolReport,
-};
+use gantry_api::{agent::VmObservation, heartbeat::MemberHealth, storage::PoolReport};
 use gantry_types::{
-    ByteSize, HostMetrics, MigrationProgress, ObjectRef, PortTraffic, Progress, ResourcePoolStatus, RuleTraffic, Timestamp,
-    VmMetrics,
+    ByteSize, HostMetrics, MigrationProgress, ObjectRef, Progress, ResourcePoolStatus, Timestamp, VmMetrics,
 };
 use uuid::Uuid;
+
+use super::counters::Counters;
 
 /// The newest heartbeat of a host.
 #[derive(Debug, Clone)]
@@ -30,8 +27,6 @@ pub struct HostReport {
     pub members: Vec<MemberHealth>,
     /// Routers that nothing there needs any more.
     pub idle_routers: Vec<Uuid>,
-    /// The newest that it has told.
-    pub traffic: HostTraffic,
     pub vms: BTreeMap<Uuid, VmObservation>,
     pub pools: Vec<PoolReport>,
 }
@@ -40,6 +35,7 @@ pub struct HostReport {
 pub struct Overlay {
     /// By host name. A host without an entry has not reported since this controller started.
     pub hosts: HashMap<String, HostReport>,
+    pub counters: Counters,
     pub vm_metrics: HashMap<Uuid, VmMetrics>,
     /// What volumes take in their pools.
     pub volumes: HashMap<Uuid, ByteSize>,
@@ -94,25 +90,6 @@ impl Overlay {
             self.volumes.insert(volume.volume, volume.allocated);
         }
         self.hosts.insert(host.to_owned(), report);
-    }
-
-    /// What a port has counted, wherever its VM is.
-    pub fn port_traffic(&self, port: Uuid) -> Option<PortTraffic> {
-        let all = self.hosts.values().filter_map(|report| report.traffic.ports.get(&port));
-        // While a VM moves two hosts know its port; the one that it runs on has counted something.
-        all.copied().max_by_key(|traffic| traffic.received_packets + traffic.sent_packets)
-    }
-
-    /// What a group's rule has let through on all hosts.
-    pub fn rule_traffic(&self, group: Uuid, rule: &str) -> RuleTraffic {
-        let reports = self.hosts.values().filter_map(|report| report.traffic.rules.get(&group));
-        let same = reports.flatten().filter(|counted| counted.rule == rule);
-        let none = RuleTraffic { rule: rule.to_owned(), packets: 0, bytes: 0 };
-        same.fold(none, |sum, one| RuleTraffic {
-            packets: sum.packets + one.packets,
-            bytes: sum.bytes + one.bytes,
-            ..sum
-        })
     }
 
     /// Forgets a VM that is no longer on a host, and what the host is still about to say of it.

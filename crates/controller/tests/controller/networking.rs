@@ -6,8 +6,8 @@ use gantry_controller::{
     app::{managed, network, vm},
 };
 use gantry_types::{
-    AddressSet, HostNetworks, HostPeer, Network, NetworkSubnet, PeerAddresses, Port, Problem, Resource, SecurityGroup,
-    Vm,
+    AddressSet, HostNetworks, HostPeer, Network, NetworkSubnet, PeerAddresses, Port, Problem, Resource, Router,
+    SecurityGroup, Vm,
 };
 use serde_json::{Value, json};
 
@@ -160,4 +160,46 @@ async fn hosts_are_told_the_groups_of_their_ports_and_the_addresses_that_these_n
     put::<Port>(&controller, "app-eth0", json!({"network": "default"})).await.expect("changed");
     controller.app.distribute_now(db.status.host.as_ref().expect("a host")).await.expect("told");
     assert!(members(&told(&world, &db)).is_empty());
+}
+
+async fn network(controller: &Controller, text: &str, spec: Value) -> Result<Network, Problem> {
+    let (caller, write) = (Caller::controller(), WriteQuery::default());
+    Ok(network::create(&controller.app, &caller, object::<Network>(text, spec), &write).await?.object)
+}
+
+#[tokio::test]
+async fn nothing_leads_out_of_an_isolated_network_and_an_interface_has_one_bridged_one() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    controller.import().await;
+    let vault = json!({"type": "isolated", "subnet": {"cidr": "10.30.0.0/24"}});
+    network(&controller, "vault", vault).await.expect("made");
+    let office = json!({"type": "bridged", "interface": "eth1", "subnet": {"cidr": "192.0.2.0/24"}});
+    network(&controller, "office", office.clone()).await.expect("made");
+    let problem = network(&controller, "other", office).await.expect_err("taken");
+    assert_eq!(problem.code(), "interface-in-use");
+    assert!(problem.detail.contains("network 'office' has it") && problem.remedy.is_some(), "{problem}");
+
+    let routed = json!({"subnet": {"cidr": "10.31.0.0/24", "gateway": "10.31.0.1"}});
+    network(&controller, "web", routed).await.expect("made");
+    let wrong = json!({"networks": ["web", "office"], "external": "vault"});
+    let problem = create::<Router>(&controller, "out", wrong).await.expect_err("they are no routed networks");
+    assert_eq!(fields(&problem), ["spec.networks[1]", "spec.external"]);
+    let problem = create::<Router>(&controller, "out", json!({"networks": ["vault"]})).await.expect_err("isolated");
+    assert_eq!(fields(&problem), ["spec.networks[0]"]);
+    let by_the_lan = json!({"networks": ["web"], "external": "office"});
+    create::<Router>(&controller, "out", by_the_lan).await.expect("out by the LAN");
+    let way_out = json!({"network": "vault", "cidr": "10.32.0.0/24", "gateway": "10.32.0.1"});
+    let problem = create::<NetworkSubnet>(&controller, "more", way_out).await.expect_err("no gateway there");
+    assert_eq!(fields(&problem), ["spec.gateway"]);
+    let opened = object::<Network>("vault", json!({"subnet": {"cidr": "10.30.0.0/24"}}));
+    let (caller, write) = (Caller::controller(), WriteQuery::default());
+    let problem = network::put(&controller.app, &caller, "vault", opened, &write).await.expect_err("fixed");
+    assert_eq!(fields(&problem), ["spec.type"]);
+
+    let vm = start(&controller, "clerk", json!([{"network": "vault"}, {"network": "office"}])).await;
+    let told = told(&world, &vm);
+    let found = |name: &str| told.networks.iter().find(|network| network.name == name).expect("it is told");
+    assert!(found("vault").isolated && !found("office").isolated);
+    assert_eq!((found("vault").interface.as_deref(), found("office").interface.as_deref()), (None, Some("eth1")));
 }

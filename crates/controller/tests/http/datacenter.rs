@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use futures::StreamExt;
 use gantry_api::{
     access::ConsoleKind,
-    heartbeat::{Heartbeat, HeartbeatReply},
+    heartbeat::{Heartbeat, HeartbeatReply, HostTraffic},
     paths,
     rest::{CreateToken, CreatedToken, JoinRequest, JoinResponse},
 };
@@ -200,6 +200,20 @@ impl Member {
         sequence: u64,
         vms: Vec<gantry_api::agent::VmObservation>,
     ) -> Result<HeartbeatReply, Problem> {
+        self.beat(sequence, vms, None).await
+    }
+
+    /// Tells what it has counted.
+    pub async fn counted(&self, sequence: u64, traffic: HostTraffic) -> Result<HeartbeatReply, Problem> {
+        self.beat(sequence, Vec::new(), Some(traffic)).await
+    }
+
+    async fn beat(
+        &self,
+        sequence: u64,
+        vms: Vec<gantry_api::agent::VmObservation>,
+        traffic: Option<HostTraffic>,
+    ) -> Result<HeartbeatReply, Problem> {
         let inventory = serde_json::from_value(json!({
             "arch": "x86_64", "cpu": {"count": 4, "model": "m", "flags": []}, "memory": "4GiB",
             "qemu_version": "7.2.17", "kvm": false, "guest_archs": ["x86_64"], "sandbox": true, "post_copy": true,
@@ -218,7 +232,7 @@ impl Member {
             members: Vec::new(),
             idle_routers: Vec::new(),
             pools: Vec::new(),
-            traffic: None,
+            traffic,
         };
         self.api.send(Method::POST, paths::HEARTBEAT, &json!(beat)).await
     }

@@ -2,9 +2,10 @@
 
 use gantry_api::{
     agent::VmObservation,
+    heartbeat::HostTraffic,
     overview::{Matched, MetricsHistory, Overview, OverviewHosts, SearchResult},
 };
-use gantry_types::{Vm, VmPhase};
+use gantry_types::{Port, PortTraffic, RuleTraffic, SecurityGroup, Vm, VmPhase};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -194,4 +195,48 @@ async fn what_was_measured_is_remembered() {
     let ann = Browser::of_role(&datacenter, "ann", "user").await;
     assert_eq!(ann.get::<Value>("/v1/vms/web/metrics").await.expect_err("not hers").status, 404);
     assert_eq!(ann.get::<Value>("/v1/hosts/host-1/metrics").await.expect_err("not for her").status, 403);
+}
+
+#[tokio::test]
+async fn what_hosts_have_counted_is_shown_with_ports_and_groups_and_told_to_prometheus() {
+    let mut datacenter = Datacenter::new().await;
+    datacenter.network().await;
+    let (one, two) = (datacenter.ready("host-1").await, datacenter.ready("host-2").await);
+    let api = datacenter.admin.clone();
+    let group = json!({"metadata": {"name": "web"}, "spec": {"rules": [{"protocol": "tcp", "ports": 443}]}});
+    let _made: Value = api.send(Method::POST, "/v1/security-groups", &group).await.expect("made");
+    let group: SecurityGroup = api.get("/v1/security-groups/web").await.expect("there");
+    let port = json!({"metadata": {"name": "front"}, "spec": {"network": "default"}});
+    let _made: Value = api.send(Method::POST, "/v1/ports", &port).await.expect("made");
+    let port: Port = api.get("/v1/ports/front").await.expect("there");
+    assert_eq!(port.status.traffic, None);
+    let rule = group.spec.rules[0].to_string();
+    let let_through = |packets: u64| RuleTraffic { rule: rule.clone(), packets, bytes: packets * 100 };
+    let passed = PortTraffic { received_bytes: 1, received_packets: 2, sent_bytes: 3, sent_packets: 4 };
+    let report = |packets: u64| HostTraffic {
+        ports: [].into(),
+        rules: [(group.metadata.uuid, vec![let_through(packets)])].into(),
+    };
+    one.counted(2, HostTraffic { ports: [(port.metadata.uuid, passed)].into(), ..report(5) }).await.expect("taken in");
+    two.counted(2, report(6)).await.expect("taken in");
+    // A heartbeat that tells nothing takes nothing back.
+    one.heartbeat(3, Vec::new()).await.expect("taken in");
+
+    let port: Port = api.get("/v1/ports/front").await.expect("there");
+    assert_eq!(port.status.traffic, Some(passed));
+    let group: SecurityGroup = api.get("/v1/security-groups/web").await.expect("there");
+    assert_eq!(group.status.traffic, [let_through(11)]);
+    let response = api.request(Method::GET, "/v1/metrics").send().await.expect("an answer");
+    assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4");
+    let text = response.text().await.expect("text");
+    for line in [
+        "# TYPE gantry_port_sent_bytes_total counter".to_owned(),
+        r#"gantry_port_received_packets_total{port="front",network="default",vm=""} 2"#.to_owned(),
+        r#"gantry_port_sent_bytes_total{port="front",network="default",vm=""} 3"#.to_owned(),
+        format!(r#"gantry_rule_packets_total{{security_group="web",rule="{rule}"}} 11"#),
+        format!(r#"gantry_rule_bytes_total{{security_group="web",rule="{rule}"}} 1100"#),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+    }
+    assert_eq!(datacenter.with_token(None).refused(Method::GET, "/v1/metrics", "").await.status, 401);
 }

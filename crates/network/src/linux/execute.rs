@@ -108,7 +108,10 @@ fn step(change: &Change) -> Step<'_> {
             bridge(format!("fdb append {} dev {device} dst {vtep} self permanent", MacAddress::ZERO))
         }
         Change::RemoveVtep { device, mac, vtep } => bridge(format!("fdb del {mac} dev {device} dst {vtep} self")),
-        Change::SetBridgeEntry { mac, port, .. } => bridge(format!("fdb replace {mac} dev {port} master static")),
+        // Sticky: where a bridge learns (a LAN), not even a liar's frame moves it.
+        Change::SetBridgeEntry { mac, port, .. } => {
+            bridge(format!("fdb replace {mac} dev {port} master static sticky"))
+        }
         Change::RemoveBridgeEntry { mac, port, .. } => bridge(format!("fdb del {mac} dev {port} master")),
         Change::RemoveGuards { devices } => nft(guard::transaction(|_| false, devices, [])),
         Change::FilterBridges => (None, Vec::new()),

@@ -1,7 +1,8 @@
 //! The data plane of a Linux host, through `ip`, `bridge` and `nft`.
 //!
-//! It works in one network namespace: the process's own, or a named one. It keeps no state besides a lock; each call
-//! reads the kernel. Every change goes through a batch on a child's standard input, one child for consecutive changes
+//! It works in one network namespace: the process's own, or a named one. Each call reads the kernel. Only of what it was
+//! last made to be it keeps a memory: a change of security groups alone then reads and writes groups alone, which on a
+//! host with hundreds of ports is a small part of the whole. Every change goes through a batch on a child's standard input, one child for consecutive changes
 //! of one tool; nothing passes through a shell.
 
 mod announce;
@@ -36,8 +37,9 @@ use crate::underlay::{self, UnderlayReport};
 /// See the module.
 pub struct LinuxDataPlane {
     tools: Tools,
-    /// Two converging calls at once would each undo or repeat the other's steps.
-    turn: Mutex<()>,
+    /// What the host was last made to be as a whole, if nothing of it has been changed here since. Held while converging:
+    /// two calls at once would each undo or repeat the other's steps.
+    made: Mutex<Option<Observed>>,
     changes_total: AtomicU64,
 }
 
@@ -53,7 +55,7 @@ impl LinuxDataPlane {
     }
 
     fn new(namespace: Option<String>) -> Self {
-        Self { tools: Tools::of(namespace.as_deref()), turn: Mutex::new(()), changes_total: AtomicU64::new(0) }
+        Self { tools: Tools::of(namespace.as_deref()), made: Mutex::new(None), changes_total: AtomicU64::new(0) }
     }
 
     /// How many changes this plane has made to the kernel so far.
@@ -61,10 +63,19 @@ impl LinuxDataPlane {
         self.changes_total.load(Ordering::Relaxed)
     }
 
-    async fn converge(&self, desired: &Observed, scope: Scope) -> Result<Applied> {
-        let _turn = self.turn.lock().await;
-        let actual = read::observe(&self.tools).await?;
-        self.make(&plan(&actual, desired, scope)?).await
+    /// Names what is wanted of the host as a whole.
+    async fn become_all(&self, desired: Observed) -> Result<Applied> {
+        let mut made = self.made.lock().await;
+        // Forgotten until all is done.
+        let actual = match made.take() {
+            Some(before) if differ_in_groups_only(&before, &desired) => {
+                Observed { groups: read::groups_alone(&self.tools).await?, ..before }
+            }
+            _ => read::observe(&self.tools).await?,
+        };
+        let applied = self.make(&plan(&actual, &desired, Scope::Everything)?).await?;
+        *made = Some(desired);
+        Ok(applied)
     }
 
     async fn make(&self, changes: &[Change]) -> Result<Applied> {
@@ -77,7 +88,8 @@ impl LinuxDataPlane {
     }
 
     async fn flip(&self, port: &PortRef, changes: &[Change]) -> Result<()> {
-        let _turn = self.turn.lock().await;
+        let mut made = self.made.lock().await;
+        *made = None;
         match execute::flip(&self.tools, changes).await {
             Ok(()) => {
                 self.changes_total.fetch_add(changes.len() as u64, Ordering::Relaxed);
@@ -94,6 +106,10 @@ impl LinuxDataPlane {
     }
 }
 
+fn differ_in_groups_only(one: &Observed, other: &Observed) -> bool {
+    one.groups != other.groups && Observed { groups: other.groups.clone(), ..one.clone() } == *other
+}
+
 /// The name of the namespace that this process is in, if it has one.
 fn own_namespace() -> Option<String> {
     let inode = |path: &std::path::Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
@@ -106,13 +122,16 @@ fn own_namespace() -> Option<String> {
 impl DataPlane for LinuxDataPlane {
     async fn apply(&self, desired: &HostNetworks) -> Result<Applied> {
         desired.validate()?;
-        self.converge(&target::host(desired), Scope::Everything).await
+        self.become_all(target::host(desired)).await
     }
 
     async fn ensure_port(&self, network: &HostNetwork, port: &LocalPort) -> Result<Applied> {
         let desired = target::one_port(network, port);
         desired.validate()?;
-        self.converge(&target::host(&desired), Scope::Named).await
+        let mut made = self.made.lock().await;
+        *made = None;
+        let actual = read::observe(&self.tools).await?;
+        self.make(&plan(&actual, &target::host(&desired), Scope::Named)?).await
     }
 
     async fn activate_port(&self, port: &PortRef) -> Result<()> {
@@ -124,7 +143,8 @@ impl DataPlane for LinuxDataPlane {
     }
 
     async fn remove_port(&self, port: &PortRef) -> Result<Applied> {
-        let _turn = self.turn.lock().await;
+        let mut made = self.made.lock().await;
+        *made = None;
         let actual = read::observe(&self.tools).await?;
         self.make(&target::removal(&actual, port)?).await
     }

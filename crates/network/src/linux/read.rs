@@ -14,7 +14,7 @@ use crate::model::inner_name;
 use crate::names::{self, Role};
 use crate::observed::{BridgeOptions, Guard, Link, LinkKind, Observed, PortFlags, VxlanOptions};
 use crate::plane::{PortCounters, PortRef};
-use crate::ruleset::{self, Family};
+use crate::ruleset::{self, Family, Ruleset};
 use crate::underlay::UnderlayReport;
 
 pub async fn observe(tools: &Tools) -> Result<Observed> {
@@ -27,7 +27,7 @@ pub async fn observe(tools: &Tools) -> Result<Observed> {
             "list permanent neighbours"
         ),
         ruleset(tools),
-        tools.query::<Value>(Tool::Nft, &["-j", "list", "ruleset", "inet"], "list security groups"),
+        groups(tools),
         tools.query::<Value>(Tool::Nft, &["-j", "list", "ruleset", "bridge"], "list the ways of frames"),
     )?;
     let mut state = Observed { routers: router::observe(tools).await?, ..Observed::default() };
@@ -54,11 +54,26 @@ pub async fn observe(tools: &Tools) -> Result<Observed> {
         }
     }
     add_guards(&mut state, &ruleset);
-    state.groups = ruleset::read::ruleset(Family::Inet, &groups);
+    state.groups = groups;
     state.steering = ruleset::read::ruleset(Family::Bridge, &steering);
     // Nobody asks while there are none.
     state.filters_bridges = !state.groups.is_empty() && setting::filters_bridges(tools.namespace.as_deref())?;
     Ok(state)
+}
+
+/// The security groups, without a look at anything else: to list what a family has, nft reads everything first, also the
+/// guards of every port.
+pub async fn groups_alone(tools: &Tools) -> Result<Ruleset> {
+    let args = ["-j", "list", "table", Family::Inet.word(), ruleset::TABLE];
+    let output = tools.run(Tool::Nft, &args, b"", "list security groups").await?;
+    // Without the table that is refused, and there are none.
+    let listing = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    if output.status.success() { Ok(ruleset::read::ruleset(Family::Inet, &listing)) } else { groups(tools).await }
+}
+
+async fn groups(tools: &Tools) -> Result<Ruleset> {
+    let listing = tools.query(Tool::Nft, &["-j", "list", "ruleset", "inet"], "list security groups").await?;
+    Ok(ruleset::read::ruleset(Family::Inet, &listing))
 }
 
 /// The whole netdev ruleset: asking for one table fails when it does not exist.

@@ -115,7 +115,8 @@ impl ServicesPort {
              link set dev {device} up\n"
         );
         self.host_batch(Tool::Ip, &lines, &attempt).await?;
-        self.host_batch(Tool::Bridge, &format!("fdb replace {mac} dev {device} master static\n"), &attempt).await?;
+        let entry = format!("fdb replace {mac} dev {device} master static sticky\n");
+        self.host_batch(Tool::Bridge, &entry, &attempt).await?;
         let ServicesAddresses { v4, v6, link_local } = self.addresses;
         let lines = format!(
             "link set dev lo up\n\

@@ -34,6 +34,14 @@ async fn whatever_is_compiled_is_read_back_and_leads_from_one_to_the_next() {
         assert!(!plane.apply(&desired).await.unwrap().changes.is_empty(), "{damage}");
         assert_eq!(plane.observe().await.unwrap(), whole, "{damage}");
     }
+    // Also when the groups change at that moment, which looks at nothing but groups; the rest comes with the next look.
+    host.nft("flush ruleset");
+    let other = one_host(&[rule(Protocol::Udp, Some(5002), HostPeer::Anyone)]);
+    assert_eq!(plane.apply(&other).await.unwrap().changes, ["set the security groups"]);
+    assert_eq!(plane.observe().await.unwrap().groups, groups::compile(&other));
+    assert!(!plane.apply(&other).await.unwrap().changes.is_empty());
+    plane.apply(&desired).await.unwrap();
+    assert_eq!(plane.observe().await.unwrap(), whole);
     host.enter(|| std::fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0").unwrap());
     assert_eq!(plane.apply(&desired).await.unwrap().changes, ["filter bridged packets"]);
 }
@@ -71,6 +79,7 @@ async fn only_what_a_rule_allows_comes_in_and_a_rule_taken_back_cuts_it() {
     let members = PeerAddresses::InNetworks(vec![(VNI, guest_address(11).into())]);
     let from_11 = HostPeer::Set(PeerSet { uuid: Uuid::from_u128(7), addresses: members });
     let allowing = one_host(&[rule(Protocol::Udp, Some(5001), from_11)]);
+    assert!(plane.traffic().await.unwrap().rules.is_empty());
     plane.apply(&allowing).await.unwrap();
     let [eleven, twelve, thirteen] = [11, 12, 13].map(|last| attach(&host, last));
     // What is dropped was sent before what passes, through the same bridge.
@@ -94,6 +103,9 @@ async fn only_what_a_rule_allows_comes_in_and_a_rule_taken_back_cuts_it() {
         (&thirteen, udp((BROADCAST, std::net::Ipv4Addr::BROADCAST), (mac(13), guest_address(13)), (1, 2), b"to all")),
     ];
     assert_eq!(seen(&stray, (&eleven, hello.clone())), std::slice::from_ref(&hello));
+    let counted = plane.traffic().await.unwrap();
+    assert_eq!(counted.rules[&groups::counter_name(allowing.groups[0].uuid, &allowing.groups[0].rules[0])].0, 1);
+    assert!(counted.taps[&tap_name(port(11, true).id)].received_packets >= 2, "{counted:?}");
     // Twelve may say what it likes, and is answered.
     twelve.send(&udp((mac(13), guest_address(13)), (mac(12), guest_address(12)), (7000, 7001), b"question"));
     thirteen.receive("twelve's question", |frame| carries(frame, b"question"));
