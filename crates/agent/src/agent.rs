@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use gantry_api::access::ConsoleKind;
 use gantry_api::agent::{
-    Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration,
-    RevertVm, SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation, VmRunState,
+    AdoptVm, Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm,
+    ReceiveMigration, RevertVm, SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation, VmRunState,
 };
 use gantry_api::{AgentApi, rest::CaptureQuery};
 use gantry_hostlink::{Console, Consoles};
@@ -19,7 +19,7 @@ use uuid::Uuid;
 use crate::host::Host;
 use crate::images::Images;
 use crate::migration::{decide_unknown, settled_report};
-use crate::problem::chain;
+use crate::problem::{chain, problem};
 use crate::records::Loaded;
 use crate::vm::{self, Command, VmHandle};
 
@@ -104,9 +104,10 @@ impl Agent {
     }
 
     async fn ensure_base(&self, assignment: &Assignment) -> Result<(), Problem> {
-        match &assignment.disk.image {
-            Some(image) => self.images.ensure(image).await,
-            None => Ok(()),
+        let Some(image) = &assignment.disk.image else { return Ok(()) };
+        match &assignment.disk.pool {
+            None => self.images.ensure(image).await,
+            Some(_) => self.images.ensure_in(&vm::disk_place(&self.host, assignment).await?, image).await,
         }
     }
 
@@ -184,6 +185,8 @@ impl AgentApi for Agent {
         self.images.ensure(image).await
     }
     async fn remove_image(&self, digest: &str) -> Result<(), Problem> {
+        let removed = self.host.pools.remove_image(crate::images::digest(digest)?).await;
+        removed.map_err(|error| problem("image-not-removed", &format!("image {digest}"), &error))?;
         self.images.remove(digest).await
     }
     async fn apply_networks(&self, networks: &HostNetworks) -> Result<(), Problem> {
@@ -199,6 +202,11 @@ impl AgentApi for Agent {
         self.ensure_base(assignment).await?;
         let handle = self.obtain(assignment.uuid).await?;
         handle.ask(assignment.uuid, |reply| Command::Define(Box::new(assignment.clone()), reply)).await
+    }
+    async fn adopt_vm(&self, vm: Uuid, request: &AdoptVm) -> Result<VmObservation, Problem> {
+        self.ensure_base(&request.assignment).await?;
+        let handle = self.obtain(vm).await?;
+        handle.ask(vm, |reply| Command::Adopt(Box::new(request.clone()), reply)).await
     }
     async fn power(&self, vm: Uuid, request: &PowerRequest) -> Result<VmObservation, Problem> {
         self.existing(vm).await?.ask(vm, |reply| Command::Power(request.clone(), reply)).await

@@ -6,7 +6,7 @@ use std::io;
 
 use futures::TryStreamExt;
 use gantry_api::{agent::ImageRef, paths};
-use gantry_storage::{DirPool, Sha256Digest};
+use gantry_storage::{DirPool, Sha256Digest, StorageError};
 use gantry_types::Problem;
 use tokio_util::io::StreamReader;
 
@@ -39,6 +39,20 @@ impl Images {
         let ensured = self.pool.ensure_image(digest, image.file_size, open).await;
         ensured.map_err(|error| problem("image-not-fetched", &format!("image {}", image.digest), &error))?;
         Ok(())
+    }
+
+    /// Makes the image present beside the disks of another pool, by way of this host's.
+    pub async fn ensure_in(&self, pool: &DirPool, image: &ImageRef) -> Result<(), Problem> {
+        let digest = digest(&image.digest)?;
+        let failed = |error| problem("image-not-fetched", &format!("image {}", image.digest), &error);
+        if pool.image(digest).await.map_err(failed)?.is_some() {
+            return Ok(());
+        }
+        self.ensure(image).await?;
+        let here = self.pool.image(digest).await.map_err(failed)?;
+        let path = here.ok_or(StorageError::ImageMissing { image: digest }).map_err(failed)?.path;
+        let copied = pool.ensure_image(digest, image.file_size, || tokio::fs::File::open(path)).await;
+        copied.map(drop).map_err(failed)
     }
 
     pub async fn remove(&self, image: &str) -> Result<(), Problem> {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gantry_api::storage::{PoolAssignment, PoolReport, VolumeReport};
-use gantry_storage::{DirPool, MarkedDir, PoolDriver, PoolFinding};
+use gantry_storage::{DirPool, MarkedDir, PoolDriver, PoolFinding, Sha256Digest, StorageError};
 use gantry_types::{ByteSize, PoolHealth, PoolType};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
 /// A pool's driver, and what it was made from.
-type Driver = (PoolAssignment, Arc<dyn PoolDriver>);
+type Driver = (PoolAssignment, MarkedDir);
 
 pub(crate) struct Pools {
     own: DirPool,
@@ -45,19 +45,41 @@ impl Pools {
     }
 
     pub fn driver(&self, pool: &PoolAssignment) -> Arc<dyn PoolDriver> {
+        Arc::new(self.directory(pool))
+    }
+
+    /// Where VMs' own disks are in a pool.
+    ///
+    /// # Errors
+    /// [`StorageError::PoolFault`] if the pool is not there now.
+    pub async fn disks(&self, pool: &PoolAssignment) -> Result<DirPool, StorageError> {
+        self.directory(pool).inside().await
+    }
+
+    /// Removes an image from all watched pools; refused while a disk is laid over it.
+    pub async fn remove_image(&self, image: Sha256Digest) -> Result<(), StorageError> {
+        let watched = lock(&self.watched).clone();
+        for pool in watched {
+            match self.disks(&pool).await {
+                Ok(disks) => disks.remove_image(image).await?,
+                Err(error) => tracing::warn!(pool = %pool.name, %error, "an image may be left in this pool"),
+            }
+        }
+        Ok(())
+    }
+
+    fn directory(&self, pool: &PoolAssignment) -> MarkedDir {
         let mut drivers = lock(&self.drivers);
         if let Some((known, driver)) = drivers.get(&pool.uuid)
             && known == pool
         {
-            return Arc::clone(driver);
+            return driver.clone();
         }
-        let driver: Arc<dyn PoolDriver> = match pool.kind {
-            PoolType::Dir if Path::new(&pool.path) == self.own.path() => {
-                Arc::new(MarkedDir::over(self.own.clone(), pool.uuid))
-            }
-            PoolType::Dir => Arc::new(MarkedDir::new(pool.path.clone().into(), pool.uuid)),
+        let driver = match pool.kind {
+            PoolType::Dir if Path::new(&pool.path) == self.own.path() => MarkedDir::over(self.own.clone(), pool.uuid),
+            PoolType::Dir => MarkedDir::new(pool.path.clone().into(), pool.uuid),
         };
-        drivers.insert(pool.uuid, (pool.clone(), Arc::clone(&driver)));
+        drivers.insert(pool.uuid, (pool.clone(), driver.clone()));
         driver
     }
 

@@ -44,6 +44,14 @@ fn remedy(code: &str, class: ErrorClass) -> &'static str {
         "disk-not-made" | "seed-not-written" => {
             "check the filesystem of this host's pool (gantry host show: is there space?), then start the VM again"
         }
+        "disk-elsewhere" => "nothing is to be done: the VM is the other host's; see where it is: gantry vm show",
+        "disk-in-use" => {
+            "wait until the QEMU that has it open has ended; a host that is lost has to be fenced or switched off"
+        }
+        "lease-damaged" => "do as the message says",
+        "disk-not-claimed" | "disk-not-opened" => {
+            "check the filesystem of the disk's pool (gantry pool list), then repeat the command"
+        }
         "disk-not-deleted" | "image-not-removed" => "check the filesystem of this host's pool, then repeat the command",
         "image-not-fetched" => {
             "check that this host reaches the controller and that its pool has space; the fetch is repeated with the command"

@@ -28,8 +28,7 @@ pub(crate) struct Record {
     pub owner_uid: u32,
     /// What it was last told to be; kept up without a controller.
     pub wanted: PowerState,
-    /// Its disk was made on this host and is all there is of its data: one that is not there is lost, not still to be
-    /// made. Agents that did not write this down made the disk with the record.
+    /// Its disk was made and is all there is of its data: one that is not there is lost, not still to be made. Agents that did not write this down made the disk with the record.
     #[serde(default = "yes")]
     pub disk_made: bool,
     /// The QEMU process, once it was started.
@@ -118,8 +117,34 @@ impl MigrationRecord {
 }
 
 impl Record {
+    /// Of a VM that is off and has no disk yet.
+    pub fn new(assignment: Assignment, owner_uid: u32) -> Self {
+        Self {
+            assignment,
+            owner_uid,
+            wanted: PowerState::Stopped,
+            disk_made: false,
+            process: None,
+            end: None,
+            migration: None,
+            ha: HaStatus::default(),
+            recovery: RecoveryRecord::default(),
+        }
+    }
+
     pub fn is_receiving(&self) -> bool {
         self.migration.as_ref().is_some_and(|migration| migration.state == MigrationState::Receiving)
+    }
+
+    /// It is still, or by now, another host that has its volumes: it is on its way here, or has left.
+    pub fn volumes_are_elsewhere(&self) -> bool {
+        let Some(migration) = &self.migration else { return false };
+        match migration.role {
+            MigrationRole::Destination { .. } => {
+                matches!(migration.state, MigrationState::Receiving | MigrationState::Aborted)
+            }
+            MigrationRole::Source(_) => matches!(migration.state, MigrationState::Committing | MigrationState::Moved),
+        }
     }
 
     /// The recovery points, newest first.
@@ -321,7 +346,7 @@ pub(crate) mod tests {
                 cpu_model: None,
                 firmware: Firmware::Bios,
                 display: gantry_types::Display::None,
-                disk: DiskAssignment { image: None, size: ByteSize::mib(8) },
+                disk: DiskAssignment { image: None, size: ByteSize::mib(8), pool: None },
                 volumes: Vec::new(),
                 nics: Vec::new(),
                 user_data: None,

@@ -60,6 +60,11 @@ impl StorageApi for Agent {
         opened.map_err(|error| pool_problem("pool-not-opened", &pool_named(pool), &error))
     }
 
+    async fn join_pool(&self, pool: &PoolAssignment) -> Result<(), Problem> {
+        let joined = self.host.pools.driver(pool).join().await;
+        joined.map_err(|error| pool_problem("pool-not-joined", &pool_named(pool), &error))
+    }
+
     async fn close_pool(&self, pool: &PoolAssignment) -> Result<(), Problem> {
         let closed = self.host.pools.driver(pool).close().await;
         closed.map_err(|error| pool_problem("pool-not-closed", &pool_named(pool), &error))

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::storage::{StorageApi, VolumeAssignment, VolumePlace};
+use crate::storage::{PoolAssignment, StorageApi, VolumeAssignment, VolumePlace};
 
 /// The host side of Gantry. The agent implements it on real QEMU; the controller's tests implement it in memory; an
 /// HTTP client implements it for a host that is elsewhere.
@@ -49,10 +49,17 @@ pub trait AgentApi: StorageApi {
     /// Takes the VM on: writes it down, makes its disk, seed and taps. Does not start it. With an unchanged assignment
     /// nothing happens; a changed one is accepted while the VM is stopped.
     async fn define_vm(&self, assignment: &Assignment) -> Result<VmObservation, Problem>;
+    /// Takes a VM on whose disk is in a pool that this host reaches, with that disk as it is, after another host had it;
+    /// otherwise like [`Self::define_vm`]. The epoch has to be higher than that of whoever had the disk: the lease beside
+    /// the disk is this host's from then on, and no host with a lower epoch starts the VM any more. Refused while any
+    /// QEMU has the disk open (`disk-in-use`, transient) and if the lease is of the same or a later epoch elsewhere
+    /// (`disk-elsewhere`, conflict); then nothing has changed.
+    async fn adopt_vm(&self, vm: Uuid, request: &AdoptVm) -> Result<VmObservation, Problem>;
     async fn power(&self, vm: Uuid, request: &PowerRequest) -> Result<VmObservation, Problem>;
     /// Changes what the host does when the VM fails, also while it runs.
     async fn protect_vm(&self, vm: Uuid, request: &ProtectVm) -> Result<(), Problem>;
-    /// Forgets the VM and deletes its disk. Its QEMU is killed first. Nothing to remove is success.
+    /// Forgets the VM and deletes its disk. Its QEMU is killed first. Nothing to remove is success. A disk in a pool whose
+    /// lease is another host's stays.
     async fn remove_vm(&self, vm: Uuid, epoch: u64) -> Result<(), Problem>;
 
     /// Keeps the VM's state inside its disk. One that is there already is success; while one is being taken, other
@@ -79,7 +86,8 @@ pub trait AgentApi: StorageApi {
     async fn commit_migration(&self, vm: Uuid, migration: Uuid) -> Result<Verdict, Problem>;
     /// Destination: give up the migration unless it is already committed.
     async fn abort_migration(&self, vm: Uuid, migration: Uuid) -> Result<Verdict, Problem>;
-    /// Source, after the controller has recorded the move: end QEMU, delete the disk, forget the VM.
+    /// Source, after the controller has recorded the move: end QEMU, delete the disk unless it went along in its pool,
+    /// forget the VM.
     async fn release_migration(&self, vm: Uuid, migration: Uuid) -> Result<(), Problem>;
     /// Whether the guest really executes: QEMU says running, virtual CPUs use time or are halted waiting for
     /// interrupts, and the guest agent answers if it did before.
@@ -133,6 +141,19 @@ pub struct DiskAssignment {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageRef>,
     pub size: ByteSize,
+    /// The pool that it is in, with the image under it: the host's own if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<PoolAssignment>,
+}
+
+/// A VM that comes with its disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AdoptVm {
+    /// With the epoch that the VM has from here on.
+    pub assignment: Assignment,
+    /// The states inside its disk that it can be brought back to, newest first.
+    #[serde(default)]
+    pub recovery_points: Vec<RecoveryPoint>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -313,6 +334,9 @@ pub struct ReceiveMigration {
     /// The guest is paused and stays so.
     pub paused: bool,
     pub post_copy: bool,
+    /// Of a disk that is in a pool and comes as it is: the states it can be brought back to, newest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub recovery_points: Vec<RecoveryPoint>,
 }
 
 /// Where the streams of a migration go.
@@ -321,6 +345,7 @@ pub struct MigrationEndpoint {
     #[schema(value_type = String)]
     pub address: IpAddr,
     pub ram_port: u16,
+    /// 0 if the disk is in a pool and stays where it is.
     pub disk_port: u16,
     pub disk_export: String,
     /// The name in the certificate of the destination's QEMU.

@@ -26,6 +26,7 @@ pub mod host {
     pub const PORT_CAPTURE: &str = "/v1/ports/{port}/capture";
     pub const VM: &str = "/v1/vms/{vm}";
     pub const VM_POWER: &str = "/v1/vms/{vm}/power";
+    pub const VM_ADOPTION: &str = "/v1/vms/{vm}/adoption";
     pub const VM_PROTECTION: &str = "/v1/vms/{vm}/protection";
     pub const VM_LIVENESS: &str = "/v1/vms/{vm}/liveness";
     pub const VM_CONSOLE: &str = "/v1/vms/{vm}/console";
@@ -42,6 +43,7 @@ pub mod host {
     pub const POOL_VOLUME_DELETION: &str = "/v1/pools/{pool}/volumes/{volume}/deletion";
     pub const POOL_VOLUME_SIZE: &str = "/v1/pools/{pool}/volumes/{volume}/size";
     pub const POOL_CLOSURE: &str = "/v1/pools/{pool}/closure";
+    pub const POOL_MEMBERSHIP: &str = "/v1/pools/{pool}/membership";
     pub const POOL_VOLUME_COPY: &str = "/v1/pools/{pool}/volumes/{volume}/copy";
     pub const VM_VOLUME_MOVE: &str = "/v1/vms/{vm}/volumes/{volume}/move";
     pub const VM_VOLUME_MOVE_CANCEL: &str = "/v1/vms/{vm}/volumes/{volume}/move/cancel";

@@ -15,6 +15,9 @@ pub trait StorageApi: Send + Sync {
     /// Makes the place this pool's, the first time. Refused if it is missing, can't be written to by VMs, or another
     /// pool's.
     async fn open_pool(&self, pool: &PoolAssignment) -> Result<(), Problem>;
+    /// Checks that the place is a pool that another host has opened: here, too, its path leads to it, and VMs can write
+    /// there. Changes nothing.
+    async fn join_pool(&self, pool: &PoolAssignment) -> Result<(), Problem>;
     /// Takes the pool's mark away; refused while there are volumes. One that is not there is success.
     async fn close_pool(&self, pool: &PoolAssignment) -> Result<(), Problem>;
 

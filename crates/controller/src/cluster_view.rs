@@ -19,14 +19,14 @@ use gantry_placement::{
     forecast::{History, Trend, Usual},
 };
 use gantry_types::{
-    ByteSize, Cluster, ClusterSpec, Host, HostRule, HostState, Image, Keep, MAIN_CLUSTER, Maintenance, Name,
+    ByteSize, Cluster, ClusterSpec, Host, HostRule, HostState, Image, Keep, MAIN_CLUSTER, Maintenance, Name, Pool,
     SchedulePolicy, Selector, Strength, Timestamp, Vm, VmPhase,
 };
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::{
-    app::{App, cluster::hosts_of},
+    app::{App, cluster::hosts_of, volume},
     model::{AnyObject, ModelChange, Tables},
 };
 
@@ -196,7 +196,7 @@ fn measurements(app: &App) -> u64 {
 }
 
 fn build(app: &App, tables: &Tables, cluster: &Name, basis: &Basis, histories: &Histories<'_>) -> Snapshot {
-    let hosts = hosts_of(tables, cluster).map(|host| host_facts(&app.model.decorate(&**host)));
+    let hosts = hosts_of(tables, cluster).map(|host| host_facts(app, tables, host));
     let vms = tables.vms.values().filter(|vm| is_in(tables, cluster, vm));
     let vms = vms.map(|vm| vm_facts(app, tables, &basis.schedules, vm, histories));
     Snapshot::build(settings_of(&basis.spec), hosts, vms)
@@ -226,8 +226,8 @@ impl Kept {
                 Ok(change) => match &change.object {
                     AnyObject::Host(host) => drop(hosts.insert(host.metadata.name.clone())),
                     AnyObject::Vm(vm) => drop(vms.insert(vm.metadata.uuid, vm.metadata.name.clone())),
-                    // Disks grow from them.
-                    AnyObject::Image(_) => return None,
+                    // Disks grow from them, or are in them.
+                    AnyObject::Image(_) | AnyObject::Pool(_) => return None,
                     _ => {}
                 },
                 Err(broadcast::error::TryRecvError::Empty) => break,
@@ -239,7 +239,7 @@ impl Kept {
             let host = tables.hosts.get(name.as_str()).filter(|host| host.spec.cluster == *cluster);
             match (self.snapshot.host(name), host) {
                 (Some(known), Some(host)) => {
-                    let facts = host_facts(&app.model.decorate(&**host));
+                    let facts = host_facts(app, tables, host);
                     if known.machine != facts.machine {
                         // What runs there can only go on where it is alike.
                         let there = self.snapshot.vms_on(name);
@@ -293,7 +293,9 @@ fn is_in(tables: &Tables, cluster: &Name, vm: &Vm) -> bool {
     at.any(|host| tables.hosts.get(host.as_str()).is_some_and(|host| host.spec.cluster == *cluster))
 }
 
-fn host_facts(host: &Host) -> HostFacts {
+fn host_facts(app: &App, tables: &Tables, host: &Host) -> HostFacts {
+    let host = &app.model.decorate(host);
+    let pools: Vec<Pool> = tables.pools.values().map(|pool| app.model.decorate(&**pool)).collect();
     let asleep = matches!(host.status.state, HostState::Sleeping | HostState::Waking);
     HostFacts {
         // To the engine sleep is a property of its own.
@@ -301,8 +303,14 @@ fn host_facts(host: &Host) -> HostFacts {
         asleep,
         maintenance: host.status.maintenance != Maintenance::Off,
         wake_proven: host.status.wake_proof.is_some() && host.spec.power.is_some(),
-        ..HostFacts::from(host)
+        ..HostFacts::from(host).with_pools(&pools)
     }
+}
+
+/// Adds the pools that the VM's host has to reach for its volumes.
+pub fn heed_volumes(request: &mut Request, tables: &Tables, vm: &Vm) {
+    let pools = volume::of_vm(tables, vm).into_iter().map(|volume| volume.spec.pool.to_string());
+    request.volume_pools = pools.collect::<BTreeSet<_>>().into_iter().collect();
 }
 
 /// Why it can't be moved at present.
@@ -350,6 +358,7 @@ pub fn heed_schedules(request: &mut Request, schedules: &[(Name, Selector, Selec
 pub fn request_of(tables: &Tables, schedules: &[(Name, Selector, Selector)], vm: &Vm) -> Request {
     let mut request = Request::new(vm);
     heed_schedules(&mut request, schedules, vm);
+    heed_volumes(&mut request, tables, vm);
     let image = vm.spec.image.as_ref().and_then(|image| tables.images.get(image.as_str()));
     request.disk_space = image.map_or(ByteSize(0), |image: &std::sync::Arc<Image>| image.status.file_size);
     if vm.status.phase.may_execute() || vm.status.phase == VmPhase::Migrating {

@@ -28,7 +28,7 @@ async fn a_real_agent_is_what_the_trait_promises() -> Result<()> {
         cpu_model: None,
         firmware: Firmware::Bios,
         display: Display::None,
-        disk: DiskAssignment { image: None, size: ByteSize::mib(4) },
+        disk: DiskAssignment { image: None, size: ByteSize::mib(4), pool: None },
         volumes: Vec::new(),
         nics: Vec::new(),
         user_data: None,

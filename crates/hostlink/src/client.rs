@@ -11,8 +11,8 @@ use gantry_api::{
     AgentApi,
     access::ConsoleKind,
     agent::{
-        Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration,
-        RevertVm, SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation,
+        AdoptVm, Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm,
+        ReceiveMigration, RevertVm, SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation,
     },
     paths::host as paths,
     rest::CaptureQuery,
@@ -102,6 +102,9 @@ impl AgentApi for AgentClient {
     }
     async fn define_vm(&self, assignment: &Assignment) -> Result<VmObservation, Problem> {
         answer(&self.host, self.put(&paths::vm(assignment.uuid), assignment, SLOW)).await
+    }
+    async fn adopt_vm(&self, vm: Uuid, request: &AdoptVm) -> Result<VmObservation, Problem> {
+        answer(&self.host, self.post(&paths::vm_part(vm, "adoption"), request, SLOW)).await
     }
     async fn power(&self, vm: Uuid, request: &PowerRequest) -> Result<VmObservation, Problem> {
         answer(&self.host, self.post(&paths::vm_part(vm, "power"), request, SLOW)).await

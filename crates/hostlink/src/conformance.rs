@@ -14,10 +14,10 @@ use gantry_api::{
 use gantry_types::{CpuPart, ErrorClass, HostPool, HostResources, MemoryPart, Name, Problem, ResourceWishes};
 use uuid::Uuid;
 
-use crate::storage_conformance::volumes_repeat;
+use crate::storage_conformance::{adoptions_repeat, volumes_repeat};
 
 /// The checks, in the order in which [`run`] makes them.
-pub const CHECKS: [&str; 10] = [
+pub const CHECKS: [&str; 11] = [
     "define can be repeated",
     "power can be repeated",
     "a lower epoch is refused",
@@ -28,6 +28,7 @@ pub const CHECKS: [&str; 10] = [
     "going back is done once",
     "a volume can be made, attached, grown, detached and deleted again and again",
     "a host is divided again and again",
+    "a VM is adopted with its disk, by a later epoch only",
 ];
 
 /// Runs all checks with a VM like this one, which must need no image and no network, and in a pool that can be opened.
@@ -45,7 +46,8 @@ pub async fn run(agent: &dyn AgentApi, template: &Assignment, pool: &PoolAssignm
     named(CHECKS[6], snapshots_repeat(agent, &fresh(2)).await)?;
     named(CHECKS[7], reverts_happen_once(agent, &fresh(1)).await)?;
     named(CHECKS[8], volumes_repeat(agent, &fresh(2), pool).await)?;
-    named(CHECKS[9], divisions_repeat(agent, &fresh(1)).await)
+    named(CHECKS[9], divisions_repeat(agent, &fresh(1)).await)?;
+    named(CHECKS[10], adoptions_repeat(agent, &fresh(2), pool).await)
 }
 
 /// Of a host that has this VM, stopped: in a pool, in another, and in none.
@@ -155,8 +157,14 @@ async fn remove_repeats(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), Str
 
 async fn aborts_are_final(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), String> {
     let migration = Uuid::new_v4();
-    let request =
-        ReceiveMigration { migration, source: source()?, assignment: vm.clone(), paused: false, post_copy: false };
+    let request = ReceiveMigration {
+        migration,
+        source: source()?,
+        assignment: vm.clone(),
+        paused: false,
+        post_copy: false,
+        recovery_points: Vec::new(),
+    };
     let first = worked("receive", agent.receive_migration(vm.uuid, &request).await)?;
     let second = worked("receive again", agent.receive_migration(vm.uuid, &request).await)?;
     expect(first == second, "the endpoint changed")?;
@@ -179,8 +187,14 @@ async fn unknown_migrations_are_over(agent: &dyn AgentApi, vm: &Assignment) -> R
     let migration = Uuid::new_v4();
     let verdict = worked("abort", agent.abort_migration(vm.uuid, migration).await)?;
     expect(verdict == Verdict::Aborted, "an unknown migration was not aborted")?;
-    let request =
-        ReceiveMigration { migration, source: source()?, assignment: vm.clone(), paused: false, post_copy: false };
+    let request = ReceiveMigration {
+        migration,
+        source: source()?,
+        assignment: vm.clone(),
+        paused: false,
+        post_copy: false,
+        recovery_points: Vec::new(),
+    };
     refused("receive after abort", "migration-decided", agent.receive_migration(vm.uuid, &request).await)?;
     worked("release of what never was", agent.release_migration(vm.uuid, migration).await)
 }

@@ -23,8 +23,8 @@ use gantry_api::{
     AgentApi,
     access::ConsoleKind,
     agent::{
-        Assignment, ImageRef, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration, RevertVm, SendMigration,
-        TakeSnapshot,
+        AdoptVm, Assignment, ImageRef, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration, RevertVm,
+        SendMigration, TakeSnapshot,
     },
     paths::host as paths,
     rest::CaptureQuery,
@@ -66,6 +66,7 @@ pub fn router(host: Host, consoles: Arc<dyn Consoles>) -> Router {
         .route(paths::NETWORKS, put(apply_networks))
         .route(paths::RESOURCES, put(apply_resources))
         .route(paths::VM, put(define_vm).delete(remove_vm))
+        .route(paths::VM_ADOPTION, post(adopt_vm))
         .route(paths::VM_POWER, post(power))
         .route(paths::VM_PROTECTION, put(protect))
         .route(paths::VM_LIVENESS, get(liveness))
@@ -154,6 +155,15 @@ async fn define_vm(
 ) -> Result<Response, Refusal> {
     same_vm(vm, assignment.uuid)?;
     Ok(Json(host.define_vm(&assignment).await?).into_response())
+}
+
+async fn adopt_vm(
+    State(host): State<Host>,
+    Path(vm): Path<Uuid>,
+    Json(request): Json<AdoptVm>,
+) -> Result<Response, Refusal> {
+    same_vm(vm, request.assignment.uuid)?;
+    Ok(Json(host.adopt_vm(vm, &request).await?).into_response())
 }
 
 #[derive(Deserialize)]

@@ -20,6 +20,9 @@ impl StorageApi for AgentClient {
     async fn open_pool(&self, pool: &PoolAssignment) -> Result<(), Problem> {
         done(&self.host, self.put(&paths::pool(pool.uuid), pool, SLOW)).await
     }
+    async fn join_pool(&self, pool: &PoolAssignment) -> Result<(), Problem> {
+        done(&self.host, self.post(&format!("{}/membership", paths::pool(pool.uuid)), pool, SLOW)).await
+    }
     async fn close_pool(&self, pool: &PoolAssignment) -> Result<(), Problem> {
         done(&self.host, self.post(&format!("{}/closure", paths::pool(pool.uuid)), pool, SLOW)).await
     }

@@ -2,7 +2,7 @@
 
 use gantry_api::{
     AgentApi,
-    agent::{Assignment, PowerAction},
+    agent::{AdoptVm, Assignment, DiskAssignment, PowerAction},
     storage::{AttachVolume, PoolAssignment, VolumeAssignment},
 };
 use gantry_types::{ByteSize, Problem};
@@ -70,6 +70,45 @@ pub(crate) async fn volumes_repeat(agent: &dyn AgentApi, vm: &Assignment, pool: 
     worked("create with the size it grew to", agent.create_volume(&larger.volume).await)?;
     for _ in 0..2 {
         worked("delete", agent.delete_volume(pool, data.uuid).await)?;
+    }
+    for _ in 0..2 {
+        worked("close", agent.close_pool(pool).await)?;
+    }
+    Ok(())
+}
+
+/// A disk in a pool stays when its VM is given to a later epoch, and goes with its VM.
+pub(crate) async fn adoptions_repeat(
+    agent: &dyn AgentApi,
+    vm: &Assignment,
+    pool: &PoolAssignment,
+) -> Result<(), String> {
+    let adopt = |vm: &Assignment| AdoptVm { assignment: vm.clone(), recovery_points: Vec::new() };
+    let in_pool = DiskAssignment { pool: Some(pool.clone()), ..vm.disk.clone() };
+    let vm = Assignment { disk: in_pool, ..vm.clone() };
+    fails("a disk in a pool that was not opened", agent.define_vm(&vm).await)?;
+    worked("remove what was not made", agent.remove_vm(vm.uuid, vm.epoch).await)?;
+    worked("open", agent.open_pool(pool).await)?;
+    for _ in 0..2 {
+        worked("join what is open here", agent.join_pool(pool).await)?;
+    }
+    fails("adopting what nobody made", agent.adopt_vm(vm.uuid, &adopt(&vm)).await)?;
+    for _ in 0..2 {
+        worked("define", agent.define_vm(&vm).await)?;
+    }
+    refused("closing a pool with a VM's disk", "pool-not-empty", agent.close_pool(pool).await)?;
+    let own = Assignment { disk: DiskAssignment { pool: None, ..vm.disk.clone() }, epoch: vm.epoch + 1, ..vm.clone() };
+    fails("adopting with a disk of the host's own", agent.adopt_vm(vm.uuid, &adopt(&own)).await)?;
+    let later = Assignment { epoch: vm.epoch + 1, ..vm.clone() };
+    for _ in 0..2 {
+        let adopted = worked("adopt", agent.adopt_vm(vm.uuid, &adopt(&later)).await)?;
+        if adopted.epoch != later.epoch {
+            return Err(format!("adopted at epoch {}, not {}", adopted.epoch, later.epoch));
+        }
+    }
+    refused("adopting at an older epoch", "stale-epoch", agent.adopt_vm(vm.uuid, &adopt(&vm)).await)?;
+    for _ in 0..2 {
+        worked("remove", agent.remove_vm(vm.uuid, later.epoch).await)?;
     }
     for _ in 0..2 {
         worked("close", agent.close_pool(pool).await)?;

@@ -20,6 +20,7 @@ use crate::{
 pub(crate) fn routes() -> Router<Host> {
     Router::new()
         .route(paths::POOL, put(open_pool))
+        .route(paths::POOL_MEMBERSHIP, post(join_pool))
         .route(paths::POOL_CLOSURE, post(close_pool))
         .route(paths::POOL_VOLUME, put(create_volume))
         .route(paths::POOL_VOLUME_SIZE, put(grow_volume))
@@ -41,6 +42,10 @@ fn same(what: &str, path: Uuid, body: Uuid) -> Result<(), Refusal> {
 async fn open_pool(State(host): State<Host>, Path(id): Path<Uuid>, Json(pool): Json<PoolAssignment>) -> Answer<()> {
     same("pool", id, pool.uuid)?;
     Ok(Json(host.open_pool(&pool).await?))
+}
+async fn join_pool(State(host): State<Host>, Path(id): Path<Uuid>, Json(pool): Json<PoolAssignment>) -> Answer<()> {
+    same("pool", id, pool.uuid)?;
+    Ok(Json(host.join_pool(&pool).await?))
 }
 async fn close_pool(State(host): State<Host>, Path(id): Path<Uuid>, Json(pool): Json<PoolAssignment>) -> Answer<()> {
     same("pool", id, pool.uuid)?;

@@ -205,7 +205,14 @@ async fn only_the_host_that_sends_may_settle_its_migration() {
     let vm = template();
     let migration = Uuid::new_v4();
     let source = name("host-2");
-    let request = ReceiveMigration { migration, source, assignment: vm.clone(), paused: false, post_copy: false };
+    let request = ReceiveMigration {
+        migration,
+        source,
+        assignment: vm.clone(),
+        paused: false,
+        post_copy: false,
+        recovery_points: Vec::new(),
+    };
     link.controller().receive_migration(vm.uuid, &request).await.expect("received");
     let (sender, stranger) = (link.client(Role::Host, "host-2"), link.client(Role::Host, "host-3"));
     let denied = (ErrorClass::Denied, "not-your-migration".to_owned());

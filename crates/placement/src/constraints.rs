@@ -83,6 +83,9 @@ impl Ask<'_> {
             }
             _ => {}
         }
+        if self.pool_out_of_reach(host).is_some() {
+            return Some(Obstacle::Disk);
+        }
         if row.limited_networks && self.network_out_of_reach(host).is_some() {
             return Some(Obstacle::Network);
         }
@@ -92,7 +95,13 @@ impl Ask<'_> {
 
     fn pool(&self, host: u32) -> Option<&PoolInfo> {
         let wanted = self.request.pool.as_ref()?;
-        self.snapshot.entry(host).facts.pools.iter().find(|pool| pool.name == *wanted)
+        let facts = &self.snapshot.entry(host).facts;
+        facts.named_pools.iter().chain(&facts.pools).find(|pool| pool.name == *wanted)
+    }
+
+    fn pool_out_of_reach(&self, host: u32) -> Option<&String> {
+        let reached = &self.snapshot.entry(host).facts.named_pools;
+        self.request.volume_pools.iter().find(|wanted| !reached.iter().any(|pool| pool.name == **wanted))
     }
 
     fn network_out_of_reach(&self, host: u32) -> Option<&gantry_types::Name> {
@@ -130,9 +139,9 @@ impl Ask<'_> {
                 needed_percent: share.cpu_reserved,
                 free_percent: row.cpu_reservable.saturating_sub(row.cpu_reserved - own.cpu_reserved),
             },
-            Obstacle::Disk => match (&self.request.pool, self.pool(host)) {
-                (Some(pool), None) => Reason::NoSuchPool { pool: pool.clone() },
-                (_, pool) => Reason::TooLittleDisk {
+            Obstacle::Disk => match (&self.request.pool, self.pool(host), self.pool_out_of_reach(host)) {
+                (Some(pool), None, _) | (_, _, Some(pool)) => Reason::NoSuchPool { pool: pool.clone() },
+                (_, pool, None) => Reason::TooLittleDisk {
                     needed: self.request.disk_space,
                     free: pool.map_or(ByteSize(row.pool_free), |pool| pool.free),
                 },

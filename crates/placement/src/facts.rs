@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use gantry_types::{ByteSize, FailureDomain, Host, HostState, Labels, Maintenance, Name, PoolInfo, Vm, VmPhase};
+use gantry_types::{
+    ByteSize, FailureDomain, Host, HostState, Labels, Maintenance, Name, Pool, PoolInfo, PoolSpace, Vm, VmPhase,
+};
 
 use crate::{MEMORY_RESERVE, Machine, Request};
 
@@ -29,7 +31,10 @@ pub struct HostFacts {
     pub cpu_used: f64,
     /// What VMs may have, the host's own reserve already taken off.
     pub memory: ByteSize,
+    /// Its own, for VMs that ask for none.
     pub pools: Vec<PoolInfo>,
+    /// Those that can be asked for by name.
+    pub named_pools: Vec<PoolInfo>,
     /// Networks it reaches; `None`: all.
     pub networks: Option<BTreeSet<Name>>,
     /// Watts at 0, 10, … 100 % of its processors, where known.
@@ -37,7 +42,7 @@ pub struct HostFacts {
 }
 
 impl From<&Host> for HostFacts {
-    /// What the object itself says. Networks out of its reach are the caller's to add.
+    /// What the object itself says. Pools with names, and networks out of its reach, are the caller's to add.
     fn from(host: &Host) -> Self {
         let inventory = host.status.inventory.as_ref();
         let cpus = inventory.map_or(0, |inventory| inventory.cpu.count);
@@ -58,10 +63,27 @@ impl From<&Host> for HostFacts {
             cpu_used: f64::from(cpus) * 100.0 * busy_share,
             memory: ByteSize(memory.saturating_sub(MEMORY_RESERVE.bytes())),
             pools: inventory.map(|inventory| inventory.pools.clone()).unwrap_or_default(),
+            named_pools: Vec::new(),
             networks: None,
             watts: host.spec.curve(),
         }
     }
+}
+
+impl HostFacts {
+    /// With those of these pools that the host reaches.
+    pub fn with_pools<'a>(mut self, pools: impl IntoIterator<Item = &'a Pool>) -> Self {
+        let reached = pools.into_iter().filter(|pool| pool.is_at(&self.name));
+        self.named_pools = reached.map(pool_info).collect();
+        self
+    }
+}
+
+/// A pool of which no host has told yet is not held against those who reach it.
+fn pool_info(pool: &Pool) -> PoolInfo {
+    let unknown = PoolSpace { capacity: ByteSize(u64::MAX), free: ByteSize(u64::MAX) };
+    let PoolSpace { capacity, free } = pool.status.space.unwrap_or(unknown);
+    PoolInfo { name: pool.metadata.name.to_string(), path: pool.spec.path.clone(), capacity, free }
 }
 
 /// A VM as placement sees it.

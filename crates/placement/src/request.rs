@@ -24,6 +24,8 @@ pub struct Request {
     pub disk_space: ByteSize,
     /// That pool and no other.
     pub pool: Option<String>,
+    /// Pools that the host must reach besides, because volumes of the VM are there.
+    pub volume_pools: Vec<String>,
     /// Networks that the host must reach.
     pub networks: Vec<Name>,
     /// What it is expected to use.
@@ -56,7 +58,8 @@ impl Request {
             memory: vm.spec.memory,
             memory_reservation: vm.spec.resources.memory_reservation,
             disk_space: ByteSize(0),
-            pool: None,
+            pool: vm.spec.pool.as_ref().map(ToString::to_string),
+            volume_pools: Vec::new(),
             networks,
             demand: Demand::default(),
             only: vm.spec.host.clone(),

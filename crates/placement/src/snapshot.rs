@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use gantry_types::{Host, Labels, Name, Vm};
+use gantry_types::{Host, Labels, Name, Pool, Vm};
 use uuid::Uuid;
 
 use crate::{
@@ -67,8 +67,10 @@ impl Snapshot {
         settings: Settings,
         hosts: impl IntoIterator<Item = &'a Host>,
         vms: impl IntoIterator<Item = &'a Vm>,
+        pools: &[Pool],
     ) -> Self {
-        Self::build(settings, hosts.into_iter().map(HostFacts::from), vms.into_iter().map(VmFacts::from))
+        let facts = |host| HostFacts::from(host).with_pools(pools);
+        Self::build(settings, hosts.into_iter().map(facts), vms.into_iter().map(VmFacts::from))
     }
 
     /// Of facts that the caller has completed.

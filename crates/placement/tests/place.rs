@@ -13,7 +13,7 @@ fn place<'a>(
     vms: impl IntoIterator<Item = &'a Vm>,
     request: &Request,
 ) -> Result<Placement, Refusal> {
-    gantry_placement::place(&Snapshot::of(Settings::default(), hosts, vms), request)
+    gantry_placement::place(&Snapshot::of(Settings::default(), hosts, vms, &[]), request)
 }
 
 fn name(text: &str) -> Name {

@@ -34,6 +34,7 @@ async fn listen(to: &TestVm, tls: Option<PathBuf>, postcopy: bool) -> (Migration
             disks: vec![DISK_NODE.to_owned()],
             tls: tls.clone().map(|creds_dir| ListenTls { creds_dir, source_dn: PEER_DN.to_owned() }),
             postcopy,
+            late_activation: false,
         })
         .await
         .expect("listen");

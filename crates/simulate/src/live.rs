@@ -1,7 +1,7 @@
 //! What-if over a captured datacenter: hosts that are lost, taken away or added; another policy.
 
 use gantry_placement::{HostFacts, Request, Settings, Snapshot, VmFacts, Weights, drain, place_batch};
-use gantry_types::{Host, Name, Vm};
+use gantry_types::{Host, Name, Pool, Vm};
 use serde::{Deserialize, Serialize};
 
 /// A datacenter at one moment, as its API tells it.
@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 pub struct Capture {
     pub hosts: Vec<Host>,
     pub vms: Vec<Vm>,
+    #[serde(default)]
+    pub pools: Vec<Pool>,
 }
 
 /// What is changed in it.
@@ -86,7 +88,7 @@ pub struct Fill {
 pub fn what_if(capture: &Capture, changes: &Changes) -> Result<Outcome, BadChange> {
     let weights = changes.weights.clone().unwrap_or(Settings::default().weights);
     let settings = Settings { weights, ..Settings::default() };
-    let before = Snapshot::of(settings, &capture.hosts, &capture.vms);
+    let before = Snapshot::of(settings, &capture.hosts, &capture.vms, &capture.pools);
     for host in changes.lost.iter().chain(&changes.removed) {
         before.host(host).ok_or_else(|| BadChange::NoSuchHost(host.clone()))?;
     }

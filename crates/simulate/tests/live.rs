@@ -34,6 +34,7 @@ fn capture() -> Capture {
     Capture {
         hosts: vec![host("a", 4), host("b", 4)],
         vms: vec![vm(1, "a", "2GiB"), vm(2, "b", "1GiB"), vm(3, "b", "1GiB")],
+        pools: Vec::new(),
     }
 }
 

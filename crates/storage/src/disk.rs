@@ -1,7 +1,8 @@
 //! VM disks in a directory pool: thin overlays of cached images, or blank ones.
 //!
 //! ```text
-//! <pool>/disks/<uuid>.qcow2   owned by the VM's uid, 0600
+//! <pool>/disks/<uuid>.qcow2   owned by the VM's uid, 0600; 0660 and of a second VM's group while it moves
+//! <pool>/disks/<uuid>.lease   see the lease module
 //! ```
 //!
 //! The header of a disk is written by QEMU under the VM's uid, so it is not trusted: sizes and
@@ -21,12 +22,14 @@ use crate::blocking::blocking;
 use crate::digest::Sha256Digest;
 use crate::error::StorageError;
 use crate::image_store::{ImageStore, StoredImage};
+use crate::lease::Leases;
 use crate::probe;
 use crate::qemu_img::{Run, RunLimits, WORKER_UID};
 use crate::staging::{StagingDir, create_passable_dir, sync_dir};
 
 const NEW: &str = "new.qcow2";
 const DISK_FILE_MODE: u32 = 0o600;
+const SHARED_FILE_MODE: u32 = 0o660;
 const MAX_DISK_BYTES: u64 = 64 << 40;
 /// An empty 64 TiB qcow2 has 1 MiB of tables.
 const CREATE_LIMITS: RunLimits = RunLimits {
@@ -75,6 +78,10 @@ impl DiskDirectory {
     pub(crate) fn open(directory: PathBuf) -> Result<Self, StorageError> {
         create_passable_dir(&directory).map_err(StorageError::io("opening the pool", &directory))?;
         Ok(Self { directory })
+    }
+
+    pub(crate) fn leases(&self) -> Leases {
+        Leases::of(self.directory.clone())
     }
 
     pub(crate) fn disk_path(&self, disk: Uuid) -> PathBuf {
@@ -157,7 +164,7 @@ impl DiskDirectory {
         }
         if let Some(owner) = spec.owner_uid {
             let failed = StorageError::io("giving away disk", &found.path);
-            File::open(&found.path).and_then(|file| fchown(&file, Some(owner), Some(owner))).map_err(failed)?;
+            set_users(&found.path, DiskUsers::One(owner)).map_err(failed)?;
         }
         Ok(found)
     }
@@ -195,13 +202,37 @@ impl DiskDirectory {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(StorageError::io("deleting disk", &path)(error))
             }
-            _ => Ok(()),
+            _ => self.leases().remove(disk),
         }
     }
 }
 
 pub(crate) fn path_in(directory: &Path, disk: Uuid) -> PathBuf {
     directory.join(format!("{}.qcow2", disk.as_hyphenated()))
+}
+
+/// Who may open a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskUsers {
+    /// This user and no other.
+    One(u32),
+    /// Besides the one whose it is, this user: his QEMU opens it while the other still has it.
+    AlsoGroup(u32),
+}
+
+pub(crate) fn set_users(path: &Path, users: DiskUsers) -> io::Result<()> {
+    let file = File::open(path)?;
+    let (owner, group, mode) = match users {
+        DiskUsers::One(uid) => (Some(uid), uid, DISK_FILE_MODE),
+        DiskUsers::AlsoGroup(gid) => (None, gid, SHARED_FILE_MODE),
+    };
+    // Nobody may get in between: fewer rights first.
+    file.set_permissions(Permissions::from_mode(DISK_FILE_MODE))?;
+    fchown(&file, owner, Some(group))?;
+    if mode != DISK_FILE_MODE {
+        file.set_permissions(Permissions::from_mode(mode))?;
+    }
+    Ok(())
 }
 
 fn check_size(spec: &DiskSpec, base: Option<&StoredImage>) -> Result<(), StorageError> {

@@ -15,6 +15,8 @@ use crate::error::StorageError;
 pub trait PoolDriver: Send + Sync + std::fmt::Debug {
     /// Makes the place this pool's, the first time.
     async fn open(&self) -> Result<(), StorageError>;
+    /// Checks that the place is this pool's, opened by another host, and that VMs can write there. Changes nothing.
+    async fn join(&self) -> Result<(), StorageError>;
     /// Takes the pool's mark away. Refused while there are volumes; a place that is not there, or another pool's, is left
     /// alone.
     async fn close(&self) -> Result<(), StorageError>;
@@ -28,6 +30,8 @@ pub trait PoolDriver: Send + Sync + std::fmt::Debug {
     async fn grow(&self, volume: Uuid, size_bytes: u64) -> Result<DiskInfo, StorageError>;
     /// Lets this user, and no other, open it; nobody without one.
     async fn give(&self, volume: Uuid, owner_uid: Option<u32>) -> Result<DiskInfo, StorageError>;
+    /// Lets this user open it, too, besides the one whose it is: a VM that moves has two.
+    async fn share(&self, volume: Uuid, uid: u32) -> Result<(), StorageError>;
     /// Copies its content to the same volume of another pool, which is there with this size. No QEMU may have either open.
     async fn copy_to(&self, volume: Uuid, other: &dyn PoolDriver) -> Result<(), StorageError>;
     /// Deletes it; one that is not there is fine. No QEMU may have it open.

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use gantry_types::{ErrorClass, PoolHealth};
+use gantry_types::{ErrorClass, Name, PoolHealth};
 use uuid::Uuid;
 
 use crate::digest::Sha256Digest;
@@ -44,6 +44,18 @@ pub enum StorageError {
     DiskMissing { disk: Uuid },
     #[error("disk {disk} is in use by another process, wait for its end")]
     DiskBusy { disk: Uuid },
+    #[error("disk {disk} is host '{host}''s since epoch {epoch}")]
+    DiskElsewhere { disk: Uuid, host: Name, epoch: u64 },
+    #[error(
+        "disk {disk} is in use{at}: wait for its end",
+        at = holder.as_ref().map(|host| format!(" at host '{host}'")).unwrap_or_default()
+    )]
+    DiskInUse { disk: Uuid, holder: Option<Name> },
+    #[error(
+        "the lease of disk {disk}, {}, can't be read ({reason}): make sure that no host uses the disk, then remove the file",
+        path.display()
+    )]
+    LeaseDamaged { disk: Uuid, path: PathBuf, reason: String },
     #[error("disk {disk} has no snapshot {snapshot}")]
     SnapshotMissing { disk: Uuid, snapshot: String },
     #[error("disk {disk} is damaged")]
@@ -99,9 +111,14 @@ impl StorageError {
             | Self::ArrivedTooLarge { .. }
             | Self::NotAFile { .. }
             | Self::BadDirectory { .. } => ErrorClass::Invalid,
-            Self::ArrivedDamaged { .. } | Self::Receive { .. } | Self::DiskBusy { .. } => ErrorClass::Transient,
+            Self::ArrivedDamaged { .. } | Self::Receive { .. } | Self::DiskBusy { .. } | Self::DiskInUse { .. } => {
+                ErrorClass::Transient
+            }
             Self::ImageMissing { .. } | Self::DiskMissing { .. } | Self::SnapshotMissing { .. } => ErrorClass::NotFound,
-            Self::ImageInUse { .. } | Self::DiskConflict { .. } | Self::PoolNotEmpty { .. } => ErrorClass::Conflict,
+            Self::ImageInUse { .. }
+            | Self::DiskConflict { .. }
+            | Self::DiskElsewhere { .. }
+            | Self::PoolNotEmpty { .. } => ErrorClass::Conflict,
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => ErrorClass::Denied,
                 io::ErrorKind::NotFound => ErrorClass::NotFound,
@@ -111,6 +128,7 @@ impl StorageError {
             Self::NoSpace { .. }
             | Self::PoolFault { .. }
             | Self::DiskDamaged { .. }
+            | Self::LeaseDamaged { .. }
             | Self::ToolMissing { .. }
             | Self::Tool { .. }
             | Self::ToolLimit { .. } => ErrorClass::Permanent,

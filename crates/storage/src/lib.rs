@@ -4,6 +4,7 @@
 //!   a hostile file of any known disk format into one of them.
 //! - [`DirPool`] is a host's pool: a cache of images, the VM disks laid over them, and the snapshots inside those.
 //! - [`PoolDriver`] is what every kind of pool can do with volumes; [`MarkedDir`] does it in a directory.
+//! - [`DirPool::claim_disk`] keeps two hosts that reach one pool from using one disk.
 //! - [`Seed`] builds the NoCloud disk a guest reads its identity and addresses from.
 //!
 //! Only this crate runs `qemu-img`, and only this crate knows how a pool is laid out on disk.
@@ -23,6 +24,7 @@ mod driver;
 mod error;
 mod image_store;
 mod import;
+mod lease;
 mod marked_dir;
 mod network_config;
 mod pool;
@@ -32,11 +34,12 @@ mod seed;
 mod staging;
 
 pub use digest::{DigestError, Sha256Digest};
-pub use disk::{DiskInfo, DiskSpec};
+pub use disk::{DiskInfo, DiskSpec, DiskUsers};
 pub use driver::{PoolDriver, PoolFinding};
 pub use error::StorageError;
 pub use image_store::{ImageStore, StoredImage};
 pub use import::{ImageInfo, ImportLimits, ImportOptions, ImportPhase, ImportProgress};
+pub use lease::{Claim, DiskHold, Lease};
 pub use marked_dir::MarkedDir;
 pub use network_config::SeedNic;
 pub use pool::{DirPool, PoolCapacity};

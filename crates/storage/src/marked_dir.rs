@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::blocking::blocking;
-use crate::disk::{DiskInfo, DiskSpec};
+use crate::disk::{DiskInfo, DiskSpec, DiskUsers};
 use crate::driver::{PoolDriver, PoolFinding};
 use crate::error::StorageError;
 use crate::pool::DirPool;
@@ -183,7 +183,11 @@ impl MarkedDir {
         Ok(found(PoolHealth::Healthy, None))
     }
 
-    async fn inside(&self) -> Result<DirPool, StorageError> {
+    /// The directory as a pool of disks, for those that are VMs' own.
+    ///
+    /// # Errors
+    /// [`StorageError::PoolFault`] if it does not bear this pool's mark now.
+    pub async fn inside(&self) -> Result<DirPool, StorageError> {
         let this = self.clone();
         blocking(move || this.enter()).await
     }
@@ -215,6 +219,23 @@ impl PoolDriver for MarkedDir {
     async fn open(&self) -> Result<(), StorageError> {
         let this = self.clone();
         blocking(move || this.make()).await
+    }
+
+    async fn join(&self) -> Result<(), StorageError> {
+        let this = self.clone();
+        blocking(move || {
+            let entered = this.enter().map_err(|error| match error {
+                StorageError::PoolFault { path, health, reason } => {
+                    let reason =
+                        format!("{reason}; the path has to lead to the same directory on all hosts of the pool");
+                    StorageError::PoolFault { path, health, reason }
+                }
+                other => other,
+            })?;
+            this.check_writable()?;
+            this.check_user(&entered)
+        })
+        .await
     }
 
     async fn close(&self) -> Result<(), StorageError> {
@@ -267,14 +288,12 @@ impl PoolDriver for MarkedDir {
 
     async fn give(&self, volume: Uuid, owner_uid: Option<u32>) -> Result<DiskInfo, StorageError> {
         let found = self.there(volume).await?;
-        let owner = owner_uid.unwrap_or(WORKER_UID);
-        let path = found.path.clone();
-        blocking(move || {
-            let given = File::open(&path).and_then(|file| fchown(&file, Some(owner), Some(owner)));
-            given.map_err(StorageError::io("giving away disk", &path))
-        })
-        .await?;
+        self.inside().await?.let_open(volume, DiskUsers::One(owner_uid.unwrap_or(WORKER_UID))).await?;
         Ok(found)
+    }
+
+    async fn share(&self, volume: Uuid, uid: u32) -> Result<(), StorageError> {
+        self.inside().await?.let_open(volume, DiskUsers::AlsoGroup(uid)).await
     }
 
     async fn copy_to(&self, volume: Uuid, other: &dyn PoolDriver) -> Result<(), StorageError> {

@@ -19,9 +19,10 @@ use uuid::Uuid;
 
 use crate::blocking::blocking;
 use crate::digest::Sha256Digest;
-use crate::disk::{DiskDirectory, DiskInfo, DiskSpec};
+use crate::disk::{DiskDirectory, DiskInfo, DiskSpec, DiskUsers, set_users};
 use crate::error::StorageError;
 use crate::image_store::{ImageStore, StoredImage};
+use crate::lease::Leases;
 use crate::staging::{StagingArea, create_passable_dir};
 
 /// Space of the filesystem a pool is on.
@@ -105,6 +106,22 @@ impl DirPool {
     pub async fn create_disk(&self, spec: &DiskSpec) -> Result<DiskInfo, StorageError> {
         let _image_stays = self.overlays.lock().await;
         self.disks.create(&self.images, spec).await
+    }
+
+    /// Changes who may open a disk. QEMU that has it open keeps it.
+    pub async fn let_open(&self, disk: Uuid, users: DiskUsers) -> Result<(), StorageError> {
+        let path = self.disk_path(disk);
+        blocking(move || {
+            set_users(&path, users).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => StorageError::DiskMissing { disk },
+                _ => StorageError::io("giving away disk", &path)(error),
+            })
+        })
+        .await
+    }
+
+    pub(crate) fn leases(&self) -> Leases {
+        self.disks.leases()
     }
 
     pub(crate) fn staging(&self) -> &StagingArea {

@@ -6,8 +6,8 @@ use utoipa::ToSchema;
 use crate::{ByteSize, Name, Problem, resource::resource};
 
 resource!(
-    /// A place for volumes. Each host has one of its own, `local-HOST`, for the disks of VMs that name none; more are made
-    /// from directories of hosts.
+    /// A place for volumes and VMs' disks. Each host has one of its own, `local-HOST`, for the disks of VMs that name none;
+    /// more are made from directories, of one host or of a file system that several hosts have mounted.
     Pool, "pool", "pools", PoolSpec, PoolStatus
 );
 
@@ -20,7 +20,7 @@ pub struct PoolSpec {
     /// The directory, absolute. Its parent has to be there; the directory itself is made if it is missing, but only
     /// when the pool is made: a file system that is not mounted later is noticed.
     pub path: String,
-    /// The hosts that reach it. A directory is one host's own.
+    /// The hosts that reach it. With more than one, its path has to lead to the same directory on all of them.
     pub hosts: Vec<Name>,
     /// How much of its capacity volumes may be promised together, in percent, 100–10000. They are thin: what a volume
     /// takes is what was written to it.
@@ -35,7 +35,7 @@ pub struct PoolSpec {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PoolType {
-    /// qcow2 files in a directory of a host.
+    /// qcow2 files in a directory, of a host or of a file system that hosts share.
     #[default]
     Dir,
 }
@@ -76,6 +76,11 @@ impl Pool {
         self.spec.hosts.contains(host)
     }
 
+    /// Whether several hosts reach it.
+    pub fn is_shared(&self) -> bool {
+        self.spec.hosts.len() > 1
+    }
+
     /// All that is wrong with it by itself; whether its hosts are there is the controller's to check.
     pub fn validate(&self) -> Result<(), Problem> {
         let (spec, name) = (&self.spec, &self.metadata.name);
@@ -84,9 +89,12 @@ impl Pool {
             let message = "give an absolute path without '..', at most 1024 characters, for example /srv/fast";
             problem = problem.field("spec.path", message);
         }
-        if spec.hosts.len() != 1 {
-            let message = "a directory is one host's: name one host; see: gantry host list";
+        if !(1..=HOSTS_MAX).contains(&spec.hosts.len()) {
+            let message = format!("name 1 to {HOSTS_MAX} hosts that reach it; see: gantry host list");
             problem = problem.field("spec.hosts", message);
+        }
+        for (index, host) in spec.hosts.iter().enumerate().filter(|(index, host)| spec.hosts[..*index].contains(host)) {
+            problem = problem.field(format!("spec.hosts[{index}]"), format!("host '{host}' is named twice"));
         }
         for (field, value, range) in [
             ("spec.overcommit_percent", spec.overcommit_percent, 100..=10_000),
@@ -104,6 +112,7 @@ impl Pool {
 /// Names that begin so are for hosts' own pools.
 const LOCAL_PREFIX: &str = "local-";
 const PATH_CHARS_MAX: usize = 1024;
+const HOSTS_MAX: usize = 256;
 
 /// Whether a path can only mean one place, and travels as text.
 fn is_plain_path(path: &str) -> bool {
@@ -128,11 +137,14 @@ pub struct PoolStatus {
     /// As measured last by a host; not stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub space: Option<PoolSpace>,
-    /// The sizes of its volumes together.
+    /// The sizes of its volumes and VMs' disks together.
     #[serde(default)]
     pub promised: ByteSize,
     #[serde(default)]
     pub volumes: u32,
+    /// Those whose own disk is here.
+    #[serde(default)]
+    pub vms: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -218,12 +230,14 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_one_hosts_and_its_limits_are_limited() {
+    fn hosts_are_named_once_and_limits_are_limited() {
         let mut wrong = pool("/srv/fast");
         wrong.spec.hosts.push("host-2".parse().unwrap());
+        assert!(wrong.validate().is_ok() && wrong.is_shared() && !pool("/srv/fast").is_shared());
+        wrong.spec.hosts.push("host-1".parse().unwrap());
         (wrong.spec.overcommit_percent, wrong.spec.alarm_percent) = (99, 101);
         let fields: Vec<_> = wrong.validate().unwrap_err().fields.into_iter().map(|wrong| wrong.field).collect();
-        assert_eq!(fields, ["spec.hosts", "spec.overcommit_percent", "spec.alarm_percent"]);
+        assert_eq!(fields, ["spec.hosts[2]", "spec.overcommit_percent", "spec.alarm_percent"]);
         wrong.spec.hosts.clear();
         assert_eq!(wrong.validate().unwrap_err().fields[0].field, "spec.hosts");
     }

@@ -29,6 +29,10 @@ pub struct VmSpec {
     /// Size of its disk; the image's if not given. Needed without an image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<ByteSize>,
+    /// The pool its disk is in: the one of its host's own if not given. In one that several hosts reach, the VM moves
+    /// without its disk, and starts on any of them. Fixed once there is a disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Name>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nics: Vec<NicSpec>,
     #[serde(default)]
@@ -75,6 +79,7 @@ impl VmSpec {
             memory,
             image: None,
             disk: None,
+            pool: None,
             nics: Vec::new(),
             arch: Arch::default(),
             cpu_model: None,

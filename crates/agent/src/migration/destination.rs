@@ -20,8 +20,7 @@ use crate::networks::Place;
 use crate::problem::problem;
 use crate::records::{MigrationRecord, MigrationRole, Record, RecoveryRecord};
 use crate::vm::{
-    Begin, DISK_NODE, MONITOR_LIMIT, Next, Run, VmTask, check_nothing_left, committed_here, files, prepare_files,
-    within,
+    Begin, DISK_NODE, MONITOR_LIMIT, Next, Run, VmTask, check_arriving, committed_here, files, prepare_files, within,
 };
 
 /// Private ports (RFC 6335); two for each VM on its way here.
@@ -91,13 +90,11 @@ impl VmTask {
         let what = format!("receiving VM '{}'", request.assignment.name);
         let source = Some(request.source);
         let wanted = if request.paused { PowerState::Paused } else { PowerState::Running };
+        // Those of a disk of the source's own are inside it and stay there.
+        let mut points = request.recovery_points;
+        points.reverse();
         let record = Record {
-            assignment: request.assignment,
-            owner_uid,
             wanted,
-            disk_made: false,
-            process: None,
-            end: None,
             migration: Some(MigrationRecord {
                 id: request.migration,
                 state: MigrationState::Receiving,
@@ -109,12 +106,11 @@ impl VmTask {
                 figures: None,
                 error: None,
             }),
-            ha: Default::default(),
-            // They are inside the disk that stays at the source.
-            recovery: RecoveryRecord::default(),
+            recovery: RecoveryRecord { points, ..RecoveryRecord::default() },
+            ..Record::new(request.assignment, owner_uid)
         };
-        // The mirror copies only what differs from the image: into any other disk it would make a mixture.
-        check_nothing_left(&self.host, &record).await?;
+        let in_pool = record.assignment.disk.pool.is_some();
+        check_arriving(&self.host, &record).await?;
         self.host.records.save(&record).await.map_err(|error| error.problem())?;
         let (nics, vm, host) = (record.assignment.nics.clone(), self.vm, Arc::clone(&self.host));
         let record = self.record.insert(record);
@@ -126,10 +122,15 @@ impl VmTask {
         );
         made.and(ports).and(credentials)?;
         self.launch(Begin::Incoming).await?;
+        // What both QEMUs have open is the source's until the guest runs here. A paused guest does not begin to run, so
+        // nothing would take its disks later.
+        let comes_along = in_pool || !self.known()?.assignment.volumes.is_empty();
+        let late_activation = comes_along && !request.paused;
         let options = ListenOptions {
             host: endpoint.address.to_string(),
             ports: PORTS,
-            disks: vec![DISK_NODE.to_owned()],
+            disks: if in_pool { Vec::new() } else { vec![DISK_NODE.to_owned()] },
+            late_activation,
             tls: Some(ListenTls { creds_dir: files(&self.host, self.vm).tls, source_dn }),
             postcopy: request.post_copy,
         };
@@ -237,6 +238,7 @@ impl VmTask {
     /// The guest is ours: its frames come here, then it runs.
     async fn take_over(&mut self) -> Result<(), Problem> {
         let what = format!("taking over VM '{}'", self.known()?.assignment.name);
+        self.take_disk_over().await?;
         let machine = self.machine()?;
         let destination = MigrationDestination::new(machine.qmp.clone());
         // The guest stands still meanwhile, so both are done at once.

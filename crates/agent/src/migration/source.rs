@@ -109,10 +109,12 @@ impl VmTask {
         // The destination's disk lies over the same image, which it has already.
         let has_image = self.known()?.assignment.disk.image.is_some();
         let sync = if has_image { MirrorSync::Top } else { MirrorSync::Full };
-        let disks = vec![MirrorDisk { node_name: request.endpoint.disk_export.clone(), sync }];
+        let mirrored = self.known()?.assignment.disk.pool.is_none();
+        let disk = MirrorDisk { node_name: request.endpoint.disk_export.clone(), sync };
+        let disks = mirrored.then_some(disk).into_iter().collect();
         let peer = Peer {
             host: request.endpoint.address.to_string(),
-            nbd_port: Some(request.endpoint.disk_port),
+            nbd_port: mirrored.then_some(request.endpoint.disk_port),
             ram_port: request.endpoint.ram_port,
             tls: Some(PeerTls {
                 creds_dir: files(&self.host, self.vm).tls,
@@ -205,6 +207,9 @@ impl VmTask {
             }
             return Err(error);
         }
+        if state == MigrationState::Committing {
+            self.let_disk_go();
+        }
         if let Some(vtep) = moved_to
             && let Err(error) = self.host.networks.move_away(self.vm, vtep).await
         {
@@ -223,6 +228,7 @@ impl VmTask {
     /// The guest stays: let it run if it should and something stopped it.
     async fn go_on_here(&mut self) {
         self.look_at_status().await;
+        self.take_disks_back().await;
         let wanted_running = self.record.as_ref().is_some_and(|record| record.wanted == PowerState::Running);
         match &self.run {
             Run::On(machine) if self.paused && wanted_running => match self.let_run(machine).await {

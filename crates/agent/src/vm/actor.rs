@@ -154,6 +154,7 @@ impl VmTask {
         // An answer nobody waits for any more is no error: what was done is seen at the next observation.
         match command {
             Command::Define(assignment, reply) => drop(reply.send(self.define(*assignment).await)),
+            Command::Adopt(request, reply) => drop(reply.send(self.adopt(*request).await)),
             Command::Power(request, reply) => self.power(request, reply).await,
             Command::Protect(request, reply) => {
                 drop(reply.send(self.change_protection(request.epoch, &request.ha).await));
@@ -277,6 +278,7 @@ impl VmTask {
         }
         self.listen_again().await;
         self.look_at_status().await;
+        self.hold_disk().await;
         if matches!(self.migration_state(), Some(MigrationState::Sending | MigrationState::Committing)) {
             // Its task spoke over the lost connection; as after a restart, another one goes on.
             self.sending = None;

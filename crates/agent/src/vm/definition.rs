@@ -1,13 +1,12 @@
 //! What a VM is on this host: made from its assignment, changed while it is stopped, removed with all it had.
 
-use gantry_api::agent::{Assignment, Verdict, VmObservation};
+use gantry_api::agent::{AdoptVm, Assignment, Verdict, VmObservation};
 use gantry_types::{PowerState, Problem};
 
 use super::actor::{Run, VmTask};
 use super::{disk, machine};
 use crate::flows;
 use crate::networks::Place;
-use crate::problem::problem;
 use crate::records::{Record, RecoveryRecord};
 
 impl VmTask {
@@ -38,21 +37,49 @@ impl VmTask {
 
     async fn define_new(&mut self, assignment: Assignment) -> Result<VmObservation, Problem> {
         let owner_uid = self.host.uids.take()?;
-        let record = Record {
-            assignment,
-            owner_uid,
-            wanted: PowerState::Stopped,
-            disk_made: false,
-            process: None,
-            end: None,
-            migration: None,
-            ha: Default::default(),
-            recovery: RecoveryRecord::default(),
-        };
+        let record = Record::new(assignment, owner_uid);
         let made = match disk::check_nothing_left(&self.host, &record).await {
             Ok(()) => self.make(record).await,
             Err(error) => Err(error),
         };
+        if made.is_err() && self.record.is_none() {
+            self.host.uids.release(owner_uid);
+        }
+        made
+    }
+
+    /// Takes the VM on with the disk that it has in a pool. The disk's lease first: what is refused changes nothing, and a
+    /// record without the lease would be of a VM that another host may run.
+    pub(super) async fn adopt(&mut self, request: AdoptVm) -> Result<VmObservation, Problem> {
+        let AdoptVm { assignment, recovery_points } = request;
+        if assignment.disk.pool.is_none() {
+            let detail =
+                format!("the disk of VM '{}' is in no pool that another host could have had it in", assignment.name);
+            return Err(Problem::invalid("disk-not-shared", detail).remedy("define the VM instead"));
+        }
+        if let Some(record) = &self.record {
+            self.check_epoch(assignment.epoch)?;
+            self.check_not_moving()?;
+            if record.assignment.epoch == assignment.epoch {
+                return self.define(assignment).await;
+            }
+            if !matches!(self.run, Run::Off) {
+                let detail = format!("VM '{}' runs on this host at epoch {}", assignment.name, record.assignment.epoch);
+                return Err(Problem::conflict("vm-running", detail).remedy("stop it first"));
+            }
+        }
+        drop(disk::claim(&self.host, &assignment).await?);
+        let known_uid = self.record.as_ref().map(|record| record.owner_uid);
+        let owner_uid = known_uid.map_or_else(|| self.host.uids.take(), Ok)?;
+        let mut points = recovery_points;
+        points.reverse();
+        let record = Record {
+            wanted: PowerState::Stopped,
+            disk_made: true,
+            recovery: RecoveryRecord { points, ..RecoveryRecord::default() },
+            ..Record::new(assignment, owner_uid)
+        };
+        let made = self.make(record).await;
         if made.is_err() && self.record.is_none() {
             self.host.uids.release(owner_uid);
         }
@@ -89,19 +116,27 @@ impl VmTask {
         self.stop_sending("the VM was removed").await;
         // An agent that is killed half way must not start it again.
         self.want(PowerState::Stopped).await?;
-        let nics = self.known()?.assignment.nics.clone();
-        self.tear_down().await?;
+        let assignment = &self.known()?.assignment;
+        let (nics, superseded) = (assignment.nics.clone(), epoch > assignment.epoch);
+        self.tear_down_as(superseded).await?;
         flows::forget(&nics).await;
         Ok(())
     }
 
     /// Ends QEMU and deletes everything of the VM; the record last.
     pub(crate) async fn tear_down(&mut self) -> Result<(), Problem> {
+        self.tear_down_as(false).await
+    }
+
+    /// `superseded`: the VM lives on elsewhere, or is to.
+    async fn tear_down_as(&mut self, superseded: bool) -> Result<(), Problem> {
         self.end_qemu().await?;
         self.host.networks.remove(self.vm).await?;
-        let what = format!("the disk of VM {}", self.vm);
-        self.host.pool.delete_disk(self.vm).await.map_err(|error| problem("disk-not-deleted", &what, &error))?;
-        self.give_volumes_back().await;
+        if let Some(record) = self.record.clone()
+            && disk::remove(&self.host, &record, superseded).await?
+        {
+            self.give_volumes_back().await;
+        }
         self.host.records.remove(self.vm).await.map_err(|error| error.problem())?;
         if let Some(record) = self.record.take() {
             self.host.uids.release(record.owner_uid);

@@ -16,9 +16,10 @@ use gantry_qemu::machine::{
     Accelerator, BackingImage, Disk, DiskFormat, Firmware as QemuFirmware, Launch, MachineConfig, Nic, SocketsDir,
     find_uefi,
 };
+use gantry_qemu::probe::direct_io_works;
 use gantry_qemu::process::{Identity, QemuProcess, SpawnSpec, log_tail, open_tap};
 use gantry_qemu::qmp::{EventStream, Qmp};
-use gantry_storage::{Seed, SeedNic};
+use gantry_storage::{DiskHold, Seed, SeedNic};
 use gantry_types::{Display, Firmware, Problem};
 use ipnet::IpNet;
 use tokio::time::{Instant, timeout};
@@ -50,6 +51,8 @@ pub(crate) struct Machine {
     pub exit_expected_until: Option<Instant>,
     pub accelerator: String,
     pub guest: GuestLine,
+    /// Of a disk in a pool: no other host gets it meanwhile.
+    pub disk_hold: Option<DiskHold>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -82,7 +85,11 @@ fn named(record: &Record) -> String {
 /// Makes the VM's directory, disk and seed; with everything there already nothing changes. The record, which is on disk
 /// already, says afterwards that there is a disk.
 pub(crate) async fn prepare_files(host: &Host, record: &mut Record) -> Result<(), Problem> {
-    disk::make(host, record).await?;
+    if record.is_receiving() && record.assignment.disk.pool.is_some() {
+        disk::open_to_arriving(host, record).await?;
+    } else {
+        disk::make(host, record).await?;
+    }
     let assignment = &record.assignment;
     let files = files(host, assignment.uuid);
     let uid = record.owner_uid;
@@ -158,6 +165,11 @@ pub(crate) async fn launch(
 ) -> Result<Machine, Problem> {
     let what = named(record);
     disk::check(host, record).await?;
+    let disk_hold = match begin {
+        // It is still the source's.
+        Begin::Incoming => None,
+        Begin::Running | Begin::Halted => disk::claim(host, &record.assignment).await?,
+    };
     let config = describe(host, record, begin).await?;
     let files = files(host, record.assignment.uuid);
     let taps: Result<Vec<_>, _> =
@@ -198,7 +210,8 @@ pub(crate) async fn launch(
         }
     };
     let accelerator = accelerator_name(config.accelerator).to_owned();
-    Ok(assemble(host, record, shared, &files, process, qmp, accelerator))
+    let machine = assemble(host, record, shared, &files, process, qmp, accelerator);
+    Ok(Machine { disk_hold, ..machine })
 }
 
 /// The monitor, or why there is none; an early end of the process ends the wait.
@@ -239,6 +252,7 @@ fn assemble(
         exit_expected_until: None,
         accelerator,
         guest,
+        disk_hold: None,
         _tasks: vec![guest_task, console_task, metrics_task, logs_task],
     }
 }
@@ -350,13 +364,18 @@ async fn describe(host: &Host, record: &Record, begin: Begin) -> Result<MachineC
         Accelerator::Kvm => "host",
         Accelerator::Tcg => "max",
     };
+    let disks = disk::place(host, assignment).await?;
+    let direct_io = match assignment.disk.pool {
+        None => host.qemu.direct_io,
+        Some(_) => direct_io_works(disks.path()).unwrap_or(false),
+    };
     let backing = match &assignment.disk.image {
         Some(image) => {
-            let stored = host.pool.image(digest(&image.digest)?).await;
+            let stored = disks.image(digest(&image.digest)?).await;
             let stored = stored.map_err(|error| problem("image-not-found", &named(record), &error))?;
             let stored = stored.ok_or_else(|| {
-                Problem::conflict("image-not-here", format!("{}: its image is not in this host's pool", named(record)))
-                    .remedy("fetch the image to this host first")
+                Problem::conflict("image-not-here", format!("{}: its image is not in its disk's pool", named(record)))
+                    .remedy("fetch the image first")
             })?;
             Some(BackingImage { path: stored.path, format: DiskFormat::Qcow2 })
         }
@@ -364,11 +383,11 @@ async fn describe(host: &Host, record: &Record, begin: Begin) -> Result<MachineC
     };
     let disk = Disk {
         node_name: DISK_NODE.to_owned(),
-        path: host.pool.disk_path(assignment.uuid),
+        path: disks.disk_path(assignment.uuid),
         format: DiskFormat::Qcow2,
         read_only: false,
         backing,
-        direct_io: host.qemu.direct_io,
+        direct_io,
         boot_index: Some(0),
     };
     let seed = Disk {

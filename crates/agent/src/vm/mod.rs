@@ -1,7 +1,7 @@
 //! One task per VM. It alone starts, commands and ends the VM's QEMU, and writes the VM's record.
 //!
 //! ```text
-//!           define             start
+//!       define, adopt          start
 //!  (none) ----------> stopped ----------> running <---pause, resume---> paused
 //!                      ^  |                 |  |                          |
 //!                      |  +<--guest shut down, kill-----------------------+
@@ -44,8 +44,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use gantry_api::agent::{
-    Assignment, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration, RevertVm, SendMigration,
-    TakeSnapshot, TakenSnapshot, Verdict, VmObservation, VmRunState,
+    AdoptVm, Assignment, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration, RevertVm,
+    SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation, VmRunState,
 };
 use gantry_api::storage::{AttachVolume, MoveVolume, VolumeMoveReport};
 use gantry_types::{Flow, GuestInfo, MigrationFigures, MigrationProgress, Problem, Timestamp, VmMetrics};
@@ -57,7 +57,7 @@ use crate::records::Record;
 pub(crate) use actor::{Next, Run, VmTask};
 pub(crate) use console::ConsoleLine;
 pub(crate) use definition::committed_here;
-pub(crate) use disk::check_nothing_left;
+pub(crate) use disk::{check_arriving, place as disk_place};
 pub(crate) use liveness::check as check_liveness;
 pub(crate) use machine::{Begin, DISK_NODE, Machine, files, prepare_files, seed_of};
 pub(crate) use screen::open as open_screen;
@@ -72,6 +72,7 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Problem>>;
 
 pub(crate) enum Command {
     Define(Box<Assignment>, Reply<VmObservation>),
+    Adopt(Box<AdoptVm>, Reply<VmObservation>),
     Power(PowerRequest, Reply<VmObservation>),
     Protect(ProtectVm, Reply<()>),
     Remove {

@@ -68,7 +68,7 @@ impl VmTask {
             self.keep_disk(&point_tag(keep_as)).await?;
             self.keep_uefi_variables(keep_as).await?;
         }
-        let applied = self.host.pool.apply_disk_snapshot(self.vm, &state.name).await;
+        let applied = self.disks().await?.apply_disk_snapshot(self.vm, &state.name).await;
         applied.map_err(|error| self.storage_problem("snapshot-not-applied", &error))?;
         self.put_uefi_variables_back(request.to).await?;
         self.write_down_revert(request).await

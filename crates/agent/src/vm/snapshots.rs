@@ -55,7 +55,7 @@ impl VmTask {
     pub(super) async fn take_snapshot(&mut self, request: TakeSnapshot, reply: Reply<TakenSnapshot>) {
         let done = match self.begin_snapshot(&request).await {
             Ok(Some(taken)) => Ok(taken),
-            Ok(None) => match self.job(request) {
+            Ok(None) => match self.job(request).await {
                 Ok(job) => {
                     self.snapshotting = Some(tokio::spawn(async move {
                         // Whoever asked may have given up; the disk's table tells the next one.
@@ -82,7 +82,7 @@ impl VmTask {
         self.keep_uefi_variables(request.snapshot).await?;
         match &self.run {
             Run::Off if !request.memory && !request.quiesce => {
-                let taken = self.host.pool.create_disk_snapshot(self.vm, &tag).await;
+                let taken = self.disks().await?.create_disk_snapshot(self.vm, &tag).await;
                 taken.map_err(|error| self.storage_problem("snapshot-not-taken", &error))?;
                 Ok(Some(TakenSnapshot { memory_bytes: 0, pause_ms: None }))
             }
@@ -90,7 +90,7 @@ impl VmTask {
         }
     }
 
-    fn job(&self, request: TakeSnapshot) -> Result<Job, Problem> {
+    async fn job(&self, request: TakeSnapshot) -> Result<Job, Problem> {
         let machine = self.machine()?;
         Ok(Job {
             what: self.named()?,
@@ -98,7 +98,7 @@ impl VmTask {
             request,
             qmp: machine.qmp.clone(),
             guest: machine.guest.clone(),
-            pool: self.host.pool.clone(),
+            pool: self.disks().await?,
         })
     }
 
@@ -124,7 +124,7 @@ impl VmTask {
     pub(super) async fn delete_tag(&self, tag: &str) -> Result<(), Problem> {
         match &self.run {
             Run::Off => {
-                let deleted = self.host.pool.delete_disk_snapshot(self.vm, tag).await;
+                let deleted = self.disks().await?.delete_disk_snapshot(self.vm, tag).await;
                 deleted.map_err(|error| self.storage_problem("snapshot-not-deleted", &error))
             }
             _ => {
@@ -142,7 +142,7 @@ impl VmTask {
         }
         match &self.run {
             Run::Off => {
-                let taken = self.host.pool.create_disk_snapshot(self.vm, tag).await;
+                let taken = self.disks().await?.create_disk_snapshot(self.vm, tag).await;
                 taken.map_err(|error| self.storage_problem("snapshot-not-taken", &error))
             }
             _ => take_disk(&self.machine()?.qmp, &self.named()?, self.vm, tag).await,
@@ -150,7 +150,7 @@ impl VmTask {
     }
 
     pub(super) async fn tags(&self) -> Result<Vec<InternalSnapshot>, Problem> {
-        let listed = self.host.pool.disk_snapshots(self.vm).await;
+        let listed = self.disks().await?.disk_snapshots(self.vm).await;
         listed.map_err(|error| self.storage_problem("snapshots-not-read", &error))
     }
 
@@ -166,13 +166,11 @@ impl VmTask {
             .remedy("wait for its end"))
     }
 
-    /// Refuses what would leave the VM's snapshots or volumes behind.
+    /// Refuses what would leave the VM's snapshots behind. A disk in a pool stays where it is, with all that is in it.
     pub(crate) async fn check_no_snapshots(&self) -> Result<(), Problem> {
         self.check_no_snapshot_at_work()?;
-        if let Some(volume) = self.known()?.assignment.volumes.first() {
-            let detail = format!("{} has volumes, which can't move: '{}'", self.named()?, volume.name);
-            return Err(Problem::conflict("vm-has-volumes", detail)
-                .remedy(format!("detach it first: gantry volume detach {}", volume.name)));
+        if self.known()?.assignment.disk.pool.is_some() {
+            return Ok(());
         }
         let count = self.tags().await?.iter().filter(|snapshot| snapshot.name.starts_with("s-")).count();
         if count == 0 {

@@ -113,14 +113,33 @@ pub(super) async fn give(host: &Host, volume: &VolumeAssignment, uid: Option<u32
     given.map(drop).map_err(|error| pool_problem("volume-missing", what, &error))
 }
 
-/// Before QEMU is started: each volume is there, and its user's.
-pub(super) async fn prepare(host: &Host, record: &Record) -> Result<Vec<Volume>, Problem> {
-    let assignment = &record.assignment;
-    for volume in &assignment.volumes {
-        let what = format!("volume '{}' of VM '{}'", volume.name, assignment.name);
-        give(host, volume, Some(record.owner_uid), &what).await?;
+/// Each volume is there, and its user's alone.
+pub(super) async fn give_all(host: &Host, record: &Record) -> Result<(), Problem> {
+    for volume in &record.assignment.volumes {
+        give(host, volume, Some(record.owner_uid), &of_vm(volume, record)).await?;
     }
-    Ok(assignment.volumes.iter().map(|volume| describe(host, volume)).collect())
+    Ok(())
+}
+
+fn of_vm(volume: &VolumeAssignment, record: &Record) -> String {
+    format!("volume '{}' of VM '{}'", volume.name, record.assignment.name)
+}
+
+/// Before QEMU is started: each volume is there, and its user's; also its user's if the VM is on its way here.
+pub(super) async fn prepare(host: &Host, record: &Record) -> Result<Vec<Volume>, Problem> {
+    if !record.is_receiving() {
+        give_all(host, record).await?;
+        return Ok(describe_all(host, record));
+    }
+    for volume in &record.assignment.volumes {
+        let shared = host.pools.driver(&volume.pool).share(volume.uuid, record.owner_uid).await;
+        shared.map_err(|error| pool_problem("volume-missing", &of_vm(volume, record), &error))?;
+    }
+    Ok(describe_all(host, record))
+}
+
+fn describe_all(host: &Host, record: &Record) -> Vec<Volume> {
+    record.assignment.volumes.iter().map(|volume| describe(host, volume)).collect()
 }
 
 pub(super) fn describe(host: &Host, volume: &VolumeAssignment) -> Volume {

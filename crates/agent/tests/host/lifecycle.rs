@@ -156,7 +156,7 @@ fn a_qemu_that_hangs_holds_nobody_up() {
 fn the_agent_conforms() {
     in_world(1, async |world| {
         let mut template = world.assignment("conformance");
-        template.disk = DiskAssignment { image: None, size: ByteSize::mib(1) };
+        template.disk = DiskAssignment { image: None, size: ByteSize::mib(1), pool: None };
         template.nics.clear();
         let place = tempfile::tempdir().unwrap();
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);

@@ -24,7 +24,14 @@ impl Move {
     fn receive(&self) -> ReceiveMigration {
         let assignment = Assignment { epoch: self.vm.epoch + 1, ..self.vm.clone() };
         let source = "host-1".parse().unwrap();
-        ReceiveMigration { migration: self.migration, source, assignment, paused: false, post_copy: false }
+        ReceiveMigration {
+            migration: self.migration,
+            source,
+            assignment,
+            paused: false,
+            post_copy: false,
+            recovery_points: Vec::new(),
+        }
     }
 
     /// From host 0 to host 1. `mib_per_s` of zero is no limit.

@@ -26,7 +26,7 @@ fn the_screen_is_there_while_it_runs_and_moves_along() {
     in_world(2, async |world| {
         let mut vm = world.assignment("screen-1");
         vm.display = Display::Vga;
-        vm.disk = DiskAssignment { image: None, size: ByteSize::mib(8) };
+        vm.disk = DiskAssignment { image: None, size: ByteSize::mib(8), pool: None };
         let agent = world.agent(0);
         agent.define_vm(&vm).await.unwrap();
         assert_eq!(code(agent.console(vm.uuid, ConsoleKind::Vnc).await), "vm-not-running");
@@ -42,7 +42,7 @@ fn the_screen_is_there_while_it_runs_and_moves_along() {
         world.agent(1).remove_vm(vm.uuid, vm.epoch + 1).await.unwrap();
 
         let mut plain = world.assignment("plain-1");
-        plain.disk = DiskAssignment { image: None, size: ByteSize::mib(8) };
+        plain.disk = DiskAssignment { image: None, size: ByteSize::mib(8), pool: None };
         agent.define_vm(&plain).await.unwrap();
         agent.power(plain.uuid, &request(&plain, PowerAction::Start)).await.unwrap();
         assert_eq!(code(agent.console(plain.uuid, ConsoleKind::Vnc).await), "no-display");

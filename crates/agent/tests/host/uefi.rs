@@ -14,7 +14,7 @@ use crate::world::{World, eventually, in_world, request};
 fn firmware_only(world: &World) -> Assignment {
     let mut vm = world.assignment("uefi-1");
     vm.firmware = Firmware::Uefi;
-    vm.disk = DiskAssignment { image: None, size: ByteSize::mib(64) };
+    vm.disk = DiskAssignment { image: None, size: ByteSize::mib(64), pool: None };
     vm
 }
 

@@ -160,7 +160,11 @@ impl World {
             cpu_model: None,
             firmware: Firmware::Bios,
             display: Display::None,
-            disk: DiskAssignment { image: Some(self.image.clone()), size: ByteSize(self.image.virtual_size) },
+            disk: DiskAssignment {
+                image: Some(self.image.clone()),
+                size: ByteSize(self.image.virtual_size),
+                pool: None,
+            },
             volumes: Vec::new(),
             nics: vec![NicAssignment {
                 port: Uuid::new_v4(),

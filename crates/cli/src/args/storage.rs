@@ -7,7 +7,7 @@ use super::{FollowOptions, ListOptions};
 
 #[derive(Debug, Subcommand)]
 pub enum PoolCommand {
-    /// Make a place for volumes of a directory of a host
+    /// Make a place for volumes and VMs' disks of a directory of a host, or of one that several hosts share
     Create(PoolCreate),
     /// All pools, or those that a selector chooses: how they are, and how full
     #[command(visible_alias = "ls")]
@@ -45,8 +45,9 @@ pub struct PoolCreate {
     /// The directory; made if only its last part is missing
     #[arg(long, value_name = "DIRECTORY")]
     pub path: String,
-    /// The host that has it
-    #[arg(long, value_name = "HOST", required = true)]
+    /// The host that has it; several if they have the same directory, on a file system that they share: HOST,HOST or
+    /// repeated
+    #[arg(long, value_name = "HOST", required = true, value_delimiter = ',')]
     pub host: Vec<Name>,
     #[command(flatten)]
     pub limits: PoolLimits,

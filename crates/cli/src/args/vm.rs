@@ -135,6 +135,10 @@ pub struct Create {
     /// Size of its disk; the image's if not given
     #[arg(long, value_name = "SIZE")]
     pub disk: Option<ByteSize>,
+    /// The pool its disk is in; its host's own if not given. In one that several hosts reach, the VM moves without its
+    /// disk and starts on any of them: gantry pool list
+    #[arg(long, value_name = "POOL")]
+    pub pool: Option<Name>,
     /// A network card: NETWORK[,ip=ADDRESS][,mac=MAC][,group=SECURITY-GROUP][,dhcp] or NETWORK,port=PORT[,dhcp]; may be given several times
     #[arg(long = "network", value_name = "NETWORK", value_parser = parse_nic)]
     pub networks: Vec<NicSpec>,

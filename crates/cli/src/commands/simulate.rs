@@ -9,7 +9,7 @@ use gantry_simulate::{
     planetlab::{self, ALL_STAY, CLOUDSIM, Day, DayFigures, HONEST, Policy, Ratios, Rules},
     plot::{self, Series},
 };
-use gantry_types::{Host, Problem, Vm};
+use gantry_types::{Host, Pool, Problem, Vm};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, BufReader};
 
@@ -190,7 +190,11 @@ async fn capture(session: &Session, arguments: &SimulateLive) -> Result<Capture,
         return Ok(capture?);
     }
     let client = session.client()?;
-    let capture = Capture { hosts: client.list::<Host>(None).await?, vms: client.list::<Vm>(None).await? };
+    let capture = Capture {
+        hosts: client.list::<Host>(None).await?,
+        vms: client.list::<Vm>(None).await?,
+        pools: client.list::<Pool>(None).await?,
+    };
     if let Some(path) = &arguments.capture {
         write_json(Some(path), &serde_json::to_value(&capture).map_err(anyhow::Error::from)?)?;
     }

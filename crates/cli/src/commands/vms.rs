@@ -164,6 +164,7 @@ fn vm_of(arguments: &VmCreate) -> Result<Vm, Problem> {
     let spec = VmSpec {
         image: arguments.image.clone(),
         disk: arguments.disk,
+        pool: arguments.pool.clone(),
         nics: arguments.networks.clone(),
         arch: arguments.arch,
         cpu_model: arguments.cpu_model.clone(),

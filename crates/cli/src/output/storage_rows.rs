@@ -10,7 +10,7 @@ use super::{
 impl Row for Pool {
     const PLURAL_FOR_PEOPLE: &'static str = "pools";
     const HEADERS: &'static [&'static str] =
-        &["NAME", "TYPE", "HEALTH", "CAPACITY", "FREE", "USED", "PROMISED", "VOLUMES", "HOSTS", "AGE"];
+        &["NAME", "TYPE", "HEALTH", "CAPACITY", "FREE", "USED", "PROMISED", "VOLUMES", "VMS", "HOSTS", "AGE"];
     const WIDE_HEADERS: &'static [&'static str] = &["PATH", "OVERCOMMIT", "ALARM", "UUID", "REASON"];
 
     fn cells(&self, around: &Surroundings) -> Vec<String> {
@@ -25,6 +25,7 @@ impl Row for Pool {
             or_dash(status.space.map(|space| format!("{} %", space.used_percent()))),
             status.promised.approximate(),
             status.volumes.to_string(),
+            status.vms.to_string(),
             hosts.join(","),
             age(self.metadata.created_at, around.now),
         ]

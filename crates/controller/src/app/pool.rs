@@ -5,7 +5,9 @@ use gantry_api::{
     rest::{Changed, WriteQuery},
     storage::PoolAssignment,
 };
-use gantry_types::{Action, Host, HostState, Name, Pool, PoolPhase, PoolSpec, PoolStatus, Problem, Resource, Volume};
+use gantry_types::{
+    Action, Host, HostState, Name, Pool, PoolPhase, PoolSpec, PoolStatus, Problem, Resource, Vm, Volume,
+};
 
 use super::{App, Caller, already_exists, check_labels, check_name, check_precondition};
 use crate::{model::Tables, objects::Change, operations::new_operation};
@@ -22,6 +24,24 @@ pub(crate) fn assignment(pool: &Pool) -> PoolAssignment {
 
 pub(crate) fn volumes_in<'a>(tables: &'a Tables, pool: &'a Name) -> impl Iterator<Item = &'a Volume> {
     tables.volumes.values().filter(move |volume| volume.spec.pool == *pool).map(|volume| &**volume)
+}
+
+/// VMs whose own disk is in the pool, or is to be.
+pub(crate) fn vms_in<'a>(tables: &'a Tables, pool: &'a Name) -> impl Iterator<Item = &'a Vm> {
+    tables.vms.values().filter(move |vm| vm.spec.pool.as_ref() == Some(pool)).map(|vm| &**vm)
+}
+
+/// What its volumes and disks are promised together.
+pub(crate) fn promised_bytes(tables: &Tables, pool: &Name) -> u64 {
+    let volumes = volumes_in(tables, pool).map(|volume| volume.spec.size.bytes());
+    let disks = vms_in(tables, pool).filter_map(|vm| vm.status.disk.or(vm.spec.disk)).map(|size| size.bytes());
+    volumes.chain(disks).fold(0, u64::saturating_add)
+}
+
+/// Whether several hosts reach the pool that the VM's disk is in, so that it can be on any of them.
+pub(crate) fn is_disk_shared(tables: &Tables, vm: &Vm) -> bool {
+    let pool = vm.spec.pool.as_ref().and_then(|pool| tables.pools.get(pool.as_str()));
+    pool.is_some_and(|pool| pool.is_shared())
 }
 
 /// Makes a pool of a directory; what its hosts find wrong with that ends the operation and leaves no pool.
@@ -163,8 +183,10 @@ pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) 
             }
             expect_idle(&current)?;
             let users = app.model.read(|tables| {
-                let volumes = volumes_in(tables, &current.metadata.name);
-                volumes.map(|volume| format!("volume '{}'", volume.name())).collect::<Vec<_>>()
+                let volumes =
+                    volumes_in(tables, &current.metadata.name).map(|volume| format!("volume '{}'", volume.name()));
+                let vms = vms_in(tables, &current.metadata.name).map(|vm| format!("VM '{}'", vm.name()));
+                volumes.chain(vms).collect::<Vec<_>>()
             });
             if !users.is_empty() {
                 return Err(Problem::conflict("pool-in-use", format!("pool '{name}' is used by {}", users.join(", ")))
@@ -199,13 +221,20 @@ fn expect_idle(pool: &Pool) -> Result<(), Problem> {
         .remedy(format!("wait for it: gantry operation wait {operation}")))
 }
 
-/// What a host's deletion takes along: its own pool, and those that only it reaches.
+/// What a host's deletion takes along: its own pool, and those that only it reaches. Others it leaves.
 ///
 /// # Errors
 /// `host-in-use`, naming volumes that would be lost.
 pub(crate) fn leave_with(tables: &Tables, host: &Host, change: &mut Change) -> Result<(), Problem> {
     let its = tables.pools.values().filter(|pool| pool.is_at(&host.metadata.name));
     for pool in its {
+        if pool.is_shared() {
+            expect_idle(pool)?;
+            let mut left = (**pool).clone();
+            left.spec.hosts.retain(|other| *other != host.metadata.name);
+            change.update(&left)?;
+            continue;
+        }
         let volumes: Vec<_> = volumes_in(tables, &pool.metadata.name).map(Resource::name).collect();
         if !volumes.is_empty() {
             let detail =
@@ -250,10 +279,8 @@ pub(crate) fn check_promise(app: &App, pool: &Pool, more_bytes: u64) -> Result<(
     let PoolStatus { space, .. } = app.model.decorate(pool).status;
     let Some(space) = space else { return Ok(()) };
     let limit = u128::from(space.capacity.bytes()) * u128::from(pool.spec.overcommit_percent) / 100;
-    let promised: u128 = app.model.read(|tables| {
-        volumes_in(tables, &pool.metadata.name).map(|volume| u128::from(volume.spec.size.bytes())).sum()
-    });
-    if promised + u128::from(more_bytes) <= limit {
+    let promised = app.model.read(|tables| promised_bytes(tables, &pool.metadata.name));
+    if u128::from(promised) + u128::from(more_bytes) <= limit {
         return Ok(());
     }
     Err(format!(
@@ -262,6 +289,6 @@ pub(crate) fn check_promise(app: &App, pool: &Pool, more_bytes: u64) -> Result<(
         pool.name(),
         space.capacity.approximate(),
         pool.spec.overcommit_percent,
-        gantry_types::ByteSize(u64::try_from(promised).unwrap_or(u64::MAX)).approximate(),
+        gantry_types::ByteSize(promised).approximate(),
     ))
 }

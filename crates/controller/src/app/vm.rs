@@ -7,7 +7,7 @@ use gantry_api::rest::{Changed, MigrateRequest, RebootRequest, RecoverRequest, S
 use gantry_types::{Action, Host, Operation, PowerState, Problem, Resource, Severity, Vm, VmPhase, VmStatus};
 
 use super::{
-    App, Caller, already_exists, check_labels, check_name, check_precondition, snapshot,
+    App, Caller, already_exists, check_labels, check_name, check_precondition, pool, snapshot,
     vm_references::check_references, vm_update, volume,
 };
 use crate::{
@@ -20,8 +20,9 @@ pub async fn create(app: &App, caller: &Caller, sent: Vm, query: &WriteQuery) ->
     caller.may_change()?;
     check_labels(&sent.metadata)?;
     sent.spec.validate()?;
-    // What one VM pins another may be asking for at this moment.
+    // What one VM pins another may be asking for at this moment; what a pool may promise is promised once.
     let pins = sent.spec.resources.resource_pool.is_some()
+        || sent.spec.pool.is_some()
         || sent.spec.nics.iter().any(|nic| nic.address.is_some() || nic.mac.is_some() || nic.port.is_some());
     let _alone = if pins { Some(app.references.write().await) } else { None };
     let _referring = if pins { None } else { Some(app.references.read().await) };
@@ -212,8 +213,10 @@ pub async fn migrate(
     }
     launch(app, caller, name, query, |vm| {
         expect_phase(vm, &[VmPhase::Running, VmPhase::Paused], "migrate", Some("gantry vm start"))?;
-        snapshot::expect_none(app, vm)?;
-        volume::expect_none(app, vm, "move")?;
+        if !app.model.read(|tables| pool::is_disk_shared(tables, vm)) {
+            snapshot::expect_none(app, vm)?;
+        }
+        volume::expect_movable(app, vm)?;
         if let Some(to) = &request.to {
             app.model.get::<Host>(to.as_str()).ok_or_else(|| Problem::not_found(Host::KIND, to.as_str()))?;
             if vm.spec.host.as_ref().is_some_and(|pin| pin != to) {

@@ -10,7 +10,7 @@ use gantry_types::{Host, Image, ImagePhase, MacAddress, Name, Network, NicSpec, 
 use super::App;
 use crate::{
     addresses::is_assignable_in,
-    app::{port::missing_groups, resource_pool::wrong_pool},
+    app::{pool, port::missing_groups, resource_pool::wrong_pool},
     subnets,
 };
 
@@ -73,6 +73,9 @@ pub fn check_references(app: &App, vm: &Vm) -> Result<(), Problem> {
     }
     for (field, message) in app.model.read(|tables| wrong_pool(tables, vm)) {
         problem = problem.field(field, message);
+    }
+    if let Err(message) = pool_message(app, vm) {
+        problem = problem.field("spec.pool", message);
     }
     if let Err(message) = pin_message(app, vm) {
         problem = problem.field("spec.host", message);
@@ -173,6 +176,18 @@ fn owner_message(app: &App, vm: &Vm) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether the pool that its disk is to be in takes it, and the host that it is bound to reaches that.
+fn pool_message(app: &App, vm: &Vm) -> Result<(), String> {
+    let Some(name) = &vm.spec.pool else { return Ok(()) };
+    let pool = app.model.read(|tables| pool::find_ready(tables, name))?;
+    if let Some(host) = vm.spec.host.as_ref().filter(|host| !pool.is_at(host)) {
+        return Err(format!("host '{host}', which the VM is bound to, does not reach pool '{name}'"));
+    }
+    let image = vm.spec.image.as_ref().and_then(|image| app.model.get::<Image>(image.as_str()));
+    let size = vm.spec.disk.or(image.map(|image| image.status.virtual_size));
+    pool::check_promise(app, &pool, size.map_or(0, |size| size.bytes()))
 }
 
 fn pin_message(app: &App, vm: &Vm) -> Result<(), String> {

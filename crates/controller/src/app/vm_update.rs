@@ -60,6 +60,7 @@ fn check_unchangeable(current: &Vm, sent: &Vm) -> Result<(), Problem> {
     let fixed = [
         ("spec.image", old.image != new.image),
         ("spec.disk", old.disk != new.disk),
+        ("spec.pool", old.pool != new.pool),
         ("spec.nics", old.nics != new.nics),
         ("spec.arch", old.arch != new.arch),
     ];

@@ -58,6 +58,27 @@ pub(crate) fn expect_none(app: &App, vm: &Vm, cannot: &str) -> Result<(), Proble
         .remedy(format!("detach them first: gantry volume detach {}", first.name())))
 }
 
+/// Refuses to move a VM that has volumes which no other host reaches.
+///
+/// # Errors
+/// `vm-has-volumes`, naming them.
+pub(crate) fn expect_movable(app: &App, vm: &Vm) -> Result<(), Problem> {
+    let stuck: Vec<_> = app.model.read(|tables| {
+        let is_shared = |volume: &std::sync::Arc<Volume>| {
+            tables.pools.get(volume.spec.pool.as_str()).is_some_and(|pool| pool.is_shared())
+        };
+        of_vm(tables, vm).into_iter().filter(|volume| !is_shared(volume)).collect()
+    });
+    let Some(first) = stuck.first() else { return Ok(()) };
+    let names: Vec<_> = stuck.iter().map(|volume| volume.name()).collect();
+    let detail = format!("VM '{}' can't move: only its host reaches its volumes {}", vm.name(), names.join(", "));
+    Err(Problem::conflict("vm-has-volumes", detail).object(vm.reference()).remedy(format!(
+        "move them to a pool that both hosts reach (gantry volume migrate {0} --to POOL), or detach them: gantry volume \
+         detach {0}",
+        first.name()
+    )))
+}
+
 pub async fn create(app: &App, caller: &Caller, sent: Volume, query: &WriteQuery) -> Result<Changed<Volume>, Problem> {
     caller.may_change()?;
     check_labels(&sent.metadata)?;

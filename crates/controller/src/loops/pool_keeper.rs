@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use gantry_types::{
-    ByteSize, Host, HostState, Pool, PoolHealth, PoolPhase, PoolStatus, Problem, Resource, Severity, Volume,
+    ByteSize, Host, HostState, Name, Pool, PoolHealth, PoolPhase, PoolStatus, Problem, Resource, Severity,
 };
 
 use crate::{
@@ -97,32 +97,45 @@ fn tidings(pool: &Pool, former: PoolHealth) -> Option<(Severity, &'static str, S
 
 /// The status as it should be; what is only shown stays out of it.
 fn judged(app: &App, pool: &Pool) -> PoolStatus {
-    let (promised, volumes) = app.model.read(|tables| {
-        let sizes = pool::volumes_in(tables, &pool.metadata.name).map(|volume: &Volume| volume.spec.size.bytes());
-        sizes.fold((0_u64, 0_u32), |(sum, count), size| (sum.saturating_add(size), count + 1))
+    let name = &pool.metadata.name;
+    let (promised, volumes, vms) = app.model.read(|tables| {
+        let (volumes, vms) = (pool::volumes_in(tables, name).count(), pool::vms_in(tables, name).count());
+        (ByteSize(pool::promised_bytes(tables, name)), volumes as u32, vms as u32)
     });
     let (health, reason) = health(app, pool);
-    PoolStatus { health, reason, promised: ByteSize(promised), volumes, space: None, ..pool.status.clone() }
+    PoolStatus { health, reason, promised, volumes, vms, space: None, ..pool.status.clone() }
+}
+
+fn does(names: &[String]) -> String {
+    format!("{} {}", names.join(" and "), if names.len() == 1 { "does" } else { "do" })
 }
 
 /// The worst that its hosts tell; as before, if they have told nothing since this controller started.
 fn health(app: &App, pool: &Pool) -> (PoolHealth, Option<String>) {
-    let silent = pool.spec.hosts.iter().find(|host| {
+    let answers = |host: &&Name| {
         let host = app.model.get::<Host>(host.as_str());
-        host.is_none_or(|host| host.status.state != HostState::Ready)
-    });
-    if let Some(host) = silent {
-        return (PoolHealth::Unreachable, Some(format!("host '{host}' does not answer")));
+        host.is_some_and(|host| host.status.state == HostState::Ready)
+    };
+    let hosts: Vec<&Name> = pool.spec.hosts.iter().filter(answers).collect();
+    // What one host can't reach others may; that it does not answer is told of the host.
+    if hosts.is_empty() {
+        let names: Vec<_> = pool.spec.hosts.iter().map(|host| format!("host '{host}'")).collect();
+        return (PoolHealth::Unreachable, Some(format!("{} not answer", does(&names))));
     }
     let reports = app.model.overlay(|overlay| {
-        let of_host = |host: &gantry_types::Name| overlay.hosts.get(host.as_str());
-        let its = |report: &gantry_api::storage::PoolReport| report.pool == pool.metadata.uuid;
-        let found = pool.spec.hosts.iter().filter_map(of_host);
-        found.flat_map(|report| report.pools.iter().filter(|one| its(one)).cloned()).collect::<Vec<_>>()
+        let of_host = |host: &&Name| {
+            let report = overlay.hosts.get(host.as_str())?;
+            let its = report.pools.iter().find(|one| one.pool == pool.metadata.uuid)?;
+            Some(((*host).clone(), its.clone()))
+        };
+        hosts.iter().filter_map(of_host).collect::<Vec<_>>()
     });
-    let Some(worst) = reports.into_iter().max_by_key(|report| report.health) else {
+    let Some((host, mut worst)) = reports.into_iter().max_by_key(|(_, report)| report.health) else {
         return (pool.status.health, pool.status.reason.clone());
     };
+    if pool.is_shared() && worst.health > PoolHealth::Full {
+        worst.reason = worst.reason.map(|reason| format!("on host '{host}': {reason}"));
+    }
     let used = worst.space.map_or(0, |space| space.used_percent());
     let alarm = u64::from(pool.spec.alarm_percent);
     let was_alarmed = pool.status.health == PoolHealth::NearlyFull;

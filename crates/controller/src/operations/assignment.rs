@@ -2,11 +2,14 @@
 
 use std::net::IpAddr;
 
-use gantry_api::agent::{Assignment, DiskAssignment, ImageRef, NicAddress, NicAssignment};
-use gantry_types::{Image, ImagePhase, Problem, Resource, Vm};
+use gantry_api::{
+    agent::{Assignment, DiskAssignment, ImageRef, NicAddress, NicAssignment},
+    storage::PoolAssignment,
+};
+use gantry_types::{Image, ImagePhase, Pool, Problem, Resource, Vm};
 
 use crate::{
-    app::{App, network, volume},
+    app::{App, network, pool, volume},
     subnets,
 };
 
@@ -35,6 +38,13 @@ pub fn image_of(app: &App, vm: &Vm) -> Result<Option<ImageRef>, Problem> {
                 "see its import: gantry describe image {name}; send its content: gantry image import {name} FILE"
             ))),
     }
+}
+
+/// The pool that the VM's disk is in, if its spec names one.
+fn disk_pool(app: &App, vm: &Vm) -> Result<Option<PoolAssignment>, Problem> {
+    let Some(name) = &vm.spec.pool else { return Ok(None) };
+    let pool = app.model.get::<Pool>(name.as_str()).ok_or_else(|| Problem::not_found(Pool::KIND, name.as_str()))?;
+    Ok(Some(pool::assignment(&pool)))
 }
 
 /// With the given epoch. The VM must have its addresses and its disk's size.
@@ -91,7 +101,7 @@ pub fn assignment(app: &App, vm: &Vm, epoch: u64) -> Result<Assignment, Problem>
         cpu_model: vm.spec.cpu_model.clone(),
         firmware: vm.spec.firmware,
         display: vm.spec.display,
-        disk: DiskAssignment { image: image_of(app, vm)?, size },
+        disk: DiskAssignment { image: image_of(app, vm)?, size, pool: disk_pool(app, vm)? },
         volumes,
         nics,
         user_data: vm.spec.user_data.clone(),

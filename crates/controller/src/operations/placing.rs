@@ -7,7 +7,7 @@ use gantry_types::{Host, Problem, Resource, ResourcePool, Vm};
 
 use crate::{
     app::App,
-    cluster_view::{Loads, active_schedules, clusters_for, heed_schedules, with_snapshot},
+    cluster_view::{Loads, active_schedules, clusters_for, heed_schedules, heed_volumes, with_snapshot},
 };
 
 /// The code of the problem that no host can take a VM.
@@ -18,6 +18,7 @@ pub const NO_HOST_FITS: &str = "no-host-fits";
 pub fn choose(app: &App, vm: &Vm, request: &Request) -> Result<Placement, Problem> {
     let mut request = request.clone();
     heed_schedules(&mut request, &active_schedules(app), vm);
+    app.model.read(|tables| heed_volumes(&mut request, tables, vm));
     expect_pools_cluster(app, vm, &request)?;
     let mut refusal = Refusal { refused: BTreeMap::new() };
     for cluster in app.model.read(|tables| clusters_for(tables, vm, request.only.as_ref())) {

@@ -1,4 +1,5 @@
-//! `pool_create` and `pool_delete`: its hosts mark the place as this pool's, or take the mark off.
+//! `pool_create` and `pool_delete`: its first host marks the place as this pool's, the others find the mark; or it is taken
+//! off.
 //!
 //! A pool that can't be made leaves nothing. One that can't be deleted is ready again, with the reason.
 
@@ -22,13 +23,19 @@ async fn pool(context: &StepContext) -> Result<Pool, Problem> {
 
 async fn on_all(context: &StepContext, open: bool) -> Result<(), Problem> {
     let pool = pool(context).await?;
-    for host in &pool.spec.hosts {
+    for (index, host) in pool.spec.hosts.iter().enumerate() {
         let agent = context.agent(host).await?;
-        if open {
-            agent.open_pool(&assignment(&pool)).await?;
-        } else {
-            agent.close_pool(&assignment(&pool)).await?;
-        }
+        let assignment = assignment(&pool);
+        let done = match (open, index) {
+            (true, 0) => agent.open_pool(&assignment).await,
+            // The mark that the first host has made proves that they see the same place.
+            (true, _) => agent.join_pool(&assignment).await,
+            (false, _) => agent.close_pool(&assignment).await,
+        };
+        done.map_err(|problem| match pool.is_shared() {
+            true => Problem { detail: format!("on host '{host}': {}", problem.detail), ..problem },
+            false => problem,
+        })?;
     }
     Ok(())
 }

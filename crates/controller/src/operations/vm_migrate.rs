@@ -1,4 +1,5 @@
-//! `vm_migrate`: move a running VM with its disk; nothing is shared between the hosts.
+//! `vm_migrate`: move a running VM. Its disk moves with it, unless that is in a pool that both hosts reach; nothing else
+//! needs to be shared between the hosts.
 //!
 //! ```text
 //!  check -> image -> receive -> transfer -> record | arrival -> release
@@ -12,8 +13,8 @@ use async_trait::async_trait;
 use gantry_api::agent::{MigrationEndpoint, ReceiveMigration, SendMigration};
 use gantry_placement::{Likeness, Request};
 use gantry_types::{
-    Action, ByteSize, Host, HostState, MigrationPolicy, Name, Operation, PowerState, Problem, Resource, Severity,
-    VmPhase,
+    Action, ByteSize, Host, HostState, MigrationPolicy, Name, Operation, PowerState, Problem, RecoveryPoint, Resource,
+    Severity, VmPhase,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -111,7 +112,9 @@ impl Procedure for VmMigrate {
                     vm.status.reason = Some(format!("its guest does not execute after the move: {evidence}"));
                 }
                 let mut message = format!("VM '{}' moved from '{}' to '{}'", vm.name(), plan.source, plan.destination);
-                let left = std::mem::take(&mut vm.status.recovery_points);
+                // Those that are in a disk which came along came with it.
+                let stays = vm.spec.pool.is_none();
+                let left = if stays { std::mem::take(&mut vm.status.recovery_points) } else { Vec::new() };
                 if !left.is_empty() {
                     let names: Vec<_> = left.iter().map(|point| point.name.as_str()).collect();
                     message = format!(
@@ -158,7 +161,8 @@ impl Step for Check {
         let mut request = Request::new(&vm);
         request.only = to.or(request.only);
         request.except = Some(source.clone());
-        request.disk_space = ByteSize(image.map_or(0, |image| image.file_size));
+        let fetched = image.filter(|_| vm.spec.pool.is_none());
+        request.disk_space = ByteSize(fetched.map_or(0, |image| image.file_size));
         request.like = Some(Likeness::of(inventory, vm.spec.cpu_model.as_deref().is_none_or(|model| model == "host")));
         let destination = choose(&app, &vm, &request)?.host;
         let there = context.host(&destination).await?;
@@ -221,6 +225,8 @@ impl Step for FetchImage {
         let plan = Plan::need(context)?;
         let vm = context.vm().await?;
         match image_of(&context.app, &vm)? {
+            // It is beside the disk, where both hosts reach it.
+            Some(_) if vm.spec.pool.is_some() => Ok(()),
             Some(image) => context.agent(&plan.destination).await?.ensure_image(&image).await,
             None => Ok(()),
         }
@@ -238,12 +244,18 @@ impl Step for Receive {
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let plan = Plan::need(context)?;
         let vm = context.vm().await?;
+        let recovery_points = match vm.spec.pool {
+            None => Vec::new(),
+            // As they are now: from here on it keeps no more.
+            Some(_) => points_at(context, &plan.source, vm.metadata.uuid).await?,
+        };
         let request = ReceiveMigration {
             migration: plan.migration,
             source: plan.source.clone(),
             assignment: assignment(&context.app, &vm, plan.epoch())?,
             paused: plan.paused,
             post_copy: plan.post_copy,
+            recovery_points,
         };
         let agent = context.agent(&plan.destination).await?;
         let endpoint = agent.receive_migration(vm.metadata.uuid, &request).await?;
@@ -263,6 +275,11 @@ impl Step for Receive {
         let Some(plan) = Plan::of(context)? else { return Ok(Undone::Yes) };
         take_away(context, &plan).await
     }
+}
+
+async fn points_at(context: &StepContext, host: &Name, vm: Uuid) -> Result<Vec<RecoveryPoint>, Problem> {
+    let observation = observe(&*context.agent(host).await?, vm).await?;
+    Ok(observation.map(|observation| observation.recovery_points).unwrap_or_default())
 }
 
 /// How far the guest's clock is behind the source's, by the source's last heartbeat; once, while the guest runs there.

@@ -1,13 +1,17 @@
 //! `vm_start`: place, addresses, image, define, network, start, running.
 //!
-//! A VM that has a host and a disk starts where they are. If no host that is awake can take it and one that sleeps could,
+//! A VM that has a host and a disk starts where they are. If the disk is in a pool that other hosts reach and its host can't
+//! start it, one of those adopts it, with the next epoch: from then on the lease beside the disk keeps the former host from
+//! starting it, whatever that believes. The VM stays where it was adopted, whether it starts there or not. If no host that is awake can take it and one that sleeps could,
 //! that one is woken first. Undone, a VM that never had a host has none again and no
 //! disk is left; its addresses stay its own until it is deleted.
 
 use async_trait::async_trait;
-use gantry_api::agent::{PowerAction, PowerRequest, VmObservation, VmRunState};
+use gantry_api::agent::{AdoptVm, PowerAction, PowerRequest, VmObservation, VmRunState};
 use gantry_placement::Request;
-use gantry_types::{ByteSize, ErrorClass, PowerState, Problem, Resource, Severity, Vm, VmPhase};
+use gantry_types::{
+    ByteSize, ErrorClass, HostState, Maintenance, Name, PowerState, Problem, Resource, Severity, Vm, VmPhase,
+};
 use std::time::Duration;
 
 use super::{
@@ -17,7 +21,7 @@ use super::{
     step::{Ending, Procedure, Step, StepContext, Undone},
     waking::wake_one,
 };
-use crate::objects::Change;
+use crate::{app::pool::is_disk_shared, objects::Change};
 
 const POLL: Duration = Duration::from_millis(100);
 
@@ -109,9 +113,14 @@ impl Step for Place {
         let image = image_of(&app, &vm)?;
         let mut request = Request::new(&vm);
         request.disk_space = ByteSize(image.as_ref().map_or(0, |image| image.file_size));
-        if let Some(host) = &vm.status.host {
-            request.only = Some(host.clone());
-            request.despite_cordon = true;
+        let leaves = unfit_host(context, &vm).await?;
+        match (&vm.status.host, &leaves) {
+            (Some(_), Some(former)) => request.except = Some(former.clone()),
+            (Some(host), None) => {
+                request.only = Some(host.clone());
+                request.despite_cordon = true;
+            }
+            (None, _) => {}
         }
         // Not held while a host wakes: others are placed meanwhile.
         let (_placing, host) = loop {
@@ -128,7 +137,8 @@ impl Step for Place {
         let disk = vm.spec.disk.or(image.as_ref().map(|image| ByteSize(image.virtual_size)));
         context
             .update_vm(|vm| {
-                if vm.status.host.is_none() {
+                // Repeated, it is there already.
+                if vm.status.host.is_none() || leaves.is_some() && vm.status.host == leaves {
                     vm.status.host = Some(host.clone());
                     vm.status.epoch += 1;
                 }
@@ -155,6 +165,17 @@ impl Step for Place {
     }
 }
 
+/// The host of a VM that had better start elsewhere, where its disk can be reached as well.
+async fn unfit_host(context: &StepContext, vm: &Vm) -> Result<Option<Name>, Problem> {
+    let Some(name) = &vm.status.host else { return Ok(None) };
+    if vm.spec.host.as_ref() == Some(name) || !context.app.model.read(|tables| is_disk_shared(tables, vm)) {
+        return Ok(None);
+    }
+    let host = context.host(name).await?;
+    let fit = host.status.state == HostState::Ready && host.status.maintenance == Maintenance::Off;
+    Ok((!fit).then(|| name.clone()))
+}
+
 struct FetchImage;
 
 #[async_trait]
@@ -166,8 +187,11 @@ impl Step for FetchImage {
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let (vm, _, agent) = at_host(context).await?;
         match image_of(&context.app, &vm)? {
-            Some(image) => agent.ensure_image(&image).await,
-            None => Ok(()),
+            Some(image) if vm.spec.pool.is_none() || context.former()?.host.is_none() => {
+                agent.ensure_image(&image).await
+            }
+            // Under a disk in a pool it has been since that was made.
+            _ => Ok(()),
         }
     }
 }
@@ -183,7 +207,12 @@ impl Step for Define {
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let (vm, host, agent) = at_host(context).await?;
         let assignment = assignment(&context.app, &vm, vm.status.epoch)?;
-        let observation = agent.define_vm(&assignment).await?;
+        let observation = if vm.spec.pool.is_some() && context.former()?.host.is_some() {
+            let recovery_points = vm.status.recovery_points.clone();
+            agent.adopt_vm(vm.metadata.uuid, &AdoptVm { assignment, recovery_points }).await?
+        } else {
+            agent.define_vm(&assignment).await?
+        };
         context.app.model.overlay_mut(|overlay| overlay.observed(host.as_str(), &observation));
         Ok(())
     }

@@ -6,8 +6,9 @@ use async_trait::async_trait;
 use gantry_api::{
     AgentApi,
     agent::{
-        Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, MigrationState, PowerAction, PowerRequest,
-        ProtectVm, ReceiveMigration, RevertVm, SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation,
+        AdoptVm, Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, MigrationState, PowerAction,
+        PowerRequest, ProtectVm, ReceiveMigration, RevertVm, SendMigration, TakeSnapshot, TakenSnapshot, Verdict,
+        VmObservation,
     },
 };
 use gantry_types::{Flow, HostNetworks, HostResources, Name, PostCopy, Problem, ResourcesReport};
@@ -40,7 +41,11 @@ impl FakeHost {
     }
 
     /// Lets a call arrive, with whatever fault was asked for.
-    fn call<R>(&self, name: &'static str, effect: impl FnOnce(&mut State) -> Result<R, Problem>) -> Result<R, Problem> {
+    pub(super) fn call<R>(
+        &self,
+        name: &'static str,
+        effect: impl FnOnce(&mut State) -> Result<R, Problem>,
+    ) -> Result<R, Problem> {
         let mut state = self.world.lock();
         let fault = state.faults.arrive(&self.name, name);
         if state.host(&self.name)?.cut {
@@ -92,12 +97,16 @@ impl HostState {
         self.vms.get_mut(&vm).ok_or_else(|| Problem::not_found("vm", &vm.to_string()))
     }
 
-    fn next_uid(&mut self) -> u32 {
+    pub(super) fn next_uid(&mut self) -> u32 {
         self.uids_given += 1;
         FIRST_UID + self.uids_given
     }
 
     fn expect_image(&self, assignment: &Assignment) -> Result<(), Problem> {
+        if assignment.disk.pool.is_some() {
+            // It was put beside the disk when that was made.
+            return Ok(());
+        }
         match &assignment.disk.image {
             Some(image) if !self.images.contains(&image.digest) => {
                 Err(Problem::conflict("image-not-here", format!("VM '{}': its image is not here", assignment.name)))
@@ -106,7 +115,7 @@ impl HostState {
         }
     }
 
-    fn define(&mut self, assignment: &Assignment) -> Result<VmObservation, Problem> {
+    pub(super) fn define(&mut self, assignment: &Assignment) -> Result<VmObservation, Problem> {
         self.expect_image(assignment)?;
         if let Some(known) = self.vms.get_mut(&assignment.uuid) {
             stale(known, assignment.epoch)?;
@@ -125,8 +134,11 @@ impl HostState {
                 return Err(Problem::conflict("vm-running", "its machine is changed while it is stopped"));
             }
             known.assignment = assignment.clone();
-            return Ok(known.observe());
+            let observation = known.observe();
+            self.claim_disk(assignment)?;
+            return Ok(observation);
         }
+        self.claim_disk(assignment)?;
         let vm = FakeVm::new(assignment.clone(), self.next_uid());
         let observation = vm.observe();
         self.vms.insert(assignment.uuid, vm);
@@ -138,6 +150,7 @@ impl HostState {
             return Err(Problem::conflict("migration-decided", "this migration was decided here already"));
         }
         self.expect_image(&request.assignment)?;
+        self.expect_disk(&request.assignment)?;
         if let Some(known) = self.vms.get(&uuid)
             && !is_receiving(known, request.migration)
         {
@@ -313,7 +326,17 @@ impl AgentApi for FakeHost {
     }
 
     async fn power(&self, vm: Uuid, request: &PowerRequest) -> Result<VmObservation, Problem> {
-        self.on_host("power", |host| power(host.vm(vm)?, request))
+        self.on_host("power", |host| {
+            if request.action == PowerAction::Start {
+                let assignment = host.vm(vm)?.assignment.clone();
+                host.claim_disk(&assignment)?;
+            }
+            power(host.vm(vm)?, request)
+        })
+    }
+
+    async fn adopt_vm(&self, vm: Uuid, request: &AdoptVm) -> Result<VmObservation, Problem> {
+        self.call("adopt_vm", |state| state.adopt(&self.name, vm, request))
     }
 
     async fn protect_vm(&self, vm: Uuid, request: &ProtectVm) -> Result<(), Problem> {
@@ -338,7 +361,7 @@ impl AgentApi for FakeHost {
             {
                 host.decide(vm, migration.id, Verdict::Aborted);
             }
-            host.vms.remove(&vm);
+            host.forget(vm, epoch);
             Ok(())
         })
     }
@@ -356,7 +379,16 @@ impl AgentApi for FakeHost {
     }
 
     async fn receive_migration(&self, vm: Uuid, request: &ReceiveMigration) -> Result<MigrationEndpoint, Problem> {
-        self.on_host("receive_migration", |host| host.receive(&self.name, vm, request))
+        self.call("receive_migration", |state| {
+            let disk = state.disk_in_pool(&request.assignment);
+            let host = state.host(&self.name)?;
+            let endpoint = host.receive(&self.name, vm, request)?;
+            if let (Some(disk), Some(vm)) = (disk, host.vms.get_mut(&vm)) {
+                vm.disk = disk;
+                vm.points.clone_from(&request.recovery_points);
+            }
+            Ok(endpoint)
+        })
     }
 
     async fn send_migration(&self, vm: Uuid, request: &SendMigration) -> Result<(), Problem> {
@@ -392,7 +424,7 @@ impl AgentApi for FakeHost {
             let known = host.vms.get(&vm).and_then(|vm| vm.migration.as_ref()).filter(|known| known.id == migration);
             match known.map(|known| known.state) {
                 Some(MigrationState::Moved) => {
-                    host.vms.remove(&vm);
+                    host.forget(vm, 0);
                     Ok(())
                 }
                 None => Ok(()),

@@ -28,6 +28,10 @@ impl HostState {
                     migration.state = MigrationState::Committed;
                     vm.guest = if migration.paused { Guest::Paused } else { Guest::Running };
                 }
+                let assignment = vm.assignment.clone();
+                // A disk in a pool comes along; nobody else can have claimed it, because its source had it until now.
+                let claimed = self.claim_disk(&assignment);
+                debug_assert!(claimed.is_ok(), "{claimed:?}");
                 Verdict::Committed
             }
             (Some(_), Verdict::Aborted) => {

@@ -10,6 +10,7 @@ mod faults;
 mod guest;
 mod host;
 mod migration;
+mod shared_disk;
 mod snapshots;
 mod storage;
 

@@ -1,6 +1,9 @@
 //! Pools and volumes of a fake host.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use async_trait::async_trait;
 use gantry_api::{
@@ -23,16 +26,30 @@ use super::{
 const MOVE_ROUNDS: u32 = 2;
 const CAPACITY: ByteSize = ByteSize::gib(100);
 
-/// Volumes and their sizes, in a place that may be broken.
+/// A host's way to a pool, which may be broken.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FakePool {
-    volumes: BTreeMap<Uuid, ByteSize>,
+    /// The same for all hosts that reach the pool.
+    content: Arc<Mutex<Content>>,
     /// What is wrong with the place, and what it has left.
     pub health: Option<PoolHealth>,
     pub free: Option<ByteSize>,
 }
 
+#[derive(Debug, Default)]
+pub(super) struct Content {
+    /// With their sizes.
+    volumes: BTreeMap<Uuid, ByteSize>,
+    /// VMs' own disks, with their leases: the epoch of the VM that each was given to last.
+    pub disks: BTreeMap<Uuid, u64>,
+}
+
 impl FakePool {
+    pub(super) fn content(&self) -> MutexGuard<'_, Content> {
+        // Each holder makes plain assignments.
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn report(&self, pool: Uuid) -> PoolReport {
         let report = |(volume, _): (&Uuid, &ByteSize)| VolumeReport { volume: *volume, allocated: ByteSize::mib(1) };
         PoolReport {
@@ -40,19 +57,34 @@ impl FakePool {
             health: self.health.unwrap_or(PoolHealth::Healthy),
             reason: self.health.map(|_| "so it was asked".to_owned()),
             space: Some(PoolSpace { capacity: CAPACITY, free: self.free.unwrap_or(CAPACITY) }),
-            volumes: self.volumes.iter().map(report).collect(),
+            volumes: self.content().volumes.iter().map(report).collect(),
         }
     }
 }
 
+impl FakePool {
+    fn is_empty(&self) -> bool {
+        let content = self.content();
+        content.volumes.is_empty() && content.disks.is_empty()
+    }
+
+    fn grow(&self, volume: &VolumeAssignment) -> Result<(), Problem> {
+        let mut content = self.content();
+        let size = content.volumes.get_mut(&volume.uuid);
+        let size = size.ok_or_else(|| Problem::not_found("volume", volume.name.as_str()))?;
+        *size = (*size).max(volume.size);
+        Ok(())
+    }
+}
+
 impl HostState {
-    fn pool(&mut self, pool: &PoolAssignment) -> Result<&mut FakePool, Problem> {
+    pub(super) fn pool(&mut self, pool: &PoolAssignment) -> Result<&mut FakePool, Problem> {
         let missing = || Problem::permanent("pool-missing", format!("pool '{}' is not open here", pool.name));
         self.pools.get_mut(&pool.uuid).filter(|pool| pool.health.is_none()).ok_or_else(missing)
     }
 
     fn create_volume(&mut self, volume: &VolumeAssignment) -> Result<(), Problem> {
-        let size = *self.pool(&volume.pool)?.volumes.entry(volume.uuid).or_insert(volume.size);
+        let size = *self.pool(&volume.pool)?.content().volumes.entry(volume.uuid).or_insert(volume.size);
         if size == volume.size {
             return Ok(());
         }
@@ -79,7 +111,7 @@ impl HostState {
         if self.vms.get(&vm).is_some_and(|vm| matches!(vm.guest, Guest::Off { .. })) {
             return Err(Problem::conflict("vm-not-running", "the VM does not run"));
         }
-        if !self.pool(&request.to)?.volumes.contains_key(&request.volume) {
+        if !self.pool(&request.to)?.content().volumes.contains_key(&request.volume) {
             return Err(Problem::not_found("volume", &request.volume.to_string()));
         }
         let rounds = self.moves.entry(request.volume).or_insert(MOVE_ROUNDS);
@@ -102,9 +134,7 @@ impl HostState {
             let detail = format!("volume '{}' is attached to VM '{}'", wanted.name, other.assignment.name);
             return Err(Problem::conflict("volume-in-use", detail));
         }
-        let size = self.pool(&wanted.pool)?.volumes.get_mut(&wanted.uuid);
-        let size = size.ok_or_else(|| Problem::not_found("volume", wanted.name.as_str()))?;
-        *size = (*size).max(wanted.size);
+        self.pool(&wanted.pool)?.grow(wanted)?;
         let Some(vm) = self.vms.get_mut(&vm) else { return Ok(()) };
         vm.assignment.volumes.retain(|has| has.uuid != wanted.uuid);
         vm.assignment.volumes.push(wanted.clone());
@@ -131,9 +161,21 @@ impl StorageApi for FakeHost {
         })
     }
 
+    async fn join_pool(&self, pool: &PoolAssignment) -> Result<(), Problem> {
+        self.call("join_pool", |state| {
+            let opened =
+                state.hosts.values().find_map(|host| host.pools.get(&pool.uuid)).map(|pool| pool.content.clone());
+            let host = state.host(&self.name)?;
+            if let Some(content) = opened.filter(|_| !host.pools.contains_key(&pool.uuid)) {
+                host.pools.insert(pool.uuid, FakePool { content, ..FakePool::default() });
+            }
+            host.pool(pool).map(drop)
+        })
+    }
+
     async fn close_pool(&self, pool: &PoolAssignment) -> Result<(), Problem> {
         self.on_host("close_pool", |host| {
-            if host.pools.get(&pool.uuid).is_some_and(|pool| !pool.volumes.is_empty()) {
+            if host.pools.get(&pool.uuid).is_some_and(|pool| !pool.is_empty()) {
                 return Err(Problem::conflict("pool-not-empty", format!("pool '{}' has volumes", pool.name)));
             }
             host.pools.remove(&pool.uuid);
@@ -146,12 +188,7 @@ impl StorageApi for FakeHost {
     }
 
     async fn grow_volume(&self, volume: &VolumeAssignment) -> Result<(), Problem> {
-        self.on_host("grow_volume", |host| {
-            let size = host.pool(&volume.pool)?.volumes.get_mut(&volume.uuid);
-            let size = size.ok_or_else(|| Problem::not_found("volume", volume.name.as_str()))?;
-            *size = (*size).max(volume.size);
-            Ok(())
-        })
+        self.on_host("grow_volume", |host| host.pool(&volume.pool)?.grow(volume))
     }
 
     async fn delete_volume(&self, pool: &PoolAssignment, volume: Uuid) -> Result<(), Problem> {
@@ -161,7 +198,7 @@ impl StorageApi for FakeHost {
                 let detail = format!("the volume is attached to VM '{}'", user.assignment.name);
                 return Err(Problem::conflict("volume-in-use", detail));
             }
-            host.pool(pool)?.volumes.remove(&volume);
+            host.pool(pool)?.content().volumes.remove(&volume);
             Ok(())
         })
     }
@@ -187,7 +224,7 @@ impl StorageApi for FakeHost {
     async fn copy_volume(&self, request: &CopyVolume) -> Result<(), Problem> {
         self.on_host("copy_volume", |host| {
             for pool in [&request.from.pool, &request.to] {
-                if !host.pool(pool)?.volumes.contains_key(&request.from.uuid) {
+                if !host.pool(pool)?.content().volumes.contains_key(&request.from.uuid) {
                     return Err(Problem::not_found("volume", request.from.name.as_str()));
                 }
             }
@@ -229,7 +266,8 @@ impl super::FakeWorld {
 
     /// The volumes that a host keeps in its pools, with their sizes.
     pub fn volumes_on(&self, host: &gantry_types::Name) -> BTreeMap<Uuid, ByteSize> {
-        let all = |state: &mut HostState| state.pools.values().flat_map(|pool| pool.volumes.clone()).collect();
+        let all =
+            |state: &mut HostState| state.pools.values().flat_map(|pool| pool.content().volumes.clone()).collect();
         self.with(host, all).unwrap_or_default()
     }
 

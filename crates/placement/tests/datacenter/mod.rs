@@ -38,6 +38,7 @@ pub fn host(number: usize, memory_mib: u64, cpus: u32) -> HostFacts {
         cpu_used: 0.0,
         memory: ByteSize::mib(memory_mib),
         pools: vec![],
+        named_pools: vec![],
         networks: None,
         watts: Some([100.0, 105.0, 110.0, 115.0, 120.0, 125.0, 130.0, 135.0, 140.0, 145.0, 150.0]),
     }
@@ -55,6 +56,7 @@ pub fn request(number: usize, memory_mib: u64, cpus: u32, app: &str) -> Request 
         memory_reservation: ByteSize(0),
         disk_space: ByteSize(0),
         pool: None,
+        volume_pools: vec![],
         networks: vec![],
         demand: Demand::default(),
         only: None,

@@ -21,6 +21,8 @@ pub struct ListenOptions {
     pub disks: Vec<String>,
     pub tls: Option<ListenTls>,
     pub postcopy: bool,
+    /// Disks that the source has open, too, are taken (and locked) only when the guest is let run.
+    pub late_activation: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +57,12 @@ impl MigrationDestination {
             }),
             None => None,
         };
-        let capabilities = [("events", true), ("return-path", true), ("postcopy-ram", options.postcopy)];
+        let capabilities = [
+            ("events", true),
+            ("return-path", true),
+            ("postcopy-ram", options.postcopy),
+            ("late-block-activate", options.late_activation),
+        ];
         set_capabilities(&self.qmp, &capabilities).await?;
         self.qmp
             .execute(MigrateSetParameters {

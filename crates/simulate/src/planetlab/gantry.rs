@@ -156,6 +156,7 @@ fn host_facts(host: usize, names: &[Name]) -> HostFacts {
         cpu_used: 0.0,
         memory: ByteSize::mib(u64::from(kind.ram_mb)),
         pools: Vec::new(),
+        named_pools: Vec::new(),
         networks: None,
         watts: Some(kind.watts),
     }
@@ -181,6 +182,7 @@ fn request(vm: usize, count: usize) -> Request {
         memory_reservation: ByteSize(0),
         disk_space: ByteSize(0),
         pool: None,
+        volume_pools: Vec::new(),
         networks: Vec::new(),
         demand: gantry_placement::Demand::default(),
         only: None,
