@@ -44,6 +44,13 @@ impl Default for HostSpec {
     }
 }
 
+impl Host {
+    /// It answers, and nobody has taken it out of service.
+    pub fn is_in_service(&self) -> bool {
+        self.status.state == HostState::Ready && self.status.maintenance == Maintenance::Off
+    }
+}
+
 impl HostSpec {
     /// All that is wrong with it by itself, as problem fields.
     pub fn validate(&self) -> Result<(), Problem> {

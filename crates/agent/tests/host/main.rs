@@ -9,6 +9,7 @@ mod protection;
 mod resources;
 mod restart;
 mod screen;
+mod shared_pool;
 mod snapshots;
 mod uefi;
 mod world;

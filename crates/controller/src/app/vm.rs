@@ -125,6 +125,32 @@ pub async fn start(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -
     .await
 }
 
+/// Starts a VM of a host that is out of service on another one, from its disk in a pool that both reach. The caller knows
+/// that the guest runs no more; whoever is wrong about that is kept from starting it by the lease beside the disk, and this
+/// fails with `disk-in-use` while a QEMU has the disk open.
+///
+/// # Errors
+/// `vm-busy`; `disk-not-shared` if no other host reaches its disk; `host-in-service` if its host could start it.
+pub async fn restart_elsewhere(app: &App, name: &str) -> Result<Operation, Problem> {
+    let (caller, query) = (Caller::controller(), WriteQuery::default());
+    let launched = launch(app, &caller, name, &query, |vm| {
+        if !app.model.read(|tables| pool::is_disk_shared(tables, vm)) {
+            let detail = format!("no host but VM '{name}''s own reaches its disk");
+            return Err(Problem::conflict("disk-not-shared", detail).object(vm.reference()).remedy(
+                "wait for its host; a VM whose disk is in a shared pool starts elsewhere: gantry vm create --pool",
+            ));
+        }
+        let host = vm.status.host.as_ref().and_then(|host| app.model.get::<Host>(host.as_str()));
+        if host.is_some_and(|host| host.is_in_service()) {
+            return Err(Problem::conflict("host-in-service", format!("the host of VM '{name}' is in service"))
+                .object(vm.reference())
+                .remedy(format!("start it there: gantry vm start {name}")));
+        }
+        Ok(Action::VmStart)
+    });
+    launched.await?.operation.ok_or_else(|| Problem::permanent("no-operation", "nothing was begun"))
+}
+
 /// Asks the guest to shut down and cuts it off after the grace time.
 pub async fn stop(
     app: &App,

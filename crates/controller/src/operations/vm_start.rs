@@ -9,9 +9,7 @@
 use async_trait::async_trait;
 use gantry_api::agent::{AdoptVm, PowerAction, PowerRequest, VmObservation, VmRunState};
 use gantry_placement::Request;
-use gantry_types::{
-    ByteSize, ErrorClass, HostState, Maintenance, Name, PowerState, Problem, Resource, Severity, Vm, VmPhase,
-};
+use gantry_types::{ByteSize, ErrorClass, Name, PowerState, Problem, Resource, Severity, Vm, VmPhase};
 use std::time::Duration;
 
 use super::{
@@ -172,8 +170,7 @@ async fn unfit_host(context: &StepContext, vm: &Vm) -> Result<Option<Name>, Prob
         return Ok(None);
     }
     let host = context.host(name).await?;
-    let fit = host.status.state == HostState::Ready && host.status.maintenance == Maintenance::Off;
-    Ok((!fit).then(|| name.clone()))
+    Ok((!host.is_in_service()).then(|| name.clone()))
 }
 
 struct FetchImage;

@@ -30,6 +30,8 @@ pub enum Scenario {
     Migrate,
     MigratePaused,
     MigratePostCopy,
+    MigrateInPool,
+    StartElsewhere,
     SnapshotCreate,
     SnapshotOfStopped,
     SnapshotDelete,
@@ -55,7 +57,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::Start,
         Self::Restart,
         Self::Stop,
@@ -68,6 +70,8 @@ impl Scenario {
         Self::Migrate,
         Self::MigratePaused,
         Self::MigratePostCopy,
+        Self::MigrateInPool,
+        Self::StartElsewhere,
         Self::SnapshotCreate,
         Self::SnapshotOfStopped,
         Self::SnapshotDelete,
@@ -157,7 +161,13 @@ impl Scenario {
             let changed = vm::delete(app, caller, "web", false, query).await.expect("deleted");
             return Some(changed.operation.expect("an operation").metadata.name);
         }
-        let started = controller.create("web").await;
+        let started = match self {
+            Self::MigrateInPool | Self::StartElsewhere => {
+                controller.shared_pool("nas").await;
+                controller.create_in("web", Some("nas")).await
+            }
+            _ => controller.create("web").await,
+        };
         if self == Self::Start {
             return Some(started);
         }
@@ -166,13 +176,16 @@ impl Scenario {
             return None;
         }
         let stop = StopRequest { grace_s: 0, force: true };
-        if matches!(self, Self::Restart | Self::SnapshotOfStopped) {
+        if matches!(self, Self::Restart | Self::SnapshotOfStopped | Self::StartElsewhere) {
             let changed = vm::stop(app, caller, "web", stop, query).await.expect("stops");
             controller.execute(&changed.operation.expect("an operation").metadata.name).await;
         }
         if matches!(self, Self::Resume | Self::MigratePaused) {
             let changed = vm::pause(app, caller, "web", query).await.expect("pauses");
             controller.execute(&changed.operation.expect("an operation").metadata.name).await;
+        }
+        if self == Self::StartElsewhere {
+            world.lose(controller, "host-1").await;
         }
         if self.is_of_storage() {
             return Some(self.ask_of_storage(controller).await);
@@ -184,14 +197,14 @@ impl Scenario {
         let policy = (self == Self::MigratePostCopy).then_some(policy);
         let migrate = MigrateRequest { to: Some(name("host-3")), policy };
         let changed = match self {
-            Self::Restart => vm::start(app, caller, "web", query).await,
+            Self::Restart | Self::StartElsewhere => vm::start(app, caller, "web", query).await,
             Self::Stop => vm::stop(app, caller, "web", StopRequest::default(), query).await,
             Self::Kill => vm::stop(app, caller, "web", stop, query).await,
             Self::Reboot => vm::reboot(app, caller, "web", RebootRequest::default(), query).await,
             Self::Pause => vm::pause(app, caller, "web", query).await,
             Self::Resume => vm::resume(app, caller, "web", query).await,
             Self::Delete => vm::delete(app, caller, "web", false, query).await,
-            Self::Migrate | Self::MigratePaused | Self::MigratePostCopy => {
+            Self::Migrate | Self::MigratePaused | Self::MigratePostCopy | Self::MigrateInPool => {
                 vm::migrate(app, caller, "web", &migrate, query).await
             }
             _ => unreachable!("done above"),
@@ -316,7 +329,7 @@ impl Scenario {
     }
 
     pub fn is_migration(self) -> bool {
-        matches!(self, Self::Migrate | Self::MigratePaused | Self::MigratePostCopy)
+        matches!(self, Self::Migrate | Self::MigratePaused | Self::MigratePostCopy | Self::MigrateInPool)
     }
 
     /// The VM's phase and host after success; no VM if `None`.
@@ -334,7 +347,8 @@ impl Scenario {
             _ if self.is_of_storage() => Some((VmPhase::Running, Some("host-1"))),
             Self::Stop | Self::Kill | Self::SnapshotOfStopped => Some((VmPhase::Stopped, Some("host-1"))),
             Self::Pause => Some((VmPhase::Paused, Some("host-1"))),
-            Self::Migrate | Self::MigratePostCopy => Some((VmPhase::Running, Some("host-3"))),
+            Self::Migrate | Self::MigratePostCopy | Self::MigrateInPool => Some((VmPhase::Running, Some("host-3"))),
+            Self::StartElsewhere => Some((VmPhase::Running, Some("host-2"))),
             Self::MigratePaused => Some((VmPhase::Paused, Some("host-3"))),
             Self::HostDrain | Self::HostSleep | Self::HostReboot => Some((VmPhase::Running, Some("host-2"))),
             // It came back when host-2 was updated.

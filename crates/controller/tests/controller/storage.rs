@@ -1,14 +1,19 @@
 //! Pools and volumes as a user asks for them: what is refused and why, what is told of pools, and that volumes outlive
 //! their VMs.
 
-use gantry_api::rest::{AttachRequest, Changed, MigrateRequest, WriteQuery};
+use gantry_api::{
+    AgentApi,
+    agent::{PowerAction, PowerRequest},
+    rest::{AttachRequest, Changed, MigrateRequest, StopRequest, WriteQuery},
+};
 use gantry_controller::{
     Caller,
     app::{host, pool, snapshot, vm, volume},
-    loops::pool_keeper,
+    loops::{pool_keeper, stray_vms},
 };
 use gantry_types::{
-    ByteSize, Event, Pool, PoolHealth, PoolSpec, Problem, Resource, Role, Severity, Snapshot, Volume, VolumePhase,
+    ByteSize, Event, Pool, PoolHealth, PoolSpec, Problem, Resource, Role, Severity, Snapshot, Vm, VmPhase, Volume,
+    VolumePhase,
 };
 use serde_json::{Value, json};
 
@@ -273,4 +278,161 @@ async fn a_hosts_own_place_is_a_pool_and_goes_with_the_host() {
     assert_eq!(code(pool::delete(app, &admin(), "local-host-1", &now()).await), "pool-of-host");
     host::delete(app, &admin(), "host-1", &now()).await.expect("deleted");
     assert_eq!(world.pools().await.len(), 2);
+}
+
+/// A VM that runs on host-1, with its disk in a pool that all hosts reach.
+async fn a_vm_in_a_shared_pool() -> (World, Controller) {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    controller.import().await;
+    controller.shared_pool("nas").await;
+    let started = controller.create_in("web", Some("nas")).await;
+    controller.execute(&started).await;
+    (world, controller)
+}
+
+async fn web(world: &World) -> Vm {
+    world.vm("web").await.expect("a VM")
+}
+
+#[tokio::test]
+async fn a_vms_disk_is_in_a_pool_that_its_host_reaches() {
+    let (world, controller) = a_vm_in_a_shared_pool().await;
+    let app = &*controller.app;
+    let create = async |spec: Value| {
+        let mut all = json!({"cpus": 1, "memory": "256MiB", "disk": "1GiB"});
+        all.as_object_mut().expect("an object").extend(spec.as_object().expect("an object").clone());
+        let sent = Vm::new(name("more"), serde_json::from_value(all).expect("a spec"));
+        vm::create(app, &admin(), sent, &WriteQuery { dry_run: true, ..now() }).await
+    };
+    assert_eq!(field(create(json!({"pool": "nowhere"})).await), "spec.pool");
+    let mut elsewhere = sent_pool("third", "/srv/third");
+    elsewhere.spec.hosts = vec![name("host-3")];
+    done(&world, &controller, pool::create(app, &admin(), elsewhere, &now()).await).await;
+    assert_eq!(field(create(json!({"pool": "third", "host": "host-1"})).await), "spec.pool");
+    create(json!({"pool": "third", "host": "host-3"})).await.expect("accepted");
+    let mut moved = web(&world).await;
+    moved.spec.pool = Some(name("third"));
+    assert_eq!(field(vm::put(app, &admin(), "web", moved, &now()).await), "spec.pool");
+
+    // Placement obeys.
+    let started = controller.create_in("third", Some("third")).await;
+    controller.execute(&started).await;
+    assert_eq!(world.vm("third").await.expect("a VM").status.host, Some(name("host-3")));
+    let to = MigrateRequest { to: Some(name("host-1")), policy: None };
+    let refused = vm::migrate(app, &admin(), "third", &to, &now()).await.expect("accepted").operation;
+    let refused = refused.expect("an operation").metadata.name;
+    controller.execute(&refused).await;
+    let ended = world.operation(refused.as_str()).await.status.error.expect("an error");
+    assert!(ended.detail.contains("has no storage pool third"), "{ended}");
+
+    // A pool knows what is in it.
+    world.reports(&controller).await;
+    pool_keeper::pass(app).await.expect("a store");
+    let nas: Pool = app.objects.get("nas").await.expect("a pool");
+    assert_eq!((nas.status.vms, nas.status.volumes, nas.status.health), (1, 0, PoolHealth::Healthy));
+    assert_eq!(Some(nas.status.promised), web(&world).await.status.disk);
+    let in_use = refusal(pool::delete(app, &admin(), "nas", &now()).await);
+    assert!(in_use.code() == "pool-in-use" && in_use.detail.contains("VM 'web'"), "{in_use}");
+}
+
+#[tokio::test]
+async fn snapshots_and_volumes_in_a_shared_pool_move_with_their_vm() {
+    let (world, controller) = a_vm_in_a_shared_pool().await;
+    let app = &*controller.app;
+    let uuid = web(&world).await.metadata.uuid;
+    let sent_snapshot = Snapshot::new(name("web-a"), serde_json::from_value(json!({"vm": "web"})).expect("a spec"));
+    done(&world, &controller, snapshot::create(app, &admin(), sent_snapshot, &now()).await).await;
+    let made = volume::create(app, &admin(), sent("data", json!({"pool": "nas", "size": "1GiB"})), &now()).await;
+    done(&world, &controller, made).await;
+    attach(&world, &controller, "data").await;
+    let to = MigrateRequest { to: Some(name("host-3")), policy: None };
+    done(&world, &controller, vm::migrate(app, &admin(), "web", &to, &now()).await).await;
+    world.check().await;
+    assert_eq!(world.hosts.executing(uuid), [name("host-3")]);
+    assert_eq!(world.hosts.disk_on(&name("host-3"), uuid).expect("a disk").1.len(), 1);
+    assert_eq!(world.hosts.attached_on(&name("host-3"), uuid).len(), 1);
+
+    // One that only this host reaches does not.
+    done(&world, &controller, pool::create(app, &admin(), third_pool(), &now()).await).await;
+    let made = volume::create(app, &admin(), sent("own", json!({"pool": "third", "size": "1GiB"})), &now()).await;
+    done(&world, &controller, made).await;
+    attach(&world, &controller, "own").await;
+    let stuck = refusal(vm::migrate(app, &admin(), "web", &MigrateRequest::default(), &now()).await);
+    assert!(stuck.code() == "vm-has-volumes" && stuck.detail.ends_with("its volumes own"), "{stuck}");
+}
+
+fn third_pool() -> Pool {
+    Pool::new(name("third"), PoolSpec::dir("/srv/third", name("host-3")))
+}
+
+#[tokio::test]
+async fn a_host_that_comes_back_lets_a_vm_go_that_was_adopted_meanwhile() {
+    let (world, controller) = a_vm_in_a_shared_pool().await;
+    let app = &*controller.app;
+    let uuid = web(&world).await.metadata.uuid;
+    world.hosts.guest_writes(&name("host-1"), uuid);
+    world.lose(&controller, "host-1").await;
+    let mut unknown = web(&world).await;
+    unknown.status.phase = VmPhase::Unknown;
+    let mut change = gantry_controller::objects::Change::new();
+    change.update(&unknown).expect("writable");
+    app.commit(change).await.expect("a store");
+    assert_eq!(code(vm::start(app, &admin(), "web", &now()).await), "wrong-phase", "nobody has proof that it is down");
+
+    let restarted = vm::restart_elsewhere(app, "web").await.expect("accepted");
+    controller.execute(&restarted.metadata.name).await;
+    succeeded(&world.operation(restarted.metadata.name.as_str()).await);
+    let vm = web(&world).await;
+    assert_eq!((vm.status.host, vm.status.epoch, vm.status.phase), (Some(name("host-2")), 2, VmPhase::Running));
+    assert_eq!(world.hosts.disk_on(&name("host-2"), uuid).expect("a disk").0, 1, "what was written is there");
+
+    // It would start it again, and may not.
+    world.hosts.mend(&name("host-1"));
+    let start = PowerRequest { epoch: 1, action: PowerAction::Start };
+    assert_eq!(code(world.hosts.host(&name("host-1")).power(uuid, &start).await), "disk-elsewhere");
+    world.reports(&controller).await;
+    stray_vms::pass(app).await;
+    assert_eq!(world.hosts.vms_on(&name("host-1")), []);
+    let stop = StopRequest { grace_s: 0, force: true };
+    done(&world, &controller, vm::stop(app, &admin(), "web", stop, &now()).await).await;
+    done(&world, &controller, vm::start(app, &admin(), "web", &now()).await).await;
+    world.check().await;
+    assert_eq!(world.hosts.executing(uuid), [name("host-2")], "its disk is still there");
+}
+
+#[tokio::test]
+async fn a_guest_that_still_runs_keeps_its_disk_whatever_is_believed_of_its_host() {
+    let (world, controller) = a_vm_in_a_shared_pool().await;
+    let uuid = web(&world).await.metadata.uuid;
+    world.lose(&controller, "host-1").await;
+    // It was cut off, not switched off: its guest goes on.
+    world.hosts.mend(&name("host-1"));
+    let power = PowerRequest { epoch: 1, action: PowerAction::Start };
+    world.hosts.host(&name("host-1")).power(uuid, &power).await.expect("it runs");
+    world.hosts.cut(&name("host-1"));
+    let restarted = vm::restart_elsewhere(&controller.app, "web").await.expect("accepted");
+    controller.execute(&restarted.metadata.name).await;
+    let failed = world.operation(restarted.metadata.name.as_str()).await;
+    assert_eq!(failed.status.error.expect("an error").code(), "disk-in-use");
+    assert_eq!(world.hosts.executing(uuid), [name("host-1")]);
+    assert_eq!(world.hosts.violations(), Vec::<String>::new());
+
+    // When it is back, what it has is ended, and the disk is the other's.
+    world.hosts.mend(&name("host-1"));
+    world.reports(&controller).await;
+    stray_vms::pass(&controller.app).await;
+    done(&world, &controller, vm::start(&controller.app, &admin(), "web", &now()).await).await;
+    world.check().await;
+    assert_eq!(world.hosts.executing(uuid), [name("host-2")]);
+}
+
+#[tokio::test]
+async fn a_host_that_is_deleted_leaves_its_shared_pools() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    controller.shared_pool("nas").await;
+    host::delete(&controller.app, &admin(), "host-2", &now()).await.expect("deleted");
+    let nas: Pool = controller.app.objects.get("nas").await.expect("a pool");
+    assert_eq!(nas.spec.hosts, [name("host-1"), name("host-3")]);
 }

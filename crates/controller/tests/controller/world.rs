@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 use gantry_api::{AgentApi, heartbeat::Heartbeat, rest::WriteQuery};
 use gantry_controller::{
     App, Caller, Config,
-    app::{image, network, vm},
+    app::{image, network, pool, vm},
     clock::Clock,
     image_library::{ImageLibrary, ImportProgress, ImportRequest, ImportedImage},
     links::HostLinks,
@@ -27,8 +27,8 @@ use gantry_controller::{
 use gantry_hostlink::fake::FakeWorld;
 use gantry_store::{MemoryStore, SharedStore};
 use gantry_types::{
-    Host, HostSpec, HostState, Image, ImageFormat, Name, Network, Operation, OperationPhase, Pool, PowerStatus,
-    Problem, Snapshot, Timestamp, Vm, VmPhase, Volume, VolumePhase,
+    Host, HostSpec, HostState, Image, ImageFormat, Name, Network, Operation, OperationPhase, Pool, PoolSpec,
+    PowerStatus, Problem, Snapshot, Timestamp, Vm, VmPhase, Volume, VolumePhase,
 };
 use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
@@ -335,6 +335,16 @@ impl World {
         }
     }
 
+    /// A host loses its power, and the controller has noticed.
+    pub async fn lose(&self, controller: &Controller, host: &str) {
+        self.hosts.unplug(&name(host));
+        let mut lost = self.host(host).await;
+        lost.status.state = HostState::Lost;
+        let mut change = Change::new();
+        change.update(&lost).expect("writable");
+        controller.app.commit(change).await.expect("a store");
+    }
+
     pub async fn host(&self, host: &str) -> Host {
         Objects::new(Arc::clone(&self.store)).get(host).await.expect("a host")
     }
@@ -444,10 +454,24 @@ impl Controller {
         self.execute(&changed.operation.expect("an operation").metadata.name).await;
     }
 
+    /// Makes a pool that all hosts reach.
+    pub async fn shared_pool(&self, pool: &str) {
+        let spec = PoolSpec { hosts: HOSTS.map(name).to_vec(), ..PoolSpec::dir("/srv/shared", name(HOSTS[0])) };
+        let sent = Pool::new(name(pool), spec);
+        let made =
+            pool::create(&self.app, &Caller::controller(), sent, &WriteQuery::default()).await.expect("accepted");
+        self.execute(&made.operation.expect("an operation").metadata.name).await;
+    }
+
     /// Makes a VM; its start is not run yet.
     pub async fn create(&self, vm: &str) -> Name {
+        self.create_in(vm, None).await
+    }
+
+    /// The same, with its disk in this pool.
+    pub async fn create_in(&self, vm: &str, pool: Option<&str>) -> Name {
         let spec = serde_json::from_value(json!({
-            "cpus": 1, "memory": "256MiB", "image": "tiny", "nics": [{"network": "default"}]
+            "cpus": 1, "memory": "256MiB", "image": "tiny", "pool": pool, "nics": [{"network": "default"}]
         }));
         let sent = Vm::new(name(vm), spec.expect("a spec"));
         let changed = vm::create(&self.app, &Caller::controller(), sent, &WriteQuery::default()).await.expect("made");

@@ -1,0 +1,131 @@
+//! Two hosts that reach one pool: who has a VM's disk, and what becomes of the other's claim.
+
+use std::path::{Path, PathBuf};
+
+use gantry_api::agent::{AdoptVm, Assignment, PowerAction, VmRunState};
+use gantry_api::storage::PoolAssignment;
+use gantry_api::{AgentApi, StorageApi};
+use gantry_types::{PoolType, PowerState};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::world::{World, code, in_world, request};
+
+/// A pool that both hosts have joined, and a VM that runs on the first with its disk there.
+async fn a_vm_in_a_pool(world: &World, place: &Path) -> (PoolAssignment, Assignment) {
+    std::fs::set_permissions(place, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let pool = PoolAssignment {
+        uuid: Uuid::new_v4(),
+        name: "nas".parse().unwrap(),
+        kind: PoolType::Dir,
+        path: place.join("nas").to_str().unwrap().to_owned(),
+    };
+    let refused = world.agent(1).join_pool(&pool).await.unwrap_err();
+    assert!(
+        refused.code() == "pool-missing" && refused.detail.contains("the same directory on all hosts"),
+        "{refused}"
+    );
+    world.agent(0).open_pool(&pool).await.unwrap();
+    world.agent(1).join_pool(&pool).await.unwrap();
+    let mut vm = world.assignment("web-1");
+    vm.disk.pool = Some(pool.clone());
+    world.boot(0, &vm).await;
+    (pool, vm)
+}
+
+fn adopt(vm: &Assignment, epoch: u64) -> AdoptVm {
+    AdoptVm { assignment: Assignment { epoch, ..vm.clone() }, recovery_points: Vec::new() }
+}
+
+fn file(pool: &PoolAssignment, vm: &Assignment, kind: &str) -> PathBuf {
+    Path::new(&pool.path).join(format!("disks/{}.{kind}", vm.uuid))
+}
+
+fn lease(pool: &PoolAssignment, vm: &Assignment) -> (String, u64) {
+    let lease: Value = serde_json::from_slice(&std::fs::read(file(pool, vm, "lease")).unwrap()).unwrap();
+    (lease["host"].as_str().unwrap().to_owned(), lease["epoch"].as_u64().unwrap())
+}
+
+#[test]
+fn a_disk_is_adopted_when_nothing_runs_on_it_and_stays_when_the_former_host_comes_back() {
+    in_world(2, async |mut world| {
+        let place = tempfile::tempdir().unwrap();
+        let (pool, vm) = a_vm_in_a_pool(&world, place.path()).await;
+        let (first, second) = (world.agent(0), world.agent(1));
+        assert_eq!(lease(&pool, &vm), ("host-1".to_owned(), 1));
+        let images = std::fs::read_dir(Path::new(&pool.path).join("images")).unwrap();
+        let images = images.filter(|entry| entry.as_ref().unwrap().path().extension().is_some()).count();
+        assert_eq!(images, 1, "its image is beside it");
+
+        // Its agent is there, its QEMU is there, nothing is there.
+        assert_eq!(code(second.adopt_vm(vm.uuid, &adopt(&vm, 2)).await), "disk-in-use");
+        world.kill_agent(0);
+        assert_eq!(code(second.adopt_vm(vm.uuid, &adopt(&vm, 2)).await), "disk-in-use");
+        assert!(second.observe().await.unwrap().is_empty());
+        kill(Pid::from_raw(world.qemus(0)[0] as i32), Signal::SIGKILL).unwrap();
+        assert_eq!(code(second.adopt_vm(vm.uuid, &adopt(&vm, 1)).await), "disk-elsewhere");
+        for _ in 0..2 {
+            crate::world::eventually("it is adopted", async || second.adopt_vm(vm.uuid, &adopt(&vm, 2)).await.ok())
+                .await;
+        }
+        assert_eq!(lease(&pool, &vm), ("host-2".to_owned(), 2));
+        let adopted = adopt(&vm, 2).assignment;
+        second.power(vm.uuid, &request(&adopted, PowerAction::Start)).await.unwrap();
+        world.until(1, vm.uuid, "its guest came up from its disk", |vm| vm.guest_agent).await;
+
+        // The host that comes back would have it running, and may not.
+        world.start_agent(0).await;
+        let seen = world.until(0, vm.uuid, "it is not started", |vm| vm.state == VmRunState::Failed).await;
+        assert!(seen.reason.unwrap().contains("host-2"));
+        assert!(world.qemus(0).is_empty());
+        assert_eq!(code(first.power(vm.uuid, &request(&vm, PowerAction::Start)).await), "disk-elsewhere");
+        first.remove_vm(vm.uuid, 2).await.unwrap();
+        assert!(first.observe().await.unwrap().is_empty() && file(&pool, &vm, "qcow2").exists());
+
+        second.remove_vm(vm.uuid, 2).await.unwrap();
+        assert!(!file(&pool, &vm, "qcow2").exists() && !file(&pool, &vm, "lease").exists());
+        second.close_pool(&pool).await.unwrap();
+    });
+}
+
+#[test]
+fn a_guest_whose_disk_was_given_away_is_ended_by_the_agent_that_comes_back() {
+    in_world(2, async |mut world| {
+        let place = tempfile::tempdir().unwrap();
+        let (pool, vm) = a_vm_in_a_pool(&world, place.path()).await;
+        world.kill_agent(0);
+        // As where the storage has forgotten the locks of a host that it took for dead.
+        std::fs::write(file(&pool, &vm, "lease"), br#"{"host": "host-2", "epoch": 2, "generation": 2}"#).unwrap();
+        world.start_agent(0).await;
+        let seen = world.until(0, vm.uuid, "it is ended", |vm| vm.state == VmRunState::Failed).await;
+        assert!(world.qemus(0).is_empty() && seen.reason.unwrap().contains("host-2"));
+        // A removal that speaks of a later epoch leaves the disk, whatever its lease says.
+        std::fs::write(file(&pool, &vm, "lease"), br#"{"host": "host-1", "epoch": 1, "generation": 3}"#).unwrap();
+        world.agent(0).remove_vm(vm.uuid, 2).await.unwrap();
+        assert!(file(&pool, &vm, "qcow2").exists());
+    });
+}
+
+#[test]
+fn a_pool_that_is_not_mounted_starts_nothing_and_forgets_nothing() {
+    in_world(2, async |world| {
+        let place = tempfile::tempdir().unwrap();
+        let (pool, vm) = a_vm_in_a_pool(&world, place.path()).await;
+        let agent = world.agent(0);
+        agent.power(vm.uuid, &request(&vm, PowerAction::Kill)).await.unwrap();
+        let away = place.path().join("away");
+        std::fs::rename(&pool.path, &away).unwrap();
+        std::fs::create_dir(&pool.path).unwrap();
+        assert_eq!(code(agent.power(vm.uuid, &request(&vm, PowerAction::Start)).await), "pool-missing");
+        assert_eq!(code(agent.remove_vm(vm.uuid, vm.epoch).await), "pool-missing");
+        assert_eq!(code(world.agent(1).adopt_vm(vm.uuid, &adopt(&vm, 2)).await), "pool-missing");
+        assert_eq!(std::fs::read_dir(&pool.path).unwrap().count(), 0, "nothing is made on the mount point");
+        std::fs::remove_dir(&pool.path).unwrap();
+        std::fs::rename(&away, &pool.path).unwrap();
+        let seen = agent.power(vm.uuid, &request(&vm, PowerAction::Start)).await.unwrap();
+        assert_eq!((seen.state, vm.power), (VmRunState::Running, PowerState::Running));
+        agent.remove_vm(vm.uuid, vm.epoch).await.unwrap();
+    });
+}
