@@ -101,8 +101,8 @@ async fn a_vm_in_a_shared_pool_moves_without_its_disk_and_starts_wherever_the_di
     // A move that is given up leaves it where it was.
     let moving = lab.migrate(VM, there, MigrationPolicy::default()).await?;
     lab.crash_agent(there)?;
-    let ended = lab.finished(&moving).await?;
     lab.resume().await?;
+    let ended = lab.finished(&moving).await?;
     lab.all_hosts_ready().await?;
     let settled = lab.runs_in_one_place(VM).await?;
     println!("with the destination's agent killed the move was {:?}", ended.status.phase);

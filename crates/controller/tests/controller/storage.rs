@@ -324,7 +324,7 @@ async fn a_vms_disk_is_in_a_pool_that_its_host_reaches() {
     let refused = refused.expect("an operation").metadata.name;
     controller.execute(&refused).await;
     let ended = world.operation(refused.as_str()).await.status.error.expect("an error");
-    assert!(ended.detail.contains("has no storage pool third"), "{ended}");
+    assert!(ended.detail.contains("has no storage pool 'third'"), "{ended}");
 
     // A pool knows what is in it.
     world.reports(&controller).await;
@@ -366,6 +366,15 @@ fn third_pool() -> Pool {
     Pool::new(name("third"), PoolSpec::dir("/srv/third", name("host-3")))
 }
 
+/// As after its host has fallen silent.
+async fn nobody_knows(world: &World, controller: &Controller) {
+    let mut unknown = web(world).await;
+    unknown.status.phase = VmPhase::Unknown;
+    let mut change = gantry_controller::objects::Change::new();
+    change.update(&unknown).expect("writable");
+    controller.write(change).await;
+}
+
 #[tokio::test]
 async fn a_host_that_comes_back_lets_a_vm_go_that_was_adopted_meanwhile() {
     let (world, controller) = a_vm_in_a_shared_pool().await;
@@ -373,11 +382,7 @@ async fn a_host_that_comes_back_lets_a_vm_go_that_was_adopted_meanwhile() {
     let uuid = web(&world).await.metadata.uuid;
     world.hosts.guest_writes(&name("host-1"), uuid);
     world.lose(&controller, "host-1").await;
-    let mut unknown = web(&world).await;
-    unknown.status.phase = VmPhase::Unknown;
-    let mut change = gantry_controller::objects::Change::new();
-    change.update(&unknown).expect("writable");
-    app.commit(change).await.expect("a store");
+    nobody_knows(&world, &controller).await;
     assert_eq!(code(vm::start(app, &admin(), "web", &now()).await), "wrong-phase", "nobody has proof that it is down");
 
     let restarted = vm::restart_elsewhere(app, "web").await.expect("accepted");
@@ -411,6 +416,7 @@ async fn a_guest_that_still_runs_keeps_its_disk_whatever_is_believed_of_its_host
     let power = PowerRequest { epoch: 1, action: PowerAction::Start };
     world.hosts.host(&name("host-1")).power(uuid, &power).await.expect("it runs");
     world.hosts.cut(&name("host-1"));
+    nobody_knows(&world, &controller).await;
     let restarted = vm::restart_elsewhere(&controller.app, "web").await.expect("accepted");
     controller.execute(&restarted.metadata.name).await;
     let failed = world.operation(restarted.metadata.name.as_str()).await;

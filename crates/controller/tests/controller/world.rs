@@ -342,7 +342,7 @@ impl World {
         lost.status.state = HostState::Lost;
         let mut change = Change::new();
         change.update(&lost).expect("writable");
-        controller.app.commit(change).await.expect("a store");
+        controller.write(change).await;
     }
 
     pub async fn host(&self, host: &str) -> Host {
@@ -443,6 +443,12 @@ impl Controller {
         let limit = Duration::from_secs(20);
         let ended = tokio::time::timeout(limit, executor::execute(&self.app, operation.as_str())).await;
         ended.unwrap_or_else(|_| panic!("operation {operation} does not end")).expect("a store that works");
+    }
+
+    /// Writes past everything that would refuse it.
+    pub async fn write(&self, change: Change) {
+        let revision = self.app.objects.commit(change).await.expect("a store");
+        self.app.model.wait_for(revision).await;
     }
 
     /// Makes an image that is ready.

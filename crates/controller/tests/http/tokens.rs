@@ -41,6 +41,7 @@ pub fn sample_body(method: &Method, path: &str) -> String {
         ["users" | "tokens"] => json!({"name": "absent", "role": "admin"}),
         ["clusters", _, "update"] => json!({"method": "reboot"}),
         ["volumes", _, "attach"] => json!({"vm": "absent"}),
+        ["volumes", _, "migrate"] => json!({"to": "absent"}),
         [_, _, _] => return String::new(),
         ["vms", ..] => json!({"metadata": {"name": "absent"}, "spec": {"cpus": 1, "memory": "64MiB", "disk": "1GiB"}}),
         ["networks", ..] => json!({"metadata": {"name": "absent"}, "spec": {"subnet": {"cidr": "10.8.0.0/24"}}}),
