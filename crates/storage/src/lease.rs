@@ -120,6 +120,8 @@ impl Leases {
             io::ErrorKind::NotFound => StorageError::DiskMissing { disk },
             _ => StorageError::io("opening disk", &path)(error),
         })?;
+        // Epochs only rise: who comes too late now comes too late after the lock as well, and need not wait for it.
+        self.expect_claimable(disk, claim)?;
         let in_use =
             || StorageError::DiskInUse { disk, holder: self.read(disk).ok().flatten().map(|lease| lease.host) };
         if !lock(&file).map_err(StorageError::io("locking disk", &path))? {
@@ -131,11 +133,7 @@ impl Leases {
         if (there.dev(), there.ino()) != (opened.dev(), opened.ino()) {
             return Err(in_use());
         }
-        let found = self.read(disk)?;
-        let judgement = judge(found.as_ref(), claim);
-        if let (Judgement::Refuse, Some(lease)) = (judgement, &found) {
-            return Err(StorageError::DiskElsewhere { disk, host: lease.host.clone(), epoch: lease.epoch });
-        }
+        let (judgement, found) = self.expect_claimable(disk, claim)?;
         if judgement == Judgement::Overtake && qemu_writes(&file).map_err(StorageError::io("looking at", &path))? {
             return Err(in_use());
         }
@@ -150,6 +148,16 @@ impl Leases {
             }
         };
         Ok(DiskHold { lease, _disk: file })
+    }
+
+    fn expect_claimable(&self, disk: Uuid, claim: &Claim) -> Result<(Judgement, Option<Lease>), StorageError> {
+        let found = self.read(disk)?;
+        match (judge(found.as_ref(), claim), found) {
+            (Judgement::Refuse, Some(lease)) => {
+                Err(StorageError::DiskElsewhere { disk, host: lease.host, epoch: lease.epoch })
+            }
+            judged => Ok(judged),
+        }
     }
 
     /// Appears whole or not at all; only whoever has the lock writes.
@@ -249,11 +257,11 @@ mod tests {
                 "{refused}"
             );
         }
-        drop(held);
         for late in [claim(2, 3), claim(2, 2), claim(1, 2)] {
             let refused = leases.claim(disk, &late).unwrap_err();
-            assert!(matches!(refused, StorageError::DiskElsewhere { epoch: 3, .. }), "{refused}");
+            assert!(matches!(refused, StorageError::DiskElsewhere { epoch: 3, .. }), "it need not wait: {refused}");
         }
+        drop(held);
         let again = leases.claim(disk, &claim(1, 3)).unwrap();
         assert_eq!(again.lease.generation, 1, "nothing changed");
         drop(again);

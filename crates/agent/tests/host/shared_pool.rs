@@ -124,6 +124,7 @@ fn a_pool_that_is_not_mounted_starts_nothing_and_forgets_nothing() {
         assert_eq!(std::fs::read_dir(&pool.path).unwrap().count(), 0, "nothing is made on the mount point");
         std::fs::remove_dir(&pool.path).unwrap();
         std::fs::rename(&away, &pool.path).unwrap();
+        agent.define_vm(&vm).await.unwrap();
         let seen = agent.power(vm.uuid, &request(&vm, PowerAction::Start)).await.unwrap();
         assert_eq!((seen.state, vm.power), (VmRunState::Running, PowerState::Running));
         agent.remove_vm(vm.uuid, vm.epoch).await.unwrap();
