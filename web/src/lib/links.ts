@@ -5,6 +5,9 @@ const PLURALS: Record<string, string> = {
   image: 'images',
   network: 'networks',
   operation: 'operations',
+  snapshot: 'storage',
+  volume: 'storage?tab=volumes',
+  pool: 'storage',
   policy: 'policies',
   user: 'users',
 };
@@ -15,5 +18,5 @@ const OWN_PAGE = new Set(['vm', 'host', 'operation', 'network']);
 export function pageOf(object: { kind: string; name: string }): string | undefined {
   const plural = PLURALS[object.kind];
   if (!plural) return undefined;
-  return OWN_PAGE.has(object.kind) ? `/${plural}/${encodeURIComponent(object.name)}` : `/${plural}?q=${encodeURIComponent(object.name)}`;
+  return OWN_PAGE.has(object.kind) ? `/${plural}/${encodeURIComponent(object.name)}` : `/${plural}${plural.includes('?') ? '&' : '?'}q=${encodeURIComponent(object.name)}`;
 }

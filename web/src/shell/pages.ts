@@ -20,6 +20,7 @@ export const pages: PageSpec[] = [
   { path: '/vms/*', load: () => import('../pages/Vm.svelte') },
   { path: '/images', load: () => import('../pages/Images.svelte'), menu: { text: 'Images', icon: 'image' } },
   { path: '/networks', load: () => import('../pages/Networks.svelte'), menu: { text: 'Networks', icon: 'network' } },
+  { path: '/storage', load: () => import('../pages/Storage.svelte'), menu: { text: 'Storage', icon: 'image' } },
   { path: '/policies', load: () => import('../pages/Policies.svelte'), menu: { text: 'Policies', icon: 'policy' } },
   { path: '/operations', load: () => import('../pages/Operations.svelte'), menu: { text: 'Operations', icon: 'operation', main: true } },
   { path: '/operations/*', load: () => import('../pages/Operation.svelte') },

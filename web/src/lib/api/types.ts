@@ -20,6 +20,7 @@ export type NetworkSubnet = Schemas['NetworkSubnet'];
 export type ObjectRef = Schemas['ObjectRef'];
 export type Operation = Schemas['Operation'];
 export type Policy = Schemas['Policy'];
+export type Pool = Schemas['Pool'];
 export type Port = Schemas['Port'];
 export type Problem = Schemas['Problem'];
 export type Recommendation = Schemas['Recommendation'];
