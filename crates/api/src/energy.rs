@@ -13,6 +13,9 @@ pub struct EnergyQuery {
     /// Rounded down to a whole hour; 24 hours ago if not given. 35 days are kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
+    /// Only so many rows, those with the most; all if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -22,6 +25,9 @@ pub struct EnergyReport {
     pub until: Timestamp,
     /// The most first.
     pub rows: Vec<EnergyRow>,
+    /// How many rows there are without the limit.
+    #[serde(default)]
+    pub rows_total: u64,
     /// What all hosts drew.
     pub total_wh: f64,
     /// Of that, what is no VM's: the hosts' own work, and hosts without VMs.

@@ -42,6 +42,9 @@ pub struct ListQuery {
     /// Only this user's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+    /// Only this VM's: its snapshots, volumes or ports.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm: Option<String>,
     /// Only with this text in name, label, address or host. Not with `continue`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub q: Option<String>,

@@ -1,22 +1,26 @@
-// The page of an object.
-const PLURALS: Record<string, string> = {
-  vm: 'vms',
-  host: 'hosts',
-  image: 'images',
-  network: 'networks',
-  operation: 'operations',
-  snapshot: 'storage',
-  volume: 'storage?tab=volumes',
-  pool: 'storage',
-  policy: 'policies',
-  user: 'users',
+// The page of an object, or the list where it is found.
+const PLACES: Record<string, string> = {
+  vm: '/vms/*',
+  host: '/hosts/*',
+  operation: '/operations/*',
+  image: '/images?q=*',
+  network: '/networks?tab=list&q=*',
+  port: '/networks?tab=ports&q=*',
+  router: '/networks?tab=routing',
+  'load-balancer': '/networks?tab=routing',
+  'floating-ip': '/networks?tab=routing',
+  subnet: '/networks?tab=routing',
+  'security-group': '/networks?tab=groups',
+  pool: '/storage?q=*',
+  volume: '/storage?tab=volumes&q=*',
+  'resource-pool': '/resource-pools',
+  cluster: '/policies',
+  policy: '/policies',
+  user: '/users?q=*',
 };
 
-/** Kinds that have a page for each object; others are found in their list. */
-const OWN_PAGE = new Set(['vm', 'host', 'operation', 'network']);
-
-export function pageOf(object: { kind: string; name: string }): string | undefined {
-  const plural = PLURALS[object.kind];
-  if (!plural) return undefined;
-  return OWN_PAGE.has(object.kind) ? `/${plural}/${encodeURIComponent(object.name)}` : `/${plural}${plural.includes('?') ? '&' : '?'}q=${encodeURIComponent(object.name)}`;
+/** A snapshot is found on the page of its VM, so that has to be known. */
+export function pageOf({ kind, name, vm }: { kind: string; name: string; vm?: string | null }): string | undefined {
+  if (kind === 'snapshot') return vm ? `/vms/${encodeURIComponent(vm)}?tab=snapshots` : undefined;
+  return PLACES[kind]?.replace('*', encodeURIComponent(name));
 }

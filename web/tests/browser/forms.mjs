@@ -47,6 +47,37 @@ export async function forms({ tally, page }) {
     await page.getByText('balance: advise').waitFor();
   });
 
+  await tally.test('a resource pool is made, and another inside it, and a VM is put into that', async () => {
+    await page.goto('/resource-pools');
+    await page.getByRole('button', { name: 'Create pool' }).click();
+    await dialog.getByLabel('Name', { exact: true }).fill('shop');
+    await dialog.getByLabel('Promised, in percent of one').fill('100000');
+    await dialog.getByText('The controller has objections').waitFor();
+    await dialog.getByLabel('Promised, in percent of one').fill('50');
+    await dialog.getByLabel('Memory at most').fill('1GiB');
+    await made('Create pool', 'wide-light-create-resource-pool');
+    await page.getByRole('button', { name: 'More for shop' }).click();
+    await page.getByRole('menuitem', { name: 'Create one inside' }).click();
+    await dialog.getByLabel('Name', { exact: true }).fill('front');
+    await dialog.getByLabel('At most, in percent of one').fill('150');
+    await dialog.getByText('The controller has checked it').waitFor();
+    await dialog.getByRole('button', { name: 'Create pool' }).click();
+    await page.getByRole('heading', { name: 'front' }).waitFor();
+
+    await page.goto('/vms/web');
+    await page.getByRole('button', { name: 'More for web' }).click();
+    await page.getByRole('menuitem', { name: 'What it has of its host' }).click();
+    await dialog.getByLabel('Resource pool').selectOption('front');
+    await mustHaveNoBarriers(page);
+    await picture(page, 'wide-light-part-of-host');
+    await dialog.getByRole('button', { name: 'Change' }).click();
+    await page.getByText('a part of front').waitFor();
+    await page.goto('/resource-pools');
+    await page.getByText('Divided among 1 host').first().click();
+    await page.getByText('1 VM ·').first().waitFor();
+    await picture(page, 'wide-light-resource-pool-in-use');
+  });
+
   /** Once the controller has checked it. */
   async function made(button, name) {
     await dialog.getByText('The controller has checked it').waitFor();

@@ -5,6 +5,7 @@ import { launch, must, mustHaveNoBarriers, openPage, picture, Tally } from './br
 import { forms } from './forms.mjs';
 import { BOOT_MS, consoles, move, prepareRecovery, recovery } from './guest.mjs';
 import { looks } from './looks.mjs';
+import { storage } from './storage.mjs';
 
 const url = required('GANTRY_URL');
 const password = required('GANTRY_PASSWORD');
@@ -99,7 +100,9 @@ await tally.test('a lost connection is shown, and healed when the controller is 
 
 await recovery(stage);
 await forms(stage);
+const deleteStorage = await storage(stage);
 await looks(stage);
+await deleteStorage();
 
 await tally.test('the policy was never violated and no script failed', () => {
   must(complaints.length === 0, complaints.join('\n'));

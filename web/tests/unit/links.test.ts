@@ -3,9 +3,20 @@ import { pageOf } from '../../src/lib/links';
 import { find } from '../../src/shell/pages';
 
 describe('pageOf', () => {
-  it('leads to a pool and to a volume in their own lists, on a page that is there', () => {
+  it('leads to the list that is searched for what has no page of its own', () => {
     expect(pageOf({ kind: 'pool', name: 'fast' })).toBe('/storage?q=fast');
     expect(pageOf({ kind: 'volume', name: 'data' })).toBe('/storage?tab=volumes&q=data');
-    expect(find('/storage')?.page.menu?.text).toBe('Storage');
+  });
+
+  it('leads from a snapshot to its VM, if that is known', () => {
+    expect(pageOf({ kind: 'snapshot', name: 'web-before', vm: 'web' })).toBe('/vms/web?tab=snapshots');
+    expect(pageOf({ kind: 'snapshot', name: 'web-before' })).toBeUndefined();
+  });
+
+  it('leads only to pages that there are', () => {
+    for (const kind of ['vm', 'host', 'operation', 'image', 'network', 'port', 'router', 'load-balancer', 'floating-ip', 'security-group', 'pool', 'volume', 'cluster', 'policy', 'user']) {
+      const address = pageOf({ kind, name: 'a' });
+      expect(find(new URL(address!, 'https://c').pathname), `${kind}: ${address}`).toBeDefined();
+    }
   });
 });

@@ -15,7 +15,7 @@ use crate::{
 pub async fn run(session: &Session, command: EnergyCommand) -> Result<(), Failure> {
     let EnergyCommand::Report(EnergyReportOf { by, since }) = command;
     let since = i64::try_from(since.as_millis()).map_or(0, |ms| now().unix_ms().saturating_sub(ms));
-    let query = EnergyQuery { by: Some(by), since: Some(Timestamp::from_unix_ms(since)) };
+    let query = EnergyQuery { by: Some(by), since: Some(Timestamp::from_unix_ms(since)), limit: None };
     let report = session.client()?.energy(&query).await?;
     Ok(session.printer.value(&report, || text(&report))?)
 }

@@ -23,6 +23,7 @@ pub struct Filter {
     phase: Option<String>,
     host: Option<String>,
     owner: Option<String>,
+    vm: Option<String>,
     /// In lower case.
     needle: Option<String>,
 }
@@ -42,6 +43,7 @@ impl Filter {
             phase: query.phase.clone(),
             host: query.host.clone(),
             owner: query.owner.clone(),
+            vm: query.vm.clone(),
             needle: query.q.as_ref().filter(|q| !q.is_empty()).map(|q| q.to_lowercase()),
         })
     }
@@ -53,7 +55,8 @@ impl Filter {
         if !self.selector.matches(&object.metadata().labels) {
             return false;
         }
-        if self.phase.is_none() && self.host.is_none() && self.owner.is_none() && self.needle.is_none() {
+        let of_facts = [&self.phase, &self.host, &self.owner, &self.vm, &self.needle];
+        if of_facts.into_iter().all(Option::is_none) {
             return true;
         }
         let facts = object.facts();
@@ -61,6 +64,7 @@ impl Filter {
         is(&self.phase, facts.phase.as_deref())
             && is(&self.host, facts.host)
             && is(&self.owner, object.owner().map(|owner| owner.as_str()))
+            && is(&self.vm, facts.vm)
             && self.needle.as_deref().is_none_or(|needle| contains(object, &facts, needle))
     }
 }
@@ -70,7 +74,7 @@ fn contains<T: Kind>(object: &T, facts: &crate::model::Facts<'_>, needle: &str) 
     object.name().contains(needle)
         || labels().any(|(key, value)| key.to_lowercase().contains(needle) || value.to_lowercase().contains(needle))
         || facts.host.is_some_and(|host| host.contains(needle))
-        || facts.about.is_some_and(|about| about.contains(needle))
+        || [facts.vm, facts.about].into_iter().flatten().any(|name| name.contains(needle))
         || facts.addresses.iter().any(|address| address.to_string().contains(needle))
 }
 

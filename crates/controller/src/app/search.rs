@@ -3,7 +3,10 @@
 //! Every object is looked at: there is no index that could be wrong.
 
 use gantry_api::overview::{Found, Matched, SearchQuery, SearchResult};
-use gantry_types::{Cluster, Host, Image, Network, Policy, Problem, ResourcePool, User, Vm};
+use gantry_types::{
+    Cluster, FloatingIp, Host, Image, LoadBalancer, Network, Policy, Pool, Problem, ResourcePool, Router,
+    SecurityGroup, Snapshot, User, Vm, Volume,
+};
 
 use super::{App, Caller};
 use crate::model::{Kind, Tables};
@@ -33,6 +36,13 @@ pub fn search(app: &App, caller: &Caller, query: &SearchQuery) -> Result<SearchR
         search.among::<ResourcePool>(tables);
         search.among::<Image>(tables);
         search.among::<Network>(tables);
+        search.among::<Router>(tables);
+        search.among::<LoadBalancer>(tables);
+        search.among::<FloatingIp>(tables);
+        search.among::<SecurityGroup>(tables);
+        search.among::<Pool>(tables);
+        search.among::<Volume>(tables);
+        search.among::<Snapshot>(tables);
         search.among::<User>(tables);
         search.found
     });
@@ -64,6 +74,7 @@ impl Search<'_> {
                 matched_text: text,
                 phase: facts.phase.map(|phase| phase.into_owned()),
                 host: facts.host.map(str::to_owned),
+                vm: facts.vm.map(str::to_owned),
             };
             self.found.push((rank, found));
         }

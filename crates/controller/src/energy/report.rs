@@ -45,11 +45,14 @@ pub fn report(app: &App, caller: &Caller, query: &EnergyQuery) -> Result<EnergyR
     let of_vms: f64 = hours.iter().flat_map(|hour| hour.vms.values()).map(|vm| vm.drawn.joules).sum();
     let mut rows: Vec<EnergyRow> = rows.into_iter().map(|(name, drawn)| row(name, drawn)).collect();
     rows.sort_by(|a, b| b.energy_wh.total_cmp(&a.energy_wh).then_with(|| a.name.cmp(&b.name)));
+    let rows_total = rows.len() as u64;
+    rows.truncate(query.limit.map_or(usize::MAX, |limit| limit as usize));
     Ok(EnergyReport {
         by: query.by.clone().unwrap_or_else(|| "host".to_owned()),
         since: Timestamp::from_unix_ms((first * HOUR_S * 1000) as i64),
         until: now,
         rows,
+        rows_total,
         total_wh: total / JOULES_PER_WH,
         of_no_vm_wh: (total - of_vms).max(0.0) / JOULES_PER_WH,
     })

@@ -16,6 +16,8 @@ pub struct Facts<'a> {
     pub host: Option<&'a str>,
     /// The name of the object that it tells of.
     pub about: Option<&'a str>,
+    /// The VM whose it is.
+    pub vm: Option<&'a str>,
     pub addresses: Vec<IpAddr>,
     pub cpus: Option<u32>,
     pub memory_bytes: Option<u64>,
@@ -33,10 +35,10 @@ pub(super) fn of_vm(vm: &Vm) -> Facts<'_> {
     Facts {
         phase: api_name(&vm.status.phase),
         host: vm.status.host.as_ref().map(|host| host.as_str()),
-        about: None,
         addresses: vm.status.nics.iter().map(|nic| nic.address).collect(),
         cpus: Some(vm.spec.cpus),
         memory_bytes: Some(vm.spec.memory.bytes()),
+        ..Facts::default()
     }
 }
 
@@ -46,11 +48,10 @@ pub(super) fn of_host(host: &Host) -> Facts<'_> {
     let inventory = host.status.inventory.as_ref();
     Facts {
         phase: api_name(&host.status.state),
-        host: None,
-        about: None,
         addresses: underlay.into_iter().chain(agent).collect(),
         cpus: inventory.map(|inventory| inventory.cpu.count),
         memory_bytes: inventory.map(|inventory| inventory.memory.bytes()),
+        ..Facts::default()
     }
 }
 
@@ -64,7 +65,9 @@ pub(super) fn of_pool(pool: &Pool) -> Facts<'_> {
 }
 
 pub(super) fn of_volume(volume: &Volume) -> Facts<'_> {
-    Facts { phase: api_name(&volume.status.phase), ..Facts::default() }
+    let vm = volume.status.vm.as_ref().map(|vm| vm.as_str());
+    let about = Some(volume.spec.pool.as_str());
+    Facts { phase: api_name(&volume.status.phase), vm, about, ..Facts::default() }
 }
 
 pub(super) fn of_network(network: &Network) -> Facts<'_> {
@@ -78,14 +81,14 @@ pub(super) fn of_operation(operation: &Operation) -> Facts<'_> {
 
 pub(super) fn of_port(port: &Port) -> Facts<'_> {
     Facts {
-        about: port.status.vm.as_ref().map(|vm| vm.as_str()),
+        vm: port.status.vm.as_ref().map(|vm| vm.as_str()),
         addresses: port.status.addresses.clone(),
         ..Facts::default()
     }
 }
 
 pub(super) fn of_snapshot(snapshot: &Snapshot) -> Facts<'_> {
-    Facts { about: Some(snapshot.spec.vm.as_str()), ..Facts::default() }
+    Facts { phase: api_name(&snapshot.status.phase), vm: Some(snapshot.spec.vm.as_str()), ..Facts::default() }
 }
 
 pub(super) fn of_event(event: &Event) -> Facts<'_> {

@@ -10,7 +10,7 @@ use gantry_types::{EnergySource, Host, HostState, Name, VmMetrics};
 use crate::world::{Controller, World};
 
 fn asked(controller: &Controller, by: &str) -> EnergyReport {
-    let query = EnergyQuery { by: Some(by.to_owned()), since: None };
+    let query = EnergyQuery { by: Some(by.to_owned()), since: None, limit: None };
     report(&controller.app, &Caller::controller(), &query).expect("a report")
 }
 
@@ -53,6 +53,10 @@ async fn what_hosts_draw_is_shared_and_kept() {
     assert!(hosts.rows.iter().all(|row| row.source == EnergySource::Estimated && row.accounted_s == 10.0));
     assert_eq!(joules(&asked(&controller, "vm"), "a"), 937.0, "it alone keeps its host awake");
     assert!((hosts.of_no_vm_wh * 3600.0 - 2.0 * 937.0).abs() < 0.1, "two hosts have no VMs");
+
+    let query = EnergyQuery { limit: Some(1), ..EnergyQuery::default() };
+    let first = report(&controller.app, &Caller::controller(), &query).expect("a report");
+    assert_eq!((&first.rows[..], first.rows_total, first.total_wh), (&hosts.rows[..1], 3, hosts.total_wh));
 
     // A host that counts is believed.
     counter(&controller, &host, Some(100.0));
@@ -103,7 +107,7 @@ async fn what_is_asked_wrongly_is_refused() {
     let world = World::new().await;
     let controller = world.controller().await;
     for by in ["label=", "rack", ""] {
-        let query = EnergyQuery { by: Some(by.to_owned()), since: None };
+        let query = EnergyQuery { by: Some(by.to_owned()), since: None, limit: None };
         let refused = report(&controller.app, &Caller::controller(), &query).expect_err("must be refused");
         assert_eq!(refused.fields[0].field, "by");
     }

@@ -4,11 +4,12 @@
 use gantry_api::{
     AgentApi,
     agent::{PowerAction, PowerRequest},
-    rest::{AttachRequest, Changed, MigrateRequest, StopRequest, WriteQuery},
+    overview::SearchQuery,
+    rest::{AttachRequest, Changed, ListQuery, MigrateRequest, StopRequest, WriteQuery},
 };
 use gantry_controller::{
     Caller,
-    app::{host, pool, snapshot, vm, volume},
+    app::{host, list, pool, search, snapshot, vm, volume},
     loops::{pool_keeper, stray_vms},
 };
 use gantry_types::{
@@ -441,4 +442,28 @@ async fn a_host_that_is_deleted_leaves_its_shared_pools() {
     host::delete(&controller.app, &admin(), "host-2", &now()).await.expect("deleted");
     let nas: Pool = controller.app.objects.get("nas").await.expect("a pool");
     assert_eq!(nas.spec.hosts, [name("host-1"), name("host-3")]);
+
+#[tokio::test]
+async fn what_a_vm_has_is_listed_by_the_vm_and_found_by_name() {
+    let (world, controller) = a_volume().await;
+    let app = &*controller.app;
+    let made = volume::create(app, &admin(), sent("spare", json!({"pool": "fast", "size": "1GiB"})), &now()).await;
+    done(&world, &controller, made).await;
+    let of = |query: ListQuery| -> Vec<String> {
+        let page = list::<Volume>(app, &admin(), &query).expect("a page");
+        page.items.iter().map(|volume| volume.name().to_owned()).collect()
+    };
+    let of_web = || of(ListQuery { vm: Some("web".to_owned()), ..ListQuery::default() });
+    assert_eq!(of_web(), Vec::<String>::new());
+    attach(&world, &controller, "data").await;
+    assert_eq!(of_web(), ["data"]);
+    let with = |text: &str| of(ListQuery { q: Some(text.to_owned()), ..ListQuery::default() });
+    assert_eq!((with("web"), with("fast")), (vec!["data".into()], vec!["data".into(), "spare".into()]));
+    let query = SearchQuery { q: "data".to_owned(), ..SearchQuery::default() };
+    let found = search::search(app, &admin(), &query).expect("a result").items;
+    assert_eq!(found.iter().map(|one| (&*one.kind, &*one.name, one.vm.as_deref())).collect::<Vec<_>>(), [(
+        "volume",
+        "data",
+        Some("web")
+    )]);
 }

@@ -147,6 +147,8 @@ async fn lists_are_narrowed_sorted_and_scrolled() {
     assert_eq!(names("phase=running").await, (list(&[]), None));
     assert_eq!(names("phase=stopped&selector=tier%3Dback").await, (list(&["a"]), None));
     assert_eq!(names("owner=ann").await, (list(&[]), None));
+    // A VM is no VM's, as its ports are.
+    assert_eq!(names("vm=a").await, (list(&[]), None));
     for (query, field) in [("sort=colour", "sort"), ("q=a&continue=a", "continue"), ("watch=true&offset=1", "watch")] {
         assert_eq!(api.refused(Method::GET, &format!("/v1/vms?{query}"), "").await.fields[0].field, field);
     }

@@ -5,6 +5,7 @@ type Schemas = components['schemas'];
 
 export type AuditEntry = Schemas['AuditEntry'];
 export type Cluster = Schemas['Cluster'];
+export type EnergyReport = Schemas['EnergyReport'];
 export type Event = Schemas['Event'];
 export type FloatingIp = Schemas['FloatingIp'];
 export type Found = Schemas['Found'];
@@ -25,6 +26,7 @@ export type Port = Schemas['Port'];
 export type Problem = Schemas['Problem'];
 export type Recommendation = Schemas['Recommendation'];
 export type RecoveryPoint = Schemas['RecoveryPoint'];
+export type ResourcePool = Schemas['ResourcePool'];
 export type Role = Schemas['Role'];
 export type Router = Schemas['Router'];
 export type SecurityGroup = Schemas['SecurityGroup'];
@@ -35,6 +37,8 @@ export type User = Schemas['User'];
 export type Vm = Schemas['Vm'];
 export type VmPhase = Schemas['VmPhase'];
 export type VmSpec = Schemas['VmSpec'];
+export type Volume = Schemas['Volume'];
+export type VolumeSpec = Schemas['VolumeSpec'];
 
 type Listing<R> = R extends keyof paths
   ? paths[R] extends { get: { parameters: { query?: { watch?: boolean; names?: unknown } }; responses: { 200: { content: { 'application/json': { items: (infer T extends Resource)[] } } } } } }

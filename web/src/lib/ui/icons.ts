@@ -6,6 +6,8 @@ export const icons = {
   image: 'M12 3a9 9 0 1 0 0 18 9 9 0 0 0 0-18zM12 10a2 2 0 1 0 0 4 2 2 0 0 0 0-4z',
   network: 'M12 4v5M12 9H6v4M12 9h6v4M3.5 13h5v6h-5zM15.5 13h5v6h-5zM9.5 2h5v4h-5z',
   storage: 'M4 6c0-1.7 3.6-3 8-3s8 1.3 8 3-3.6 3-8 3-8-1.3-8-3zM4 6v12c0 1.7 3.6 3 8 3s8-1.3 8-3V6M4 12c0 1.7 3.6 3 8 3s8-1.3 8-3',
+  share: 'M12 3a9 9 0 1 0 9 9h-9zM15 3.5a9 9 0 0 1 5.5 5.5H15z',
+  energy: 'M13 3L5 14h6l-1 7 8-11h-6z',
   policy: 'M5 7h9M18 7h1M5 12h3M12 12h7M5 17h7M16 17h3M16 5v4M10 10v4M14 15v4',
   operation: 'M12 3a9 9 0 1 1-8.5 6M3 4v5h5M12 8v4l3 2',
   event: 'M5 6h14M5 12h14M5 18h9',

@@ -1,0 +1,55 @@
+// A volume as its dialog has it, and what becomes of it. Pure.
+import type { Volume, VolumeSpec } from '$lib/api/types';
+import { quoted } from '$lib/actions/action';
+
+export interface VolumeDraft {
+  name: string;
+  pool: string;
+  size: string;
+  /** Empty is no limit. */
+  iops: string;
+  rate: string;
+  cache: 'none' | 'writeback';
+  discard: boolean;
+}
+
+export function draftOf(volume: Volume | undefined, pool = ''): VolumeDraft {
+  const { metadata, spec } = volume ?? {};
+  return {
+    name: metadata?.name ?? '',
+    pool: spec?.pool ?? pool,
+    size: spec?.size ?? '',
+    iops: spec?.limits?.iops?.toString() ?? '',
+    rate: spec?.limits?.bytes_per_s ?? '',
+    cache: spec?.cache ?? 'none',
+    discard: spec?.discard ?? true,
+  };
+}
+
+export function specOf(draft: VolumeDraft): VolumeSpec {
+  const [iops, rate] = [draft.iops.trim(), draft.rate.trim()];
+  const limits = { ...(iops ? { iops: Number(iops) } : {}), ...(rate ? { bytes_per_s: rate } : {}) };
+  return {
+    pool: draft.pool,
+    size: draft.size.trim(),
+    ...(iops || rate ? { limits } : {}),
+    ...(draft.cache === 'none' ? {} : { cache: draft.cache }),
+    ...(draft.discard ? {} : { discard: false }),
+  };
+}
+
+/** What is as it was is not said again; 0 takes a limit away. */
+export function cliOf(draft: VolumeDraft, before?: Volume): string {
+  const old = draftOf(before);
+  const flag = (name: string, now: string, then: string) => (now.trim() === then ? [] : [`--${name} ${quoted(now.trim() || '0')}`]);
+  const words = before
+    ? [`gantry volume set ${before.metadata.name}`, ...flag('size', draft.size, old.size)]
+    : [`gantry volume create ${quoted(draft.name.trim() || 'NAME')} --size ${quoted(draft.size.trim() || 'SIZE')} --pool ${draft.pool || 'POOL'}`];
+  return [
+    ...words,
+    ...flag('iops', draft.iops, old.iops),
+    ...flag('bytes-per-s', draft.rate, old.rate),
+    ...flag('cache', draft.cache, old.cache),
+    ...flag('discard', String(draft.discard), String(old.discard)),
+  ].join(' ');
+}
