@@ -57,8 +57,18 @@ export async function storage({ tally, page }) {
     await made('Change volume', 'wide-light-change-volume');
     await page.getByText('of 32 MiB').waitFor();
     await page.getByText('at most 500 requests/s').waitFor();
-    await page.waitForFunction(async () => !(await (await fetch('/v1/volumes/data')).json()).status.operation);
+    await atRest();
     await picture(page, 'wide-light-volume-attached');
+  });
+
+  await tally.test('a volume moves to another pool while its VM has it, and is seen there', async () => {
+    await page.getByRole('button', { name: 'More for data' }).click();
+    await page.getByRole('menuitem', { name: 'Move to another pool' }).click();
+    await dialog.getByLabel('To').selectOption(`local-${await hostOf(page)}`);
+    await picture(page, 'wide-light-move-volume');
+    await dialog.getByRole('button', { name: 'Move' }).click();
+    await page.getByText(`in local-${await hostOf(page)}`).waitFor({ timeout: BOOT_MS });
+    await atRest();
   });
 
   /** Once all pages have been looked at. */
@@ -82,6 +92,11 @@ export async function storage({ tally, page }) {
     await page.getByRole('menuitem', { name: action }).click();
     await dialog.getByRole('button', { name: action }).click();
     await dialog.waitFor({ state: 'detached' });
+  }
+
+  /** The volume can be changed again. */
+  async function atRest() {
+    await page.waitForFunction(async () => !(await (await fetch('/v1/volumes/data')).json()).status.operation, undefined, { timeout: BOOT_MS, polling: 250 });
   }
 
   /** Once the controller has checked it. */

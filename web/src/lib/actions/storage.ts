@@ -61,3 +61,15 @@ export function attachAction(volume: string, vm: string): Action {
     asked: `${volume} is being attached to ${vm}`,
   };
 }
+
+export function moveAction(volume: string, to: string): Action {
+  return {
+    id: 'move',
+    label: 'Move',
+    icon: 'move',
+    blocked: to ? undefined : 'no pool is chosen',
+    cli: `gantry volume migrate ${volume} --to ${to || 'POOL'}`,
+    call: call('POST', '/v1/volumes/{name}/migrate', { params: { path: { name: volume } }, body: { to } }),
+    asked: `${volume} is moving to ${to}`,
+  };
+}
