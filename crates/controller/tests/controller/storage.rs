@@ -442,6 +442,7 @@ async fn a_host_that_is_deleted_leaves_its_shared_pools() {
     host::delete(&controller.app, &admin(), "host-2", &now()).await.expect("deleted");
     let nas: Pool = controller.app.objects.get("nas").await.expect("a pool");
     assert_eq!(nas.spec.hosts, [name("host-1"), name("host-3")]);
+}
 
 #[tokio::test]
 async fn what_a_vm_has_is_listed_by_the_vm_and_found_by_name() {
