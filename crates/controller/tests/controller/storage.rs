@@ -462,9 +462,8 @@ async fn what_a_vm_has_is_listed_by_the_vm_and_found_by_name() {
     assert_eq!((with("web"), with("fast")), (vec!["data".into()], vec!["data".into(), "spare".into()]));
     let query = SearchQuery { q: "data".to_owned(), ..SearchQuery::default() };
     let found = search::search(app, &admin(), &query).expect("a result").items;
-    assert_eq!(found.iter().map(|one| (&*one.kind, &*one.name, one.vm.as_deref())).collect::<Vec<_>>(), [(
-        "volume",
-        "data",
-        Some("web")
-    )]);
+    assert_eq!(
+        found.iter().map(|one| (&*one.kind, &*one.name, one.vm.as_deref())).collect::<Vec<_>>(),
+        [("volume", "data", Some("web"))]
+    );
 }
