@@ -1,6 +1,7 @@
 //! Volumes of a guest that writes durably to one of them while it comes, grows, moves between pools and goes: nothing that
 //! was acknowledged is lost on the way, whoever dies.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,8 @@ use anyhow::{Context, Result, ensure};
 use gantry_api::rest::WriteQuery;
 use gantry_e2e::lab::SETTLE_LIMIT;
 use gantry_e2e::{Lab, Observer, Workload, disk, eventually};
-use gantry_types::{Event, Pool, PoolHealth, Volume, VolumePhase};
+use gantry_types::{Event, Pool, PoolHealth, Vm, VmPhase, Volume, VolumePhase};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 const VM: &str = "web";
 
@@ -38,12 +40,54 @@ fn check(file: &Path, acknowledged: u64) -> Result<()> {
     Ok(())
 }
 
+/// A file system of its own, small enough to be filled.
+struct SmallFileSystem(PathBuf);
+
+impl SmallFileSystem {
+    fn mount(at: PathBuf, size: &str) -> Result<Self> {
+        std::fs::create_dir(&at)?;
+        let options = format!("size={size},mode=0755");
+        mount(Some("gantry-test"), &at, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))?;
+        Ok(Self(at))
+    }
+
+    /// Takes all that is left.
+    fn fill(&self) -> Result<()> {
+        let mut filler = std::fs::File::create(self.0.join("filler"))?;
+        let page = [1; 4096];
+        loop {
+            match filler.write_all(&page) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn make_room(&self) -> Result<()> {
+        Ok(std::fs::remove_file(self.0.join("filler"))?)
+    }
+}
+
+impl Drop for SmallFileSystem {
+    fn drop(&mut self) {
+        drop(umount2(&self.0, MntFlags::MNT_DETACH));
+    }
+}
+
+async fn reasons(lab: &Lab) -> Result<Vec<String>> {
+    let events: Vec<Event> = lab.client().list(None).await?;
+    Ok(events.into_iter().map(|event| event.spec.reason).collect())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_comes_grows_moves_and_goes_while_its_guest_writes_and_programs_die() -> Result<()> {
-    let lab = Lab::up(1).await?;
     let place = tempfile::tempdir()?;
     std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755))?;
     let at = |name: &str| place.path().join(name);
+    // Before the lab, whose programs see the mounts of their start.
+    let small = SmallFileSystem::mount(at("fast"), "192m")?;
+    let lab = Lab::up(1).await?;
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
 
     // What is wrong with a directory is said, and no pool is left.
@@ -77,6 +121,28 @@ async fn a_volume_comes_grows_moves_and_goes_while_its_guest_writes_and_programs
     writes_go_on(&observer, 100).await?;
     lab.gantry(&["volume", "delete", "data"]).await?.expect_code(4)?;
     lab.gantry(&["volume", "set", "data", "--size", "96MiB", "--iops", "2000"]).await?.ok()?;
+
+    // A full pool makes the guest wait, also through a restart of the agent; room lets it go on.
+    small.fill()?;
+    eventually("the guest waits for room", SETTLE_LIMIT, async || {
+        let vm: Vm = lab.client().get(VM).await?;
+        let reason = vm.status.reason.clone().unwrap_or_default();
+        ensure!(vm.status.phase == VmPhase::Paused && reason.contains("when its pool has room"), "{:?}", vm.status);
+        let told = reasons(&lab).await?;
+        ensure!(told.iter().any(|reason| reason == "PoolFull"), "{told:?}");
+        Ok(())
+    })
+    .await?;
+    lab.crash_agent(1)?;
+    lab.resume().await?;
+    small.make_room()?;
+    writes_go_on(&observer, 100).await?;
+    eventually("it is told that it went on", SETTLE_LIMIT, async || {
+        let told = reasons(&lab).await?;
+        ensure!(told.iter().any(|reason| reason == "VmResumed"), "{told:?}");
+        Ok(())
+    })
+    .await?;
 
     // To the other pool and back, with whoever dies on the way.
     lab.gantry(&["volume", "migrate", "data", "--to", "slow"]).await?.ok()?;

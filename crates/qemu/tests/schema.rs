@@ -175,6 +175,7 @@ async fn every_command_is_in_the_schema() {
     schema.check_command(Quit {});
     schema.check_command(QueryBlockstats {});
     schema.check_command(QueryBlockJobs {});
+    schema.check_command(QueryBlock {});
     schema.check_command(QueryNamedBlockNodes { flat: true });
     schema.check_command(NbdServerStop {});
     schema.check_command(QueryMigrate {});

@@ -15,6 +15,7 @@ use super::happening::{Happening, happening, moment};
 use super::last_known_good::LOOK_INTERVAL;
 use super::machine::{self, Machine};
 use super::protection::Protection;
+use super::room::Hold;
 use super::{Command, MONITOR_LIMIT, Shared, liveness, within};
 use crate::host::Host;
 use crate::migration::{Interrupted, SendingTask};
@@ -31,8 +32,7 @@ pub(crate) struct VmTask {
     pub(crate) record: Option<Record>,
     pub(crate) run: Run,
     pub(crate) paused: bool,
-    /// QEMU stopped the guest by itself, for this reason.
-    pub(crate) hold_reason: Option<String>,
+    pub(crate) hold: Option<Hold>,
     /// The guest shut down or panicked; QEMU's end follows.
     pub(super) expected_end: Option<End>,
     pub(crate) sending: Option<SendingTask>,
@@ -85,7 +85,7 @@ impl VmTask {
             record,
             run: Run::Off,
             paused: false,
-            hold_reason: None,
+            hold: None,
             expected_end: None,
             sending: None,
             snapshotting: None,
@@ -139,6 +139,7 @@ impl VmTask {
                     Next::Continue
                 }
                 _ = points_look.tick(), if reachable => {
+                    self.go_on_with_room().await;
                     self.look_after_points().await;
                     Next::Continue
                 }
@@ -237,11 +238,11 @@ impl VmTask {
             }
             "RESUME" => {
                 self.paused = false;
-                self.hold_reason = None;
+                self.hold = None;
             }
             "BLOCK_IO_ERROR" if event.data["action"] == "stop" => {
                 let cause = event.data["reason"].as_str().unwrap_or("unknown cause");
-                self.hold_reason = Some(format!("writing to its disk failed ({cause}): make room in the pool, resume"));
+                self.hold = Some(Hold::of_write(cause, event.data["nospace"] == true));
             }
             "GUEST_PANICKED" => {
                 self.expected_end = Some(End { failed: true, reason: "the guest's kernel panicked".to_owned() });
@@ -295,7 +296,12 @@ impl VmTask {
     pub(crate) async fn look_at_status(&mut self) {
         let Run::On(machine) = &self.run else { return };
         match within(MONITOR_LIMIT, self.vm, machine.qmp.execute(QueryStatus {})).await {
-            Ok(Ok(status)) => self.paused = !status.running,
+            Ok(Ok(status)) => {
+                self.paused = !status.running;
+                if status.status == "io-error" && self.hold.is_none() {
+                    self.look_why_held().await;
+                }
+            }
             Ok(Err(error)) => tracing::warn!(vm = %self.vm, %error, "QEMU does not tell its state"),
             Err(error) => tracing::warn!(vm = %self.vm, %error, "QEMU does not tell its state"),
         }

@@ -154,7 +154,7 @@ impl VmTask {
         self.run = Run::Off;
         self.interrupted = None;
         self.expected_end = None;
-        self.hold_reason = None;
+        self.hold = None;
         self.shared.forget_run();
         Ok(())
     }

@@ -34,6 +34,7 @@ mod power;
 mod protection;
 mod recover;
 mod revert;
+mod room;
 mod screen;
 mod snapshots;
 mod volume_move;

@@ -35,7 +35,7 @@ impl VmTask {
     pub(crate) fn observation(&self) -> Result<VmObservation, Problem> {
         let record = self.known()?;
         let reason = match &self.run {
-            Run::On(_) => self.hold_reason.clone(),
+            Run::On(_) => self.hold.as_ref().map(|hold| hold.reason.clone()),
             Run::Deaf(process) => Some(format!("QEMU process {} runs but does not answer", process.pid())),
             Run::Off => record.end.as_ref().map(|end| end.reason.clone()),
         };

@@ -86,7 +86,7 @@ impl VmTask {
         self.run = Run::On(Box::new(machine));
         self.paused = begin != Begin::Running;
         self.expected_end = None;
-        self.hold_reason = None;
+        self.hold = None;
         if let Some(record) = &mut self.record {
             record.process = Some(process);
             record.end = None;
@@ -132,6 +132,7 @@ impl VmTask {
         self.want(PowerState::Running).await?;
         self.tell(Cont {}).await?;
         self.paused = false;
+        self.hold = None;
         Ok(())
     }
 

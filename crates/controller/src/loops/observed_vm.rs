@@ -128,6 +128,9 @@ fn enter(
                 format!("VM '{name}' failed on host '{host}': {why}; start it again with: gantry vm start {name}"),
             ))
         }
+        VmPhase::Running if former == VmPhase::Paused => {
+            Some((Severity::Normal, "VmResumed", format!("VM '{name}' goes on at host '{host}'")))
+        }
         VmPhase::Paused if former != VmPhase::Unknown => {
             let why = reason.unwrap_or_else(|| "QEMU stopped the guest".into());
             vm.status.reason = Some(why.clone());
@@ -184,6 +187,13 @@ mod tests {
         let settled = settled(VmPhase::Running, Some(observation(VmRunState::Stopped, 3)), true).expect("changes");
         assert_eq!((settled.vm.status.phase, settled.vm.spec.power), (VmPhase::Stopped, PowerState::Stopped));
         assert_eq!(settled.event.map(|(_, reason, _)| reason), Some("VmStopped"));
+    }
+
+    #[test]
+    fn a_guest_that_goes_on_by_itself_is_told_of() {
+        let settled = settled(VmPhase::Paused, Some(observation(VmRunState::Running, 3)), true).expect("changes");
+        assert_eq!((settled.vm.status.phase, settled.vm.status.reason.clone()), (VmPhase::Running, None));
+        assert_eq!(settled.event.map(|(_, reason, _)| reason), Some("VmResumed"));
     }
 
     #[test]

@@ -38,6 +38,28 @@ pub struct BlockJobInfo {
     pub error: Option<String>,
 }
 
+/// The disks of the machine's devices.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct QueryBlock {}
+command!(QueryBlock, "query-block", Vec<BlockDeviceInfo>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockDeviceInfo {
+    #[serde(default)]
+    pub io_status: Option<IoStatus>,
+}
+
+/// Whether a device's requests wait because one has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum IoStatus {
+    Ok,
+    Failed,
+    /// What is below it has no space left.
+    Nospace,
+}
+
 /// All block nodes, without their children.
 #[derive(Debug, Clone, Serialize)]
 pub struct QueryNamedBlockNodes {

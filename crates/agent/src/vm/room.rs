@@ -1,0 +1,85 @@
+//! A guest that QEMU stopped because a pool is full goes on when there is room again.
+//!
+//! QEMU keeps the request that failed, and those that wait behind it, and tries them again when the guest goes on: the guest
+//! sees nothing but time that passed. Anything else that stops a guest is a person's to judge.
+
+use gantry_qemu::qmp::command::{IoStatus, QueryBlock};
+use gantry_storage::StorageError;
+use gantry_types::{PowerState, Problem};
+
+use super::actor::{Run, VmTask};
+use super::{MONITOR_LIMIT, within};
+use crate::records::blocking;
+
+/// With less the next write would stop it again.
+const ROOM_BYTES: u64 = 16 << 20;
+
+/// QEMU stopped the guest by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hold {
+    pub reason: String,
+    /// Because a disk's pool is full.
+    pub no_space: bool,
+}
+
+impl Hold {
+    pub(super) fn of_write(cause: &str, no_space: bool) -> Self {
+        let then =
+            if no_space { "it goes on by itself when its pool has room" } else { "mend the pool, then resume it" };
+        Self { reason: format!("writing to its disk failed ({cause}): {then}"), no_space }
+    }
+}
+
+impl VmTask {
+    /// After the agent has come back to a guest that QEMU has stopped: the event that told why is gone.
+    pub(super) async fn look_why_held(&mut self) {
+        let Run::On(machine) = &self.run else { return };
+        match within(MONITOR_LIMIT, self.vm, machine.qmp.execute(QueryBlock {})).await {
+            Ok(Ok(disks)) => {
+                let no_space = disks.iter().any(|disk| disk.io_status == Some(IoStatus::Nospace));
+                self.hold = Some(Hold::of_write(if no_space { "no space left" } else { "an I/O error" }, no_space));
+            }
+            Ok(Err(error)) => tracing::warn!(vm = %self.vm, %error, "QEMU does not tell why it stopped the guest"),
+            Err(error) => tracing::warn!(vm = %self.vm, %error, "QEMU does not tell why it stopped the guest"),
+        }
+    }
+
+    /// Lets a guest go on that waits for room, if there is some.
+    pub(super) async fn go_on_with_room(&mut self) {
+        let waits = self.hold.as_ref().is_some_and(|hold| hold.no_space) && self.paused;
+        let wanted = self.record.as_ref().is_some_and(|record| record.wanted == PowerState::Running);
+        if !waits || !wanted || self.check_not_moving().is_err() {
+            return;
+        }
+        match self.has_room().await {
+            Ok(true) => match self.resume().await {
+                Ok(()) => tracing::info!(vm = %self.vm, "there is room in the VM's pools again, it goes on"),
+                Err(error) => {
+                    tracing::warn!(vm = %self.vm, %error, "there is room again, but the guest can't go on yet")
+                }
+            },
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(vm = %self.vm, %error, "the VM waits for room in a pool that can't be measured")
+            }
+        }
+    }
+
+    /// Whether all pools that it has disks in have some.
+    async fn has_room(&self) -> Result<bool, Problem> {
+        let mut pools = vec![self.disks().await?];
+        for volume in &self.known()?.assignment.volumes {
+            let found = self.host.pools.disks(&volume.pool).await;
+            pools.push(found.map_err(|error| self.storage_problem("volume-missing", &error))?);
+        }
+        let measured = blocking(move || -> Result<bool, StorageError> {
+            for pool in &pools {
+                if pool.capacity()?.free_bytes < ROOM_BYTES {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        });
+        measured.await.map_err(|error| self.storage_problem("pool-not-measured", &error))
+    }
+}
