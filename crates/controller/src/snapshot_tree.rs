@@ -48,7 +48,13 @@ mod tests {
     }
 
     fn snapshot(number: usize, parent: Option<Name>) -> Snapshot {
-        let spec = SnapshotSpec { vm: "web".parse().unwrap(), memory: false, quiesce: false, description: None };
+        let spec = SnapshotSpec {
+            vm: "web".parse().unwrap(),
+            memory: false,
+            quiesce: false,
+            description: None,
+            scheduled: false,
+        };
         let mut snapshot = Snapshot::new(format!("web-s{number}").parse().unwrap(), spec);
         snapshot.status.parent = parent;
         snapshot

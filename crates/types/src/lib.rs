@@ -34,6 +34,7 @@ mod router;
 mod security_group;
 mod size;
 mod snapshot;
+mod snapshot_schedule;
 mod subnet;
 mod time;
 mod token;
@@ -96,6 +97,7 @@ pub use snapshot::{
     RecoveryPoint, RecoveryPointKind, RecoveryPolicy, Snapshot, SnapshotMachine, SnapshotPhase, SnapshotSpec,
     SnapshotStatus,
 };
+pub use snapshot_schedule::SnapshotSchedule;
 pub use subnet::{AddressRange, NetworkSubnet, Subnet, SubnetSpec, SubnetStatus};
 pub use time::Timestamp;
 pub use token::{ApiToken, Role, TokenSpec, TokenStatus};

@@ -29,6 +29,9 @@ pub struct SnapshotSpec {
     /// For people, at most 1024 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// The VM's schedule took it, and lets it go in its time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub scheduled: bool,
 }
 
 /// The longest description, in bytes.
@@ -192,7 +195,13 @@ mod tests {
     use super::*;
 
     fn snapshot(name: &str, vm: &str) -> Snapshot {
-        let spec = SnapshotSpec { vm: vm.parse().unwrap(), memory: false, quiesce: false, description: None };
+        let spec = SnapshotSpec {
+            vm: vm.parse().unwrap(),
+            memory: false,
+            quiesce: false,
+            description: None,
+            scheduled: false,
+        };
         Snapshot::new(name.parse().unwrap(), spec)
     }
 

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     ByteSize, HaSpec, HaStatus, MacAddress, MigrationFigures, MigrationPolicy, MigrationProgress, Name, PlacementRules,
-    Problem, RecoveryPoint, RecoveryPolicy, ResourceWishes, Timestamp, VmPhase, resource::resource,
+    Problem, RecoveryPoint, RecoveryPolicy, ResourceWishes, SnapshotSchedule, Timestamp, VmPhase, resource::resource,
 };
 
 resource!(
@@ -69,6 +69,9 @@ pub struct VmSpec {
     pub ha: HaSpec,
     #[serde(default)]
     pub recovery: RecoveryPolicy,
+    /// Snapshots that are taken by themselves. Changed at any time.
+    #[serde(default, skip_serializing_if = "SnapshotSchedule::is_empty")]
+    pub snapshots: SnapshotSchedule,
 }
 
 impl VmSpec {
@@ -94,6 +97,7 @@ impl VmSpec {
             owner: None,
             ha: HaSpec::default(),
             recovery: RecoveryPolicy::default(),
+            snapshots: SnapshotSchedule::default(),
         }
     }
 
@@ -146,7 +150,7 @@ impl VmSpec {
         problem = self.placement.validate(problem);
         problem = self.resources.validate(self.cpus, self.memory, problem);
         problem = self.ha.validate(problem);
-        let problem = self.recovery.check(problem);
+        let problem = self.snapshots.check(self.recovery.check(problem));
         if problem.fields.is_empty() { Ok(()) } else { Err(problem) }
     }
 }

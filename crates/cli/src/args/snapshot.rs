@@ -1,6 +1,7 @@
 //! `gantry snapshot …`
 
 use clap::{Args, Subcommand};
+use gantry_types::Name;
 
 use super::{FollowOptions, ListOptions};
 
@@ -35,6 +36,8 @@ pub enum SnapshotCommand {
         #[command(flatten)]
         follow: FollowOptions,
     },
+    /// Have a VM's snapshots taken by themselves while it runs, and say how many stay; what is not named is kept no more
+    Schedule(SnapshotScheduleArguments),
     /// Give the space of snapshots back, also while the VM runs
     #[command(visible_alias = "rm")]
     Delete {
@@ -46,6 +49,31 @@ pub enum SnapshotCommand {
         #[command(flatten)]
         follow: FollowOptions,
     },
+}
+
+#[derive(Debug, Args)]
+#[group(id = "counts", required = true, multiple = true, args = ["hourly", "daily", "weekly", "monthly", "none"])]
+pub struct SnapshotScheduleArguments {
+    /// The VM's name
+    pub vm: Name,
+    /// For each of so many of the last hours that have snapshots, the last one
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub hourly: u32,
+    /// The same for days (UTC)
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub daily: u32,
+    /// The same for weeks, from Mondays
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub weekly: u32,
+    /// The same for months
+    #[arg(long, value_name = "COUNT", default_value_t = 0)]
+    pub monthly: u32,
+    /// Have the guest's agent freeze its file systems for the instant, whenever it answers
+    #[arg(long)]
+    pub quiesce: bool,
+    /// Take none any more; those that there are stay
+    #[arg(long, conflicts_with_all = ["hourly", "daily", "weekly", "monthly", "quiesce"])]
+    pub none: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use gantry_api::rest::{RevertRequest, WriteQuery};
-use gantry_types::{Labels, Name, Problem, Snapshot, SnapshotSpec, Vm};
+use gantry_types::{Labels, Name, Problem, Snapshot, SnapshotSchedule, SnapshotSpec, Vm};
 
-use super::{Failures, Session, announce, carry_out, objects};
+use super::{Failures, Session, announce, carry_out, networking::change, objects};
 use crate::{
-    args::{FollowOptions, SnapshotCommand, SnapshotCreate},
+    args::{FollowOptions, SnapshotCommand, SnapshotCreate, SnapshotScheduleArguments},
     client::Client,
     exit::Failure,
     output::{now, print, snapshot_tree},
@@ -33,8 +33,20 @@ pub async fn run(session: &Session, command: SnapshotCommand) -> Result<(), Fail
             let done = if follow.no_wait { "is being gone back to" } else { "restored" };
             Ok(announce(session.printer, &changed.object, done)?)
         }
+        SnapshotCommand::Schedule(arguments) => schedule(session, arguments).await,
         SnapshotCommand::Delete { vm, names, follow } => delete(session, &vm, &names, follow).await,
     }
+}
+
+async fn schedule(session: &Session, arguments: SnapshotScheduleArguments) -> Result<(), Failure> {
+    let SnapshotScheduleArguments { vm, hourly, daily, weekly, monthly, quiesce, none: _ } = arguments;
+    let wanted = SnapshotSchedule { hourly, daily, weekly, monthly, quiesce };
+    let (vm, changed) = change::<Vm>(&session.client()?, &vm, |vm| {
+        vm.spec.snapshots = wanted;
+        Ok(())
+    })
+    .await?;
+    Ok(announce(session.printer, &vm, if changed { "changed" } else { "unchanged" })?)
 }
 
 /// What the snapshot's object is called.
@@ -51,8 +63,13 @@ async fn create(session: &Session, arguments: SnapshotCreate) -> Result<(), Fail
     let name = object_name(&arguments.vm, &arguments.name)?;
     // So that a VM that does not exist is told of as for every other command.
     let vm = client.get::<Vm>(&arguments.vm).await?.metadata.name;
-    let spec =
-        SnapshotSpec { vm, memory: arguments.memory, quiesce: arguments.quiesce, description: arguments.description };
+    let spec = SnapshotSpec {
+        vm,
+        memory: arguments.memory,
+        quiesce: arguments.quiesce,
+        description: arguments.description,
+        scheduled: false,
+    };
     let mut snapshot = Snapshot::new(name, spec);
     snapshot.metadata.labels = Labels(arguments.labels.into_iter().collect::<BTreeMap<_, _>>());
     let write = WriteQuery { dry_run: arguments.dry_run, revision: None };

@@ -43,7 +43,13 @@ mod tests {
     #[test]
     fn the_tree_is_shown_from_its_roots() {
         let one = |name: &str, parent: Option<&str>, second: i64| {
-            let spec = SnapshotSpec { vm: "web".parse().unwrap(), memory: false, quiesce: false, description: None };
+            let spec = SnapshotSpec {
+                vm: "web".parse().unwrap(),
+                memory: false,
+                quiesce: false,
+                description: None,
+                scheduled: false,
+            };
             let mut snapshot = Snapshot::new(format!("web-{name}").parse().unwrap(), spec);
             snapshot.status.parent = parent.map(|parent| format!("web-{parent}").parse().unwrap());
             snapshot.status.taken_at = Some(Timestamp::from_unix_ms(second * 1000));

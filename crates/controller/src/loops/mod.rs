@@ -16,6 +16,7 @@ pub mod pool_keeper;
 pub mod protection_distributor;
 pub mod resource_distributor;
 pub mod router_addresses;
+pub mod snapshot_schedules;
 pub mod stray_vms;
 
 use std::{sync::Arc, time::Duration};
@@ -37,6 +38,7 @@ pub async fn run(app: Arc<App>, feed: ModelFeed) {
     tasks.spawn(cluster_keeper::run(Arc::clone(&app)));
     tasks.spawn(policies::run(Arc::clone(&app)));
     tasks.spawn(pool_keeper::run(Arc::clone(&app)));
+    tasks.spawn(snapshot_schedules::run(Arc::clone(&app)));
     tasks.spawn(energy_accountant::run(Arc::clone(&app)));
     tasks.spawn(audit_keeper::run(Arc::clone(&app)));
     tasks.spawn(event_trimmer::run(app));

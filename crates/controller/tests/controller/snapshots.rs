@@ -4,11 +4,15 @@ use gantry_api::rest::{Changed, MigrateRequest, RecoverRequest, RevertRequest, S
 use gantry_controller::{
     Caller,
     app::{snapshot, vm},
+    loops::snapshot_schedules,
 };
+use gantry_hostlink::fake::{Fault, When};
 use gantry_types::{
-    Event, Problem, RecoveryPoint, RecoveryPointKind, Resource, Role, Snapshot, Timestamp, Vm, VmPhase,
+    Event, Problem, RecoveryPoint, RecoveryPointKind, Resource, Role, Snapshot, SnapshotSchedule, Timestamp, Vm,
+    VmPhase,
 };
 use serde_json::{Value, json};
+use std::time::Duration;
 use uuid::Uuid;
 
 use crate::world::{Controller, World, name, succeeded};
@@ -187,4 +191,63 @@ async fn a_recovery_is_told_of_and_can_be_undone() {
     let moved = told.iter().find(|event| event.spec.reason == "VmMigrated").expect("an event");
     assert!(moved.spec.message.contains(names[0].as_str()), "{}", moved.spec.message);
     assert_eq!(world.vm("web").await.expect("a VM").status.recovery_points, []);
+}
+
+#[tokio::test]
+async fn a_schedule_takes_what_is_due_and_lets_go_what_no_period_keeps() {
+    let (world, controller) = a_running_vm().await;
+    let app = &*controller.app;
+    let names = async || {
+        let mut all: Vec<String> = world.snapshots().await.iter().map(|one| one.short_name().to_owned()).collect();
+        all.sort();
+        all
+    };
+    // Until there is nothing left to do.
+    let settle = async || {
+        for _ in 0..8 {
+            snapshot_schedules::pass(app).await;
+            for operation in world.unfinished().await {
+                controller.execute(&operation).await;
+            }
+        }
+    };
+    take(&world, &controller, "by-hand").await;
+    let mut scheduled = world.vm("web").await.expect("a VM");
+    scheduled.spec.snapshots = SnapshotSchedule { hourly: 2, daily: 2, ..SnapshotSchedule::default() };
+    vm::put(app, &admin(), "web", scheduled.clone(), &now()).await.expect("changed");
+    settle().await;
+    settle().await;
+    assert_eq!(names().await.len(), 2, "one an hour: {:?}", names().await);
+    for _ in 0..5 {
+        world.clock.advance(Duration::from_secs(3600));
+        settle().await;
+    }
+    let kept = names().await;
+    assert!(kept.len() <= 4 && kept.len() >= 3 && kept.contains(&"by-hand".to_owned()), "{kept:?}");
+    world.check().await;
+
+    // What fails is not tried again and again.
+    world.clock.advance(Duration::from_secs(3600));
+    let full = Problem::permanent("snapshot-not-taken", "the pool is full");
+    world.hosts.inject(Fault { times: 100, ..Fault::once("take_snapshot", When::Before, full) });
+    settle().await;
+    let tries = world.hosts.calls().iter().filter(|call| call.name == "take_snapshot").count();
+    settle().await;
+    assert_eq!(world.hosts.calls().iter().filter(|call| call.name == "take_snapshot").count(), tries);
+    world.hosts.clear_faults();
+    world.clock.advance(Duration::from_secs(700));
+    settle().await;
+    assert!(names().await != kept, "it is taken when there is room again");
+
+    // A schedule that is taken away leaves what there is.
+    let there = names().await;
+    let mut none = world.vm("web").await.expect("a VM");
+    none.spec.snapshots = SnapshotSchedule::default();
+    vm::put(app, &admin(), "web", none, &now()).await.expect("changed");
+    world.clock.advance(Duration::from_secs(7200));
+    settle().await;
+    assert_eq!(names().await, there);
+    let mut many = world.vm("web").await.expect("a VM");
+    many.spec.snapshots.hourly = 61;
+    assert_eq!(code(vm::put(app, &admin(), "web", many, &now()).await), "invalid-vm");
 }

@@ -271,6 +271,13 @@ impl World {
         Objects::new(Arc::clone(&self.store)).find(volume).await.expect("a store")
     }
 
+    /// Operations that are still to be run.
+    pub async fn unfinished(&self) -> Vec<Name> {
+        let all: Vec<Operation> = Objects::new(Arc::clone(&self.store)).list().await.expect("a store");
+        let unfinished = all.into_iter().filter(|operation| !operation.status.phase.is_finished());
+        unfinished.map(|operation| operation.metadata.name).collect()
+    }
+
     pub async fn operation(&self, operation: &str) -> Operation {
         Objects::new(Arc::clone(&self.store)).get(operation).await.expect("an operation")
     }
