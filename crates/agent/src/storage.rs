@@ -110,7 +110,7 @@ impl StorageApi for Agent {
     async fn copy_volume(&self, request: &CopyVolume) -> Result<(), Problem> {
         let (from, what) = (&request.from, volume_named(&request.from));
         let there = self.host.pools.driver(&request.to);
-        let copied = self.host.pools.driver(&from.pool).copy_to(from.uuid, &*there).await;
+        let copied = self.host.pools.driver(&from.pool).copy_to(from.uuid, &*there, request.target()).await;
         copied.map_err(|error| pool_problem("volume-not-moved", &what, &error))
     }
 

@@ -40,7 +40,7 @@ pub trait StorageApi: Send + Sync {
     async fn move_volume(&self, vm: Uuid, request: &MoveVolume) -> Result<VolumeMoveReport, Problem>;
     /// Gives the move up, unless it has moved already.
     async fn cancel_volume_move(&self, vm: Uuid, request: &MoveVolume) -> Result<VolumeMoveReport, Problem>;
-    /// Copies a volume that no running VM has to another pool, where there is room for it already.
+    /// Copies a volume that no running VM has to another pool, or to another volume, where there is room for it already.
     async fn copy_volume(&self, request: &CopyVolume) -> Result<(), Problem>;
 }
 
@@ -114,6 +114,16 @@ pub enum VolumeMoveReport {
 pub struct CopyVolume {
     pub from: VolumeAssignment,
     pub to: PoolAssignment,
+    /// The volume that it becomes; it stays itself if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone: Option<Uuid>,
+}
+
+impl CopyVolume {
+    /// What the copy's content is of.
+    pub fn target(&self) -> Uuid {
+        self.clone.unwrap_or(self.from.uuid)
+    }
 }
 
 /// A pool as a host finds it.

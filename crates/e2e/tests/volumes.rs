@@ -172,6 +172,10 @@ async fn a_volume_comes_grows_moves_and_goes_while_its_guest_writes_and_programs
     check(&file(&at("fast"), &loose), acknowledged)?;
     lab.gantry(&["volume", "migrate", "data", "--to", "slow"]).await?.ok()?;
     check(&file(&at("slow"), &loose), acknowledged)?;
+    lab.gantry(&["volume", "clone", "data", "copy", "--pool", "fast"]).await?.ok()?;
+    let copy: Volume = lab.client().get("copy").await?;
+    check(&file(&at("fast"), &copy), acknowledged)?;
+    lab.gantry(&["volume", "delete", "copy"]).await?.ok()?;
 
     // A pool whose file system went away is told of; the volume is there again with it.
     std::fs::rename(at("slow"), at("away"))?;

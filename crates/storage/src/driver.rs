@@ -32,8 +32,9 @@ pub trait PoolDriver: Send + Sync + std::fmt::Debug {
     async fn give(&self, volume: Uuid, owner_uid: Option<u32>) -> Result<DiskInfo, StorageError>;
     /// Lets this user open it, too, besides the one whose it is: a VM that moves has two.
     async fn share(&self, volume: Uuid, uid: u32) -> Result<(), StorageError>;
-    /// Copies its content to the same volume of another pool, which is there with this size. No QEMU may have either open.
-    async fn copy_to(&self, volume: Uuid, other: &dyn PoolDriver) -> Result<(), StorageError>;
+    /// Copies its content to a volume of another pool or of this one, which is there and not smaller; without moving data
+    /// where the file system can share it (reflink). No QEMU may have either open.
+    async fn copy_to(&self, volume: Uuid, other: &dyn PoolDriver, copy: Uuid) -> Result<(), StorageError>;
     /// Deletes it; one that is not there is fine. No QEMU may have it open.
     async fn delete(&self, volume: Uuid) -> Result<(), StorageError>;
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use gantry_types::{ByteSize, PoolHealth, PoolSpace};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
-use rustix::fs::StatVfsMountFlags;
+use rustix::{fs::StatVfsMountFlags, io::Errno};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -296,18 +296,22 @@ impl PoolDriver for MarkedDir {
         self.inside().await?.let_open(volume, DiskUsers::AlsoGroup(uid)).await
     }
 
-    async fn copy_to(&self, volume: Uuid, other: &dyn PoolDriver) -> Result<(), StorageError> {
-        let (from, to) = (self.there(volume).await?, other.find(volume).await?);
-        let to = to.ok_or(StorageError::DiskMissing { disk: volume })?;
-        if from.size_bytes != to.size_bytes {
+    async fn copy_to(&self, volume: Uuid, other: &dyn PoolDriver, copy: Uuid) -> Result<(), StorageError> {
+        let (from, to) = (self.there(volume).await?, other.find(copy).await?);
+        let to = to.ok_or(StorageError::DiskMissing { disk: copy })?;
+        if from.size_bytes > to.size_bytes {
             return Err(StorageError::DiskConflict {
-                disk: volume,
+                disk: copy,
                 found: format!("{} bytes", to.size_bytes),
-                wanted: format!("{} bytes", from.size_bytes),
+                wanted: format!("{} bytes or more", from.size_bytes),
             });
         }
         let owner = fs::metadata(&from.path).map_err(StorageError::io("copying disk", &from.path))?.uid();
-        other.give(volume, Some(owner)).await?;
+        other.give(copy, Some(owner)).await?;
+        let (shared_from, shared_to) = (from.path.clone(), to.path.clone());
+        if from.size_bytes == to.size_bytes && blocking(move || share_data(&shared_from, &shared_to)).await? {
+            return Ok(());
+        }
         self.inside().await?.copy_disk(volume, &to.path).await
     }
 
@@ -317,6 +321,28 @@ impl PoolDriver for MarkedDir {
 
     fn file(&self, volume: Uuid) -> PathBuf {
         disk_below(&self.path, volume)
+    }
+}
+
+/// Makes one file the same as another by sharing its data; `false` where the file system can't.
+fn share_data(from: &Path, to: &Path) -> Result<bool, StorageError> {
+    let shared = File::open(from).and_then(|from| {
+        let to = OpenOptions::new().write(true).open(to)?;
+        rustix::fs::ioctl_ficlone(&to, &from)?;
+        to.sync_all()
+    });
+    match shared {
+        Ok(()) => Ok(true),
+        // Not this file system, not between two, not this kind of file.
+        Err(error)
+            if matches!(
+                Errno::from_io_error(&error),
+                Some(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY)
+            ) =>
+        {
+            Ok(false)
+        }
+        Err(error) => Err(StorageError::io("copying disk", to)(error)),
     }
 }
 

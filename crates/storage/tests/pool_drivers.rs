@@ -43,6 +43,9 @@ async fn conforms(pool: &dyn PoolDriver, same: &dyn PoolDriver, other: &dyn Pool
         assert_eq!(pool.grow(Uuid::from_u128(1), asked).await.unwrap().size_bytes, has);
     }
     // Whoever opens it later finds it.
+    for (pool, joins) in [(same, true), (other, false)] {
+        assert_eq!(pool.join().await.is_ok(), joins);
+    }
     let found = same.find(Uuid::from_u128(1)).await.unwrap().expect("a volume");
     assert_eq!(found.size_bytes, 8 * MIB);
     assert!(found.allocated_bytes < MIB, "it is thin: {found:?}");
@@ -52,6 +55,11 @@ async fn conforms(pool: &dyn PoolDriver, same: &dyn PoolDriver, other: &dyn Pool
         let metadata = fs::metadata(&found.path).unwrap();
         assert_eq!((metadata.uid(), metadata.mode() & 0o777), (uid, 0o600));
     }
+    // While a VM moves, its disk has two users.
+    same.give(Uuid::from_u128(1), Some(OWNER)).await.unwrap();
+    same.share(Uuid::from_u128(1), OWNER + 1).await.unwrap();
+    let metadata = fs::metadata(&found.path).unwrap();
+    assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o777), (OWNER, OWNER + 1, 0o660));
     let missing = Uuid::from_u128(9);
     assert_eq!(pool.find(missing).await.unwrap(), None);
     assert_eq!(pool.grow(missing, MIB).await.unwrap_err().class(), ErrorClass::NotFound);
@@ -199,11 +207,21 @@ async fn a_copy_in_another_pool_is_the_same_whatever_was_there() {
     on(&other.file(volume), &["write -P 9 1M 2M"]);
     one.give(volume, Some(OWNER)).await.unwrap();
     for _ in 0..2 {
-        one.copy_to(volume, &other).await.unwrap();
+        one.copy_to(volume, &other, volume).await.unwrap();
         on(&other.file(volume), &["read -P 7 0 64k", "read -P 0 64k 1984k", "read -P 8 2M 1M", "read -P 0 3M 1M"]);
     }
-    other.grow(volume, 8 * MIB).await.unwrap();
-    assert_eq!(one.copy_to(volume, &other).await.unwrap_err().class(), ErrorClass::Conflict);
+    // Into another volume, also of the same pool, and a larger one.
+    for (copy, size) in [(2, 4 * MIB), (3, 8 * MIB)] {
+        let copy = Uuid::from_u128(copy);
+        one.create(&DiskSpec { disk: copy, ..spec(0, size) }).await.unwrap();
+        one.copy_to(volume, &one, copy).await.unwrap();
+        on(&one.file(copy), &["read -P 7 0 64k", "read -P 0 64k 1984k", "read -P 8 2M 1M", "read -P 0 3M 1M"]);
+        assert_eq!(one.find(copy).await.unwrap().unwrap().size_bytes, size);
+    }
+    on(&one.file(Uuid::from_u128(2)), &["write -P 5 0 64k"]);
+    on(&one.file(volume), &["read -P 7 0 64k"]);
+    one.grow(volume, 8 * MIB).await.unwrap();
+    assert_eq!(one.copy_to(volume, &other, volume).await.unwrap_err().class(), ErrorClass::Conflict);
     other.delete(volume).await.unwrap();
-    assert_eq!(one.copy_to(volume, &other).await.unwrap_err().class(), ErrorClass::NotFound);
+    assert_eq!(one.copy_to(volume, &other, volume).await.unwrap_err().class(), ErrorClass::NotFound);
 }

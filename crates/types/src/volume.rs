@@ -18,6 +18,9 @@ pub struct VolumeSpec {
     pub pool: Name,
     /// 1 MiB – 64 TiB, a multiple of 512 bytes. It can be grown, also while it is in use, and never shrinks.
     pub size: ByteSize,
+    /// The volume whose content it begins with; empty if not given. Fixed once it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone_of: Option<Name>,
     /// Changed at any time.
     #[serde(default, skip_serializing_if = "VolumeLimits::is_none")]
     pub limits: VolumeLimits,

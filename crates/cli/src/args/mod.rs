@@ -46,7 +46,9 @@ pub use resources::{OrNone, Part, ResourcePoolCommand, ResourcePoolSet};
 pub use routing::{FloatingIpCommand, RouterCommand};
 pub use simulate::{SimulateCommand, SimulateLive, SimulatePlanetlab, SimulateRules};
 pub use snapshot::{SnapshotCommand, SnapshotCreate, SnapshotScheduleArguments};
-pub use storage::{PoolCommand, PoolCreate, PoolLimits, VolumeCommand, VolumeCreate, VolumeSet, VolumeSettings};
+pub use storage::{
+    PoolCommand, PoolCreate, PoolLimits, VolumeClone, VolumeCommand, VolumeCreate, VolumeSet, VolumeSettings,
+};
 pub use user::{UserCommand, UserRole};
 pub use vm::{Create as VmCreate, Migrate as VmMigrate, PostCopyChoice, Set as VmSet, VmCommand, WaitFor};
 pub use whole::{AuditCommand, AuditList, OverviewOf, SearchFor};

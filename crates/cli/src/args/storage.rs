@@ -120,6 +120,8 @@ pub enum VolumeCommand {
         #[command(flatten)]
         follow: FollowOptions,
     },
+    /// Make a volume that begins as another one, which no VM has; without moving data where the pool can share it
+    Clone(VolumeClone),
     /// Grow a volume or change its limits, also while it is in use
     Set(VolumeSet),
     /// Delete volumes that no VM has
@@ -151,6 +153,24 @@ pub struct VolumeCreate {
     /// Check everything, make nothing
     #[arg(long)]
     pub dry_run: bool,
+    #[command(flatten)]
+    pub follow: FollowOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct VolumeClone {
+    /// The volume that it begins as
+    pub source: String,
+    /// What it is to be called
+    pub name: Name,
+    /// Where it is to lie; beside the other if not given
+    #[arg(long)]
+    pub pool: Option<Name>,
+    /// How large it is to be, if larger
+    #[arg(long)]
+    pub size: Option<ByteSize>,
+    #[command(flatten)]
+    pub settings: VolumeSettings,
     #[command(flatten)]
     pub follow: FollowOptions,
 }

@@ -105,6 +105,7 @@ fn habits_of_kubectl_and_virsh_parse() {
         "gantry snapshot schedule web --none",
         "gantry pool create nas --type dir --path /srv/nas --host host-1,host-2 --host host-3",
         "gantry vm create web --image tiny --pool nas",
+        "gantry volume clone data data-2 --pool nas --size 2GiB --iops 100",
         "gantry token create ci --role viewer --expires 90d",
         "gantry context use main",
         "gantry controller init --data /d --name main --address 10.0.0.1 --address ::1",

@@ -8,7 +8,8 @@ use gantry_types::{Labels, Pool, PoolSpec, Resource, Volume, VolumeLimits, Volum
 use super::{Session, announce, apply, carry_out, networking::change, objects};
 use crate::{
     args::{
-        FollowOptions, PoolCommand, PoolCreate, PoolLimits, VolumeCommand, VolumeCreate, VolumeSet, VolumeSettings,
+        FollowOptions, PoolCommand, PoolCreate, PoolLimits, VolumeClone, VolumeCommand, VolumeCreate, VolumeSet,
+        VolumeSettings,
     },
     client::Client,
     exit::Failure,
@@ -70,6 +71,7 @@ async fn finish<T: Resource>(
 pub async fn volumes(session: &Session, command: VolumeCommand) -> Result<(), Failure> {
     match command {
         VolumeCommand::Create(arguments) => create_volume(session, arguments).await,
+        VolumeCommand::Clone(arguments) => clone_volume(session, arguments).await,
         VolumeCommand::List(options) => objects::list::<Volume>(session, &options, |_| true).await,
         VolumeCommand::Show { name } => objects::show_all::<Volume>(session, &name).await,
         VolumeCommand::Attach { name, vm, follow } => {
@@ -110,6 +112,7 @@ async fn create_volume(session: &Session, arguments: VolumeCreate) -> Result<(),
     let mut spec = VolumeSpec {
         pool: arguments.pool,
         size: arguments.size,
+        clone_of: None,
         limits: VolumeLimits::default(),
         cache: Default::default(),
         discard: true,
@@ -122,6 +125,18 @@ async fn create_volume(session: &Session, arguments: VolumeCreate) -> Result<(),
     if arguments.dry_run {
         return Ok(announce(session.printer, &changed.object, "created (dry run)")?);
     }
+    finish(session, &client, changed, arguments.follow, ("created", "is being made")).await
+}
+
+/// With the settings of its source, but for what is given.
+async fn clone_volume(session: &Session, arguments: VolumeClone) -> Result<(), Failure> {
+    let client = session.client()?;
+    let source: Volume = client.get(&arguments.source).await?;
+    let mut spec = VolumeSpec { clone_of: Some(source.metadata.name), ..source.spec };
+    spec.pool = arguments.pool.unwrap_or(spec.pool);
+    spec.size = arguments.size.unwrap_or(spec.size);
+    adjust(&mut spec, arguments.settings);
+    let changed = client.create(&Volume::new(arguments.name, spec), &WriteQuery::default()).await?;
     finish(session, &client, changed, arguments.follow, ("created", "is being made")).await
 }
 

@@ -94,6 +94,10 @@ pub async fn create(app: &App, caller: &Caller, sent: Volume, query: &WriteQuery
     let pool = app.model.read(|tables| pool::find_ready(tables, &sent.spec.pool));
     let pool = pool.map_err(|message| wrong("spec.pool", message))?;
     pool::check_promise(app, &pool, sent.spec.size.bytes()).map_err(|message| wrong("spec.size", message))?;
+    let source = match &sent.spec.clone_of {
+        Some(name) => Some(clonable(app, &sent, &pool, name).await?),
+        None => None,
+    };
     let mut volume = Volume::new(sent.metadata.name.clone(), sent.spec.clone());
     volume.metadata.labels = sent.metadata.labels.clone();
     app.stamp(&mut volume.metadata);
@@ -102,10 +106,35 @@ pub async fn create(app: &App, caller: &Caller, sent: Volume, query: &WriteQuery
     if !query.dry_run {
         let mut change = Change::new();
         change.create(&volume)?.create(&operation)?.require(&*pool);
+        if let Some(mut source) = source {
+            // It stays as it is until it is copied.
+            source.status.operation = Some(operation.metadata.name.clone());
+            change.update(&source)?;
+        }
         let revision = app.commit(change).await?;
         (volume.metadata.revision, operation.metadata.revision) = (revision, revision);
     }
     Ok(Changed { object: volume, operation: Some(operation) })
+}
+
+/// The volume that a new one is to begin as.
+async fn clonable(app: &App, sent: &Volume, pool: &Pool, name: &gantry_types::Name) -> Result<Volume, Problem> {
+    let wrong = |field: &str, message: String| {
+        Problem::invalid("invalid-volume", format!("volume '{}' can't be made", sent.name())).field(field, message)
+    };
+    let missing = || wrong("spec.clone_of", format!("volume '{name}' does not exist; see: gantry volume list"));
+    let source = app.objects.find::<Volume>(name.as_str()).await?.ok_or_else(missing)?;
+    if let Some(vm) = &source.status.vm {
+        return Err(in_use(&source, vm.as_str()));
+    }
+    expect_phase(&source, &[VolumePhase::Ready], "clone")?;
+    if sent.spec.size < source.spec.size {
+        let message = format!("{} is less than the {} of volume '{name}'", sent.spec.size, source.spec.size);
+        return Err(wrong("spec.size", message));
+    }
+    let from: Pool = app.objects.get(source.spec.pool.as_str()).await?;
+    pool::common_host(app, &from, pool)?;
+    Ok(source)
 }
 
 /// Creates it or changes it: larger, other limits, other modes.
@@ -155,8 +184,10 @@ fn check_change(app: &App, current: &Volume, sent: &Volume) -> Result<(), Proble
     let (old, new) = (&current.spec, &sent.spec);
     let mut wrong = Problem::invalid("unchangeable", format!("volume '{}' can't be changed like this", current.name()))
         .object(current.reference());
-    if old.pool != new.pool {
-        wrong = wrong.field("spec.pool", "is fixed when the volume is made");
+    for (field, changed) in [("spec.pool", old.pool != new.pool), ("spec.clone_of", old.clone_of != new.clone_of)] {
+        if changed {
+            wrong = wrong.field(field, "is fixed when the volume is made");
+        }
     }
     if new.size < old.size {
         let message = format!("{} is less than the {} it has: volumes never shrink", new.size, old.size);

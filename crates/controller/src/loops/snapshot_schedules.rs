@@ -41,7 +41,8 @@ pub async fn pass(app: &App) {
 async fn go_on(app: &App, vm: &Vm) -> Result<(), Problem> {
     let schedule = &vm.spec.snapshots;
     let its: Vec<Arc<Snapshot>> = snapshot::of_vm(app, vm).into_iter().filter(|one| one.spec.scheduled).collect();
-    let taken_at = |one: &Arc<Snapshot>| one.status.taken_at.unwrap_or(one.metadata.created_at);
+    let taken_at =
+        |one: &Arc<Snapshot>| one.status.taken_at.or(one.metadata.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
     let now = app.clock.now();
     if schedule.is_due(its.iter().map(taken_at).max(), now) && !failed_lately(app, vm, now) {
         return take(app, vm, now).await;

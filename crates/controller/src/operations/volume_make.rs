@@ -4,12 +4,15 @@
 //! fails leaves the volume `deleting`, and deleting it again goes on.
 
 use async_trait::async_trait;
-use gantry_api::AgentApi;
+use gantry_api::{AgentApi, storage::CopyVolume};
 use gantry_types::{Host, HostState, Name, Pool, Problem, Resource, Severity, Volume, VolumePhase};
 use std::sync::Arc;
 
 use super::step::{Ending, Procedure, Step, StepContext, Undone};
-use crate::{app::volume::assignment, objects::Change};
+use crate::{
+    app::{pool, volume::assignment},
+    objects::Change,
+};
 
 pub struct VolumeCreate;
 pub struct VolumeDelete;
@@ -39,19 +42,27 @@ pub(super) async fn at_pool(context: &StepContext, pool: &Name) -> Result<(Name,
 #[async_trait]
 impl Procedure for VolumeCreate {
     fn steps(&self) -> Vec<Box<dyn Step>> {
-        vec![Box::new(Make)]
+        vec![Box::new(Make), Box::new(Fill)]
     }
 
     async fn conclude(&self, context: &StepContext, ending: Ending<'_>, change: &mut Change) -> Result<(), Problem> {
         let mut volume = volume(context).await?;
         volume.status.operation = None;
+        if let Some(mut source) = source(context, &volume).await?
+            && source.status.operation.as_ref() == Some(&context.operation.metadata.name)
+        {
+            source.status.operation = None;
+            change.update(&source)?;
+        }
         let Ending::Succeeded = ending else {
             change.delete(&volume);
             return Ok(());
         };
         volume.status.phase = VolumePhase::Ready;
         let (spec, by) = (&volume.spec, &context.operation.spec.requested_by);
-        let message = format!("volume '{}' of {} was made in pool '{}' by {by}", volume.name(), spec.size, spec.pool);
+        let of = spec.clone_of.as_ref().map(|source| format!(", a clone of '{source}',")).unwrap_or_default();
+        let message =
+            format!("volume '{}'{of} of {} was made in pool '{}' by {by}", volume.name(), spec.size, spec.pool);
         change.update(&volume)?.event(&context.event(Severity::Normal, "VolumeCreated", message, None))?;
         Ok(())
     }
@@ -99,6 +110,38 @@ impl Step for Make {
     async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
         delete(context).await?;
         Ok(Undone::Yes)
+    }
+}
+
+/// The volume that it begins as.
+async fn source(context: &StepContext, volume: &Volume) -> Result<Option<Volume>, Problem> {
+    match &volume.spec.clone_of {
+        Some(source) => context.app.objects.find::<Volume>(source.as_str()).await,
+        None => Ok(None),
+    }
+}
+
+/// A clone's content. Done again, it is the same: its source is kept from changing by this operation.
+struct Fill;
+
+#[async_trait]
+impl Step for Fill {
+    fn name(&self) -> &'static str {
+        "fill"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let volume = volume(context).await?;
+        let Some(source) = source(context, &volume).await? else { return Ok(()) };
+        let find = async |pool: &Name| context.app.objects.get::<Pool>(pool.as_str()).await;
+        let (from, to) = (find(&source.spec.pool).await?, find(&volume.spec.pool).await?);
+        let host = pool::common_host(&context.app, &from, &to)?;
+        let request = CopyVolume {
+            from: assignment(&context.app, &source)?,
+            to: pool::assignment(&to),
+            clone: Some(volume.metadata.uuid),
+        };
+        context.agent(&host).await?.copy_volume(&request).await
     }
 }
 

@@ -144,7 +144,7 @@ impl Step for CopyOver {
                 return Ok(());
             }
             let Some(vm) = moving.running() else {
-                let request = CopyVolume { from: moving.here.clone(), to: moving.to.clone() };
+                let request = CopyVolume { from: moving.here.clone(), to: moving.to.clone(), clone: None };
                 return moving.agent.copy_volume(&request).await;
             };
             let report = moving.agent.move_volume(vm.metadata.uuid, &moving.request(vm)).await?;

@@ -81,7 +81,12 @@ async fn expect_result(world: &World, scenario: Scenario) {
             let pool = world.volume("data").await.expect("a volume").spec.pool;
             assert_eq!(pool.as_str(), "slow");
         }
-        let kept: Vec<_> = world.hosts.volumes_on(&world::name("host-1")).into_values().collect();
+        let mut kept: Vec<_> = world.hosts.volumes_on(&world::name("host-1")).into_values().collect();
+        if scenario == Scenario::VolumeClone {
+            let copy = world.volume("copy").await.expect("a clone");
+            assert_eq!(copy.status.phase, gantry_types::VolumePhase::Ready);
+            assert_eq!(kept.pop(), Some(copy.spec.size), "{scenario:?}");
+        }
         assert_eq!(kept, Vec::from_iter(volume.map(|(_, size)| size)), "{scenario:?}");
     }
     if expected.is_none() {

@@ -49,6 +49,7 @@ pub enum Scenario {
     VolumeGrow,
     VolumeMigrate,
     VolumeMigrateLoose,
+    VolumeClone,
     HostDrain,
     HostSleep,
     HostWake,
@@ -57,7 +58,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 37] = [
         Self::Start,
         Self::Restart,
         Self::Stop,
@@ -89,6 +90,7 @@ impl Scenario {
         Self::VolumeGrow,
         Self::VolumeMigrate,
         Self::VolumeMigrateLoose,
+        Self::VolumeClone,
         Self::HostDrain,
         Self::HostSleep,
         Self::HostWake,
@@ -244,10 +246,15 @@ impl Scenario {
                 self.another_pool(controller).await;
                 volume::migrate(app, caller, "data", &MigrateVolumeRequest { to: name("slow") }, query).await
             }
+            Self::VolumeClone => {
+                let spec = serde_json::json!({"pool": "fast", "size": "1GiB", "clone_of": "data"});
+                let sent = Volume::new(name("copy"), serde_json::from_value(spec).expect("a spec"));
+                volume::create(app, caller, sent, query).await
+            }
             _ => volume::attach(app, caller, "data", &AttachRequest { vm: name("web") }, query).await,
         };
         let changed = changed.expect("accepted").operation.expect("an operation").metadata.name;
-        if matches!(self, Self::VolumeDelete | Self::VolumeAttach | Self::VolumeMigrateLoose) {
+        if matches!(self, Self::VolumeDelete | Self::VolumeAttach | Self::VolumeMigrateLoose | Self::VolumeClone) {
             return changed;
         }
         controller.execute(&changed).await;
@@ -277,7 +284,7 @@ impl Scenario {
             Self::PoolCreate => Some((true, None)),
             Self::PoolDelete => Some((false, None)),
             Self::VolumeDelete => Some((true, None)),
-            Self::VolumeMigrateLoose => volume(VolumePhase::Ready, 1),
+            Self::VolumeMigrateLoose | Self::VolumeClone => volume(VolumePhase::Ready, 1),
             Self::VolumeMigrate => volume(VolumePhase::Attached, 1),
             Self::VolumeCreate | Self::VolumeDetach => volume(VolumePhase::Ready, 1),
             Self::VolumeAttach => volume(VolumePhase::Attached, 1),

@@ -467,3 +467,29 @@ async fn what_a_vm_has_is_listed_by_the_vm_and_found_by_name() {
         [("volume", "data", Some("web"))]
     );
 }
+
+#[tokio::test]
+async fn a_clone_needs_a_volume_that_nobody_has_and_no_less_room() {
+    let (world, controller) = a_volume().await;
+    let app = &*controller.app;
+    let clone = async |size: &str, of: &str| {
+        let spec = json!({"pool": "fast", "size": size, "clone_of": of});
+        volume::create(app, &admin(), sent("copy", spec), &now()).await
+    };
+    assert_eq!(field(clone("1GiB", "nothing").await), "spec.clone_of");
+    assert_eq!(field(clone("1MiB", "data").await), "spec.size");
+    attach(&world, &controller, "data").await;
+    assert_eq!(code(clone("1GiB", "data").await), "volume-in-use");
+    done(&world, &controller, volume::detach(app, &admin(), "data", &now()).await).await;
+    let begun = clone("2GiB", "data").await;
+    // Until it is copied it stays as it is.
+    assert_eq!(code(volume::delete(app, &admin(), "data", &now()).await), "volume-busy");
+    done(&world, &controller, begun).await;
+    world.check().await;
+    let mut other = world.volume("copy").await.expect("a volume");
+    assert_eq!(other.spec.size, ByteSize::gib(2));
+    other.spec.clone_of = None;
+    assert_eq!(field(volume::put(app, &admin(), "copy", other, &now()).await), "spec.clone_of");
+    done(&world, &controller, volume::delete(app, &admin(), "data", &now()).await).await;
+    assert!(world.volume("copy").await.is_some());
+}

@@ -223,8 +223,8 @@ impl StorageApi for FakeHost {
 
     async fn copy_volume(&self, request: &CopyVolume) -> Result<(), Problem> {
         self.on_host("copy_volume", |host| {
-            for pool in [&request.from.pool, &request.to] {
-                if !host.pool(pool)?.content().volumes.contains_key(&request.from.uuid) {
+            for (pool, volume) in [(&request.from.pool, request.from.uuid), (&request.to, request.target())] {
+                if !host.pool(pool)?.content().volumes.contains_key(&volume) {
                     return Err(Problem::not_found("volume", request.from.name.as_str()));
                 }
             }
