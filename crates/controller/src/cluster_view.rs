@@ -196,7 +196,14 @@ fn measurements(app: &App) -> u64 {
 }
 
 fn build(app: &App, tables: &Tables, cluster: &Name, basis: &Basis, histories: &Histories<'_>) -> Snapshot {
-    let hosts = hosts_of(tables, cluster).map(|host| host_facts(app, tables, host));
+    let mut pools: BTreeMap<&Name, Vec<&Pool>> = BTreeMap::new();
+    for pool in tables.pools.values() {
+        for host in &pool.spec.hosts {
+            pools.entry(host).or_default().push(pool);
+        }
+    }
+    let reached = |host: &Host| pools.get(&host.metadata.name).map_or(&[][..], Vec::as_slice);
+    let hosts = hosts_of(tables, cluster).map(|host| host_facts(app, host, reached(host)));
     let vms = tables.vms.values().filter(|vm| is_in(tables, cluster, vm));
     let vms = vms.map(|vm| vm_facts(app, tables, &basis.schedules, vm, histories));
     Snapshot::build(settings_of(&basis.spec), hosts, vms)
@@ -239,7 +246,9 @@ impl Kept {
             let host = tables.hosts.get(name.as_str()).filter(|host| host.spec.cluster == *cluster);
             match (self.snapshot.host(name), host) {
                 (Some(known), Some(host)) => {
-                    let facts = host_facts(app, tables, host);
+                    let reached: Vec<&Pool> =
+                        tables.pools.values().filter(|pool| pool.is_at(name)).map(|pool| &**pool).collect();
+                    let facts = host_facts(app, host, &reached);
                     if known.machine != facts.machine {
                         // What runs there can only go on where it is alike.
                         let there = self.snapshot.vms_on(name);
@@ -293,9 +302,10 @@ fn is_in(tables: &Tables, cluster: &Name, vm: &Vm) -> bool {
     at.any(|host| tables.hosts.get(host.as_str()).is_some_and(|host| host.spec.cluster == *cluster))
 }
 
-fn host_facts(app: &App, tables: &Tables, host: &Host) -> HostFacts {
+/// `reached`: the pools that the host reaches.
+fn host_facts(app: &App, host: &Host, reached: &[&Pool]) -> HostFacts {
     let host = &app.model.decorate(host);
-    let pools: Vec<Pool> = tables.pools.values().map(|pool| app.model.decorate(&**pool)).collect();
+    let pools: Vec<Pool> = reached.iter().map(|pool| app.model.decorate(*pool)).collect();
     let asleep = matches!(host.status.state, HostState::Sleeping | HostState::Waking);
     HostFacts {
         // To the engine sleep is a property of its own.

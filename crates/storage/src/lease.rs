@@ -298,6 +298,9 @@ mod tests {
     }
 
     proptest! {
+        // Each change of hands is on disk.
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
         /// Whatever hosts claim in whatever order: epochs never fall, one epoch is never two hosts', generations count.
         #[test]
         fn a_disk_goes_from_host_to_host_by_rising_epochs(

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use jiff::{civil::Weekday, tz::TimeZone};
+use jiff::{civil::Weekday, tz::Offset};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -47,7 +47,7 @@ enum Period {
 impl Period {
     /// Grows with each period; the same for all moments in one.
     fn number(self, at: Timestamp) -> i64 {
-        let date = at.0.to_zoned(TimeZone::UTC).date();
+        let date = Offset::UTC.to_datetime(at.0).date();
         let days = at.unix_ms().div_euclid(86_400_000);
         match self {
             Self::Hour => at.unix_ms().div_euclid(3_600_000),
@@ -87,7 +87,8 @@ impl SnapshotSchedule {
 
     /// What one that is taken now is called beside its VM.
     pub fn name_at(now: Timestamp) -> String {
-        format!("auto-{}", now.0.to_zoned(TimeZone::UTC).strftime("%Y%m%d-%H%M"))
+        let at = Offset::UTC.to_datetime(now.0);
+        format!("auto-{:04}{:02}{:02}-{:02}{:02}", at.year(), at.month(), at.day(), at.hour(), at.minute())
     }
 
     /// Whether another one is due, when the newest was taken at `newest`.
