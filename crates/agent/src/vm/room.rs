@@ -48,7 +48,8 @@ impl VmTask {
     pub(super) async fn go_on_with_room(&mut self) {
         let waits = self.hold.as_ref().is_some_and(|hold| hold.no_space) && self.paused;
         let wanted = self.record.as_ref().is_some_and(|record| record.wanted == PowerState::Running);
-        if !waits || !wanted || self.check_not_moving().is_err() {
+        let idle = self.check_not_moving().and_then(|()| self.check_no_snapshot_at_work());
+        if !waits || !wanted || idle.is_err() {
             return;
         }
         match self.has_room().await {
