@@ -6,6 +6,7 @@
  *   dirty MIB MIB_PER_S                 dirties memory at a steady rate
  *   clock INTERVAL_US [OBSERVER]        the longest gap between two ticks
  *   memcheck MIB                        rewrites and verifies memory for ever
+ *   frames INTERFACE                    sends each line of hexadecimal digits on standard input as a frame
  *
  * OBSERVER is IPv4:PORT and gets UDP datagrams of 16 bytes: sequence number, guest CLOCK_MONOTONIC in
  * nanoseconds, both 64-bit little-endian. A lost datagram only understates what was acknowledged.
@@ -20,6 +21,8 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/if_packet.h>
+#include <net/if.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -293,6 +296,25 @@ static _Noreturn void clock_gaps(uint64_t interval_us, const char *to)
     }
 }
 
+/* As they are: whoever they claim to be from. */
+static void frames(const char *interface)
+{
+    static char line[8192];
+    static uint8_t frame[sizeof line / 2];
+    struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_ifindex = if_nametoindex(interface)};
+    int fd = socket(AF_PACKET, SOCK_RAW, 0);
+    if (fd < 0 || !to.sll_ifindex)
+        fail(interface);
+    while (fgets(line, sizeof line, stdin)) {
+        size_t length = 0;
+        unsigned byte;
+        while (sscanf(line + 2 * length, "%2x", &byte) == 1)
+            frame[length++] = byte;
+        if (length && sendto(fd, frame, length, 0, (struct sockaddr *)&to, sizeof to) < 0)
+            fail("sendto");
+    }
+}
+
 int main(int count, char **word)
 {
     const char *mode = count > 1 ? word[1] : "";
@@ -306,8 +328,12 @@ int main(int count, char **word)
         memcheck(strtoull(word[2], NULL, 10));
     if (!strcmp(mode, "clock") && (count == 3 || count == 4))
         clock_gaps(strtoull(word[2], NULL, 10), count == 4 ? word[3] : NULL);
+    if (!strcmp(mode, "frames") && count == 3) {
+        frames(word[2]);
+        return 0;
+    }
     fputs("usage: wl seq PATH IP:PORT INTERVAL_US | seqcheck PATH | dirty MIB MIB_PER_S | memcheck MIB |"
-          " clock INTERVAL_US [IP:PORT]\n",
+          " clock INTERVAL_US [IP:PORT] | frames INTERFACE\n",
           stderr);
     return 2;
 }

@@ -93,6 +93,9 @@ fn remedy(code: &str, class: ErrorClass) -> &'static str {
         "no-underlay" => {
             "give this host its underlay address, or let it join again with another: gantry host join … --underlay-address"
         }
+        "no-interface" => "give the network's VMs hosts that are in its LAN, or plug this one into it",
+        "interface-in-use" => "give the network an interface that the host itself does not use",
+        "interface-mtu-too-small" => "raise the interface's MTU on every host, or lower the network's",
         "underlay-not-checked" => "check that iproute2 works on this host, then repeat the command",
         "cannot-receive" => {
             "check this host's free memory and the ports 49152-49663 of its underlay address, then repeat"

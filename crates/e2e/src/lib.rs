@@ -3,6 +3,7 @@
 //! - [`Lab`] is a running datacenter that is taken down whatever happens; [`Cli`] runs the real binary in it.
 //! - [`Workload`] is what a guest does; [`Observer`] and [`Prober`] see it from outside; [`qemus`] and [`Sentinel`] see who
 //!   executes it; [`disk`] reads what is on the disk once nobody does.
+//! - [`spoofing`] has what a guest must not be able to send, and hears whether it does.
 //! - [`fault`] breaks one participant at one moment of a move, and repairs it.
 //! - [`peer`] does by hand what the product does, as the measure for [`bench`].
 //!
@@ -20,6 +21,7 @@ mod observer;
 pub mod peer;
 mod probe;
 mod qemus;
+pub mod spoofing;
 
 pub use cli::{Cli, Ran};
 pub use eventually::eventually;

@@ -1,15 +1,17 @@
-//! What a network answers its guests with, asked by a real guest; and that a download goes on while its server moves,
-//! although everything that let it through stays behind.
+//! What a network answers its guests with, asked by a real guest; what it lets no guest do; and that downloads go on while
+//! their server moves, although everything that let them through stays behind.
 
 use std::fs;
-use std::io::Read;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use gantry_e2e::lab::{BOOT_LIMIT, address};
+use anyhow::{Context, Result, bail, ensure};
+use gantry_e2e::lab::{BOOT_LIMIT, address, host_of};
+use gantry_e2e::spoofing::{self, Sender, Sniffer};
 use gantry_e2e::{Lab, eventually, http_get};
-use gantry_types::{MigrationPolicy, OperationPhase, Vm};
+use gantry_types::{FloatingIp, MigrationPolicy, OperationPhase, Vm};
 
 /// A port on which the guest sends for ever.
 const DOWNLOAD_PORT: u16 = 9;
@@ -37,28 +39,15 @@ nslookup nobody.default.internal 169.254.169.254 > /tmp/found/nobody 2>&1
 ln -s /tmp/found /www/found
 "#;
 
-async fn create(lab: &Lab, name: &str, network: &str) -> Result<Vm> {
-    let script = std::env::temp_dir().join(format!("{}-{name}.sh", lab.name()));
-    fs::write(&script, SCRIPT)?;
-    let script_path = script.to_str().context("the temporary directory's path is not UTF-8")?.to_owned();
-    let created = lab
-        .gantry(&[
-            "vm",
-            "create",
-            name,
-            "--image",
-            "guest",
-            "--memory",
-            "128MiB",
-            "--network",
-            network,
-            "--user-data",
-            &script_path,
-        ])
-        .await?;
-    fs::remove_file(script)?;
-    created.ok()?;
-    lab.serving(name).await
+async fn create(lab: &Lab, name: &str, network: &str, script: &str) -> Result<()> {
+    let path = std::env::temp_dir().join(format!("{}-{name}.sh", lab.name()));
+    fs::write(&path, script)?;
+    let shown = path.to_str().context("the temporary directory's path is not UTF-8")?;
+    let label = format!("tier={name}");
+    let line = ["vm", "create", name, "--image", "guest", "--memory", "128MiB", "--label", &label];
+    let created = lab.gantry(&[&line[..], &["--network", network, "--user-data", shown]].concat()).await?;
+    fs::remove_file(path)?;
+    created.ok().map(drop)
 }
 
 async fn found(address: IpAddr, what: &str) -> Result<String> {
@@ -72,8 +61,17 @@ async fn found(address: IpAddr, what: &str) -> Result<String> {
 async fn a_guest_gets_its_address_its_metadata_and_names_from_its_own_host() -> Result<()> {
     let lab = Lab::up(1).await?;
     lab.import_guest().await?;
+    let orders = TcpListener::bind(SocketAddr::new(lab.outside(), 0))?;
+    let liar = format!(
+        "while :; do nc {} {} < /dev/null | wl frames eth0; usleep 100000; done > /dev/null 2>&1 &\n",
+        lab.outside(),
+        orders.local_addr()?.port()
+    );
+    create(&lab, "asker", "default,dhcp", &format!("{SCRIPT}{liar}")).await?;
+    create(&lab, "bystander", "default", SCRIPT).await?;
+    lab.serving("bystander").await?;
     // Reached at all, it has asked and was answered: nothing else tells it its address.
-    let vm = create(&lab, "asker", "default,dhcp").await?;
+    let vm = lab.serving("asker").await?;
     let own = address(&vm)?;
     let lease = found(own, "dhcp").await?;
     ensure!(lease.contains(&format!("{own}/")) && lease.contains("from 169.254.169.254"), "{lease}");
@@ -91,6 +89,8 @@ async fn a_guest_gets_its_address_its_metadata_and_names_from_its_own_host() -> 
     let nobody = found(own, "nobody").await?;
     ensure!(nobody.contains("NXDOMAIN"), "{nobody}");
 
+    no_lie_gets_out(&lab, &vm, orders).await?;
+
     // The agent's end takes the services along; the next one brings them back.
     lab.crash_agent(1)?;
     lab.resume().await?;
@@ -105,12 +105,71 @@ async fn a_guest_gets_its_address_its_metadata_and_names_from_its_own_host() -> 
     Ok(())
 }
 
+/// The guest sends what it is told to, again and again; only what is true arrives: at a VM on its host, which is captured,
+/// and outside, where everything is heard.
+async fn no_lie_gets_out(lab: &Lab, liar: &Vm, orders: TcpListener) -> Result<()> {
+    let IpAddr::V4(own) = address(liar)? else { bail!("the liar has no IPv4 address") };
+    let IpAddr::V4(foreign) = lab.outside() else { bail!("outside there is no IPv4 address") };
+    let sender = Sender { mac: liar.status.nics[0].mac, address: own, foreign };
+    let text = |what: usize| format!("{}-frame-{what:02}.", lab.name());
+    let (lies, truth) = (sender.lies(text), text(99));
+    let all = lies.iter().map(|(_, lie)| spoofing::line(lie)).chain([spoofing::line(&sender.truth(&truth))]);
+    let lines: String = all.collect();
+    let sniffer = Sniffer::listen(lab.name())?;
+    let ended = AtomicBool::new(false);
+    let told = || -> Result<()> {
+        while !ended.load(Ordering::Relaxed) {
+            orders.accept()?.0.write_all(lines.as_bytes())?;
+        }
+        Ok(())
+    };
+    let file = std::env::temp_dir().join(format!("{}.pcap", lab.name()));
+    let path = file.to_str().context("the temporary directory's path is not UTF-8")?;
+    let captured = std::thread::scope(|scope| {
+        let telling = scope.spawn(told);
+        let line = ["port", "capture", "bystander", "-w", path, "--time", "5s"];
+        let ran = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(lab.gantry(&line)));
+        ended.store(true, Ordering::Relaxed);
+        telling.join().ok().context("the teller panicked")??;
+        ran?.ok()
+    });
+    captured?;
+    let captured = fs::read(&file)?;
+    fs::remove_file(&file)?;
+    ensure!(spoofing::holds(&captured, truth.as_bytes()), "the bystander got nothing, not even the truth");
+    ensure!(sniffer.heard(&truth) > 0, "nothing was heard outside, not even the truth");
+    for (number, (what, _)) in lies.iter().enumerate() {
+        let text = text(number);
+        ensure!(!spoofing::holds(&captured, text.as_bytes()), "{what}: it reached the VM beside");
+        ensure!(sniffer.heard(&text) == 0, "{what}: it got out");
+    }
+    Ok(())
+}
+
+/// A network of its own, and a load balancer whose member is the VM in it.
+const BEHIND_A_ROUTER: &str = "
+kind: network
+metadata: {name: inside}
+spec: {subnet: {cidr: 10.67.0.0/24, gateway: 10.67.0.1}}
+---
+kind: router
+metadata: {name: inside}
+spec: {networks: [inside], external: default}
+---
+kind: load-balancer
+metadata: {name: front}
+spec: {network: inside, listeners: [{port: 9}, {port: 80}], members: tier=inner, health: {port: 80, http_path: /}}
+";
+
 /// A connection on which only the guest speaks.
 struct Download(TcpStream);
 
 impl Download {
     fn start(address: IpAddr) -> Result<Self> {
-        let stream = TcpStream::connect_timeout(&SocketAddr::new(address, DOWNLOAD_PORT), HTTP_LIMIT)?;
+        Self::of(TcpStream::connect_timeout(&SocketAddr::new(address, DOWNLOAD_PORT), HTTP_LIMIT)?)
+    }
+
+    fn of(stream: TcpStream) -> Result<Self> {
         stream.set_read_timeout(Some(SILENCE_LIMIT))?;
         Ok(Self(stream))
     }
@@ -130,29 +189,57 @@ impl Download {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_download_goes_on_while_its_server_moves_with_and_without_groups() -> Result<()> {
+async fn downloads_go_on_while_their_servers_move_and_everything_comes_back_with_a_host_that_was_off() -> Result<()> {
     let lab = Lab::up(2).await?;
     lab.import_guest().await?;
+    let outside = TcpListener::bind(SocketAddr::new(lab.outside(), 0))?;
+    let (to, port) = (lab.outside(), outside.local_addr()?.port());
     // In from clients, nothing out but answers: without its entry a download that only sends would never be heard again.
     for line in [
-        "security-group create server",
-        "security-group allow server --tcp 9 --from 0.0.0.0/0",
-        "security-group allow server --tcp 80 --from 0.0.0.0/0",
-        "security-group allow server --udp 9 --to 192.0.2.1/32",
+        "create server",
+        "allow server --tcp 9 --from 0.0.0.0/0",
+        "allow server --tcp 80 --from 0.0.0.0/0",
+        "allow server --udp 9 --to 192.0.2.1/32",
+        "create sender",
+        &format!("allow sender --tcp {port} --to {to}/32"),
     ] {
-        lab.gantry(&line.split(' ').collect::<Vec<_>>()).await?.ok()?;
+        lab.gantry(&["security-group"].into_iter().chain(line.split(' ')).collect::<Vec<_>>()).await?.ok()?;
     }
-    let guarded = create(&lab, "guarded", "default,group=server").await?;
-    let open = create(&lab, "open", "default").await?;
+    // And one behind a router: it is reached by a floating address and by a load balancer, and itself sends to the outside,
+    // under the address of its host.
+    lab.cli().run_with_input(&["apply", "-f", "-"], BEHIND_A_ROUTER).await?.ok()?;
+    let upload = format!("yes | nc {to} {port} > /dev/null 2>&1 &\n");
+    create(&lab, "inner", "inside,group=server,group=sender", &format!("{SCRIPT}{upload}")).await?;
+    create(&lab, "guarded", "default,group=server", SCRIPT).await?;
+    create(&lab, "open", "default", SCRIPT).await?;
     let mut downloads = Vec::new();
+    for attach in [&["inner"][..], &["--load-balancer", "front"]] {
+        lab.gantry(&[&["floating-ip", "attach"][..], attach].concat()).await?.ok()?;
+    }
+    let mut floating = Vec::new();
+    for name in ["inner", "front"] {
+        let found: FloatingIp = lab.client().get(name).await?;
+        floating.push(found.status.address.context("it has no address")?);
+    }
+    for address in &floating {
+        // A load balancer takes its member in once the guest serves.
+        let mut download = eventually("a download begins", BOOT_LIMIT, async || Download::start(*address)).await?;
+        download.read(1 << 16)?;
+        downloads.push(download);
+    }
+    let (accepted, _) = tokio::task::spawn_blocking(move || outside.accept()).await??;
+    let mut upload = Download::of(accepted)?;
+    upload.read(1 << 16)?;
+    downloads.push(upload);
+    let (guarded, open) = (lab.serving("guarded").await?, lab.serving("open").await?);
     for vm in [&guarded, &open] {
         let mut download = Download::start(address(vm)?)?;
         download.read(1 << 16)?;
         downloads.push(download);
     }
-    for vm in [&guarded, &open] {
-        let to = if gantry_e2e::lab::host_of(vm)? == 1 { 2 } else { 1 };
-        let moving = lab.migrate(vm.metadata.name.as_str(), to, MigrationPolicy::default()).await?;
+    let inner: Vm = lab.client().get("inner").await?;
+    for vm in [&guarded, &open, &inner] {
+        let moving = lab.migrate(vm.metadata.name.as_str(), 3 - host_of(vm)?, MigrationPolicy::default()).await?;
         let operation = lab.finished(&moving).await?;
         ensure!(operation.status.phase == OperationPhase::Succeeded, "{:?}", operation.status);
     }
@@ -160,9 +247,29 @@ async fn a_download_goes_on_while_its_server_moves_with_and_without_groups() -> 
         // More than was under way.
         tokio::task::spawn_blocking(move || download.read(16 << 20)).await??;
     }
-    // The group is in force where the guest is now.
-    let refused = TcpStream::connect_timeout(&SocketAddr::new(address(&guarded)?, 7), Duration::from_secs(3));
-    ensure!(refused.is_err_and(|error| error.kind() == std::io::ErrorKind::TimedOut), "the group does not hold");
+    group_holds(address(&guarded)?)?;
+
+    // Everything a host does for its networks it does again by itself.
+    let host = host_of(&lab.client().get::<Vm>("inner").await?)?;
+    lab.cable("unplug", host).await?;
+    lab.cable("plug", host).await?;
+    lab.all_hosts_ready().await?;
+    for address in &floating {
+        eventually(&format!("{address} answers again"), BOOT_LIMIT, async || {
+            let who = http_get(*address, "/cgi-bin/who", HTTP_LIMIT)?;
+            ensure!(who.contains("inner"), "it is '{who}'");
+            Ok(())
+        })
+        .await?;
+    }
+    group_holds(floating[0])?;
     lab.passed();
+    Ok(())
+}
+
+/// Whoever is asked at a port that its group does not allow is silent.
+fn group_holds(address: IpAddr) -> Result<()> {
+    let refused = TcpStream::connect_timeout(&SocketAddr::new(address, 7), Duration::from_secs(3));
+    ensure!(refused.is_err_and(|error| error.kind() == std::io::ErrorKind::TimedOut), "the group does not hold");
     Ok(())
 }

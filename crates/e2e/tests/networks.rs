@@ -1,10 +1,11 @@
 //! Networks with real guests: equal addresses kept apart, security groups while a client talks, rules removed by hand, and
 //! a floating address that follows its VM.
 
+use std::fs;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use gantry_api::rest::WriteQuery;
 use gantry_e2e::lab::host_of;
 use gantry_e2e::{Lab, Workload, eventually, http_get};
@@ -66,6 +67,31 @@ async fn is_silent(address: IpAddr) -> Result<()> {
     .await
 }
 
+/// While red-1 is asked, blue-1, which has its address, gets nothing.
+async fn no_frame_crosses(lab: &Lab, outside: IpAddr, fixed: IpAddr) -> Result<()> {
+    let file = std::env::temp_dir().join(format!("{}.pcap", lab.name()));
+    let path = file.to_str().context("the temporary directory's path is not UTF-8")?;
+    let line = ["port", "capture", "blue-1", "-w", path, "--time", "3s"];
+    let mut captured = std::pin::pin!(lab.gantry(&line));
+    let mut asked = 0;
+    let ran = loop {
+        tokio::select! {
+            ran = &mut captured => break ran?,
+            answer = tokio::task::spawn_blocking(move || http_get(outside, "/", ANSWER)) => asked += u32::from(answer?.is_ok()),
+        }
+    };
+    ran.ok()?;
+    let captured = fs::read(&file)?;
+    fs::remove_file(&file)?;
+    ensure!(asked > 0, "red-1 was never asked meanwhile");
+    let IpAddr::V4(fixed) = fixed else { bail!("red-1 has no IPv4 address") };
+    // As the destination of an IPv4 packet without options that carries TCP.
+    let mut frames = captured.windows(34);
+    let is_stray = |frame: &[u8]| frame[12..14] == [8, 0] && frame[23] == 6 && frame[30..34] == fixed.octets();
+    ensure!(!frames.any(is_stray), "blue-1 was sent what is red-1's");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn equal_addresses_are_kept_apart_and_a_floating_address_follows_its_vm_through_its_groups() -> Result<()> {
     let lab = Lab::up(2).await?;
@@ -81,6 +107,7 @@ async fn equal_addresses_are_kept_apart_and_a_floating_address_follows_its_vm_th
     let floating: FloatingIp = lab.client().get("red-1").await?;
     let outside = floating.status.address.context("it has no address")?;
     answers(outside, "red-1").await?;
+    no_frame_crosses(&lab, outside, vm.status.nics[0].address).await?;
 
     // A group without rules closes the port to whoever is not answered; a rule opens it.
     lab.gantry(&["security-group", "attach", "closed", "--vm", "red-1"]).await?.ok()?;

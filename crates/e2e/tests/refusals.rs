@@ -90,7 +90,7 @@ async fn not_ready(lab: &Lab, name: &str) -> Result<()> {
 
 async fn wrong_commands(lab: &Lab) -> Result<()> {
     let long = "n".repeat(300);
-    let commands: [(&[&str], &[i32]); 19] = [
+    let commands: [(&[&str], &[i32]); 26] = [
         (&["vm", "create", "Upper", "--image", "guest"], &[2, 7]),
         (&["vm", "create", "a/b", "--image", "guest"], &[2, 7]),
         (&["vm", "create", "../../etc", "--image", "guest"], &[2, 7]),
@@ -106,6 +106,13 @@ async fn wrong_commands(lab: &Lab) -> Result<()> {
         (&["vm", "create", "x", "--image", "guest", "--network", "nosuch"], &[3, 7]),
         (&["vm", "create", "x", "--image", "guest", "--network", "default,ip=8.8.8.8"], &[7]),
         (&["vm", "create", "x", "--image", "guest", "--cpu-model", "max,+evil"], &[7]),
+        (&["network", "create", "x", "--subnet", "10.1.0.0/33"], &[2, 7]),
+        (&["network", "create", "x", "--subnet", "10.1.0.0/24", "--mtu", "60000"], &[2, 7]),
+        (&["network", "create", "x", "--subnet", "10.1.0.0/24", "--gateway", "10.2.0.1"], &[2, 7]),
+        (&["network", "create", "x", "--subnet", "10.1.0.0/24", "--vni", "0"], &[2, 7]),
+        (&["network", "create", "x", "--subnet", "10.1.0.0/24", "--type", "bridged"], &[2, 7]),
+        (&["security-group", "allow", "nosuch", "--tcp", "80"], &[3]),
+        (&["security-group", "allow", "x", "--tcp", "443-80"], &[2]),
         (&["vm", "show", "nosuch"], &[3]),
         (&["vm", "start", "nosuch"], &[3]),
         (&["get", "vm", "../tokens/admin"], &[3, 7]),

@@ -193,7 +193,8 @@ impl Networks {
                     NetworkError::UplinkTooSmall { .. } => "interface-mtu-too-small",
                     _ => "underlay-not-checked",
                 };
-                Err(problem(code, "this host's underlay", &error))
+                let of = if network.interface.is_some() { "this host's interfaces" } else { "this host's underlay" };
+                Err(problem(code, of, &error))
             }
         }
     }

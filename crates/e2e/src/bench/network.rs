@@ -18,8 +18,8 @@ use anyhow::{Context, Result, ensure};
 use gantry_network::{DataPlane, LinuxDataPlane, tap_name};
 use gantry_qemu::process::open_tap;
 use gantry_types::{
-    Direction, HostGroup, HostGroupRule, HostNetwork, HostNetworks, HostPeer, LocalPort, MacAddress, PortRange,
-    Protocol, RemotePort,
+    Direction, HostGroup, HostGroupRule, HostNetwork, HostNetworks, HostPeer, LocalPort, MacAddress, PeerAddresses,
+    PeerSet, PortRange, Protocol, RemotePort,
 };
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use uuid::Uuid;
@@ -34,11 +34,12 @@ const VNI: u32 = 4_000;
 const MTU: u32 = 1_450;
 const STREAM: Duration = Duration::from_secs(2);
 const STREAM_PORT: u16 = 5_001;
+const MEMBERS_PORT: u16 = 9;
 
 /// `runs` of each side.
 pub async fn network(ports: u32, runs: usize) -> Result<Vec<Figure>> {
     let mut figures = group_change(ports, runs).await?;
-    figures.push(rules(ports).await?);
+    figures.extend(rules_and_sets(ports).await?);
     let (mut product, mut peer) = (Vec::new(), Vec::new());
     for _ in 0..runs {
         product.push(stream(true).await?);
@@ -112,7 +113,8 @@ fn id(port: u32) -> Uuid {
     Uuid::from_u128(u128::from(port))
 }
 
-/// What host `host` of `hosts` should be, with ports 1 to `ports` dealt out in turn. The one group lets in `tcp`.
+/// What host `host` of `hosts` should be, with ports 1 to `ports` dealt out in turn. The one group lets `tcp` in, and its
+/// own members at [`MEMBERS_PORT`].
 fn desired(host: u32, hosts: u32, ports: u32, local: impl Fn(u32) -> u32, tcp: u16) -> Result<HostNetworks> {
     let group = Uuid::from_u128(1 << 100);
     let mut network = HostNetwork::new(Uuid::from_u128(7), "bench", VNI, MTU, underlay(host));
@@ -127,13 +129,16 @@ fn desired(host: u32, hosts: u32, ports: u32, local: impl Fn(u32) -> u32, tcp: u
             network.remote.push(RemotePort::new(mac(port), addresses, underlay(home)));
         }
     }
-    let rule = HostGroupRule {
+    let rule = |port: u16, peer: HostPeer| HostGroupRule {
         direction: Direction::Ingress,
         protocol: Protocol::Tcp,
-        ports: Some(PortRange { first: tcp, last: tcp }),
-        peer: HostPeer::Anyone,
+        ports: Some(PortRange { first: port, last: port }),
+        peer,
     };
-    let group = HostGroup { uuid: group, name: "bench".parse()?, rules: vec![rule], shown: Vec::new() };
+    let members = (1..=ports).map(|port| (VNI, inner(port).into())).collect();
+    let members = PeerSet { uuid: group, addresses: PeerAddresses::InNetworks(members) };
+    let rules = vec![rule(tcp, HostPeer::Anyone), rule(MEMBERS_PORT, HostPeer::Set(members))];
+    let group = HostGroup { uuid: group, name: "bench".parse()?, rules, shown: Vec::new() };
     Ok(HostNetworks { generation: 1, networks: vec![network], groups: vec![group], ..HostNetworks::default() })
 }
 
@@ -160,26 +165,30 @@ async fn group_change(ports: u32, runs: usize) -> Result<Vec<Figure>> {
     Ok(vec![change, Figure::alone("network_first_apply_ms", ms(first), Better::Lower, 1)])
 }
 
-/// Rules on a host with ten ports, in a network of `ports` and in one of a tenth of that.
-async fn rules(ports: u32) -> Result<Figure> {
+/// What a host with ten ports has, in a network of `ports` and in one of a tenth of that.
+async fn rules_and_sets(ports: u32) -> Result<[Figure; 2]> {
     let local = |port: u32| if port <= 10 { 1 } else { 2 };
     let mut counts = Vec::new();
     for ports in [ports, ports / 10] {
         let site = Site::new(1)?;
         let plane = LinuxDataPlane::in_namespace(site.hosts[0].name());
-        let wanted = desired(1, 2, ports, local, STREAM_PORT)?;
-        plane.apply(&wanted).await?;
-        counts.push(count_rules(&site.hosts[0])? as f64);
+        plane.apply(&desired(1, 2, ports, local, STREAM_PORT)?).await?;
+        counts.push(count(&site.hosts[0])?);
     }
-    Ok(Figure::against("network_rules_on_a_host", counts[0], counts[1], Better::Lower, 1).promise(1.0))
+    let against = |name, of: fn(&(usize, usize)) -> usize| {
+        Figure::against(name, of(&counts[0]) as f64, of(&counts[1]) as f64, Better::Lower, 1).promise(1.0)
+    };
+    Ok([against("network_rules_on_a_host", |(rules, _)| *rules), against("network_sets_on_a_host", |(_, sets)| *sets)])
 }
 
-fn count_rules(host: &Namespace) -> Result<usize> {
+/// Rules, and sets with maps.
+fn count(host: &Namespace) -> Result<(usize, usize)> {
     let listed = Command::new("ip").args(["netns", "exec", host.name(), "nft", "-j", "list", "ruleset"]).output()?;
     ensure!(listed.status.success(), "nft: {}", String::from_utf8_lossy(&listed.stderr));
     let ruleset: serde_json::Value = serde_json::from_slice(&listed.stdout)?;
     let items = ruleset["nftables"].as_array().context("nft lists nothing")?;
-    Ok(items.iter().filter(|item| item.get("rule").is_some()).count())
+    let of = |kinds: &[&str]| items.iter().filter(|item| kinds.iter().any(|kind| item.get(*kind).is_some())).count();
+    Ok((of(&["rule"]), of(&["set", "map"])))
 }
 
 /// MiB per second from the endpoint on one host to that on the other.
