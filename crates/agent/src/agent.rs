@@ -9,7 +9,7 @@ use gantry_api::agent::{
     AdoptVm, Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm,
     ReceiveMigration, RevertVm, SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation, VmRunState,
 };
-use gantry_api::{AgentApi, rest::CaptureQuery};
+use gantry_api::{AgentApi, fencing::LeaseReport, rest::CaptureQuery};
 use gantry_hostlink::{Console, Consoles};
 use gantry_qemu::machine::SocketsDir;
 use gantry_types::{Flow, HostNetworks, HostResources, Name, Problem, ResourcesReport};
@@ -71,6 +71,15 @@ impl Agent {
         let damaged = self.damaged.lock().await;
         all.extend(damaged.iter().filter_map(|(vm, reason)| damaged_observation(*vm, reason)));
         all
+    }
+
+    /// What this host says of its lease.
+    pub async fn lease_report(&self) -> LeaseReport {
+        // Nobody can say whether these may run.
+        let any_damaged = !self.damaged.lock().await.is_empty();
+        let vms = self.vms.lock().await;
+        let settled = |generation: u64| !any_damaged && vms.values().all(|vm| vm.shared.has_settled(generation));
+        self.host.lease.report(settled)
     }
 
     async fn find(&self, vm: Uuid) -> Option<VmHandle> {
@@ -172,6 +181,7 @@ fn damaged_observation(vm: Uuid, reason: &str) -> Option<VmObservation> {
         volumes: Vec::new(),
         owner_uid: 0,
         damaged: true,
+        guarded: false,
     })
 }
 

@@ -5,6 +5,8 @@
 //! <state>/identity/         the host's key and certificate (agent API, controller)
 //! <state>/qemu-identity/    the key and certificate of its QEMU processes' streams
 //! <state>/networks.json     the data plane last applied
+//! <state>/lease.json        its lease and the records against other hosts
+//! <state>/warden.json       what the warden has stopped (and warden.sock, warden.lock, warden.log)
 //! <state>/resources.json    how processors and memory are divided, as the controller said last
 //! <state>/pool/             images and disks (gantry-storage)
 //! <state>/vms/<uuid>/       record.json, qemu.log, console.log, seed.img, uefi-vars.fd, tls/, run/ (sockets)
@@ -13,6 +15,7 @@
 //! ```
 //! Directories on the way to a VM's files are passable but not listable for the VM's unprivileged user.
 
+use std::ffi::OsString;
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -46,6 +49,9 @@ pub struct AgentConfig {
     /// Where everything is; not in the file.
     #[serde(skip)]
     pub state_dir: PathBuf,
+    /// How the warden is started, program and arguments; as `gantry agent warden` of this program if not given.
+    #[serde(skip)]
+    pub warden: Option<Vec<OsString>>,
 }
 
 fn first_uid() -> u32 {
@@ -86,7 +92,7 @@ impl AgentConfig {
         controller_url: String,
         state_dir: PathBuf,
     ) -> Self {
-        Self { name, agent_address, underlay_address, controller_url, first_uid: FIRST_UID, state_dir }
+        Self { name, agent_address, underlay_address, controller_url, first_uid: FIRST_UID, state_dir, warden: None }
     }
 
     pub fn load(state_dir: &Path) -> Result<Self, ConfigError> {
@@ -108,6 +114,13 @@ impl AgentConfig {
         durable::replace(&path, text.as_bytes()).map_err(|source| ConfigError::File { action: "write", path, source })
     }
 
+    pub(crate) fn warden_program(&self) -> Vec<OsString> {
+        self.warden.clone().unwrap_or_else(|| {
+            // Also right when the file it was started from has been replaced.
+            let program = ["/proc/self/exe", "agent", "warden", "--state"].map(OsString::from);
+            program.into_iter().chain([self.state_dir.clone().into_os_string()]).collect()
+        })
+    }
     pub(crate) fn identity_dir(&self) -> PathBuf {
         self.state_dir.join("identity")
     }

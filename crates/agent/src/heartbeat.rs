@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::agent::Agent;
 use crate::host::Host;
 use crate::host_metrics::HostMeter;
+use crate::warden::boottime;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// What a controller may ask for.
@@ -29,6 +30,9 @@ pub(crate) async fn run(host: Arc<Host>, agent: Arc<Agent>, http: reqwest::Clien
     let mut interval = INTERVAL;
     loop {
         sequence += 1;
+        // What it acknowledges must show in what is said of the VMs, which is looked at afterwards.
+        let lease = agent.lease_report().await;
+        let vms = agent.observations().await;
         let heartbeat = Heartbeat {
             agent_instance,
             sequence,
@@ -36,16 +40,22 @@ pub(crate) async fn run(host: Arc<Host>, agent: Arc<Agent>, http: reqwest::Clien
             underlay_address: host.config.underlay_address.to_string(),
             inventory: host.qemu.inventory(&host.pool),
             metrics: meter.measure(),
-            vms: agent.observations().await,
+            vms,
             networks_generation: host.networks.generation(),
             members: host.health.report(),
             idle_routers: host.health.idle_routers(),
             pools: host.pools.reports(),
             traffic: host.counted.take(),
+            lease: Some(lease),
         };
+        // The lease counts from here, whenever the answer comes.
+        let sent = boottime();
         let request = http.post(&url).timeout(ANSWER_LIMIT).json(&heartbeat);
         match gantry_hostlink::answer::<HeartbeatReply>("the controller", request).await {
             Ok(reply) => {
+                if let Some(grant) = &reply.lease {
+                    host.lease.heard(sent, grant).await;
+                }
                 host.pools.watch(reply.pools);
                 interval = Duration::from_millis(reply.interval_ms.clamp(*INTERVAL_MS.start(), *INTERVAL_MS.end()));
                 if reachable != Some(true) {
@@ -55,7 +65,7 @@ pub(crate) async fn run(host: Arc<Host>, agent: Arc<Agent>, http: reqwest::Clien
             }
             Err(error) => {
                 if reachable != Some(false) {
-                    tracing::warn!(url, %error, "no heartbeat: the VMs of this host run on");
+                    tracing::warn!(url, %error, "no heartbeat: the VMs of this host run on while its lease is held");
                 }
                 reachable = Some(false);
             }

@@ -11,6 +11,7 @@ use crate::config::AgentConfig;
 use crate::counting::Counted;
 use crate::health::Health;
 use crate::inventory::QemuHost;
+use crate::lease::LeaseKeeper;
 use crate::migration::Verdicts;
 use crate::networks::Networks;
 use crate::pools::Pools;
@@ -31,6 +32,7 @@ pub(crate) struct Host {
     pub pools: Pools,
     pub networks: Networks,
     pub resources: Arc<Resources>,
+    pub lease: LeaseKeeper,
     pub services: ServicesNamespaces,
     pub health: Health,
     pub counted: Counted,

@@ -4,6 +4,7 @@
 //!  controller ──AgentApi──▶ server ──▶ agent ──▶ vm task ──▶ QEMU (outlives the agent)
 //!      ▲                                 │          │
 //!      └────────── heartbeat ────────────┘          ├── records, verdicts (durable)
+//!                                                   ├── lease, and the warden: a process of its own
 //!  other host ──commit, abort, report──▶ server     └── storage, network, migration
 //! ```
 //! It runs in the network namespace of its host, as root, and keeps everything in one state directory ([`config`]).
@@ -25,6 +26,7 @@ mod host_metrics;
 mod images;
 mod inventory;
 mod join;
+mod lease;
 mod migration;
 mod network_watch;
 mod networks;
@@ -39,6 +41,7 @@ mod services;
 mod storage;
 mod vm;
 mod vm_files;
+mod warden;
 
 use std::sync::Arc;
 
@@ -55,11 +58,13 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{AgentConfig, ConfigError, DEFAULT_STATE_DIR};
 pub use join::{JoinError, join};
+pub use warden::{WardenError, run as run_warden};
 
 use agent::Agent;
 use host::{Host, Uids};
 use images::Images;
 use inventory::QemuHost;
+use lease::LeaseKeeper;
 use networks::Networks;
 use pools::Pools;
 use records::{Loaded, Records};
@@ -101,6 +106,8 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     let controller = ClientConfig::with_identity(&host.identity, ExpectedPeer::any_controller())?.http()?;
     let images = Images::new(host.pool.clone(), controller.clone(), &host.config.controller_url);
     let agent = Arc::new(Agent::new(host.clone(), images));
+    // Before the VMs: what a warden does not guard must not run.
+    host.lease.refresh().await;
     agent.take_up(loaded).await;
 
     let listen = |source| AgentError::System { action: format!("listen on {address}"), source };
@@ -109,7 +116,7 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     let server = Server::new(&host.identity, roles, ServerLimits::default())?;
     let api: Arc<dyn AgentApi> = agent.clone();
     let consoles: Arc<dyn Consoles> = agent.clone();
-    let router = gantry_hostlink::router(api, consoles);
+    let router = gantry_hostlink::router(api, consoles, host.lease.lifted.clone());
     tracing::info!(name = %host.config.name, %address, "agent ready");
     let renewal = renewal::run(host.clone(), controller.clone(), shutdown.clone());
     let watch = network_watch::run(&host.networks, network_watch::INTERVAL, shutdown.clone());
@@ -118,8 +125,9 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     let pools = pools::run(&host, shutdown.clone());
     let counting = counting::run(&host, shutdown.clone());
     let resources = resources::run(host.clone(), shutdown.clone());
+    let lease = lease::run(host.clone(), controller.clone(), shutdown.clone());
     let heartbeat = heartbeat::run(host.clone(), agent, controller, shutdown.clone());
-    let kept = async { tokio::join!(renewal, services, health, resources, watch, pools, counting) };
+    let kept = async { tokio::join!(renewal, services, health, resources, watch, pools, counting, lease) };
     tokio::join!(server.serve(listener, router, shutdown), heartbeat, kept);
     Ok(())
 }
@@ -158,6 +166,7 @@ async fn open(config: AgentConfig) -> Result<(Arc<Host>, Vec<Loaded>), AgentErro
     let plane = Arc::new(LinuxDataPlane::current());
     let networks = Networks::open(plane, config.underlay_address, &config.state_dir).map_err(state)?;
     let resources = Arc::new(Resources::open(&config.name, &config.state_dir));
+    let lease = LeaseKeeper::open(&config).map_err(failed("read what it knows of leases (lease.json)"))?;
     let uids = Uids::new(config.first_uid, records.taken_uids(&loaded));
     let pools = Pools::new(pool.clone());
     let (services, health, counted) = Default::default();
@@ -171,6 +180,7 @@ async fn open(config: AgentConfig) -> Result<(Arc<Host>, Vec<Loaded>), AgentErro
         pools,
         networks,
         resources,
+        lease,
         services,
         health,
         counted,

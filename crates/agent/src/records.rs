@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use gantry_api::agent::{Assignment, MigrationEndpoint, MigrationState, SendMigration};
-use gantry_types::{HaStatus, MigrationFigures, Name, PowerState, Problem, RecoveryPoint};
+use gantry_types::{HaPolicy, HaStatus, MigrationFigures, Name, PowerState, Problem, RecoveryPoint};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -44,6 +44,13 @@ pub(crate) struct Record {
     pub ha: HaStatus,
     #[serde(default)]
     pub recovery: RecoveryRecord,
+    /// It runs only while the lease is held, and the warden guards it. Once true it stays so until the VM is defined
+    /// anew while it is off: the controller goes by it.
+    #[serde(default)]
+    pub guarded: bool,
+    /// Shut out by this generation, the host has stopped it; it starts again when the controller says so.
+    #[serde(default)]
+    pub fenced: Option<u64>,
 }
 
 /// The states of its disk that are kept so that the VM can be brought back.
@@ -79,6 +86,9 @@ pub(crate) struct End {
     /// It should have gone on running.
     pub failed: bool,
     pub reason: String,
+    /// It was stopped because the lease was over: it starts again with the next one.
+    #[serde(default)]
+    pub lease_over: bool,
 }
 
 /// The one migration a VM is, or last was, in.
@@ -117,9 +127,16 @@ impl MigrationRecord {
 }
 
 impl Record {
+    /// What its host must have stopped before others may run it.
+    pub fn is_to_be_guarded(assignment: &Assignment) -> bool {
+        assignment.ha.policy == HaPolicy::Restart
+    }
+
     /// Of a VM that is off and has no disk yet.
     pub fn new(assignment: Assignment, owner_uid: u32) -> Self {
         Self {
+            guarded: Self::is_to_be_guarded(&assignment),
+            fenced: None,
             assignment,
             owner_uid,
             wanted: PowerState::Stopped,
@@ -186,6 +203,16 @@ pub(crate) enum RecordError {
         #[source]
         source: serde_json::Error,
     },
+}
+
+impl End {
+    pub fn failed(reason: impl Into<String>) -> Self {
+        Self { failed: true, reason: reason.into(), lease_over: false }
+    }
+    /// As was wanted, or by the guest itself.
+    pub fn stopped(reason: impl Into<String>) -> Self {
+        Self { failed: false, reason: reason.into(), lease_over: false }
+    }
 }
 
 impl RecordError {
@@ -363,6 +390,8 @@ pub(crate) mod tests {
             migration: None,
             ha: HaStatus::default(),
             recovery: RecoveryRecord::default(),
+            guarded: false,
+            fenced: None,
         }
     }
 

@@ -26,12 +26,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::fencing::FencingApi;
 use crate::storage::{PoolAssignment, StorageApi, VolumeAssignment, VolumePlace};
 
 /// The host side of Gantry. The agent implements it on real QEMU; the controller's tests implement it in memory; an
 /// HTTP client implements it for a host that is elsewhere.
 #[async_trait]
-pub trait AgentApi: StorageApi {
+pub trait AgentApi: StorageApi + FencingApi {
     /// Everything this host has of any VM.
     async fn observe(&self) -> Result<Vec<VmObservation>, Problem>;
 
@@ -306,6 +307,9 @@ pub struct VmObservation {
     /// starts, ends nor removes it: its QEMU may run, and its disk may be the only one.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub damaged: bool,
+    /// It is surely stopped when this host's lease ends. Once true at an epoch it stays so until the VM is defined anew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guarded: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::{
     agent::VmObservation,
+    fencing::{LeaseGrant, LeaseReport},
     storage::{PoolAssignment, PoolReport},
 };
 
@@ -35,6 +36,8 @@ pub struct Heartbeat {
     /// The pools that it was told to watch.
     #[serde(default)]
     pub pools: Vec<PoolReport>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseReport>,
     /// What has been counted, every few seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traffic: Option<HostTraffic>,
@@ -67,4 +70,6 @@ pub struct HeartbeatReply {
     /// The pools that this host reaches: it is to watch these and no others.
     #[serde(default)]
     pub pools: Vec<PoolAssignment>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseGrant>,
 }

@@ -6,6 +6,8 @@ pub const HEALTH: &str = "/healthz";
 pub const CA: &str = "/v1/ca";
 pub const JOIN: &str = "/v1/join";
 pub const HEARTBEAT: &str = "/v1/agent/heartbeat";
+/// Whether the controller has a record against the host that asks.
+pub const AGENT_FENCE: &str = "/v1/agent/fence";
 /// New certificates for a host that has valid ones.
 pub const RENEW: &str = "/v1/agent/renew";
 /// The content of an image by digest, for hosts: `GET`.
@@ -38,6 +40,13 @@ pub mod host {
     pub const MIGRATION: &str = "/v1/vms/{vm}/migrations/{migration}";
     pub const MIGRATION_VERB: &str = "/v1/vms/{vm}/migrations/{migration}/{verb}";
 
+    /// Whether this member has a record against the host that asks: `POST`.
+    pub const FENCE_QUESTION: &str = "/v1/fences/question";
+    /// The record against a host: `PUT` stores it, `DELETE` lifts it.
+    pub const FENCE: &str = "/v1/fences/{host}";
+    /// Which of the host's fences the controller knows to be lifted, with each of its calls.
+    pub const FENCES_LIFTED_HEADER: &str = "gantry-fences-lifted";
+
     pub const POOL: &str = "/v1/pools/{pool}";
     pub const POOL_VOLUME: &str = "/v1/pools/{pool}/volumes/{volume}";
     pub const POOL_VOLUME_DELETION: &str = "/v1/pools/{pool}/volumes/{volume}/deletion";
@@ -49,6 +58,9 @@ pub mod host {
     pub const VM_VOLUME_MOVE_CANCEL: &str = "/v1/vms/{vm}/volumes/{volume}/move/cancel";
     pub const VM_VOLUME: &str = "/v1/vms/{vm}/volumes/{volume}";
 
+    pub fn fence(host: &str) -> String {
+        format!("/v1/fences/{host}")
+    }
     pub fn pool(pool: Uuid) -> String {
         format!("/v1/pools/{pool}")
     }

@@ -46,6 +46,8 @@ pub trait Programs {
     fn controller_init(&self, arguments: &ControllerInit) -> impl Future<Output = anyhow::Result<MadeController>>;
     fn controller_run(&self, arguments: ControllerRun) -> impl Future<Output = anyhow::Result<()>>;
     fn agent_run(&self, arguments: AgentRun) -> impl Future<Output = anyhow::Result<()>>;
+    /// Plain and synchronous: to be run without a runtime.
+    fn agent_warden(&self, arguments: &AgentRun) -> anyhow::Result<()>;
     /// Returns the name under which the host joined.
     fn host_join(&self, arguments: HostJoin) -> impl Future<Output = anyhow::Result<String>>;
     /// The OpenAPI document, JSON.

@@ -31,13 +31,13 @@ impl AgentLinks {
         if let Some((known, client)) = clients.get(host.name())
             && known == address
         {
-            return client.clone();
+            return client.knowing_lifted(host.status.fences_lifted);
         }
         // The identity was loaded and checked when the controller started; it can't be unfit now.
         let client = AgentClient::new(&self.identity, &host.metadata.name, address)
             .unwrap_or_else(|error| panic!("the controller's own identity can't be used: {error}"));
         clients.insert(host.name().to_owned(), (address.clone(), client.clone()));
-        client
+        client.knowing_lifted(host.status.fences_lifted)
     }
 }
 

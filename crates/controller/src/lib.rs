@@ -28,6 +28,7 @@ mod host_routers;
 pub mod http;
 pub mod image_library;
 pub mod init;
+pub mod leases;
 pub mod links;
 pub mod loops;
 pub mod model;

@@ -7,7 +7,10 @@ mod programs;
 use std::process::ExitCode;
 
 use clap::Parser;
-use gantry_cli::args::Cli;
+use gantry_cli::{
+    Programs,
+    args::{AgentCommand, AgentRun, Cli, Command},
+};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -15,6 +18,9 @@ fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     // Logs go to standard error: standard output belongs to what was asked for.
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    if let Command::Agent(AgentCommand::Warden(arguments)) = &cli.command {
+        return warden(arguments);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -30,6 +36,17 @@ fn main() -> ExitCode {
         Err(failure) => {
             eprint!("{}", failure.report());
             ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// Without a runtime: nothing may stand between the clock and what it does.
+fn warden(arguments: &AgentRun) -> ExitCode {
+    match programs::BuiltIn.agent_warden(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }

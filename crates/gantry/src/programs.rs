@@ -51,6 +51,10 @@ impl Programs for BuiltIn {
         Ok(gantry_agent::run(config, until_told()?).await?)
     }
 
+    fn agent_warden(&self, arguments: &AgentRun) -> Result<()> {
+        Ok(gantry_agent::run_warden(&arguments.state)?)
+    }
+
     async fn host_join(&self, arguments: HostJoin) -> Result<String> {
         let token = join_token(&arguments)?;
         let name = match arguments.name {

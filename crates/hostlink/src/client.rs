@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName};
 use gantry_api::{
     AgentApi,
     access::ConsoleKind,
@@ -26,7 +26,7 @@ use uuid::Uuid;
 use crate::reply::{answer, causes, checked, done};
 
 /// For calls that only look or flip a switch.
-const QUICK: Duration = Duration::from_secs(10);
+pub(crate) const QUICK: Duration = Duration::from_secs(10);
 /// For calls that make disks or start processes.
 pub(crate) const SLOW: Duration = Duration::from_secs(60);
 /// For fetching an image over the datacenter's own network.
@@ -42,6 +42,8 @@ pub struct AgentClient {
     config: ClientConfig,
     pub(crate) host: String,
     base: String,
+    /// Which of the host's fences are known to be lifted.
+    lifted: u64,
 }
 
 impl AgentClient {
@@ -49,19 +51,26 @@ impl AgentClient {
     pub fn new(identity: &LiveIdentity, host: &Name, address: &str) -> Result<Self, TrustError> {
         let config = ClientConfig::with_identity(identity, ExpectedPeer::host(host.clone()))?;
         let http = config.http()?;
-        Ok(Self { http, config, host: format!("the agent of host '{host}'"), base: format!("https://{address}") })
+        Ok(Self { http, config, host: format!("the agent of host '{host}'"), base: format!("https://{address}"), lifted: 0 })
+    }
+
+    /// For a controller that knows the host's fences up to this one to be lifted: it says so with each call.
+    pub fn knowing_lifted(&self, lifted: u64) -> Self {
+        Self { lifted, ..self.clone() }
     }
 
     /// Captures what passes a port; the body is a pcap file that grows until a limit is reached.
     pub async fn capture(&self, port: Uuid, limits: &CaptureQuery) -> Result<reqwest::Response, Problem> {
         let url = format!("{}{}", self.base, paths::port_capture(port));
-        checked(&self.host, self.http.get(url).query(limits)).await
+        let request = self.http.get(url).query(limits).header(paths::FENCES_LIFTED_HEADER, self.lifted);
+        checked(&self.host, request).await
     }
 
     /// Opens one of the VM's consoles: bytes both ways in binary messages.
     pub async fn console(&self, vm: Uuid, kind: ConsoleKind) -> Result<WebSocket, Problem> {
         let url = format!("{}{}", self.base, paths::vm_part(vm, kind.path()));
-        self.config.websocket(&url, HeaderMap::new()).await.map_err(|error| match error {
+        let headers = HeaderMap::from_iter([(HeaderName::from_static(paths::FENCES_LIFTED_HEADER), self.lifted.into())]);
+        self.config.websocket(&url, headers).await.map_err(|error| match error {
             TrustError::UpgradeRefused { body, .. } if serde_json::from_str::<Problem>(&body).is_ok() => {
                 serde_json::from_str(&body).unwrap_or_else(|_| Problem::permanent("console", body))
             }
@@ -70,7 +79,8 @@ impl AgentClient {
     }
 
     pub(crate) fn request(&self, method: Method, path: &str, limit: Duration) -> RequestBuilder {
-        self.http.request(method, format!("{}{path}", self.base)).timeout(limit)
+        let request = self.http.request(method, format!("{}{path}", self.base)).timeout(limit);
+        request.header(paths::FENCES_LIFTED_HEADER, self.lifted)
     }
     pub(crate) fn put(&self, path: &str, body: &impl Serialize, limit: Duration) -> RequestBuilder {
         self.request(Method::PUT, path, limit).json(body)

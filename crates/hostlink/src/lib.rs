@@ -7,6 +7,7 @@
 mod client;
 pub mod conformance;
 pub mod fake;
+mod fencing;
 mod reply;
 mod router;
 mod storage_client;

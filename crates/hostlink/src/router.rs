@@ -4,7 +4,10 @@
 //! migration; nobody else anything. The peer's certificate decides, so the router must be served by a [`gantry_trust::Server`] that requires
 //! one.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use axum::{
     Extension, Json, Router,
@@ -35,7 +38,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::{reply::Refusal, storage_router};
+use crate::{fencing, reply::Refusal, storage_router};
 
 /// A VM's serial line or screen: what the guest prints or shows, and what is typed. Either end may close at any time.
 pub struct Console {
@@ -59,7 +62,10 @@ pub(crate) type Host = Arc<dyn AgentApi>;
 pub(crate) type Answer<T> = Result<Json<T>, Refusal>;
 
 /// All routes of an agent.
-pub fn router(host: Host, consoles: Arc<dyn Consoles>) -> Router {
+///
+/// `lifted`: all fences of this host up to this one were lifted. A controller's command from before is refused: it may have
+/// been under way since the host was shut out, and what it is about may be elsewhere by now.
+pub fn router(host: Host, consoles: Arc<dyn Consoles>, lifted: Arc<AtomicU64>) -> Router {
     Router::new()
         .route(paths::OBSERVE, get(async |State(host): State<Host>| Answer::Ok(Json(host.observe().await?))))
         .route(paths::IMAGE, put(ensure_image).delete(remove_image))
@@ -77,6 +83,7 @@ pub fn router(host: Host, consoles: Arc<dyn Consoles>) -> Router {
         .route(paths::MIGRATION, get(report))
         .route(paths::MIGRATION_VERB, post(migration_verb).layer(DefaultBodyLimit::max(FLOWS_LIMIT_BYTES)))
         .merge(storage_router::routes())
+        .merge(fencing::routes())
         .with_state(host)
         .merge(
             Router::new()
@@ -85,6 +92,7 @@ pub fn router(host: Host, consoles: Arc<dyn Consoles>) -> Router {
                 .route(paths::PORT_CAPTURE, get(capture))
                 .with_state(consoles),
         )
+        .layer(middleware::from_fn_with_state(lifted, refuse_old))
         .layer(middleware::from_fn(authorize))
 }
 
@@ -104,9 +112,22 @@ async fn authorize(request: Request, next: Next) -> Response {
     Refusal(Problem::denied("not-your-call", what)).into_response()
 }
 
+/// Refuses a command that a controller sent before a fence that was lifted since.
+async fn refuse_old(State(lifted): State<Arc<AtomicU64>>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<Option<PeerIdentity>>().and_then(Option::as_ref);
+    let lifted = lifted.load(Ordering::Acquire);
+    let known = request.headers().get(paths::FENCES_LIFTED_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let commands = request.method() != Method::GET && peer.is_some_and(|peer| peer.role() == Role::Controller);
+    if commands && known.unwrap_or(0) < lifted {
+        return Refusal(crate::fencing::stale(known.unwrap_or(0), lifted)).into_response();
+    }
+    next.run(request).await
+}
+
 fn host_may(method: &Method, path: &str) -> bool {
     let parts: Vec<_> = path.trim_matches('/').split('/').collect();
     match parts.as_slice() {
+        ["v1", "fences", "question"] => method == Method::POST,
         ["v1", "vms", _, "migrations", _] => method == Method::GET,
         ["v1", "vms", _, "migrations", _, verb] => {
             method == Method::POST && matches!(*verb, "flows" | "commit" | "abort")
@@ -368,5 +389,7 @@ mod tests {
         assert!(!host_may(&Method::POST, &paths::vm_part(vm, "revert")));
         assert!(!host_may(&Method::PUT, &paths::vm_volume(vm, Uuid::from_u128(4))));
         assert!(!host_may(&Method::PUT, &paths::pool(vm)));
+        assert!(host_may(&Method::POST, paths::FENCE_QUESTION));
+        assert!(!host_may(&Method::PUT, &paths::fence("host-1")) && !host_may(&Method::DELETE, &paths::fence("host-1")));
     }
 }

@@ -50,7 +50,7 @@ impl Link {
         let address = listener.local_addr().expect("bound").to_string();
         let auth = ClientAuth::Required(vec![Role::Controller, Role::Host]);
         let server = Server::new(&identity, auth, ServerLimits::default()).expect("a server");
-        let routes = router(Arc::new(world.host(&name("host-1"))), Arc::new(Echo));
+        let routes = router(Arc::new(world.host(&name("host-1"))), Arc::new(Echo), Arc::default());
         let server = AbortOnDropHandle::new(tokio::spawn(server.serve(listener, routes, CancellationToken::new())));
         Self { world, authority, address, _server: server, _directory: directory }
     }

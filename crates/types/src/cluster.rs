@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Arch, ByteSize, Name, Problem, resource::resource};
+use crate::{Arch, ByteSize, Members, Name, Problem, resource::resource};
 
 resource!(
     /// Hosts that share policies. `main` always exists; a host that names no other belongs to it.
@@ -74,6 +74,9 @@ pub struct ClusterStatus {
     /// What every host of an architecture has: a guest that sees no more can move to any of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cpu_baseline: Vec<CpuBaseline>,
+    /// Who votes about shutting a host out: every set that a host may still go by, the newest last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<Members>,
     /// The update that is under way.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub operation: Option<Name>,

@@ -5,7 +5,10 @@ use utoipa::ToSchema;
 
 use uuid::Uuid;
 
-use crate::{Arch, ByteSize, FailureDomain, Name, Problem, Timestamp, policy::main_cluster, resource::resource};
+use crate::{
+    Arch, ByteSize, FailureDomain, HostFence, HostLease, Name, Problem, Timestamp, policy::main_cluster,
+    resource::resource,
+};
 
 resource!(
     /// A server whose agent has joined this datacenter.
@@ -104,6 +107,18 @@ pub struct HostStatus {
     /// The last time it came back after its power was off. A policy puts no host to sleep without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wake_proof: Option<WakeProof>,
+    /// Its right to run protected VMs, as it said last; not stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<HostLease>,
+    /// Set while it is shut out: protected VMs don't run there, and nothing is placed on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fence: Option<HostFence>,
+    /// All fences up to this generation were lifted.
+    #[serde(default)]
+    pub fences_lifted: u64,
+    /// The set of members of its cluster that it is known to go by.
+    #[serde(default)]
+    pub members_generation: u64,
 }
 
 /// How a host's power is switched.

@@ -47,7 +47,7 @@ pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CpuBaseline, MAIN_CLUSTER
 pub use energy::EnergySource;
 pub use error::ErrorClass;
 pub use event::{Event, EventSpec, EventStatus, Severity};
-pub use fencing::{Fence, Member, Members};
+pub use fencing::{Fence, FenceProof, FenceProofKind, HostFence, HostLease, LeaseStanding, Member, Members};
 pub use flow::{Flow, FlowPlace, FlowTuple, TcpFlow};
 pub use ha::{HaPolicy, HaSpec, HaStatus};
 pub use host::{

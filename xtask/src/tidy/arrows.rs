@@ -50,6 +50,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "gantry-controller",
         &[
             "gantry-api",
+            "gantry-ha",
             "gantry-hostlink",
             "gantry-placement",
             "gantry-storage",

@@ -308,7 +308,7 @@ impl VmTask {
     async fn lost_after_commit(&mut self, reason: &str) {
         if let Some(record) = &mut self.record {
             record.process = None;
-            record.end = Some(crate::records::End { failed: true, reason: reason.to_owned() });
+            record.end = Some(crate::records::End::failed(reason));
         }
         self.note_committed().await;
     }

@@ -7,7 +7,7 @@ use gantry_api::agent::{MigrationState, VmRunState};
 use gantry_qemu::process::{QemuProcess, log_tail};
 use gantry_qemu::qmp::{Event, command::QueryStatus};
 use gantry_types::{Flow, PowerState, Problem, Timestamp};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -18,6 +18,7 @@ use super::protection::Protection;
 use super::room::Hold;
 use super::{Command, MONITOR_LIMIT, Shared, liveness, within};
 use crate::host::Host;
+use crate::lease::LeaseView;
 use crate::migration::{Interrupted, SendingTask};
 use crate::records::{End, Record};
 
@@ -48,6 +49,7 @@ pub(crate) struct VmTask {
     pub(super) keep_up_at: Option<Instant>,
     pub(super) keep_up_pause: Duration,
     pub(super) protection: Protection,
+    pub(super) lease_views: watch::Receiver<LeaseView>,
     pub(crate) shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
     pub(crate) self_commands: mpsc::WeakSender<Command>,
@@ -79,6 +81,7 @@ impl VmTask {
         shared: Arc<Shared>,
     ) -> Self {
         let recovering = record.is_some();
+        let lease_views = host.lease.views();
         let task = Self {
             host,
             vm,
@@ -95,6 +98,7 @@ impl VmTask {
             keep_up_at: None,
             keep_up_pause: KEEP_UP_PAUSE_FIRST,
             protection: Protection::new(),
+            lease_views,
             shared,
             commands,
             self_commands,
@@ -113,6 +117,7 @@ impl VmTask {
         let mut points_look = tokio::time::interval(LOOK_INTERVAL);
         points_look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while next == Next::Continue {
+            self.heed_lease().await;
             self.plan_restart().await;
             self.plan_look();
             self.publish();
@@ -126,6 +131,8 @@ impl VmTask {
                     None => return,
                 },
                 happening = happening(&mut self.run, &run_dir) => self.react(happening).await,
+                // The keeper lives as long as the host: this ends only with a change.
+                _ = self.lease_views.changed() => Next::Continue,
                 () = moment(self.keep_up_at) => {
                     self.keep_up().await;
                     Next::Continue
@@ -245,7 +252,7 @@ impl VmTask {
                 self.hold = Some(Hold::of_write(cause, event.data["nospace"] == true));
             }
             "GUEST_PANICKED" => {
-                self.expected_end = Some(End { failed: true, reason: "the guest's kernel panicked".to_owned() });
+                self.expected_end = Some(End::failed("the guest's kernel panicked"));
                 if let Run::On(machine) = &self.run
                     && let Err(error) = machine.process.kill()
                 {
@@ -255,7 +262,8 @@ impl VmTask {
             "SHUTDOWN" => {
                 let by_guest = event.data["guest"] == true;
                 let reason = if by_guest { "guest shut down" } else { "QEMU was told to quit" };
-                self.expected_end.get_or_insert(End { failed: !by_guest, reason: reason.to_owned() });
+                let end = if by_guest { End::stopped(reason) } else { End::failed(reason) };
+                self.expected_end.get_or_insert(end);
             }
             _ => {}
         }
@@ -326,8 +334,9 @@ impl VmTask {
         let end = self.expected_end.take().unwrap_or_else(|| {
             let said = log_tail(&files.log);
             let said = if said.is_empty() { String::new() } else { format!(": {said}") };
-            End { failed: true, reason: format!("QEMU {how}{said}") }
+            self.lease_end().unwrap_or_else(|| End::failed(format!("QEMU {how}{said}")))
         });
+        self.host.lease.forget_guarded(self.vm);
         if self.is_receiving() {
             return self.receiving_failed(&end.reason).await;
         }

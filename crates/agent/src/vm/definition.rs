@@ -25,7 +25,14 @@ impl VmTask {
             return Err(Problem::conflict("vm-running", detail).remedy("stop it first"));
         }
         let before = record.clone();
-        let changed = Record { assignment, ..before.clone() };
+        let mut changed = Record { assignment, ..before.clone() };
+        let to_be_guarded = Record::is_to_be_guarded(&changed.assignment);
+        if matches!(self.run, Run::Off) {
+            changed.guarded = to_be_guarded;
+        } else if to_be_guarded && !changed.guarded {
+            self.guard_running().await?;
+            changed.guarded = true;
+        }
         let made = self.make(changed).await;
         if made.is_err() {
             // What can't be made is not what the VM is.
@@ -152,6 +159,7 @@ impl VmTask {
             Run::Deaf(process) => machine::end(process).await?,
         }
         self.run = Run::Off;
+        self.host.lease.forget_guarded(self.vm);
         self.interrupted = None;
         self.expected_end = None;
         self.hold = None;

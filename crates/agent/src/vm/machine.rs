@@ -185,6 +185,13 @@ pub(crate) async fn launch(
     })?;
     vm_files::make_log(&files.console_log, record.owner_uid)
         .map_err(|error| file_problem(&what, &files.console_log, &error))?;
+    let gate = match record.guarded {
+        true => {
+            host.lease.expect_held(&what)?;
+            Some(host.lease.gate(record.assignment.uuid, &what)?)
+        }
+        false => None,
+    };
     let process = QemuProcess::spawn(SpawnSpec {
         binary: binary.path.clone(),
         argv,
@@ -195,8 +202,12 @@ pub(crate) async fn launch(
         }),
         stderr_log: files.log.clone(),
         inherited: taps,
+        gate,
     })
     .map_err(|error| problem("qemu-not-started", &what, &error))?;
+    if record.guarded {
+        host.lease.note_guarded(record.assignment.uuid, &process);
+    }
 
     let connected = connect(&process, &files.run_dir).await;
     let qmp = match connected {
@@ -322,7 +333,7 @@ pub(crate) fn find_orphan(run_dir: &Path) -> Result<Option<QemuProcess>, gantry_
 }
 
 /// Field 22 of `/proc/PID/stat` (proc_pid_stat(5)); the second field, the name, may contain anything.
-fn start_time_ticks(pid: u32) -> Option<u64> {
+pub(crate) fn start_time_ticks(pid: u32) -> Option<u64> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let stat = String::from_utf8_lossy(&stat);
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()

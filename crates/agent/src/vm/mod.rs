@@ -26,6 +26,7 @@ mod disk;
 mod guest;
 mod happening;
 mod last_known_good;
+mod lease;
 mod liveness;
 mod machine;
 mod metrics;
@@ -60,7 +61,7 @@ pub(crate) use console::ConsoleLine;
 pub(crate) use definition::committed_here;
 pub(crate) use disk::{check_arriving, place as disk_place};
 pub(crate) use liveness::check as check_liveness;
-pub(crate) use machine::{Begin, DISK_NODE, Machine, files, prepare_files, seed_of};
+pub(crate) use machine::{Begin, DISK_NODE, Machine, files, prepare_files, seed_of, start_time_ticks};
 pub(crate) use screen::open as open_screen;
 
 /// A guest agent that was silent for longer is not reported as there.
@@ -137,6 +138,8 @@ struct SharedState {
     signs: SignsOfLife,
     progress: MigrationProgress,
     console: Option<ConsoleLine>,
+    /// Of a VM that is to be guarded: the fence from which it has drawn its conclusion.
+    guarded: Option<Option<u64>>,
     /// When the guest last stopped executing.
     stopped_at: Option<Timestamp>,
 }
@@ -219,8 +222,13 @@ impl Shared {
     pub fn update_progress(&self, update: impl FnOnce(&mut MigrationProgress)) {
         update(&mut self.lock().progress);
     }
-    fn publish(&self, base: VmObservation) {
-        self.lock().base = Some(base);
+    /// Whether nothing of it runs because of this fence, and that is on disk.
+    pub fn has_settled(&self, generation: u64) -> bool {
+        self.lock().guarded.is_none_or(|settled| settled.is_some_and(|settled| settled >= generation))
+    }
+    fn publish(&self, base: VmObservation, guarded: Option<Option<u64>>) {
+        let mut state = self.lock();
+        (state.base, state.guarded) = (Some(base), guarded);
     }
     pub(super) fn signs_of_life(&self) -> SignsOfLife {
         let state = self.lock();

@@ -27,6 +27,7 @@ impl VmTask {
             // Its QEMU may well run: a heartbeat that called it stopped would be believed.
             Run::Off if self.recovering => VmRunState::Starting,
             Run::Off if self.protection.restart_at.is_some() => VmRunState::Starting,
+            Run::Off if self.keep_up_at.is_some() || self.waits_for_lease() => VmRunState::Starting,
             Run::Off if record.end.as_ref().is_some_and(|end| end.failed) => VmRunState::Failed,
             Run::Off => VmRunState::Stopped,
         }
@@ -67,8 +68,9 @@ impl VmTask {
             volumes: record.assignment.volumes.iter().map(VolumeAssignment::place).collect(),
             owner_uid: record.owner_uid,
             damaged: false,
+            guarded: record.guarded,
         };
-        self.shared.publish(base.clone());
+        self.shared.publish(base.clone(), record.guarded.then_some(record.fenced));
         Ok(self.shared.observation().unwrap_or(base))
     }
 

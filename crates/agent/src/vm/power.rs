@@ -39,6 +39,7 @@ impl VmTask {
     async fn carry_out(&mut self, action: PowerAction) -> Result<(), Problem> {
         match action {
             PowerAction::Start => {
+                self.leave_fence().await?;
                 self.forget_failures();
                 self.start().await
             }
@@ -70,7 +71,7 @@ impl VmTask {
             Ok(()) => Ok(()),
             Err(error) => {
                 if let Some(record) = &mut self.record {
-                    record.end = Some(End { failed: true, reason: error.detail.clone() });
+                    record.end = Some(End { lease_over: error.code() == "lease-not-held", ..End::failed(&error.detail) });
                 }
                 self.save().await?;
                 Err(error)
@@ -116,13 +117,13 @@ impl VmTask {
             self.stop_sending("the VM was stopped").await;
             self.end_qemu().await?;
             if let Some(record) = &mut self.record {
-                record.end = Some(End { failed: false, reason: "stopped".to_owned() });
+                record.end = Some(End::stopped("stopped"));
             }
         }
         if let Some(record) = &mut self.record {
             record.process = None;
             // A VM that had failed is stopped now, as was asked.
-            record.end = record.end.take().map(|end| End { failed: false, ..end });
+            record.end = record.end.take().map(|end| End::stopped(end.reason));
         }
         self.save().await
     }

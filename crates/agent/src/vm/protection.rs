@@ -88,7 +88,9 @@ impl VmTask {
         );
         let record = self.record.as_ref()?;
         let failed = matches!(self.run, Run::Off) && record.end.as_ref().is_some_and(|end| end.failed);
-        let wanted = record.wanted == PowerState::Running && record.assignment.ha.policy == HaPolicy::Restart;
+        let by_lease = record.end.as_ref().is_some_and(|end| end.lease_over);
+        let protected = record.assignment.ha.policy == HaPolicy::Restart || by_lease;
+        let wanted = record.wanted == PowerState::Running && protected && record.fenced.is_none();
         (failed && wanted && !claimed && !record.ha.given_up).then_some(record)
     }
 
@@ -101,7 +103,15 @@ impl VmTask {
         if self.protection.restart_at.is_some() {
             return;
         }
+        if self.lacks_lease() {
+            // The next change of the lease wakes this task.
+            return;
+        }
         let (policy, now) = (retry(&record.assignment.ha), Instant::now());
+        if self.waits_for_lease() {
+            self.protection.restart_at = Some(now);
+            return;
+        }
         match self.protection.attempts.turn(&policy, self.protection.moment(now)) {
             Turn::Now => self.protection.restart_at = Some(now),
             Turn::Pause { until } => self.protection.restart_at = Some(self.protection.instant(until)),
@@ -126,8 +136,11 @@ impl VmTask {
         if self.failed_and_protected().is_none() {
             return;
         }
-        let now = self.protection.moment(Instant::now());
-        self.protection.attempts.begun(now);
+        // A lease that ran out is no failure of the VM.
+        if !self.waits_for_lease() {
+            let now = self.protection.moment(Instant::now());
+            self.protection.attempts.begun(now);
+        }
         if let Some(record) = &mut self.record {
             let cause = record.end.as_ref().map(|end| end.reason.clone());
             tracing::warn!(vm = %self.vm, cause, "it failed and is started again");
@@ -213,7 +226,7 @@ impl VmTask {
         if let Err(error) = process {
             tracing::error!(vm = %self.vm, %error, "cannot end QEMU");
         }
-        self.expected_end = Some(End { failed: true, reason });
+        self.expected_end = Some(End::failed(reason));
         self.protection.watched_from = Instant::now();
     }
 
@@ -221,7 +234,11 @@ impl VmTask {
     pub(super) async fn change_protection(&mut self, epoch: u64, spec: &HaSpec) -> Result<(), Problem> {
         self.check_epoch(epoch)?;
         self.check_not_moving()?;
-        let Some(changed) = self.protect(spec) else { return Ok(()) };
+        let Some(mut changed) = self.protect(spec) else { return Ok(()) };
+        if Record::is_to_be_guarded(&changed.assignment) && !changed.guarded {
+            self.guard_running().await?;
+            changed.guarded = true;
+        }
         self.host.records.save(&changed).await.map_err(|error| error.problem())?;
         self.record = Some(changed);
         self.protection.watched_from = Instant::now();

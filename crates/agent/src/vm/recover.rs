@@ -34,6 +34,7 @@ impl VmTask {
             Ok(Adopted::Gone) => {}
             Err(error) => tracing::error!(vm = %self.vm, %error, "cannot look for QEMU"),
         }
+        self.guard_adopted().await;
         let migration = self.record.as_ref().and_then(|record| record.migration.as_ref());
         let role = migration.map(|migration| (matches!(migration.role, MigrationRole::Source(_)), migration.state));
         match role {
@@ -75,14 +76,17 @@ impl VmTask {
         }
         if record.wanted == PowerState::Stopped {
             record.process = None;
-            record.end = Some(End { failed: false, reason: "it ended while the agent was away".to_owned() });
+            record.end = Some(End::stopped("it ended while the agent was away"));
             if let Err(error) = self.save().await {
                 tracing::error!(vm = %self.vm, %error, "the VM's state is not on disk");
             }
             return;
         }
-        tracing::info!(vm = %self.vm, "QEMU is gone, starting the VM again");
         let wanted = record.wanted;
+        if self.put_off_for_lease() {
+            return;
+        }
+        tracing::info!(vm = %self.vm, "QEMU is gone, starting the VM again");
         match self.start().await {
             Ok(()) => {
                 self.keep_up_pause = KEEP_UP_PAUSE_FIRST;

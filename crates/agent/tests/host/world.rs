@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 use axum::{
     Extension, Json, Router,
     extract::Path as UrlPath,
+    http::StatusCode,
     routing::{get, post},
 };
 use gantry_api::agent::*;
+use gantry_api::fencing::LeaseGrant;
 use gantry_api::heartbeat::{Heartbeat, HeartbeatReply};
 use gantry_api::rest::{JoinRequest, JoinResponse, RenewRequest};
 use gantry_api::{AgentApi, paths};
@@ -36,11 +38,20 @@ pub struct World {
     pub hosts: Vec<TestHost>,
     pub image: ImageRef,
     pub heartbeats: Arc<Mutex<Vec<Heartbeat>>>,
+    pub controller: Arc<Mutex<Answers>>,
     pub authority: Arc<CertificateAuthority>,
     identity: LiveIdentity,
     shutdown: CancellationToken,
     // Last: its content is in use until all else is gone.
     _directory: tempfile::TempDir,
+}
+
+/// How the controller answers heartbeats.
+#[derive(Default)]
+pub struct Answers {
+    /// Not at all.
+    pub silent: bool,
+    pub lease: Option<LeaseGrant>,
 }
 
 pub struct TestHost {
@@ -90,7 +101,8 @@ impl World {
 
         let heartbeats = Arc::new(Mutex::new(Vec::new()));
         let shutdown = CancellationToken::new();
-        let router = controller(authority.clone(), stored.path, heartbeats.clone());
+        let answers = Arc::<Mutex<Answers>>::default();
+        let router = controller(authority.clone(), stored.path, heartbeats.clone(), answers.clone());
         let listener = tokio::net::TcpListener::bind("10.77.0.254:7440").await.unwrap();
         let server = Server::new(&identity, ClientAuth::Optional(vec![Role::Host]), ServerLimits::default()).unwrap();
         tokio::spawn(server.serve(listener, router, shutdown.clone()));
@@ -104,7 +116,16 @@ impl World {
             gantry_agent::join(url, &token, host.name.clone(), agent, host.address, &host.state_dir).await.unwrap();
             hosts.push(host);
         }
-        let mut world = Self { hosts, image, heartbeats, authority, identity, shutdown, _directory: directory };
+        let mut world = Self {
+            hosts,
+            image,
+            heartbeats,
+            controller: answers,
+            authority,
+            identity,
+            shutdown,
+            _directory: directory,
+        };
         for number in 0..count {
             world.start_agent(number).await;
         }
@@ -217,6 +238,24 @@ impl World {
         }
     }
 
+    /// What a host said last.
+    pub fn last_heartbeat(&self, host: usize) -> Option<Heartbeat> {
+        let address = format!("{}:7443", self.hosts[host].address);
+        self.heartbeats.lock().unwrap().iter().rev().find(|beat| beat.agent_address == address).cloned()
+    }
+
+    pub fn agent_pid(&self, host: usize) -> u32 {
+        self.hosts[host].process.as_ref().unwrap().id()
+    }
+
+    /// The process that guards a host's VMs.
+    pub fn warden(&self, host: usize) -> Option<u32> {
+        let is_warden = |pid: &u32| {
+            std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("warden_process"))
+        };
+        self.hosts[host].pids().into_iter().find(is_warden)
+    }
+
     /// QEMU processes on a host.
     pub fn qemus(&self, host: usize) -> Vec<u32> {
         self.hosts[host].pids().into_iter().filter(|pid| is_qemu(*pid)).collect()
@@ -281,7 +320,12 @@ fn is_qemu(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("qemu-system-"))
 }
 
-fn controller(authority: Arc<CertificateAuthority>, image: PathBuf, heartbeats: Arc<Mutex<Vec<Heartbeat>>>) -> Router {
+fn controller(
+    authority: Arc<CertificateAuthority>,
+    image: PathBuf,
+    heartbeats: Arc<Mutex<Vec<Heartbeat>>>,
+    answers: Arc<Mutex<Answers>>,
+) -> Router {
     let ca = authority.certificate_pem().to_owned();
     let issue = move |name: &Name, agent_csr: &str, qemu_csr: &str| {
         let leaf = |role, csr: &str| {
@@ -303,7 +347,10 @@ fn controller(authority: Arc<CertificateAuthority>, image: PathBuf, heartbeats: 
     };
     let heartbeat = async move |Json(heartbeat): Json<Heartbeat>| {
         heartbeats.lock().unwrap().push(heartbeat);
-        Json(HeartbeatReply { interval_ms: 200, pools: Vec::new() })
+        let answers = answers.lock().unwrap();
+        let lease = answers.lease.clone();
+        let reply = HeartbeatReply { interval_ms: 200, pools: Vec::new(), lease };
+        if answers.silent { Err(StatusCode::SERVICE_UNAVAILABLE) } else { Ok(Json(reply)) }
     };
     let content = async move |UrlPath(_): UrlPath<String>| std::fs::read(&image).unwrap();
     Router::new()

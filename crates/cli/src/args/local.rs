@@ -54,6 +54,9 @@ pub struct ControllerRun {
 pub enum AgentCommand {
     /// Run the agent of a host that has joined
     Run(AgentRun),
+    /// Guard the host's protected VMs: stop them when its lease is over. The agent starts it
+    #[command(hide = true)]
+    Warden(AgentRun),
 }
 
 #[derive(Debug, Args)]

@@ -16,8 +16,10 @@ pub async fn controller(command: ControllerCommand, programs: &impl Programs) ->
 }
 
 pub async fn agent(command: AgentCommand, programs: &impl Programs) -> Result<(), Failure> {
-    let AgentCommand::Run(arguments) = command;
-    Ok(programs.agent_run(arguments).await?)
+    match command {
+        AgentCommand::Run(arguments) => Ok(programs.agent_run(arguments).await?),
+        AgentCommand::Warden(arguments) => Ok(programs.agent_warden(&arguments)?),
+    }
 }
 
 async fn init(arguments: &ControllerInit, programs: &impl Programs) -> Result<(), Failure> {

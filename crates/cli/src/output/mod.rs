@@ -7,6 +7,7 @@ mod age;
 mod cluster_rows;
 mod describe;
 mod explanation;
+mod lease;
 mod load_balancer;
 mod rows;
 mod snapshot_tree;

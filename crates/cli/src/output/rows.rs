@@ -69,7 +69,8 @@ pub fn yes_no(value: bool) -> String {
 
 impl Row for Host {
     const PLURAL_FOR_PEOPLE: &'static str = "hosts";
-    const HEADERS: &'static [&'static str] = &["NAME", "STATE", "VMS", "CPUS", "MEMORY", "ACCEL", "ADDRESS", "SEEN"];
+    const HEADERS: &'static [&'static str] = 
+        &["NAME", "STATE", "VMS", "CPUS", "MEMORY", "ACCEL", "ADDRESS", "SEEN", "LEASE"];
     const WIDE_HEADERS: &'static [&'static str] = &["CPU%", "LOAD", "ARCH", "QEMU", "KERNEL", "UNDERLAY", "POST-COPY"];
 
     fn cells(&self, around: &Surroundings) -> Vec<String> {
@@ -95,6 +96,7 @@ impl Row for Host {
             or_dash(inventory.map(|i| if i.kvm { "kvm" } else { "tcg" })),
             status.agent_address.clone(),
             age(status.last_seen, around.now),
+            super::lease::cell(self),
         ]
     }
 

@@ -54,6 +54,7 @@ use crate::{
     energy::EnergyBook,
     history::History,
     image_library::ImageLibrary,
+    leases::{Leases, moment},
     links::HostLinks,
     loops::{network_distributor::Distributor, resource_distributor::ResourceDistributor},
     model::{Kind, ModelFeed, ReadModel},
@@ -73,6 +74,7 @@ pub struct App {
     pub power: Arc<dyn PowerDrivers>,
     pub clock: Arc<dyn Clock>,
     pub access: Access,
+    pub leases: Leases,
     pub history: History,
     pub(crate) overviews: Overviews,
     pub audit: AuditLog,
@@ -116,6 +118,7 @@ impl App {
             .map_err(|error| directory_problem(&config.audit_dir(), &error))?;
         let energy = EnergyBook::open(&config.energy_dir(), clock.now())
             .map_err(|error| directory_problem(&config.energy_dir(), &error))?;
+        let leases = model.read(|tables| Leases::open(tables, moment(&*clock)));
         let app = Arc::new(Self {
             config,
             objects: Objects::new(store),
@@ -125,6 +128,7 @@ impl App {
             power,
             clock,
             access,
+            leases,
             history: History::default(),
             overviews: Overviews::default(),
             audit,

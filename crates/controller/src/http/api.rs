@@ -54,6 +54,7 @@ const VERSION: &str = "/v1/version";
 pub fn router(front: Shared) -> Router {
     routes()
         .add_internal(paths::HEARTBEAT, post(hosts::heartbeat))
+        .add_internal(paths::AGENT_FENCE, post(hosts::fence))
         .add_internal(paths::RENEW, post(hosts::renew))
         .add_internal(paths::AGENT_IMAGE, get(images::content))
         .router

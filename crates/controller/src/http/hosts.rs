@@ -2,6 +2,7 @@
 
 use axum::{Extension, Json, extract::State, http::header, response::IntoResponse};
 use gantry_api::{
+    fencing::{FenceAnswer, FenceQuestion},
     heartbeat::{Heartbeat, HeartbeatReply},
     rest::{JoinRequest, JoinResponse, RenewRequest},
 };
@@ -16,6 +17,7 @@ use super::{
 };
 use crate::{
     app::{self, host::Joining, token},
+    leases::moment,
     loops::intake,
 };
 
@@ -74,6 +76,16 @@ pub async fn heartbeat(
     Body(beat): Body<Heartbeat>,
 ) -> Answer<HeartbeatReply> {
     Ok(Json(intake::heartbeat(&front.app, &name, beat).await?))
+}
+
+/// Whether this controller has a record against the host that asks; answered from memory, so that it comes in time.
+pub async fn fence(
+    State(front): State<Shared>,
+    HostPeer(name): HostPeer,
+    Body(question): Body<FenceQuestion>,
+) -> Answer<FenceAnswer> {
+    let question = FenceQuestion { host: name, ..question };
+    Ok(Json(front.app.leases.ask(&question, moment(&*front.app.clock))))
 }
 
 fn issue(

@@ -1,5 +1,5 @@
-//! Keeps each cluster's status true: its hosts, what they have together, and the CPU baseline on which every guest can
-//! move to every host. Written only when it changes.
+//! Keeps each cluster's status true: its hosts, what they have together, the CPU baseline on which every guest can
+//! move to every host, and who votes about shutting a host out. Written only when it changes.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -9,6 +9,7 @@ use gantry_types::{
 
 use crate::{
     app::{App, cluster::hosts_of},
+    leases::members_of,
     objects::Change,
 };
 
@@ -27,12 +28,14 @@ pub async fn pass(app: &App) -> Result<(), Problem> {
     for cluster in app.model.list::<Cluster>() {
         let name = &cluster.metadata.name;
         let hosts: Vec<Arc<Host>> = app.model.read(|tables| hosts_of(tables, name).cloned().collect());
-        let status = status_of(&hosts, &cluster.status);
+        let clusters = app.model.list::<Cluster>();
+        let all: Vec<&Cluster> = clusters.iter().map(|cluster| &**cluster).collect();
+        let status = status_of(&hosts, &cluster.status, &all);
         if status == cluster.status {
             continue;
         }
         let mut cluster: Cluster = app.objects.get(cluster.name()).await?;
-        cluster.status = status_of(&hosts, &cluster.status);
+        cluster.status = status_of(&hosts, &cluster.status, &all);
         let mut change = Change::new();
         change.update(&cluster)?;
         app.commit(change).await?;
@@ -40,7 +43,7 @@ pub async fn pass(app: &App) -> Result<(), Problem> {
     Ok(())
 }
 
-fn status_of(hosts: &[Arc<Host>], former: &ClusterStatus) -> ClusterStatus {
+fn status_of(hosts: &[Arc<Host>], former: &ClusterStatus, all: &[&Cluster]) -> ClusterStatus {
     let inventories = || hosts.iter().filter_map(|host| host.status.inventory.as_ref());
     ClusterStatus {
         hosts: hosts.iter().map(|host| host.metadata.name.clone()).collect(),
@@ -48,8 +51,15 @@ fn status_of(hosts: &[Arc<Host>], former: &ClusterStatus) -> ClusterStatus {
         cpus: inventories().map(|inventory| inventory.cpu.count).sum(),
         memory: ByteSize(inventories().map(|inventory| inventory.memory.bytes()).sum()),
         cpu_baseline: baselines(inventories()),
+        members: members_of(&former.members, &voting(hosts), all),
         operation: former.operation.clone(),
     }
+}
+
+/// Those that have been heard of, and don't sleep: nothing runs on a host that does, and it can't answer.
+fn voting(hosts: &[Arc<Host>]) -> Vec<&Host> {
+    let votes = |host: &&Host| host.status.inventory.is_some() && host.status.state != HostState::Sleeping;
+    hosts.iter().map(|host| &**host).filter(votes).collect()
 }
 
 /// By architecture: what all of its hosts have.

@@ -30,12 +30,13 @@ const POOL_GRAIN: ByteSize = ByteSize::mib(256);
 /// # Errors
 /// `unknown-host` (denied) if there is no such host: it was deleted.
 pub async fn heartbeat(app: &App, host: &Name, beat: Heartbeat) -> Result<HeartbeatReply, Problem> {
-    if app.model.get::<Host>(host.as_str()).is_none() {
+    let Some(known) = app.model.get::<Host>(host.as_str()) else {
         return Err(Problem::denied("unknown-host", format!("host '{host}' is not part of this datacenter"))
             .remedy("join it again: gantry host join URL TOKEN"));
-    }
+    };
+    let lease = beat.lease.as_ref().map(|report| app.leases.grant(app, &known, report));
     let interval_ms = app.config.heartbeat_interval.as_millis() as u64;
-    let reply = HeartbeatReply { interval_ms, pools: pools_of(app, host) };
+    let reply = HeartbeatReply { interval_ms, pools: pools_of(app, host), lease };
     if !remember(app, host, &beat) {
         return Ok(reply);
     }
@@ -91,6 +92,7 @@ fn remember(app: &App, host: &Name, beat: &Heartbeat) -> bool {
             members: beat.members.clone(),
             idle_routers: beat.idle_routers.clone(),
             pools: beat.pools.clone(),
+            lease: beat.lease.as_ref().map(|report| report.lease.clone()),
             vms: beat.vms.iter().map(|observation| (observation.uuid, observation.clone())).collect(),
         };
         let before = overlay.hosts.get(host.as_str());
@@ -169,6 +171,7 @@ async fn note_host(app: &App, name: &Name, beat: &Heartbeat) -> Result<(), Probl
             host.status.state = HostState::Ready;
             host.status.asleep = None;
             host.status.inventory = Some(beat.inventory.clone());
+            host.status.members_generation = members_known(beat);
             change.update(&host)?;
             app.commit(change).await?;
             app.wakeups.networks.notify_one();
@@ -214,8 +217,13 @@ fn is_news(host: &Host, beat: &Heartbeat, may_move: bool) -> bool {
     let status = &host.status;
     status.state != HostState::Ready
         || status.asleep.is_some()
+        || status.members_generation != members_known(beat)
         || (may_move && addresses(host) != (beat.agent_address.as_str(), beat.underlay_address.as_str()))
         || status.inventory.as_ref().is_none_or(|known| differs(known, &beat.inventory))
+}
+
+fn members_known(beat: &Heartbeat) -> u64 {
+    beat.lease.as_ref().map_or(0, |report| report.members_generation)
 }
 
 fn differs(known: &Inventory, told: &Inventory) -> bool {

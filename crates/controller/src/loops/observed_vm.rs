@@ -173,6 +173,7 @@ mod tests {
             owner_uid: 0,
             volumes: Vec::new(),
             damaged: false,
+            guarded: false,
         }
     }
     fn settled(phase: VmPhase, observation: Option<VmObservation>, trusted: bool) -> Option<Settled> {

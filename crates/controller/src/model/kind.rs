@@ -129,6 +129,7 @@ kinds! {
         if let Some(report) = overlay.hosts.get(host.name()) {
             host.status.last_seen = Some(report.last_seen);
             host.status.metrics = Some(report.metrics);
+            host.status.lease.clone_from(&report.lease);
         }
     };
     Cluster in clusters;

@@ -7,7 +7,7 @@ use std::{
 
 use gantry_api::{agent::VmObservation, heartbeat::MemberHealth, storage::PoolReport};
 use gantry_types::{
-    ByteSize, HostMetrics, MigrationProgress, ObjectRef, Progress, ResourcePoolStatus, Timestamp, VmMetrics,
+    ByteSize, HostLease, HostMetrics, MigrationProgress, ObjectRef, Progress, ResourcePoolStatus, Timestamp, VmMetrics,
 };
 use uuid::Uuid;
 
@@ -29,6 +29,7 @@ pub struct HostReport {
     pub idle_routers: Vec<Uuid>,
     pub vms: BTreeMap<Uuid, VmObservation>,
     pub pools: Vec<PoolReport>,
+    pub lease: Option<HostLease>,
 }
 
 #[derive(Debug, Default)]

@@ -75,7 +75,7 @@ struct FakeLinks(Arc<FakeWorld>);
 
 impl HostLinks for FakeLinks {
     fn agent(&self, host: &Host) -> Arc<dyn AgentApi> {
-        Arc::new(self.0.host(&host.metadata.name))
+        Arc::new(self.0.host(&host.metadata.name).knowing_lifted(host.status.fences_lifted))
     }
 }
 
@@ -285,7 +285,10 @@ impl World {
     /// Every reachable host reports what it has.
     pub async fn heartbeats(&self, controller: &Controller) {
         for (host, beat) in self.beats(controller).await {
-            heartbeat(&controller.app, &host, beat).await.expect("taken in");
+            let reply = heartbeat(&controller.app, &host, beat).await.expect("taken in");
+            if let Some(grant) = &reply.lease {
+                self.hosts.heard(&host, grant);
+            }
         }
     }
 
@@ -309,6 +312,7 @@ impl World {
                 idle_routers: Vec::new(),
                 pools: self.hosts.pool_reports(&host),
                 traffic: None,
+                lease: self.hosts.lease_report(&host),
             };
             beats.push((host, beat));
         }

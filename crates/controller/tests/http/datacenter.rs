@@ -153,7 +153,7 @@ impl Datacenter {
         let identity = LiveIdentity::new(identity).expect("fit");
         let auth = ClientAuth::Required(vec![gantry_trust::Role::Controller, gantry_trust::Role::Host]);
         let server = Server::new(&identity, auth, ServerLimits::default()).expect("a server");
-        let router = gantry_hostlink::router(Arc::new(self.hosts.host(&name(host))), Arc::new(Echo));
+        let router = gantry_hostlink::router(Arc::new(self.hosts.host(&name(host))), Arc::new(Echo), Arc::default());
         let serving = server.serve(listener, router, CancellationToken::new());
         self.tasks.push(AbortOnDropHandle::new(tokio::spawn(serving)));
         let config = ClientConfig::with_identity(&identity, ExpectedPeer::any_controller()).expect("a client");
@@ -233,6 +233,7 @@ impl Member {
             idle_routers: Vec::new(),
             pools: Vec::new(),
             traffic,
+            lease: None,
         };
         self.api.send(Method::POST, paths::HEARTBEAT, &json!(beat)).await
     }

@@ -6,7 +6,7 @@ use gantry_api::agent::{
     Assignment, HaObservation, MigrationReport, MigrationState, SendMigration, VmObservation, VmRunState,
 };
 use gantry_api::storage::VolumeAssignment;
-use gantry_types::{GuestInfo, HaStatus, MigrationFigures, MigrationProgress, Name, Problem, RecoveryPoint};
+use gantry_types::{GuestInfo, HaPolicy, HaStatus, MigrationFigures, MigrationProgress, Name, Problem, RecoveryPoint};
 use uuid::Uuid;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +34,8 @@ pub(super) struct FakeVm {
     /// Newest first.
     pub points: Vec<RecoveryPoint>,
     pub last_revert: Option<Uuid>,
+    /// It ends with its host's lease.
+    pub guarded: bool,
 }
 
 /// A disk whose content is a number that grows with each write of the guest.
@@ -68,6 +70,7 @@ pub(super) struct FakeMigration {
 impl FakeVm {
     pub(super) fn new(assignment: Assignment, owner_uid: u32) -> Self {
         Self {
+            guarded: assignment.ha.policy == HaPolicy::Restart,
             assignment,
             owner_uid,
             guest: Guest::Off { failed: false, reason: None },
@@ -121,6 +124,7 @@ impl FakeVm {
             volumes: self.assignment.volumes.iter().map(VolumeAssignment::place).collect(),
             owner_uid: self.owner_uid,
             damaged: false,
+            guarded: self.guarded,
         }
     }
 }

@@ -11,7 +11,7 @@ use gantry_api::{
         VmObservation,
     },
 };
-use gantry_types::{Flow, HostNetworks, HostResources, Name, PostCopy, Problem, ResourcesReport};
+use gantry_types::{Flow, HaPolicy, HostNetworks, HostResources, Name, PostCopy, Problem, ResourcesReport};
 use uuid::Uuid;
 
 use super::{
@@ -33,11 +33,18 @@ pub const CLOCK_LAG_MS: i64 = 130;
 pub struct FakeHost {
     pub(super) world: Arc<FakeWorld>,
     pub(super) name: Name,
+    /// Which of the host's fences the caller knows to be lifted.
+    pub(super) lifted: u64,
 }
 
 impl FakeHost {
     pub fn name(&self) -> &Name {
         &self.name
+    }
+
+    /// As a controller calls that knows the host's fences up to this one to be lifted.
+    pub fn knowing_lifted(self, lifted: u64) -> Self {
+        Self { lifted, ..self }
     }
 
     /// Lets a call arrive, with whatever fault was asked for.
@@ -50,6 +57,10 @@ impl FakeHost {
         let fault = state.faults.arrive(&self.name, name);
         if state.host(&self.name)?.cut {
             return Err(unreachable(&self.name));
+        }
+        let lifted = state.host(&self.name)?.lease.lifted;
+        if self.lifted < lifted {
+            return Err(crate::fencing::stale(self.lifted, lifted));
         }
         match fault {
             Some((When::Before, problem)) => Err(problem),
@@ -134,6 +145,8 @@ impl HostState {
                 return Err(Problem::conflict("vm-running", "its machine is changed while it is stopped"));
             }
             known.assignment = assignment.clone();
+            let is_protected = assignment.ha.policy == HaPolicy::Restart;
+            known.guarded = is_protected || (known.guarded && !matches!(known.guest, Guest::Off { .. }));
             let observation = known.observe();
             self.claim_disk(assignment)?;
             return Ok(observation);
@@ -347,6 +360,7 @@ impl AgentApi for FakeHost {
                 return Err(Problem::conflict("vm-migrating", "the VM is being migrated"));
             }
             known.assignment.ha = request.ha.clone();
+            known.guarded |= request.ha.policy == HaPolicy::Restart;
             Ok(())
         })
     }

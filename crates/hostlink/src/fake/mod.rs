@@ -7,6 +7,7 @@
 //! a call: before its effect, or after it (then only the answer is lost).
 
 mod faults;
+mod fencing;
 mod guest;
 mod host;
 mod migration;
@@ -27,6 +28,7 @@ pub use faults::{Call, Fault, When};
 pub use host::{CLOCK_LAG_MS, FakeHost};
 
 use faults::Faults;
+use fencing::FakeLease;
 use guest::{FakeVm, Guest};
 use storage::FakePool;
 
@@ -58,6 +60,7 @@ struct HostState {
     pools: BTreeMap<Uuid, FakePool>,
     /// How often each volume that is being moved says that it is copied.
     moves: BTreeMap<Uuid, u32>,
+    lease: FakeLease,
 }
 
 impl FakeWorld {
@@ -72,7 +75,7 @@ impl FakeWorld {
     /// The agent of this host; a new host if there was none of that name.
     pub fn host(self: &Arc<Self>, name: &Name) -> FakeHost {
         self.lock().hosts.entry(name.clone()).or_default();
-        FakeHost { world: Arc::clone(self), name: name.clone() }
+        FakeHost { world: Arc::clone(self), name: name.clone(), lifted: u64::MAX }
     }
 
     pub fn inject(&self, fault: Fault) {

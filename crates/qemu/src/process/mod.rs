@@ -13,9 +13,10 @@ mod tap;
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
-use std::io::{self, Read, Seek};
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -91,6 +92,35 @@ pub struct SpawnSpec {
     pub stderr_log: PathBuf,
     /// Kept open in the process under their present numbers (the taps of [`crate::machine::Launch`]).
     pub inherited: Vec<OwnedFd>,
+    /// Where the new process asks before it executes QEMU; it need not ask if absent.
+    pub gate: Option<Gate>,
+}
+
+/// A connection on which the new process asks whether it may become QEMU. It asks itself, so nothing that stops or ends
+/// the starting program in between makes a QEMU that whoever is behind the gate does not know.
+#[derive(Debug)]
+pub struct Gate {
+    /// With a limit on how long reading may take: the starting program waits meanwhile.
+    pub connection: UnixStream,
+    /// What is asked. The process's id is put in at `pid_at`, four bytes, little-endian.
+    pub question: [u8; Self::QUESTION_BYTES],
+    pub pid_at: usize,
+}
+
+impl Gate {
+    pub const QUESTION_BYTES: usize = 40;
+    /// The first byte of the answer is 1 for yes.
+    pub const ANSWER_BYTES: usize = 16;
+
+    /// Only async-signal-safe system calls, and nothing is allocated.
+    fn pass(&mut self) -> io::Result<()> {
+        let pid = std::process::id().to_le_bytes();
+        self.question[self.pid_at..self.pid_at + pid.len()].copy_from_slice(&pid);
+        self.connection.write_all(&self.question)?;
+        let mut answer = [0; Self::ANSWER_BYTES];
+        self.connection.read_exact(&mut answer)?;
+        if answer[0] == 1 { Ok(()) } else { Err(rustix::io::Errno::PERM.into()) }
+    }
 }
 
 /// A process that was running when this value was made.
@@ -126,6 +156,7 @@ impl QemuProcess {
             let groups: Vec<Gid> = identity.supplementary_gids.iter().map(|&gid| Gid::from_raw(gid)).collect();
             (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid), groups)
         });
+        let mut gate = spec.gate;
         // SAFETY: between fork and exec only async-signal-safe system calls are made, nothing is
         // allocated, and the descriptors named in `inherited` are open: `spec` owns them until exec.
         unsafe {
@@ -139,7 +170,8 @@ impl QemuProcess {
                     nix::unistd::setuid(*uid)?;
                 }
                 nix::unistd::setsid()?;
-                Ok(())
+                // Last: whoever let it in must meet the process as it will run.
+                gate.as_mut().map_or(Ok(()), Gate::pass)
             });
         }
         let mut child = command.spawn().map_err(failed)?;

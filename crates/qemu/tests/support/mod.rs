@@ -187,6 +187,7 @@ impl TestVm {
             identity: is_root().then(|| Identity { uid: TEST_UID, gid: TEST_UID, supplementary_gids: Vec::new() }),
             stderr_log: log.clone(),
             inherited,
+            gate: None,
         })
         .expect("spawn");
         let socket = config.sockets.qmp();

@@ -1,0 +1,59 @@
+//! This host as a member of its cluster: what others ask it, and what it keeps for the controller.
+
+use async_trait::async_trait;
+use gantry_api::FencingApi;
+use gantry_api::fencing::{FenceAnswer, FenceQuestion, LiftedFence, StoredFence};
+use gantry_types::{Fence, Problem};
+
+use super::LeaseKeeper;
+use crate::agent::Agent;
+use crate::warden::boottime;
+
+fn not_written(error: &std::io::Error) -> Problem {
+    Problem::transient("fence-not-written", format!("what this host knows of fences can't be written: {error}"))
+        .remedy("check the state directory's filesystem")
+}
+
+impl LeaseKeeper {
+    async fn answer(&self, question: &FenceQuestion) -> Result<FenceAnswer, Problem> {
+        let (host, lifted) = (&question.host, question.lifted);
+        if self.lock().ledger.would_lift(host, lifted) {
+            let written = self.persist(|_, ledger| ledger.lift(host, lifted)).await;
+            written.map_err(|error| not_written(&error))?;
+        }
+        let mut state = self.lock();
+        Ok(FenceAnswer { fence: state.ledger.ask(host, lifted, boottime()).cloned() })
+    }
+
+    async fn store(&self, fence: &Fence) -> Result<StoredFence, Problem> {
+        if fence.host == self.host {
+            let detail = format!("host '{}' keeps no record against itself", self.host);
+            return Err(Problem::invalid("own-fence", detail).remedy("ask the other members"));
+        }
+        let written = self.persist(|_, ledger| {
+            ledger.record(fence);
+        });
+        let written = written.await;
+        written.map_err(|error| not_written(&error))?;
+        let last_word = self.lock().ledger.record(fence);
+        Ok(StoredFence { generation: fence.generation, ago_ms: boottime().ms_since(last_word) })
+    }
+
+    async fn lift(&self, lifted: &LiftedFence) -> Result<(), Problem> {
+        let written = self.persist(|_, ledger| ledger.lift(&lifted.host, lifted.generation)).await;
+        written.map_err(|error| not_written(&error))
+    }
+}
+
+#[async_trait]
+impl FencingApi for Agent {
+    async fn ask_fence(&self, question: &FenceQuestion) -> Result<FenceAnswer, Problem> {
+        self.host.lease.answer(question).await
+    }
+    async fn store_fence(&self, fence: &Fence) -> Result<StoredFence, Problem> {
+        self.host.lease.store(fence).await
+    }
+    async fn lift_fence(&self, lifted: &LiftedFence) -> Result<(), Problem> {
+        self.host.lease.lift(lifted).await
+    }
+}

@@ -1,0 +1,117 @@
+//! The leases that this controller gives its hosts, and the records by which it gives none. The rules are
+//! `gantry_ha`'s.
+//!
+//! Fences are in the store, as a part of their hosts. What is here only is when whom a word was given: a controller that
+//! starts assumes that it was just now.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use gantry_api::fencing::{FenceAnswer, FenceQuestion, LeaseGrant, LeaseReport};
+use gantry_ha::{FenceLedger, Moment};
+use gantry_types::{Cluster, Host, Members, Name};
+
+use crate::{app::App, clock::Clock, model::Tables};
+
+/// This controller's steady clock, as the rules want it.
+pub(crate) fn moment(clock: &dyn Clock) -> Moment {
+    Moment::from(clock.elapsed())
+}
+
+pub struct Leases(Mutex<Book>);
+
+struct Book {
+    granted: HashMap<Name, Moment>,
+    ledger: FenceLedger,
+}
+
+impl Leases {
+    /// With the fences that are in the store.
+    pub fn open(tables: &Tables, now: Moment) -> Self {
+        let hosts = || tables.hosts.values();
+        let fences = hosts().filter_map(|host| Some(host.status.fence.as_ref()?.record.clone()));
+        let lifted = hosts().map(|host| (host.metadata.name.clone(), host.status.fences_lifted)).collect();
+        let ledger = FenceLedger::load(now, fences, lifted);
+        Self(Mutex::new(Book { granted: HashMap::new(), ledger }))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        // A panic while it was held leaves maps that are still whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is answered to a heartbeat about the host's lease.
+    pub fn grant(&self, app: &App, host: &Host, report: &LeaseReport) -> LeaseGrant {
+        let members = app.model.read(|tables| newest_members(tables, &host.spec.cluster).cloned());
+        let members = members.filter(|members| members.generation > report.members_generation);
+        let mut book = self.lock();
+        let fence = book.ledger.fence(&host.metadata.name).cloned();
+        if fence.is_none() {
+            book.granted.insert(host.metadata.name.clone(), moment(&*app.clock));
+        }
+        LeaseGrant { fence, lifted: host.status.fences_lifted, members }
+    }
+
+    /// The host asks this controller as one member among others.
+    pub fn ask(&self, question: &FenceQuestion, now: Moment) -> FenceAnswer {
+        FenceAnswer { fence: self.lock().ledger.ask(&question.host, question.lifted, now).cloned() }
+    }
+}
+
+fn newest_members<'a>(tables: &'a Tables, cluster: &Name) -> Option<&'a Members> {
+    tables.clusters.get(cluster.as_str()).and_then(|cluster| cluster.status.members.last())
+}
+
+/// The members of a cluster with these hosts: its present ones if nothing has changed, else a new set. What no host can
+/// go by any more is left out.
+pub(crate) fn members_of(former: &[Members], hosts: &[&Host], all: &[&Cluster]) -> Vec<Members> {
+    let now: std::collections::BTreeMap<Name, String> =
+        hosts.iter().map(|host| (host.metadata.name.clone(), host.status.agent_address.clone())).collect();
+    let mut sets = former.to_vec();
+    if sets.last().map_or(!now.is_empty(), |newest| newest.hosts != now) {
+        // One count for all clusters: a host that changes cluster goes by the newer set.
+        let all = all.iter().flat_map(|cluster| &cluster.status.members);
+        let newest = all.chain(former).map(|members| members.generation).max().unwrap_or(0);
+        sets.push(Members { generation: newest + 1, hosts: now });
+    }
+    let oldest = hosts.iter().map(|host| host.status.members_generation).filter(|known| *known > 0).min();
+    let newest = sets.last().map_or(0, |members| members.generation);
+    sets.retain(|members| members.generation >= oldest.unwrap_or(newest).min(newest));
+    sets
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_types::HostSpec;
+
+    use super::*;
+
+    fn host(name: &str, knows: u64) -> Host {
+        let mut host = Host::new(name.parse().expect("a name"), HostSpec::default());
+        host.status.agent_address = format!("{name}:7444");
+        host.status.members_generation = knows;
+        host
+    }
+    fn generations(sets: &[Members]) -> Vec<u64> {
+        sets.iter().map(|members| members.generation).collect()
+    }
+
+    #[test]
+    fn a_set_stays_as_long_as_a_host_may_go_by_it() {
+        let (one, two) = (host("host-1", 0), host("host-2", 0));
+        let first = members_of(&[], &[&one], &[]);
+        assert_eq!(generations(&first), [1]);
+        assert_eq!(members_of(&first, &[&one], &[]), first);
+        let one = host("host-1", 1);
+        let second = members_of(&first, &[&one, &two], &[]);
+        assert_eq!(generations(&second), [1, 2], "host-1 has not confirmed the second");
+        let (one, two) = (host("host-1", 2), host("host-2", 2));
+        assert_eq!(generations(&members_of(&second, &[&one, &two], &[])), [2]);
+        let mut other = Cluster::new("other".parse().expect("a name"), Default::default());
+        other.status.members = vec![Members { generation: 9, ..Members::default() }];
+        assert_eq!(generations(&members_of(&second[1..], &[&one], &[&other])), [2, 10]);
+        assert!(members_of(&[], &[], &[]).is_empty());
+    }
+}
