@@ -20,6 +20,7 @@ use gantry_types::{Name, Problem};
 
 use crate::config::{AgentConfig, ConfigError};
 use crate::durable;
+use crate::lease::LEASE_FILE;
 use crate::networks::NETWORKS_FILE;
 
 #[derive(Debug, thiserror::Error)]
@@ -94,8 +95,10 @@ pub async fn join(
     crate::config::create_state_dir(state_dir)?;
     if !matches!(before, Before::Same) {
         // Its generation is another store's: all that this controller sends might be older.
-        let path = state_dir.join(NETWORKS_FILE);
-        durable::remove(&path).map_err(|source| JoinError::File { action: "remove", path, source })?;
+        for file in [NETWORKS_FILE, LEASE_FILE] {
+            let path = state_dir.join(file);
+            durable::remove(&path).map_err(|source| JoinError::File { action: "remove", path, source })?;
+        }
     }
     agent.save(&config.identity_dir())?;
     qemu.save(&config.qemu_identity_dir())?;

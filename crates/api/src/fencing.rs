@@ -51,6 +51,9 @@ pub struct LeaseReport {
     pub lease: HostLease,
     /// The members that it has on disk; 0 if none.
     pub members_generation: u64,
+    /// All its fences up to this one were lifted, as it has on disk.
+    #[serde(default)]
+    pub lifted: u64,
     /// Shut out by this generation, it runs nothing protected any more, and that is on its disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acknowledged: Option<u64>,

@@ -207,6 +207,14 @@ pub struct RebootRequest {
     pub force: bool,
 }
 
+/// `POST /v1/hosts/{name}/fence`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FenceRequest {
+    /// For people: why the host is shut out, 1–200 characters.
+    pub why: String,
+}
+
 /// `POST /v1/vms/{name}/migrate`
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -308,8 +308,12 @@ fn host_facts(app: &App, host: &Host, reached: &[&Pool]) -> HostFacts {
     let pools: Vec<Pool> = reached.iter().map(|pool| app.model.decorate(*pool)).collect();
     let asleep = matches!(host.status.state, HostState::Sleeping | HostState::Waking);
     HostFacts {
-        // To the engine sleep is a property of its own.
-        state: if asleep { HostState::Ready } else { host.status.state },
+        // To the engine sleep is a property of its own, and a host that is shut out as good as lost.
+        state: match host.status.fence {
+            Some(_) => HostState::Lost,
+            None if asleep => HostState::Ready,
+            None => host.status.state,
+        },
         asleep,
         maintenance: host.status.maintenance != Maintenance::Off,
         wake_proven: host.status.wake_proof.is_some() && host.spec.power.is_some(),

@@ -5,13 +5,13 @@
 //! starts assumes that it was just now.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use gantry_api::fencing::{FenceAnswer, FenceQuestion, LeaseGrant, LeaseReport};
-use gantry_ha::{FenceLedger, Moment};
-use gantry_types::{Cluster, Host, Members, Name};
+use gantry_api::fencing::{FenceAnswer, FenceQuestion, LeaseGrant, LeaseReport, LiftedFence};
+use gantry_ha::{FenceLedger, Fencing, Moment, Timing, fencing::Progress, votes};
+use gantry_types::{Cluster, Fence, Host, Member, Members, Name};
 
 use crate::{app::App, clock::Clock, model::Tables};
 
@@ -20,11 +20,17 @@ pub(crate) fn moment(clock: &dyn Clock) -> Moment {
     Moment::from(clock.elapsed())
 }
 
+/// On which all agree.
+pub(crate) const TIMING: Timing = Timing::DEFAULT;
+
 pub struct Leases(Mutex<Book>);
 
 struct Book {
     granted: HashMap<Name, Moment>,
     ledger: FenceLedger,
+    fencings: HashMap<Name, Fencing>,
+    /// Lifted fences that the other members were not told of yet.
+    untold: Vec<LiftedFence>,
 }
 
 impl Leases {
@@ -34,7 +40,7 @@ impl Leases {
         let fences = hosts().filter_map(|host| Some(host.status.fence.as_ref()?.record.clone()));
         let lifted = hosts().map(|host| (host.metadata.name.clone(), host.status.fences_lifted)).collect();
         let ledger = FenceLedger::load(now, fences, lifted);
-        Self(Mutex::new(Book { granted: HashMap::new(), ledger }))
+        Self(Mutex::new(Book { granted: HashMap::new(), ledger, fencings: HashMap::new(), untold: Vec::new() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
@@ -60,6 +66,81 @@ impl Leases {
     }
 }
 
+/// How far shutting a host out is.
+pub(crate) struct Look {
+    pub progress: Progress,
+    /// Members that lack the record.
+    pub missing: BTreeSet<Member>,
+}
+
+impl Leases {
+    /// Gives no lease from here on to a host whose fence is in the store, and says how far it is.
+    pub(crate) fn look(&self, tables: &Tables, host: &Host, fence: &Fence, now: Moment) -> Look {
+        let name = &host.metadata.name;
+        let mut book = self.lock();
+        let Book { granted, ledger, fencings, .. } = &mut *book;
+        if fencings.get(name).is_none_or(|known| known.fence().generation < fence.generation) {
+            let mut fencing = Fencing::new(fence.clone(), TIMING, configurations(tables, host));
+            let own = ledger.record(fence);
+            fencing.stored(Member::Controller, granted.get(name).map_or(own, |granted| own.max(*granted)));
+            fencings.insert(name.clone(), fencing);
+        }
+        let fencing = &fencings[name];
+        Look { progress: fencing.progress(now), missing: fencing.missing() }
+    }
+
+    /// A member has the record; `ago_ms` is its answer, which has just arrived.
+    pub(crate) fn stored(&self, fence: &Fence, by: Member, ago_ms: u64, now: Moment) {
+        self.with(fence, |fencing| fencing.stored(by, TIMING.moment_told(now, ago_ms)));
+    }
+
+    /// The host's power was seen off, after the command and after [`Self::look`].
+    pub(crate) fn power_is_off(&self, fence: &Fence) {
+        self.with(fence, Fencing::power_is_off);
+    }
+
+    fn with(&self, fence: &Fence, change: impl FnOnce(&mut Fencing)) {
+        let mut book = self.lock();
+        let fencing = book.fencings.get_mut(&fence.host);
+        if let Some(fencing) = fencing.filter(|known| known.fence().generation == fence.generation) {
+            change(fencing);
+        }
+    }
+
+    /// Each is given out once: who is not reached then hears it from the host itself.
+    pub(crate) fn untold(&self) -> Vec<LiftedFence> {
+        std::mem::take(&mut self.lock().untold)
+    }
+
+    /// The fences of the host up to this one hold no longer, and that is in the store.
+    pub(crate) fn lifted(&self, host: &Name, generation: u64) {
+        let mut book = self.lock();
+        book.ledger.lift(host, generation);
+        book.untold.push(LiftedFence { host: host.clone(), generation });
+        if book.fencings.get(host).is_some_and(|known| known.fence().generation <= generation) {
+            book.fencings.remove(host);
+        }
+    }
+}
+
+/// Every set of members that the host may go by. One that is empty: it may go by none, and then nobody can shut it out by
+/// its lease.
+fn configurations(tables: &Tables, host: &Host) -> Vec<Members> {
+    let known = host.status.members_generation;
+    let all = tables.clusters.values().flat_map(|cluster| &cluster.status.members);
+    let sets = all.filter(|set| set.generation >= known && set.hosts.contains_key(&host.metadata.name));
+    let mut sets: Vec<Members> = sets.cloned().collect();
+    if known == 0 || !sets.iter().any(|set| set.generation == known) {
+        sets.push(Members::default());
+    }
+    sets
+}
+
+/// Whether the host can be shut out by its lease at all.
+pub(crate) fn is_bound(tables: &Tables, host: &Host) -> bool {
+    configurations(tables, host).iter().all(|members| votes::can_fence(members, &host.metadata.name))
+}
+
 fn newest_members<'a>(tables: &'a Tables, cluster: &Name) -> Option<&'a Members> {
     tables.clusters.get(cluster.as_str()).and_then(|cluster| cluster.status.members.last())
 }
@@ -70,10 +151,12 @@ pub(crate) fn members_of(former: &[Members], hosts: &[&Host], all: &[&Cluster]) 
     let now: std::collections::BTreeMap<Name, String> =
         hosts.iter().map(|host| (host.metadata.name.clone(), host.status.agent_address.clone())).collect();
     let mut sets = former.to_vec();
-    if sets.last().map_or(!now.is_empty(), |newest| newest.hosts != now) {
+    // A store that was restored knows less than its hosts do, who go by nothing older than what they have.
+    let known = hosts.iter().map(|host| host.status.members_generation).max().unwrap_or(0);
+    if sets.last().map_or(!now.is_empty(), |newest| newest.hosts != now || newest.generation < known) {
         // One count for all clusters: a host that changes cluster goes by the newer set.
         let all = all.iter().flat_map(|cluster| &cluster.status.members);
-        let newest = all.chain(former).map(|members| members.generation).max().unwrap_or(0);
+        let newest = all.chain(former).map(|members| members.generation).chain([known]).max().unwrap_or(0);
         sets.push(Members { generation: newest + 1, hosts: now });
     }
     let oldest = hosts.iter().map(|host| host.status.members_generation).filter(|known| *known > 0).min();

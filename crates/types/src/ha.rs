@@ -3,13 +3,16 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Problem, Timestamp};
+use crate::{Name, Problem, Timestamp};
 
 /// What is done when the VM fails: its QEMU ends, its kernel panics, it hangs, or its QEMU no longer answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HaSpec {
     pub policy: HaPolicy,
+    /// Among the VMs that are to be started again, those of a higher one come first.
+    #[serde(skip_serializing_if = "Priority::is_default")]
+    pub priority: Priority,
     /// With `restart`: the most restarts within an hour, 1–60. Then it stays failed until somebody starts it.
     pub restarts_per_hour: u32,
     /// With `restart`: the seconds after which silence counts as failure, 10–3600: of QEMU, or of the guest's agent *and*
@@ -19,7 +22,7 @@ pub struct HaSpec {
 
 impl Default for HaSpec {
     fn default() -> Self {
-        Self { policy: HaPolicy::None, restarts_per_hour: 5, hang_s: 30 }
+        Self { policy: HaPolicy::None, priority: Priority::Medium, restarts_per_hour: 5, hang_s: 30 }
     }
 }
 
@@ -51,6 +54,21 @@ pub enum HaPolicy {
     Restart,
 }
 
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    Low,
+    #[default]
+    Medium,
+    High,
+}
+
+impl Priority {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What its host has done about its failures since the VM came there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
@@ -70,4 +88,15 @@ impl HaStatus {
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// A VM whose host was shut out while it ran there: it surely runs nowhere, and is to run again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Displaced {
+    /// Where it ran.
+    pub from: Name,
+    pub since: Timestamp,
+    /// Why it does not run again yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
 }

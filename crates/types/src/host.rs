@@ -48,9 +48,10 @@ impl Default for HostSpec {
 }
 
 impl Host {
-    /// It answers, and nobody has taken it out of service.
+    /// It answers, and nobody has taken it out of service or shut it out.
     pub fn is_in_service(&self) -> bool {
-        self.status.state == HostState::Ready && self.status.maintenance == Maintenance::Off
+        let status = &self.status;
+        status.state == HostState::Ready && status.maintenance == Maintenance::Off && status.fence.is_none()
     }
 }
 

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    ByteSize, HaSpec, HaStatus, MacAddress, MigrationFigures, MigrationPolicy, MigrationProgress, Name, PlacementRules,
+    ByteSize, Displaced, HaSpec, HaStatus, MacAddress, MigrationFigures, MigrationPolicy, MigrationProgress, Name, PlacementRules,
     Problem, RecoveryPoint, RecoveryPolicy, ResourceWishes, SnapshotSchedule, Timestamp, VmPhase, resource::resource,
 };
 
@@ -285,6 +285,12 @@ pub struct VmStatus {
     /// What was done about its failures.
     #[serde(default, skip_serializing_if = "HaStatus::is_default")]
     pub ha: HaStatus,
+    /// The epoch at which its host has confirmed that it stops the VM when its lease ends. Only such a VM may be started
+    /// elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guarded_epoch: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub displaced: Option<Displaced>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
     /// Measured by the agent; not stored.
@@ -302,6 +308,13 @@ pub struct VmStatus {
     /// The last finished move.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_migration: Option<MigrationFigures>,
+}
+
+impl VmStatus {
+    /// Whether its host surely stops it when its lease ends.
+    pub fn is_guarded(&self) -> bool {
+        self.guarded_epoch == Some(self.epoch)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

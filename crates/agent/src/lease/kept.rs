@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable;
 
-const FILE: &str = "lease.json";
+/// Of the datacenter that the host has joined.
+pub(crate) const LEASE_FILE: &str = "lease.json";
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -28,7 +29,7 @@ impl Kept {
     /// # Errors
     /// Also if it can't be understood: without it this host could give a word that it must not give.
     pub fn load(state_dir: &Path) -> io::Result<Self> {
-        match durable::read(&state_dir.join(FILE)) {
+        match durable::read(&state_dir.join(LEASE_FILE)) {
             Ok(text) => serde_json::from_slice(&text).map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
             Err(error) => Err(error),
@@ -46,6 +47,6 @@ impl Kept {
     }
 
     pub fn save(&self, state_dir: &Path) -> io::Result<()> {
-        durable::replace(&state_dir.join(FILE), &serde_json::to_vec_pretty(self)?)
+        durable::replace(&state_dir.join(LEASE_FILE), &serde_json::to_vec_pretty(self)?)
     }
 }

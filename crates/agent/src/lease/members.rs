@@ -35,7 +35,12 @@ impl LeaseKeeper {
         });
         let written = written.await;
         written.map_err(|error| not_written(&error))?;
-        let last_word = self.lock().ledger.record(fence);
+        let mut state = self.lock();
+        let last_word = state.ledger.record(fence);
+        if state.ledger.fence(&fence.host).is_none_or(|known| known.generation < fence.generation) {
+            let detail = format!("fence {} of host '{}' was lifted already", fence.generation, fence.host);
+            return Err(Problem::conflict("fence-lifted", detail).remedy("read the host again"));
+        }
         Ok(StoredFence { generation: fence.generation, ago_ms: boottime().ms_since(last_word) })
     }
 

@@ -34,6 +34,7 @@ use crate::records::blocking;
 use crate::warden::{Answer, Order, WardenLink, boottime};
 use kept::Kept;
 
+pub(crate) use kept::LEASE_FILE;
 pub(crate) use questions::run;
 
 /// What VM tasks go by.
@@ -278,6 +279,7 @@ impl LeaseKeeper {
         LeaseReport {
             lease: HostLease { standing, left_ms, guarded_vms, problem: state.problem.clone() },
             members_generation: state.lease.members().map_or(0, |members| members.generation),
+            lifted: state.lease.lifted(),
             acknowledged: state.lease.acknowledge(runs),
         }
     }

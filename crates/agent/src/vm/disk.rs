@@ -212,7 +212,7 @@ impl VmTask {
         }
         if let Some(record) = &mut self.record {
             record.process = None;
-            record.end = Some(End { failed: true, reason: lost.detail });
+            record.end = Some(End::failed(lost.detail));
         }
         if let Err(error) = self.save().await {
             tracing::error!(vm = %self.vm, error = chain(&error), "the end of QEMU is not on disk");

@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use crate::world::{World, code, in_world, request};
 
 fn protection(restarts_per_hour: u32) -> HaSpec {
-    HaSpec { policy: HaPolicy::Restart, restarts_per_hour, hang_s: 10 }
+    HaSpec { policy: HaPolicy::Restart, restarts_per_hour, hang_s: 10, ..HaSpec::default() }
 }
 
 fn signal(world: &World, signal: Signal) {

@@ -125,6 +125,18 @@ pub enum HostCommand {
         /// The host's name
         name: String,
     },
+    /// Shut it out: once nothing protected runs there for certain, its protected VMs start elsewhere. It is switched off if it
+    /// can be, and let in again by itself when it is back and clean
+    Fence {
+        /// The host's name
+        name: String,
+        /// Why, for whoever reads the events
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+        /// Do not wait for the proof
+        #[arg(long)]
+        no_wait: bool,
+    },
     /// Place no new VMs on it
     Cordon {
         /// The host's name

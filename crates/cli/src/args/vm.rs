@@ -6,7 +6,7 @@ use clap::{
     Args, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use gantry_types::{Arch, ByteSize, Display, Firmware, HaPolicy, MacAddress, Name, NicSpec, PostCopy};
+use gantry_types::{Arch, ByteSize, Display, Firmware, HaPolicy, MacAddress, Name, NicSpec, PostCopy, Priority};
 
 use super::{FollowOptions, ListOptions, Part, parse_duration};
 
@@ -225,6 +225,9 @@ pub struct Set {
     /// With --ha restart: the most restarts within an hour
     #[arg(long, value_name = "N", group = "change", value_parser = clap::value_parser!(u32).range(1..=60))]
     pub ha_restarts: Option<u32>,
+    /// Among VMs that are to be started again, those of a higher priority come first; also while it runs
+    #[arg(long, value_enum, group = "change")]
+    pub priority: Option<PriorityChoice>,
     /// With --ha restart: after how much silence it counts as failed
     #[arg(long, value_name = "SECONDS", group = "change", value_parser = clap::value_parser!(u32).range(10..=3600))]
     pub ha_hang: Option<u32>,
@@ -238,6 +241,23 @@ pub struct Set {
 pub enum HaChoice {
     None,
     Restart,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PriorityChoice {
+    Low,
+    Medium,
+    High,
+}
+
+impl From<PriorityChoice> for Priority {
+    fn from(choice: PriorityChoice) -> Self {
+        match choice {
+            PriorityChoice::Low => Self::Low,
+            PriorityChoice::Medium => Self::Medium,
+            PriorityChoice::High => Self::High,
+        }
+    }
 }
 
 impl From<HaChoice> for HaPolicy {

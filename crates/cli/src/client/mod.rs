@@ -13,7 +13,7 @@ use gantry_api::audit::{AuditPage, AuditQuery};
 use gantry_api::energy::{EnergyQuery, EnergyReport};
 use gantry_api::overview::{Overview, SearchQuery, SearchResult};
 use gantry_api::rest::{
-    AttachRequest, CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, ListQuery, MigrateRequest,
+    AttachRequest, CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, FenceRequest, ListQuery, MigrateRequest,
     MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RevertRequest, StopRequest, Trace, TraceQuery,
     UpdateClusterRequest, Version, VmExplanation, WriteQuery,
 };
@@ -158,6 +158,9 @@ impl Client {
     /// `drain`, `undrain`, `sleep`, `wake` or `reboot`.
     pub async fn host_verb(&self, host: &str, verb: &str) -> Result<Changed<Host>, Problem> {
         answer(&self.peer, self.verb(&format!("{}/{verb}", object_path::<Host>(host)?), &())).await
+    }
+    pub async fn fence(&self, host: &str, request: &FenceRequest) -> Result<Changed<Host>, Problem> {
+        answer(&self.peer, self.verb(&format!("{}/fence", object_path::<Host>(host)?), request)).await
     }
     pub async fn update_cluster(
         &self,

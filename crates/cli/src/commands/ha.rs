@@ -1,24 +1,35 @@
 //! `gantry ha …`: what protects a VM, in words.
 
-use gantry_types::{HaPolicy, Vm, VmPhase};
+use gantry_api::rest::VmExplanation;
+use gantry_types::{HaPolicy, Pool, Resource, Vm, VmPhase};
 
 use super::Session;
 use crate::{args::HaCommand, exit::Failure, output::print};
 
 pub async fn run(session: &Session, command: HaCommand) -> Result<(), Failure> {
     let HaCommand::Explain { name } = command;
-    let vm = session.client()?.get::<Vm>(&name).await?;
+    let client = session.client()?;
+    let vm = client.get::<Vm>(&name).await?;
     if session.printer.is_structured() {
         return Ok(session.printer.one(&vm)?);
     }
-    Ok(print(&explain(&vm))?)
+    let pool = match &vm.spec.pool {
+        Some(pool) => Some(client.get::<Pool>(pool.as_str()).await?),
+        None => None,
+    };
+    let placement = client.explain(&name).await?;
+    Ok(print(&explain(&vm, pool.as_ref(), &placement))?)
 }
 
 /// One line for each thing that can fail.
-fn explain(vm: &Vm) -> String {
+fn explain(vm: &Vm, pool: Option<&Pool>, placement: &VmExplanation) -> String {
     let (name, ha, done) = (&vm.metadata.name, &vm.spec.ha, &vm.status.ha);
     let host = vm.status.host.as_ref().map_or("its host", |host| host.as_str());
     let mut rows = vec![("now", format!("{} on {host}", vm.status.phase))];
+    if let Some(displaced) = &vm.status.displaced {
+        let waits = displaced.waits.as_deref().unwrap_or("it is its turn");
+        rows.push(("displaced", format!("{} was shut out at {}; {waits}", displaced.from, displaced.since)));
+    }
     match ha.policy {
         HaPolicy::None => {
             rows.push(("if it fails", "it stays failed until somebody starts it".to_owned()));
@@ -35,12 +46,7 @@ fn explain(vm: &Vm) -> String {
             ));
         }
     }
-    rows.push((
-        "if its host dies",
-        format!(
-            "its disk is only on {host}: it can't be started elsewhere; {host} starts it again when it has power again"
-        ),
-    ));
+    rows.push(("if its host dies", if_host_dies(vm, host, pool, placement)));
     if done.restarts > 0 {
         let when = done.last_at.map_or_else(String::new, |at| format!(" at {at}"));
         let cause = done.last_cause.as_deref().unwrap_or("it failed");
@@ -51,6 +57,35 @@ fn explain(vm: &Vm) -> String {
     }
     let lines: Vec<String> = rows.iter().map(|(what, answer)| format!("{what:<17} {answer}")).collect();
     format!("vm/{name}\n{}\n", lines.join("\n"))
+}
+
+/// Where it would run again, from what, or why it would not.
+fn if_host_dies(vm: &Vm, host: &str, pool: Option<&Pool>, placement: &VmExplanation) -> String {
+    let waits = |why: &str| format!("{why}: it can't be started elsewhere; {host} starts it again when it is back");
+    let Some(pool) = pool.filter(|pool| pool.is_shared()) else {
+        return waits(&format!("its disk is only on {host}"));
+    };
+    if vm.spec.ha.policy == HaPolicy::None {
+        return waits("it is not protected");
+    }
+    if vm.spec.host.is_some() {
+        return waits("it may only run there (spec.host)");
+    }
+    if vm.status.phase.may_execute() && !vm.status.is_guarded() {
+        return waits(&format!("{host} has not confirmed yet that it stops it when its lease ends"));
+    }
+    let others = placement.hosts.iter().filter(|verdict| verdict.host.as_str() != host);
+    let fit = others.filter(|verdict| verdict.fits && pool.is_at(&verdict.host));
+    let best = fit.max_by(|a, b| a.score.unwrap_or(0.0).total_cmp(&b.score.unwrap_or(0.0)));
+    match best {
+        Some(best) => format!(
+            "it starts on {} from pool {}, once {host} is proved to be shut out: when its power is seen off, or its last lease \
+             has ended",
+            best.host,
+            pool.name()
+        ),
+        None => waits("no other host that reaches its disk can take it now"),
+    }
 }
 
 #[cfg(test)]
@@ -67,9 +102,20 @@ mod tests {
         serde_json::from_value(vm).expect("a VM")
     }
 
+    fn pool(hosts: &[&str]) -> Pool {
+        let spec = json!({"path": "/srv/nas", "hosts": hosts});
+        serde_json::from_value(json!({"kind": "pool", "metadata": {"name": "nas"}, "spec": spec})).expect("a pool")
+    }
+
+    fn placement(fits: bool) -> VmExplanation {
+        let verdict = |host: &str, score: f64| json!({"host": host, "cluster": "main", "fits": fits, "score": score});
+        let hosts = [verdict("host-1", 9.0), verdict("host-2", 1.0), verdict("host-3", 5.0)];
+        serde_json::from_value(json!({"vm": "web", "summary": "", "hosts": hosts})).expect("an explanation")
+    }
+
     #[test]
     fn an_unprotected_vm_is_told_so_and_how_to_protect_it() {
-        let text = explain(&vm(json!({}), json!({"phase": "running", "host": "host-1"})));
+        let text = explain(&vm(json!({}), json!({"phase": "running", "host": "host-1"})), None, &placement(true));
         assert!(text.contains("it stays failed") && text.contains("gantry vm set web --ha restart"), "{text}");
         assert!(text.contains("its disk is only on host-1"), "{text}");
     }
@@ -78,9 +124,28 @@ mod tests {
     fn a_protected_vm_says_what_happens_and_what_has_happened() {
         let ha = json!({"policy": "restart", "restarts_per_hour": 3, "hang_s": 60});
         let done = json!({"restarts": 3, "last_cause": "the guest's kernel panicked", "given_up": true});
-        let text = explain(&vm(ha, json!({"phase": "failed", "host": "host-1", "ha": done})));
+        let text = explain(&vm(ha, json!({"phase": "failed", "host": "host-1", "ha": done})), None, &placement(true));
         for part in ["after 60 s", "3 restarts within", "3 on host-1", "panicked", "gantry vm start web"] {
             assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn where_it_would_run_again_depends_on_its_pool_its_guard_and_the_room() {
+        let running = |guarded: u64| json!({"phase": "running", "host": "host-1", "epoch": 3, "guarded_epoch": guarded});
+        let told = |guarded: u64, hosts: &[&str], fits: bool| {
+            let vm = vm(json!({"policy": "restart"}), running(guarded));
+            explain(&vm, Some(&pool(hosts)), &placement(fits))
+        };
+        let all = ["host-1", "host-2", "host-3"];
+        for (text, expected) in [
+            (told(3, &all, true), "it starts on host-3 from pool nas"),
+            (told(3, &all[..2], true), "it starts on host-2 from pool nas"),
+            (told(2, &all, true), "host-1 has not confirmed yet"),
+            (told(3, &all, false), "no other host that reaches its disk can take it now"),
+            (told(3, &all[..1], true), "its disk is only on host-1"),
+        ] {
+            assert!(text.contains(expected), "{expected}: {text}");
         }
     }
 }

@@ -1,7 +1,10 @@
 //! `gantry host …`
 
-use gantry_api::rest::WriteQuery;
-use gantry_types::{Host, HostPower, PowerDriverKind, Resource, Vm};
+use std::{ops::ControlFlow, time::Duration};
+
+use gantry_api::rest::{FenceRequest, WriteQuery};
+use gantry_types::{Host, HostPower, PowerDriverKind, Problem, Resource, Vm};
+use tokio::time::Instant;
 
 use super::{Session, announce, apply, carry_out, objects};
 use crate::{
@@ -10,7 +13,11 @@ use crate::{
     exit::Failure,
     kind::Kind,
     output::{note, print},
+    wait::observe,
 };
+
+/// A member that is away may come back; without a majority there is no proof.
+const PROOF_LIMIT: Duration = Duration::from_secs(60);
 
 pub async fn run(session: &Session, command: HostCommand, programs: &impl Programs) -> Result<(), Failure> {
     match command {
@@ -22,6 +29,7 @@ pub async fn run(session: &Session, command: HostCommand, programs: &impl Progra
         }
         HostCommand::List(options) => objects::list::<Host>(session, &options, |_| true).await,
         HostCommand::Show { name } => objects::show_all::<Host>(session, &name).await,
+        HostCommand::Fence { name, why, no_wait } => fence(session, &name, why, no_wait).await,
         HostCommand::Cordon { name } => cordon(session, &name, true).await,
         HostCommand::Uncordon { name } => cordon(session, &name, false).await,
         HostCommand::Drain { name, follow } => {
@@ -93,6 +101,37 @@ async fn set(session: &Session, arguments: HostSet) -> Result<(), Failure> {
     // It is sent with the revision that was read: somebody else's change in between is a conflict.
     let changed = client.update(&host, &WriteQuery::default()).await?;
     Ok(announce(session.printer, &changed.object, "changed")?)
+}
+
+/// Waits for the proof: it may take as long as a lease, or as long as switching off takes.
+async fn fence(session: &Session, name: &str, why: String, no_wait: bool) -> Result<(), Failure> {
+    let client = session.client()?;
+    let changed = client.fence(name, &FenceRequest { why }).await?;
+    let generation = changed.object.status.fence.as_ref().map_or(0, |fence| fence.record.generation);
+    if no_wait {
+        return Ok(announce(session.printer, &changed.object, "being fenced")?);
+    }
+    let look = |host: Option<&Host>| {
+        let Some(host) = host else { return ControlFlow::Break(None) };
+        match &host.status.fence {
+            // It was back and clean sooner than it was looked at.
+            None if host.status.fences_lifted >= generation => ControlFlow::Break(Some("it was let in again".to_owned())),
+            Some(fence) => match &fence.proof {
+                Some(proof) => ControlFlow::Break(Some(proof.kind.told().to_owned())),
+                None => ControlFlow::Continue(()),
+            },
+            None => ControlFlow::Continue(()),
+        }
+    };
+    match observe::<Host, _>(&client, name, Instant::now() + PROOF_LIMIT, look).await?.flatten() {
+        Some(proof) => Ok(announce(session.printer, &changed.object, &format!("fenced: {proof}"))?),
+        None => {
+            let detail = format!("host '{name}' is not proved to be shut out within {} s", PROOF_LIMIT.as_secs());
+            Err(Problem::transient("not-proved", detail)
+                .remedy(format!("it goes on; see: gantry describe host {name}"))
+                .into())
+        }
+    }
 }
 
 async fn cordon(session: &Session, name: &str, cordoned: bool) -> Result<(), Failure> {

@@ -193,6 +193,7 @@ async fn set(session: &Session, arguments: VmSet) -> Result<(), Failure> {
     arguments.part.lay_over(&mut vm.spec.resources);
     let ha = &mut vm.spec.ha;
     ha.policy = arguments.ha.map_or(ha.policy, Into::into);
+    ha.priority = arguments.priority.map_or(ha.priority, Into::into);
     ha.restarts_per_hour = arguments.ha_restarts.unwrap_or(ha.restarts_per_hour);
     ha.hang_s = arguments.ha_hang.unwrap_or(ha.hang_s);
     for (key, value) in arguments.labels {

@@ -70,9 +70,9 @@ fn hosts() {
     assert_eq!(
         table(&[host, joining], None),
         "\
-NAME    STATE          VMS  CPUS  MEMORY  ACCEL  ADDRESS         SEEN
-host-1  lost,cordoned  2    -     -       -      10.64.0.1:7444  7s
-host-2  joining        0    -     -       -      -               -
+NAME    STATE          VMS  CPUS  MEMORY  ACCEL  ADDRESS         SEEN  LEASE
+host-1  lost,cordoned  2    -     -       -      10.64.0.1:7444  7s    -
+host-2  joining        0    -     -       -      -               -     -
 "
     );
 }

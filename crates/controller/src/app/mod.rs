@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod event;
 pub mod explain;
 pub mod exposition;
+pub mod fence;
 pub mod host;
 pub mod host_work;
 pub mod image;
@@ -99,6 +100,8 @@ pub struct Wakeups {
     pub policies: Notify,
     pub stray_vms: Notify,
     pub protection: Notify,
+    pub fences: Notify,
+    pub failover: Notify,
     pub resources: Notify,
 }
 

@@ -21,8 +21,8 @@ use gantry_api::{
     },
     paths,
     rest::{
-        AttachRequest, CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, JoinRequest, JoinResponse,
-        ListQuery, MigrateRequest, MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RevertRequest,
+        AttachRequest, CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, FenceRequest, JoinRequest,
+        JoinResponse, ListQuery, MigrateRequest, MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RevertRequest,
         StopRequest, Trace, TraceQuery, UpdateClusterRequest, UploadState, Version, VmExplanation, WatchEvent,
         WriteQuery,
     },
@@ -169,6 +169,10 @@ fn of_hosts(routes: Routes) -> Routes {
     };
     routes
         .add(verb("drain", "Move all VMs away and keep it empty"), post(host_work::drain))
+        .add(
+            verb("fence", "Shut it out, so that its protected VMs may start elsewhere").status(200).body::<FenceRequest>(),
+            post(host_work::fence),
+        )
         .add(verb("undrain", "Place VMs on it again").status(200), post(host_work::undrain))
         .add(verb("sleep", "Empty it and switch it off"), post(host_work::sleep))
         .add(verb("wake", "Switch it on and wait for its agent"), post(host_work::wake))

@@ -6,16 +6,16 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use gantry_api::rest::{Changed, WriteQuery};
+use gantry_api::rest::{Changed, FenceRequest, WriteQuery};
 use gantry_hostlink::Refusal;
 use gantry_types::{Host, Problem};
 
 use super::{
     Shared,
     caller::User,
-    request::{Path, QueryOf},
+    request::{Body, Path, QueryOf},
 };
-use crate::app::host_work;
+use crate::app::{fence as fencing, host_work};
 
 type Outcome = Result<Response, Refusal>;
 
@@ -38,3 +38,13 @@ macro_rules! verbs {
     };
 }
 verbs!(drain, undrain, sleep, wake, reboot);
+
+pub async fn fence(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<WriteQuery>,
+    Body(request): Body<FenceRequest>,
+) -> Outcome {
+    told(fencing::fence(&front.app, &caller, &name, request, &query).await)
+}

@@ -16,7 +16,7 @@ use gantry_types::{ByteSize, Host, HostState, Inventory, Name, Pool, PoolPhase, 
 
 use super::observed_vm::settle;
 use crate::{
-    app::{App, host::address_owner, pool},
+    app::{App, fence, host::address_owner, pool},
     history::{Measured, Subject},
     model::HostReport,
     objects::Change,
@@ -34,6 +34,10 @@ pub async fn heartbeat(app: &App, host: &Name, beat: Heartbeat) -> Result<Heartb
         return Err(Problem::denied("unknown-host", format!("host '{host}' is not part of this datacenter"))
             .remedy("join it again: gantry host join URL TOKEN"));
     };
+    if let Some(generation) = beat.lease.as_ref().and_then(|report| report.acknowledged) {
+        fence::acknowledged(app, host, generation).await?;
+    }
+    let known = app.model.get::<Host>(host.as_str()).unwrap_or(known);
     let lease = beat.lease.as_ref().map(|report| app.leases.grant(app, &known, report));
     let interval_ms = app.config.heartbeat_interval.as_millis() as u64;
     let reply = HeartbeatReply { interval_ms, pools: pools_of(app, host), lease };
@@ -44,7 +48,9 @@ pub async fn heartbeat(app: &App, host: &Name, beat: Heartbeat) -> Result<Heartb
         return Ok(reply);
     }
     note_host(app, host, &beat).await?;
-    for vm in vms_of(app, host) {
+    // What a host that is shut out has stopped is told by its fence.
+    let is_settled = |vm: &Vm| known.status.fence.is_some() && vm.status.is_guarded();
+    for vm in vms_of(app, host).into_iter().filter(|vm| !is_settled(vm)) {
         let observation = beat.vms.iter().find(|observation| observation.uuid == vm.metadata.uuid);
         let uuid = vm.metadata.uuid;
         let is_trusted = || app.model.overlay(|overlay| overlay.is_trusted(uuid, beat.agent_instance, beat.sequence));
@@ -172,6 +178,7 @@ async fn note_host(app: &App, name: &Name, beat: &Heartbeat) -> Result<(), Probl
             host.status.asleep = None;
             host.status.inventory = Some(beat.inventory.clone());
             host.status.members_generation = members_known(beat);
+            host.status.fences_lifted = lifted_known(&host, beat);
             change.update(&host)?;
             app.commit(change).await?;
             app.wakeups.networks.notify_one();
@@ -218,12 +225,20 @@ fn is_news(host: &Host, beat: &Heartbeat, may_move: bool) -> bool {
     status.state != HostState::Ready
         || status.asleep.is_some()
         || status.members_generation != members_known(beat)
+        || status.fences_lifted != lifted_known(host, beat)
         || (may_move && addresses(host) != (beat.agent_address.as_str(), beat.underlay_address.as_str()))
         || status.inventory.as_ref().is_none_or(|known| differs(known, &beat.inventory))
 }
 
 fn members_known(beat: &Heartbeat) -> u64 {
     beat.lease.as_ref().map_or(0, |report| report.members_generation)
+}
+
+/// A host that has joined anew may know of fences that its object does not.
+fn lifted_known(host: &Host, beat: &Heartbeat) -> u64 {
+    let told = beat.lease.as_ref().map_or(0, |report| report.lifted);
+    let known = host.status.fences_lifted;
+    if host.status.fence.is_some() { known } else { known.max(told) }
 }
 
 fn differs(known: &Inventory, told: &Inventory) -> bool {

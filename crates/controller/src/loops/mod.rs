@@ -6,7 +6,9 @@ pub mod audit_keeper;
 pub mod cluster_keeper;
 pub mod energy_accountant;
 pub mod event_trimmer;
+pub mod failover;
 pub mod host_failure_detector;
+pub mod host_fencer;
 pub mod intake;
 pub mod load_balancers;
 pub mod network_distributor;
@@ -31,6 +33,8 @@ pub async fn run(app: Arc<App>, feed: ModelFeed) {
     tasks.spawn(feed.run());
     tasks.spawn(executor::run(Arc::clone(&app)));
     tasks.spawn(host_failure_detector::run(Arc::clone(&app)));
+    tasks.spawn(host_fencer::run(Arc::clone(&app)));
+    tasks.spawn(failover::run(Arc::clone(&app)));
     tasks.spawn(network_distributor::run(Arc::clone(&app)));
     tasks.spawn(protection_distributor::run(Arc::clone(&app)));
     tasks.spawn(resource_distributor::run(Arc::clone(&app)));

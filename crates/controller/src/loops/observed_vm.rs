@@ -52,6 +52,7 @@ pub fn settle(vm: &Vm, host: &Name, observation: Option<&VmObservation>, trusted
         event = event.or(restarted);
     }
     if let Some(observation) = observation.filter(|_| trusted) {
+        settled.status.guarded_epoch = observation.guarded.then_some(observation.epoch);
         settled.status.recovery_points.clone_from(&observation.recovery_points);
     }
     (settled != *vm).then_some(Settled { vm: settled, event })

@@ -46,6 +46,7 @@ use crate::app::{App, Caller, fresh_name};
 pub(crate) use snapshot_create::machine_of;
 use step::Procedure;
 pub(crate) use vm_revert::choose_point;
+pub(crate) use vm_start::place_elsewhere;
 
 /// The memo under which an operation keeps how its VM was before.
 const FORMER: &str = "former";

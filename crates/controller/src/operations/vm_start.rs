@@ -7,7 +7,7 @@
 //! disk is left; its addresses stay its own until it is deleted.
 
 use async_trait::async_trait;
-use gantry_api::agent::{AdoptVm, PowerAction, PowerRequest, VmObservation, VmRunState};
+use gantry_api::agent::{AdoptVm, ImageRef, PowerAction, PowerRequest, VmObservation, VmRunState};
 use gantry_placement::Request;
 use gantry_types::{ByteSize, ErrorClass, Name, PowerState, Problem, Resource, Severity, Vm, VmPhase};
 use std::time::Duration;
@@ -19,7 +19,10 @@ use super::{
     step::{Ending, Procedure, Step, StepContext, Undone},
     waking::wake_one,
 };
-use crate::{app::pool::is_disk_shared, objects::Change};
+use crate::{
+    app::{App, pool::is_disk_shared},
+    objects::Change,
+};
 
 const POLL: Duration = Duration::from_millis(100);
 
@@ -51,8 +54,14 @@ impl Procedure for VmStart {
                 vm.status.started_at = Some(context.app.clock.now());
                 let host = vm.status.host.clone();
                 let at = host.as_ref().map(|host| format!(" on host '{host}'")).unwrap_or_default();
-                let message = format!("VM '{}' started{at}", vm.name());
-                change.event(&context.event(Severity::Normal, "VmStarted", message, host.as_ref()))?;
+                let (reason, message) = match vm.status.displaced.take() {
+                    None => ("VmStarted", format!("VM '{}' started{at}", vm.name())),
+                    Some(before) => {
+                        let from = before.from;
+                        ("VmRunsAgain", format!("VM '{}' runs again{at}; host '{from}' had been shut out", vm.name()))
+                    }
+                };
+                change.event(&context.event(Severity::Normal, reason, message, host.as_ref()))?;
             }
             Ending::Cancelled => {
                 vm.status.phase = former.phase;
@@ -97,6 +106,30 @@ pub(super) async fn observe(
     Ok(agent.observe().await?.into_iter().find(|observation| observation.uuid == vm))
 }
 
+/// What placement is asked: for another host than the one that the VM leaves, otherwise for its own if it has one.
+fn request(vm: &Vm, image: Option<&ImageRef>, leaves: Option<&Name>) -> Request {
+    let mut request = Request::new(vm);
+    request.disk_space = ByteSize(image.map_or(0, |image| image.file_size));
+    match (&vm.status.host, leaves) {
+        (Some(_), Some(former)) => request.except = Some(former.clone()),
+        (Some(host), None) => {
+            request.only = Some(host.clone());
+            request.despite_cordon = true;
+        }
+        (None, _) => {}
+    }
+    request
+}
+
+/// Whether another host than its own could take the VM now.
+///
+/// # Errors
+/// As placement says.
+pub(crate) fn place_elsewhere(app: &App, vm: &Vm) -> Result<(), Problem> {
+    let image = image_of(app, vm)?;
+    choose(app, vm, &request(vm, image.as_ref(), vm.status.host.as_ref())).map(drop)
+}
+
 struct Place;
 
 #[async_trait]
@@ -109,17 +142,8 @@ impl Step for Place {
         let app = std::sync::Arc::clone(&context.app);
         let vm = context.vm().await?;
         let image = image_of(&app, &vm)?;
-        let mut request = Request::new(&vm);
-        request.disk_space = ByteSize(image.as_ref().map_or(0, |image| image.file_size));
         let leaves = unfit_host(context, &vm).await?;
-        match (&vm.status.host, &leaves) {
-            (Some(_), Some(former)) => request.except = Some(former.clone()),
-            (Some(host), None) => {
-                request.only = Some(host.clone());
-                request.despite_cordon = true;
-            }
-            (None, _) => {}
-        }
+        let request = request(&vm, image.as_ref(), leaves.as_ref());
         // Not held while a host wakes: others are placed meanwhile.
         let (_placing, host) = loop {
             let placing = app.placement.lock().await;
@@ -135,6 +159,8 @@ impl Step for Place {
         let disk = vm.spec.disk.or(image.as_ref().map(|image| ByteSize(image.virtual_size)));
         context
             .update_vm(|vm| {
+                // Defined anew, it is guarded or not: its host says so.
+                vm.status.guarded_epoch = None;
                 // Repeated, it is there already.
                 if vm.status.host.is_none() || leaves.is_some() && vm.status.host == leaves {
                     vm.status.host = Some(host.clone());

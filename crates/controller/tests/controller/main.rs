@@ -7,6 +7,7 @@ mod balancing;
 mod cluster_view;
 mod crashing_store;
 mod energy;
+mod fencing;
 mod hosts_fail;
 mod hosts_work;
 mod late_reports;

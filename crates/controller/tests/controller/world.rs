@@ -125,6 +125,8 @@ pub struct FakePower {
     off: Mutex<BTreeSet<Name>>,
     agents: Mutex<BTreeMap<Name, Uuid>>,
     pub refuse: Mutex<Option<Problem>>,
+    /// No host has an outlet.
+    pub absent: Mutex<bool>,
 }
 
 impl FakePower {
@@ -175,6 +177,9 @@ pub struct FakeOutlets(pub Arc<FakePower>);
 
 impl PowerDrivers for FakeOutlets {
     fn of(&self, host: &Host) -> Result<Arc<dyn PowerDriver>, Problem> {
+        if *self.0.absent.lock().expect("unpoisoned") {
+            return Err(Problem::conflict("no-power-driver", format!("host '{}' has no outlet", host.metadata.name)));
+        }
         Ok(Arc::new(FakeOutlet(Arc::clone(&self.0), host.metadata.name.clone())))
     }
 }
@@ -205,6 +210,7 @@ impl World {
                 off: Mutex::default(),
                 agents: Mutex::default(),
                 refuse: Mutex::default(),
+                absent: Mutex::default(),
             }),
             store: Arc::new(MemoryStore::default()),
             hosts,

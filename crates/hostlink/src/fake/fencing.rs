@@ -62,6 +62,7 @@ impl HostState {
                 problem: None,
             },
             members_generation: lease.members_generation,
+            lifted: lease.lifted,
             acknowledged: lease.fence.as_ref().map(|fence| fence.generation),
         }
     }

@@ -1,0 +1,179 @@
+//! Starts VMs again whose host was shut out: elsewhere if their disk can be reached from there, otherwise where they were
+//! once that host is let in again.
+//!
+//! ```text
+//!   displaced ── its turn, and somewhere it fits ──▶ operation vm-start ── succeeded ──▶ not displaced any more
+//!       └──▶ waits for: a higher tier │ its pause │ the hour's limit │ room │ its host
+//! ```
+//! What it waits for is in `status.displaced.waits`. Whose turn it is, `gantry_ha`'s restart order says; how often each was
+//! tried is in memory, so a controller that starts begins anew.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use gantry_api::rest::WriteQuery;
+use gantry_ha::{
+    Moment,
+    attempts::{Attempts, RetryPolicy},
+    restart::{Candidate, State, Tier, Wait, plan},
+};
+use gantry_types::{HaPolicy, Host, Name, PowerState, Priority, Problem, Resource, Severity, Vm, VmPhase};
+use uuid::Uuid;
+
+use super::woken;
+use crate::{
+    app::{App, Caller, fence, pool::is_disk_shared, vm},
+    leases::moment,
+    objects::Change,
+    operations::place_elsewhere,
+};
+
+const INTERVAL: Duration = Duration::from_secs(1);
+
+pub async fn run(app: Arc<App>) {
+    let mut memory = Memory::default();
+    loop {
+        woken(&app, &app.wakeups.failover, INTERVAL).await;
+        if let Err(problem) = pass(&app, &mut memory).await {
+            tracing::warn!(%problem, "displaced VMs wait for another look");
+        }
+    }
+}
+
+/// What is forgotten with the controller.
+#[derive(Default)]
+pub struct Memory {
+    down: BTreeMap<Uuid, Moment>,
+    attempts: BTreeMap<Uuid, Attempts>,
+}
+
+/// One look at all protected VMs.
+pub async fn pass(app: &App, memory: &mut Memory) -> Result<(), Problem> {
+    let now = moment(&*app.clock);
+    let protected = |vm: &Vm| vm.status.displaced.is_some() || vm.spec.ha.policy == HaPolicy::Restart;
+    let vms: Vec<Arc<Vm>> =
+        app.model.read(|tables| tables.vms.values().filter(|vm| protected(vm)).map(Arc::clone).collect());
+    if vms.iter().all(|vm| vm.status.displaced.is_none()) {
+        *memory = Memory::default();
+        return Ok(());
+    }
+    let known: BTreeSet<Uuid> = vms.iter().map(|vm| vm.metadata.uuid).collect();
+    memory.down.retain(|vm, _| known.contains(vm));
+    memory.attempts.retain(|vm, _| known.contains(vm));
+    for vm in vms.iter().filter(|vm| vm.status.displaced.is_some() && vm.spec.power != PowerState::Running) {
+        forget(app, vm).await?;
+    }
+    let candidates: Vec<Candidate> = vms.iter().filter_map(|vm| candidate(vm, memory, now)).collect();
+    for (name, gate) in plan(&candidates, now) {
+        let Some(vm) = vms.iter().find(|vm| vm.metadata.name == name) else { continue };
+        let waits = match gate {
+            Err(wait) => Some(told(&wait)),
+            Ok(()) => begin(app, vm, memory, now).await.err().map(|problem| problem.detail),
+        };
+        if let Some(waits) = waits {
+            queue(app, vm, &waits).await?;
+        }
+    }
+    Ok(())
+}
+
+fn candidate(vm: &Vm, memory: &mut Memory, now: Moment) -> Option<Candidate> {
+    let uuid = vm.metadata.uuid;
+    let state = match (&vm.status.displaced, vm.status.phase) {
+        _ if vm.status.operation.is_some() => State::Starting,
+        (Some(_), _) => State::Down { since: *memory.down.entry(uuid).or_insert(now) },
+        (None, VmPhase::Running) if vm.status.ready => State::Ready,
+        // One that nobody waits for: what its own host does about it is not known here.
+        (None, _) => return None,
+    };
+    let tier = match vm.spec.ha.priority {
+        Priority::Low => Tier::Low,
+        Priority::Medium => Tier::Normal,
+        Priority::High => Tier::High,
+    };
+    let policy = RetryPolicy { per_hour: vm.spec.ha.restarts_per_hour as usize, ..RetryPolicy::default() };
+    let attempts = memory.attempts.get(&uuid).cloned().unwrap_or_default();
+    Some(Candidate { name: vm.metadata.name.clone(), tier, depends_on: BTreeSet::new(), state, policy, attempts })
+}
+
+fn told(wait: &Wait) -> String {
+    match wait {
+        Wait::Tier { first } => format!("VM '{first}' has a higher priority and is not ready yet"),
+        Wait::Dependency { first } => format!("VM '{first}' is not ready yet"),
+        Wait::Pause { .. } => "the last attempt failed, the next one follows after a pause".to_owned(),
+        Wait::Exhausted { .. } => "it was tried as often as it may be within an hour".to_owned(),
+    }
+}
+
+/// Begins its start, where it can be; otherwise why not.
+async fn begin(app: &App, vm: &Vm, memory: &mut Memory, now: Moment) -> Result<(), Problem> {
+    let name = vm.name();
+    let host = vm.status.host.as_ref().and_then(|host| app.model.get::<Host>(host.as_str()));
+    if host.as_ref().is_some_and(|host| host.is_in_service()) {
+        vm::start(app, &Caller::controller(), name, &WriteQuery::default()).await?;
+    } else {
+        may_leave(app, vm, host.as_deref())?;
+        place_elsewhere(app, vm)?;
+        vm::restart_elsewhere(app, name).await?;
+    }
+    memory.attempts.entry(vm.metadata.uuid).or_default().begun(now);
+    Ok(())
+}
+
+/// Whether it may be started on another host than the one that was shut out.
+fn may_leave(app: &App, vm: &Vm, host: Option<&Host>) -> Result<(), Problem> {
+    let at = host.map_or_else(|| "its host".to_owned(), |host| format!("host '{}'", host.name()));
+    let waits = |why: &str| Err(Problem::conflict("vm-waits", format!("{why}; {at} starts it when it is back")));
+    if vm.spec.ha.policy == HaPolicy::None {
+        return waits("it is not protected any more");
+    }
+    if vm.spec.host.is_some() {
+        return waits("it may only run where it was (spec.host)");
+    }
+    if !app.model.read(|tables| is_disk_shared(tables, vm)) {
+        return waits("no other host reaches its disk");
+    }
+    Ok(())
+}
+
+/// Says what it waits for, when that changes.
+async fn queue(app: &App, vm: &Vm, waits: &str) -> Result<(), Problem> {
+    let name = vm.name();
+    app.objects
+        .racing(|| async {
+            let Some(mut vm) = app.objects.find::<Vm>(name).await? else { return Ok(()) };
+            let idle = vm.status.operation.is_none();
+            let Some(displaced) = vm.status.displaced.as_mut().filter(|_| idle) else { return Ok(()) };
+            if displaced.waits.as_deref() == Some(waits) {
+                return Ok(());
+            }
+            displaced.waits = Some(waits.to_owned());
+            vm.status.reason = Some(format!("host '{}' was shut out, so it was stopped there; {waits}", displaced.from));
+            let message = format!("VM '{name}' is not started again yet: {waits}");
+            let event = app.event(vm.reference(), Severity::Warning, "VmQueued", message);
+            let mut change = Change::new();
+            change.update(&vm)?.event(&event)?;
+            app.commit(change).await.map(drop)
+        })
+        .await
+}
+
+/// Somebody stopped it meanwhile.
+async fn forget(app: &App, vm: &Vm) -> Result<(), Problem> {
+    let name: &Name = &vm.metadata.name;
+    app.objects
+        .racing(|| async {
+            let Some(mut vm) = app.objects.find::<Vm>(name.as_str()).await? else { return Ok(()) };
+            if vm.status.operation.is_some() || vm.spec.power == PowerState::Running || fence::executes(&vm) {
+                return Ok(());
+            }
+            vm.status.displaced = None;
+            let mut change = Change::new();
+            change.update(&vm)?;
+            app.commit(change).await.map(drop)
+        })
+        .await
+}

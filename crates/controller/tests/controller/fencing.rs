@@ -1,0 +1,318 @@
+//! Hosts that are shut out, and what becomes of their protected VMs: never twice, and again as soon as that is certain.
+
+use std::time::Duration;
+
+use gantry_api::AgentApi;
+use gantry_api::agent::{PowerAction, PowerRequest};
+use gantry_api::rest::{FenceRequest, WriteQuery};
+use gantry_controller::{
+    Caller,
+    app::{cluster, fence, vm},
+    loops::{cluster_keeper, failover, host_failure_detector, host_fencer},
+};
+use gantry_types::{
+    Event, FenceProofKind, HaPolicy, Host, HostFence, Operation, Priority, Problem, Vm, VmPhase,
+};
+
+use crate::world::{Controller, World, name};
+
+fn query() -> WriteQuery {
+    WriteQuery::default()
+}
+
+/// Three hosts that go by the same members, and power only where it is asked for.
+async fn cluster_of_three() -> (World, Controller) {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    *world.power.absent.lock().expect("unpoisoned") = true;
+    cluster::ensure_main(&controller.app.objects, &*controller.app.clock).await.expect("made");
+    controller.import().await;
+    controller.shared_pool("nas").await;
+    for _ in 0..2 {
+        world.heartbeats(&controller).await;
+        cluster_keeper::pass(&controller.app).await.expect("a store");
+    }
+    world.reports(&controller).await;
+    (world, controller)
+}
+
+async fn protect(world: &World, controller: &Controller, vm: &str, priority: Priority) {
+    let mut sent = world.vm(vm).await.expect("a VM");
+    (sent.spec.ha.policy, sent.spec.ha.priority) = (HaPolicy::Restart, priority);
+    vm::put(&controller.app, &Caller::controller(), vm, sent, &query()).await.expect("at any time");
+    gantry_controller::loops::protection_distributor::pass(&controller.app).await;
+    world.reports(controller).await;
+    assert!(world.vm(vm).await.expect("a VM").status.is_guarded());
+}
+
+/// A protected VM on host-1, its disk where all hosts reach it or not.
+async fn protected(world: &World, controller: &Controller, vm: &str, pool: Option<&str>) {
+    let operation = controller.create_in(vm, pool).await;
+    controller.execute(&operation).await;
+    world.reports(controller).await;
+    protect(world, controller, vm, Priority::Medium).await;
+}
+
+async fn web(world: &World) -> Vm {
+    world.vm("web").await.expect("a VM")
+}
+
+async fn fence_of(world: &World, host: &str) -> Option<HostFence> {
+    world.host(host).await.status.fence
+}
+
+/// One round of everything that shuts hosts out.
+async fn turn(controller: &Controller) {
+    host_fencer::pass(&controller.app).await.expect("a store");
+    for host in controller.app.model.list::<Host>() {
+        if let Some(fence) = host.status.fence.clone().filter(|fence| fence.proof.is_none()) {
+            host_fencer::store(&controller.app, &host, &fence).await;
+            host_fencer::switch_off(&controller.app, &host, &fence).await;
+        }
+    }
+    host_fencer::pass(&controller.app).await.expect("a store");
+    host_fencer::pass(&controller.app).await.expect("a store");
+}
+
+async fn lose(world: &World, controller: &Controller, host: &str) {
+    world.hosts.cut(&name(host));
+    world.clock.advance(Duration::from_secs(5));
+    world.heartbeats(controller).await;
+    host_failure_detector::pass(&controller.app, Duration::ZERO).await.expect("a store");
+}
+
+/// Runs every operation that was begun.
+async fn carry_out(controller: &Controller) {
+    for operation in controller.app.model.list::<Operation>() {
+        if !operation.status.phase.is_finished() {
+            controller.execute(&operation.metadata.name).await;
+        }
+    }
+}
+
+async fn fail_over(controller: &Controller, memory: &mut failover::Memory) {
+    failover::pass(&controller.app, memory).await.expect("a store");
+    carry_out(controller).await;
+}
+
+fn reasons(controller: &Controller) -> Vec<String> {
+    controller.app.model.list::<Event>().iter().map(|event| event.spec.reason.clone()).collect()
+}
+
+async fn by_hand(controller: &Controller, host: &str) -> Result<Host, Problem> {
+    let request = FenceRequest { why: "smoke".to_owned() };
+    let fenced = fence::fence(&controller.app, &Caller::controller(), host, request, &query()).await;
+    fenced.map(|changed| changed.object)
+}
+
+#[tokio::test]
+async fn a_protected_vm_of_a_lost_host_starts_elsewhere_after_the_proof_and_not_before() {
+    let (world, controller) = cluster_of_three().await;
+    protected(&world, &controller, "web", Some("nas")).await;
+    let uuid = web(&world).await.metadata.uuid;
+    let mut memory = failover::Memory::default();
+    lose(&world, &controller, "host-1").await;
+    turn(&controller).await;
+    let fence = fence_of(&world, "host-1").await.expect("it is being shut out");
+    assert_eq!((fence.record.by.as_str(), fence.proof), ("controller", None));
+    for member in ["host-2", "host-3"] {
+        assert_eq!(world.hosts.records_on(&name(member)).len(), 1, "{member}");
+    }
+    fail_over(&controller, &mut memory).await;
+    assert_eq!((web(&world).await.status.phase, web(&world).await.status.host), (VmPhase::Unknown, Some(name("host-1"))));
+    assert_eq!(world.hosts.executing(uuid), [name("host-1")], "its host still runs it");
+
+    // By its own clock it stops it before the controller counts on that.
+    world.hosts.lease_ends(&name("host-1"));
+    world.clock.advance(Duration::from_secs(5));
+    turn(&controller).await;
+    let proof = fence_of(&world, "host-1").await.and_then(|fence| fence.proof).expect("a proof");
+    assert_eq!(proof.kind, FenceProofKind::LeaseOver);
+    assert_eq!(web(&world).await.status.displaced.expect("displaced").from, name("host-1"));
+    fail_over(&controller, &mut memory).await;
+    let now = web(&world).await.status;
+    assert_eq!((now.phase, now.host, now.epoch, now.displaced), (VmPhase::Running, Some(name("host-2")), 2, None));
+    for told in ["HostFencing", "HostFenced", "VmDisplaced", "VmRunsAgain"] {
+        assert!(reasons(&controller).contains(&told.to_owned()), "{told}: {:?}", reasons(&controller));
+    }
+
+    // Back again it hears of the fence first, stops what it has, and is let in; orders from before count no more.
+    world.hosts.mend(&name("host-1"));
+    let late = world.hosts.host(&name("host-1")).knowing_lifted(0);
+    for _ in 0..3 {
+        world.heartbeats(&controller).await;
+        turn(&controller).await;
+    }
+    assert_eq!(fence_of(&world, "host-1").await, None);
+    assert!(reasons(&controller).contains(&"HostFenceLifted".to_owned()));
+    assert!(world.hosts.records_on(&name("host-2")).is_empty());
+    let start = PowerRequest { epoch: 9, action: PowerAction::Start };
+    assert_eq!(late.power(uuid, &start).await.expect_err("old").code(), "stale-fence");
+    world.reports(&controller).await;
+    gantry_controller::loops::stray_vms::pass(&controller.app).await;
+    world.check().await;
+    assert_eq!(world.on_hosts().len(), 1, "{:?}", world.on_hosts());
+}
+
+#[tokio::test]
+async fn without_a_majority_nothing_is_proved_however_long_it_takes() {
+    let (world, controller) = cluster_of_three().await;
+    protected(&world, &controller, "web", Some("nas")).await;
+    lose(&world, &controller, "host-2").await;
+    lose(&world, &controller, "host-3").await;
+    lose(&world, &controller, "host-1").await;
+    for _ in 0..5 {
+        turn(&controller).await;
+        world.clock.advance(Duration::from_secs(60));
+    }
+    assert_eq!(fence_of(&world, "host-1").await.expect("begun").proof, None);
+    world.hosts.mend(&name("host-2"));
+    turn(&controller).await;
+    assert_eq!(fence_of(&world, "host-1").await.expect("begun").proof, None, "its word counts from now");
+    world.clock.advance(Duration::from_secs(5));
+    world.hosts.lease_ends(&name("host-1"));
+    turn(&controller).await;
+    assert!(fence_of(&world, "host-1").await.expect("begun").proof.is_some());
+}
+
+#[tokio::test]
+async fn a_controller_that_starts_anew_asks_again_and_counts_from_then() {
+    let (world, controller) = cluster_of_three().await;
+    protected(&world, &controller, "web", Some("nas")).await;
+    lose(&world, &controller, "host-1").await;
+    turn(&controller).await;
+    world.clock.advance(Duration::from_secs(5));
+    drop(controller);
+    let controller = world.controller().await;
+    turn(&controller).await;
+    assert_eq!(fence_of(&world, "host-1").await.expect("known").proof, None);
+    world.heartbeats(&controller).await;
+    world.clock.advance(Duration::from_secs(5));
+    world.hosts.lease_ends(&name("host-1"));
+    turn(&controller).await;
+    assert!(fence_of(&world, "host-1").await.expect("known").proof.is_some());
+}
+
+#[tokio::test]
+async fn power_that_is_seen_off_is_the_faster_proof_and_a_host_shut_out_by_hand_is_switched_off() {
+    let (world, controller) = cluster_of_three().await;
+    *world.power.absent.lock().expect("unpoisoned") = false;
+    protected(&world, &controller, "web", Some("nas")).await;
+    let fenced = by_hand(&controller, "host-1").await.expect("accepted");
+    assert!(fenced.spec.cordoned && fenced.status.fence.is_some_and(|fence| fence.power_off));
+    turn(&controller).await;
+    let proof = fence_of(&world, "host-1").await.and_then(|fence| fence.proof).expect("a proof");
+    assert!(proof.kind == FenceProofKind::PowerOff && world.power.is_off(&name("host-1")));
+    fail_over(&controller, &mut failover::Memory::default()).await;
+    assert_eq!(web(&world).await.status.host, Some(name("host-2")));
+    let again = by_hand(&controller, "host-1").await.expect("it is already");
+    assert!(again.status.fence.is_some_and(|fence| fence.proof.is_some()));
+
+    // A plug that was pulled: the record, and then the look at its power.
+    world.reports(&controller).await;
+    assert!(web(&world).await.status.is_guarded());
+    world.power.switch_off(&name("host-2"));
+    lose(&world, &controller, "host-2").await;
+    turn(&controller).await;
+    let fence = fence_of(&world, "host-2").await.expect("begun");
+    assert_eq!(fence.record.by, "controller");
+    assert_eq!(fence.proof.expect("a proof").kind, FenceProofKind::PowerOff);
+}
+
+#[tokio::test]
+async fn a_host_that_is_alive_says_itself_that_it_is_clean_and_its_own_vms_start_there_again() {
+    let (world, controller) = cluster_of_three().await;
+    protected(&world, &controller, "web", None).await;
+    let uuid = web(&world).await.metadata.uuid;
+    by_hand(&controller, "host-1").await.expect("accepted");
+    let mut memory = failover::Memory::default();
+    turn(&controller).await;
+    // It hears of the fence and stops what it guards; then it says so.
+    world.heartbeats(&controller).await;
+    assert_eq!(world.hosts.executing(uuid), []);
+    world.heartbeats(&controller).await;
+    let proof = fence_of(&world, "host-1").await.and_then(|fence| fence.proof).expect("a proof");
+    assert_eq!(proof.kind, FenceProofKind::Acknowledged);
+    turn(&controller).await;
+    fail_over(&controller, &mut memory).await;
+    let waits = web(&world).await.status.displaced.expect("displaced").waits.expect("it waits");
+    assert_eq!(waits, "no other host reaches its disk; host 'host-1' starts it when it is back");
+    world.heartbeats(&controller).await;
+    assert_eq!(fence_of(&world, "host-1").await, None);
+    fail_over(&controller, &mut memory).await;
+    let now = web(&world).await.status;
+    assert_eq!((now.phase, now.host, now.displaced), (VmPhase::Running, Some(name("host-1")), None));
+    world.check().await;
+}
+
+#[tokio::test]
+async fn the_more_important_come_first_and_what_finds_no_room_says_so() {
+    let (world, controller) = cluster_of_three().await;
+    for host in ["host-2", "host-3"] {
+        let mut sent = world.host(host).await;
+        sent.spec.cordoned = true;
+        gantry_controller::app::host::put(&controller.app, &Caller::controller(), host, sent, &query()).await.expect("done");
+    }
+    for (vm, priority) in [("batch", Priority::Low), ("web", Priority::High)] {
+        protected(&world, &controller, vm, Some("nas")).await;
+        protect(&world, &controller, vm, priority).await;
+    }
+    let mut memory = failover::Memory::default();
+    lose(&world, &controller, "host-1").await;
+    turn(&controller).await;
+    world.hosts.lease_ends(&name("host-1"));
+    world.clock.advance(Duration::from_secs(5));
+    turn(&controller).await;
+    fail_over(&controller, &mut memory).await;
+    let waits = |vm: Vm| vm.status.displaced.expect("displaced").waits.expect("it waits");
+    let (first, second) = (waits(web(&world).await), waits(world.vm("batch").await.expect("a VM")));
+    assert!(first.starts_with("no host can take VM 'web'") && first.contains("cordoned"), "{first}");
+    assert_eq!(second, "VM 'web' has a higher priority and is not ready yet");
+
+    // Room for both: one after the other.
+    let mut sent = world.host("host-2").await;
+    sent.spec.cordoned = false;
+    gantry_controller::app::host::put(&controller.app, &Caller::controller(), "host-2", sent, &query()).await.expect("done");
+    fail_over(&controller, &mut memory).await;
+    assert_eq!(web(&world).await.status.phase, VmPhase::Running);
+    assert_eq!(world.vm("batch").await.expect("a VM").status.phase, VmPhase::Failed);
+    world.reports(&controller).await;
+    fail_over(&controller, &mut memory).await;
+    assert_eq!(world.vm("batch").await.expect("a VM").status.phase, VmPhase::Running);
+    world.check().await;
+}
+
+#[tokio::test]
+async fn what_its_host_has_not_confirmed_to_guard_stays_where_it_is() {
+    let (world, controller) = cluster_of_three().await;
+    let operation = controller.create_in("web", Some("nas")).await;
+    controller.execute(&operation).await;
+    world.reports(&controller).await;
+    lose(&world, &controller, "host-1").await;
+    // Too late: its host will not hear of it.
+    let mut sent = web(&world).await;
+    sent.spec.ha.policy = HaPolicy::Restart;
+    vm::put(&controller.app, &Caller::controller(), "web", sent, &query()).await.expect("at any time");
+    for _ in 0..3 {
+        turn(&controller).await;
+        world.clock.advance(Duration::from_secs(10));
+        fail_over(&controller, &mut failover::Memory::default()).await;
+    }
+    assert_eq!(fence_of(&world, "host-1").await, None);
+    assert_eq!(web(&world).await.status.phase, VmPhase::Unknown);
+}
+
+#[tokio::test]
+async fn a_fence_needs_a_reason_and_a_way() {
+    let (world, controller) = cluster_of_three().await;
+    let request = FenceRequest { why: "  ".to_owned() };
+    let refused = fence::fence(&controller.app, &Caller::controller(), "host-1", request, &query()).await;
+    assert_eq!(refused.expect_err("refused").fields[0].field, "why");
+    let alone = World::new().await;
+    let lonely = alone.controller().await;
+    *alone.power.absent.lock().expect("unpoisoned") = true;
+    let refused = by_hand(&lonely, "host-1").await.expect_err("no members are known");
+    assert_eq!(refused.code(), "not-fenceable");
+    assert_eq!(by_hand(&controller, "nobody").await.expect_err("no such host").code(), "not-found");
+    assert_eq!(fence_of(&world, "host-1").await, None);
+}
