@@ -51,7 +51,13 @@ impl AgentClient {
     pub fn new(identity: &LiveIdentity, host: &Name, address: &str) -> Result<Self, TrustError> {
         let config = ClientConfig::with_identity(identity, ExpectedPeer::host(host.clone()))?;
         let http = config.http()?;
-        Ok(Self { http, config, host: format!("the agent of host '{host}'"), base: format!("https://{address}"), lifted: 0 })
+        Ok(Self {
+            http,
+            config,
+            host: format!("the agent of host '{host}'"),
+            base: format!("https://{address}"),
+            lifted: 0,
+        })
     }
 
     /// For a controller that knows the host's fences up to this one to be lifted: it says so with each call.
@@ -69,7 +75,8 @@ impl AgentClient {
     /// Opens one of the VM's consoles: bytes both ways in binary messages.
     pub async fn console(&self, vm: Uuid, kind: ConsoleKind) -> Result<WebSocket, Problem> {
         let url = format!("{}{}", self.base, paths::vm_part(vm, kind.path()));
-        let headers = HeaderMap::from_iter([(HeaderName::from_static(paths::FENCES_LIFTED_HEADER), self.lifted.into())]);
+        let headers =
+            HeaderMap::from_iter([(HeaderName::from_static(paths::FENCES_LIFTED_HEADER), self.lifted.into())]);
         self.config.websocket(&url, headers).await.map_err(|error| match error {
             TrustError::UpgradeRefused { body, .. } if serde_json::from_str::<Problem>(&body).is_ok() => {
                 serde_json::from_str(&body).unwrap_or_else(|_| Problem::permanent("console", body))

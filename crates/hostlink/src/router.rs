@@ -390,6 +390,8 @@ mod tests {
         assert!(!host_may(&Method::PUT, &paths::vm_volume(vm, Uuid::from_u128(4))));
         assert!(!host_may(&Method::PUT, &paths::pool(vm)));
         assert!(host_may(&Method::POST, paths::FENCE_QUESTION));
-        assert!(!host_may(&Method::PUT, &paths::fence("host-1")) && !host_may(&Method::DELETE, &paths::fence("host-1")));
+        assert!(
+            !host_may(&Method::PUT, &paths::fence("host-1")) && !host_may(&Method::DELETE, &paths::fence("host-1"))
+        );
     }
 }

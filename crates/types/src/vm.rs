@@ -7,8 +7,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    ByteSize, Displaced, HaSpec, HaStatus, MacAddress, MigrationFigures, MigrationPolicy, MigrationProgress, Name, PlacementRules,
-    Problem, RecoveryPoint, RecoveryPolicy, ResourceWishes, SnapshotSchedule, Timestamp, VmPhase, resource::resource,
+    ByteSize, Displaced, HaSpec, HaStatus, MacAddress, MigrationFigures, MigrationPolicy, MigrationProgress, Name,
+    PlacementRules, Problem, RecoveryPoint, RecoveryPolicy, ResourceWishes, SnapshotSchedule, Timestamp, VmPhase,
+    resource::resource,
 };
 
 resource!(

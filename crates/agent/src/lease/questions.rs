@@ -94,13 +94,7 @@ impl Links {
     }
 }
 
-fn ask_all(
-    host: &Arc<Host>,
-    controller: &reqwest::Client,
-    links: &mut Links,
-    round: &Round,
-    asked: &mut JoinSet<()>,
-) {
+fn ask_all(host: &Arc<Host>, controller: &reqwest::Client, links: &mut Links, round: &Round, asked: &mut JoinSet<()>) {
     let others = round.members.hosts.iter().filter(|(name, _)| **name != host.config.name);
     for (name, address) in others {
         let Some(client) = links.to(host, name, address) else { continue };

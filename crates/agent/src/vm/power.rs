@@ -71,7 +71,8 @@ impl VmTask {
             Ok(()) => Ok(()),
             Err(error) => {
                 if let Some(record) = &mut self.record {
-                    record.end = Some(End { lease_over: error.code() == "lease-not-held", ..End::failed(&error.detail) });
+                    record.end =
+                        Some(End { lease_over: error.code() == "lease-not-held", ..End::failed(&error.detail) });
                 }
                 self.save().await?;
                 Err(error)

@@ -238,7 +238,9 @@ impl Warden {
         for guarded in &mut self.guarded {
             match pidfd_send_signal(&guarded.pidfd, rustix::process::Signal::KILL) {
                 Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => eprintln!("warden: process {} of VM {} can't be killed: {error}", guarded.pid, guarded.vm),
+                Err(error) => {
+                    eprintln!("warden: process {} of VM {} can't be killed: {error}", guarded.pid, guarded.vm)
+                }
             }
             if !std::mem::replace(&mut guarded.told, true) {
                 let (vm, pid, start_time_ticks) = (guarded.vm, guarded.pid, guarded.start_time_ticks);

@@ -22,7 +22,8 @@ fn agent_process() {
     tracing_subscriber::fmt().with_env_filter("info").with_ansi(false).with_writer(std::io::stderr).init();
     let mut config = gantry_agent::AgentConfig::load(state_dir.as_ref()).expect("configuration");
     let program = std::env::current_exe().expect("this program").into_os_string();
-    config.warden = Some([program].into_iter().chain(["--exact", "warden_process", "--nocapture"].map(Into::into)).collect());
+    config.warden =
+        Some([program].into_iter().chain(["--exact", "warden_process", "--nocapture"].map(Into::into)).collect());
     let runtime = tokio::runtime::Runtime::new().expect("runtime");
     runtime.block_on(gantry_agent::run(config, Default::default())).expect("agent");
 }

@@ -13,9 +13,9 @@ use gantry_api::audit::{AuditPage, AuditQuery};
 use gantry_api::energy::{EnergyQuery, EnergyReport};
 use gantry_api::overview::{Overview, SearchQuery, SearchResult};
 use gantry_api::rest::{
-    AttachRequest, CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, FenceRequest, ListQuery, MigrateRequest,
-    MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RevertRequest, StopRequest, Trace, TraceQuery,
-    UpdateClusterRequest, Version, VmExplanation, WriteQuery,
+    AttachRequest, CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, FenceRequest, ListQuery,
+    MigrateRequest, MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RevertRequest, StopRequest, Trace,
+    TraceQuery, UpdateClusterRequest, Version, VmExplanation, WriteQuery,
 };
 use gantry_hostlink::{answer, causes, checked};
 use gantry_trust::{ClientConfig, ExpectedPeer, TrustError, WebSocket};

@@ -132,7 +132,8 @@ mod tests {
 
     #[test]
     fn where_it_would_run_again_depends_on_its_pool_its_guard_and_the_room() {
-        let running = |guarded: u64| json!({"phase": "running", "host": "host-1", "epoch": 3, "guarded_epoch": guarded});
+        let running =
+            |guarded: u64| json!({"phase": "running", "host": "host-1", "epoch": 3, "guarded_epoch": guarded});
         let told = |guarded: u64, hosts: &[&str], fits: bool| {
             let vm = vm(json!({"policy": "restart"}), running(guarded));
             explain(&vm, Some(&pool(hosts)), &placement(fits))

@@ -115,7 +115,9 @@ async fn fence(session: &Session, name: &str, why: String, no_wait: bool) -> Res
         let Some(host) = host else { return ControlFlow::Break(None) };
         match &host.status.fence {
             // It was back and clean sooner than it was looked at.
-            None if host.status.fences_lifted >= generation => ControlFlow::Break(Some("it was let in again".to_owned())),
+            None if host.status.fences_lifted >= generation => {
+                ControlFlow::Break(Some("it was let in again".to_owned()))
+            }
             Some(fence) => match &fence.proof {
                 Some(proof) => ControlFlow::Break(Some(proof.kind.told().to_owned())),
                 None => ControlFlow::Continue(()),

@@ -69,7 +69,7 @@ pub fn yes_no(value: bool) -> String {
 
 impl Row for Host {
     const PLURAL_FOR_PEOPLE: &'static str = "hosts";
-    const HEADERS: &'static [&'static str] = 
+    const HEADERS: &'static [&'static str] =
         &["NAME", "STATE", "VMS", "CPUS", "MEMORY", "ACCEL", "ADDRESS", "SEEN", "LEASE"];
     const WIDE_HEADERS: &'static [&'static str] = &["CPU%", "LOAD", "ARCH", "QEMU", "KERNEL", "UNDERLAY", "POST-COPY"];
 

@@ -141,7 +141,8 @@ pub(crate) async fn acknowledged(app: &App, name: &Name, generation: u64) -> Res
             }
             host.status.fence = None;
             host.status.fences_lifted = generation;
-            let message = format!("host '{name}' has stopped everything protected and is let in again (fence {generation})");
+            let message =
+                format!("host '{name}' has stopped everything protected and is let in again (fence {generation})");
             let mut event = app.event(host.reference(), Severity::Normal, "HostFenceLifted", message);
             event.spec.host = Some(name.clone());
             let mut change = Change::new();

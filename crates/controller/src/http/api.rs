@@ -22,9 +22,9 @@ use gantry_api::{
     paths,
     rest::{
         AttachRequest, CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, FenceRequest, JoinRequest,
-        JoinResponse, ListQuery, MigrateRequest, MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RevertRequest,
-        StopRequest, Trace, TraceQuery, UpdateClusterRequest, UploadState, Version, VmExplanation, WatchEvent,
-        WriteQuery,
+        JoinResponse, ListQuery, MigrateRequest, MigrateVolumeRequest, Page, RebootRequest, RecoverRequest,
+        RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, UploadState, Version, VmExplanation,
+        WatchEvent, WriteQuery,
     },
 };
 use gantry_types::{
@@ -170,7 +170,9 @@ fn of_hosts(routes: Routes) -> Routes {
     routes
         .add(verb("drain", "Move all VMs away and keep it empty"), post(host_work::drain))
         .add(
-            verb("fence", "Shut it out, so that its protected VMs may start elsewhere").status(200).body::<FenceRequest>(),
+            verb("fence", "Shut it out, so that its protected VMs may start elsewhere")
+                .status(200)
+                .body::<FenceRequest>(),
             post(host_work::fence),
         )
         .add(verb("undrain", "Place VMs on it again").status(200), post(host_work::undrain))

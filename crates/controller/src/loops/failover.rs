@@ -151,7 +151,8 @@ async fn queue(app: &App, vm: &Vm, waits: &str) -> Result<(), Problem> {
                 return Ok(());
             }
             displaced.waits = Some(waits.to_owned());
-            vm.status.reason = Some(format!("host '{}' was shut out, so it was stopped there; {waits}", displaced.from));
+            vm.status.reason =
+                Some(format!("host '{}' was shut out, so it was stopped there; {waits}", displaced.from));
             let message = format!("VM '{name}' is not started again yet: {waits}");
             let event = app.event(vm.reference(), Severity::Warning, "VmQueued", message);
             let mut change = Change::new();

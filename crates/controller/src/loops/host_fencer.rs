@@ -9,8 +9,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use gantry_api::fencing::LiftedFence;
 use gantry_ha::fencing::{Progress, Proof};
 use gantry_types::{
-    Displaced, FenceProofKind, Host, HostFence, HostState, Member, Name, PowerState, PowerStatus,
-    Problem, Resource, Severity, Vm, VmPhase,
+    Displaced, FenceProofKind, Host, HostFence, HostState, Member, Name, PowerState, PowerStatus, Problem, Resource,
+    Severity, Vm, VmPhase,
 };
 use tokio::task::JoinSet;
 
@@ -183,7 +183,8 @@ async fn begin(app: &App, host: &Host) -> Result<(), Problem> {
             if host.status.fence.is_some() || host.status.state != HostState::Lost {
                 return Ok(());
             }
-            let why = format!("no heartbeat for {} s, and protected VMs run there", app.config.host_lost_after.as_secs());
+            let why =
+                format!("no heartbeat for {} s, and protected VMs run there", app.config.host_lost_after.as_secs());
             let mut change = Change::new();
             fence::record(app, &mut host, "controller", &why, false, &mut change)?;
             app.commit(change).await.map(drop)
@@ -202,9 +203,9 @@ async fn displace(app: &App, host: &Host) -> Result<(), Problem> {
             && vm.status.displaced.is_none()
             && fence::executes(vm)
     };
-    let names: Vec<String> = app.model.read(|tables| {
-        tables.vms.values().filter(|vm| ran_there(vm)).map(|vm| vm.name().to_owned()).collect()
-    });
+    let names: Vec<String> = app
+        .model
+        .read(|tables| tables.vms.values().filter(|vm| ran_there(vm)).map(|vm| vm.name().to_owned()).collect());
     for name in names {
         app.objects
             .racing(|| async {
@@ -238,7 +239,8 @@ async fn displace(app: &App, host: &Host) -> Result<(), Problem> {
 
 /// Members keep a record until they hear that it was lifted; the host itself tells them, too, when it asks.
 async fn tell_lifted(app: &App) {
-    let lifted: Vec<(Arc<Host>, LiftedFence)> = app.leases.untold().into_iter().flat_map(|lifted| others(app, lifted)).collect();
+    let lifted: Vec<(Arc<Host>, LiftedFence)> =
+        app.leases.untold().into_iter().flat_map(|lifted| others(app, lifted)).collect();
     let told = lifted.iter().map(|(member, lifted)| async move {
         let answered = tokio::time::timeout(STORE_LIMIT, app.links.agent(member).lift_fence(lifted)).await;
         if !matches!(answered, Ok(Ok(()))) {

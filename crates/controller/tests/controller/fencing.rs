@@ -10,9 +10,7 @@ use gantry_controller::{
     app::{cluster, fence, vm},
     loops::{cluster_keeper, failover, host_failure_detector, host_fencer},
 };
-use gantry_types::{
-    Event, FenceProofKind, HaPolicy, Host, HostFence, Operation, Priority, Problem, Vm, VmPhase,
-};
+use gantry_types::{Event, FenceProofKind, HaPolicy, Host, HostFence, Operation, Priority, Problem, Vm, VmPhase};
 
 use crate::world::{Controller, World, name};
 
@@ -119,7 +117,10 @@ async fn a_protected_vm_of_a_lost_host_starts_elsewhere_after_the_proof_and_not_
         assert_eq!(world.hosts.records_on(&name(member)).len(), 1, "{member}");
     }
     fail_over(&controller, &mut memory).await;
-    assert_eq!((web(&world).await.status.phase, web(&world).await.status.host), (VmPhase::Unknown, Some(name("host-1"))));
+    assert_eq!(
+        (web(&world).await.status.phase, web(&world).await.status.host),
+        (VmPhase::Unknown, Some(name("host-1")))
+    );
     assert_eq!(world.hosts.executing(uuid), [name("host-1")], "its host still runs it");
 
     // By its own clock it stops it before the controller counts on that.
@@ -251,7 +252,9 @@ async fn the_more_important_come_first_and_what_finds_no_room_says_so() {
     for host in ["host-2", "host-3"] {
         let mut sent = world.host(host).await;
         sent.spec.cordoned = true;
-        gantry_controller::app::host::put(&controller.app, &Caller::controller(), host, sent, &query()).await.expect("done");
+        gantry_controller::app::host::put(&controller.app, &Caller::controller(), host, sent, &query())
+            .await
+            .expect("done");
     }
     for (vm, priority) in [("batch", Priority::Low), ("web", Priority::High)] {
         protected(&world, &controller, vm, Some("nas")).await;
@@ -272,7 +275,9 @@ async fn the_more_important_come_first_and_what_finds_no_room_says_so() {
     // Room for both: one after the other.
     let mut sent = world.host("host-2").await;
     sent.spec.cordoned = false;
-    gantry_controller::app::host::put(&controller.app, &Caller::controller(), "host-2", sent, &query()).await.expect("done");
+    gantry_controller::app::host::put(&controller.app, &Caller::controller(), "host-2", sent, &query())
+        .await
+        .expect("done");
     fail_over(&controller, &mut memory).await;
     assert_eq!(web(&world).await.status.phase, VmPhase::Running);
     assert_eq!(world.vm("batch").await.expect("a VM").status.phase, VmPhase::Failed);

@@ -175,7 +175,14 @@ impl PeerMachine {
             let tap = open_tap(TAP)?;
             let argv = config.argv(&Launch { sandbox, tap_fds: vec![tap.as_raw_fd()] })?;
             let identity = Some(Identity { uid: OWNER, gid: OWNER, supplementary_gids: Vec::new() });
-            Ok(QemuProcess::spawn(SpawnSpec { binary, argv, identity, stderr_log: log, inherited: vec![tap], gate: None })?)
+            Ok(QemuProcess::spawn(SpawnSpec {
+                binary,
+                argv,
+                identity,
+                stderr_log: log,
+                inherited: vec![tap],
+                gate: None,
+            })?)
         })?;
         let process = spawned.join().ok().context("the spawning thread panicked")??;
         match Qmp::connect(&socket, Instant::now() + Duration::from_secs(20)).await {
