@@ -22,7 +22,7 @@ export function cpuOf({ spec, status }: ResourcePool): Part {
   const used = status?.cpu_used_percent ?? 0;
   const { limit_percent: limit, reservation_percent: promised = 0 } = spec.cpu ?? {};
   const words = limit != null ? `of at most ${processors(limit)}` : promised > 0 ? `${processors(promised)} promised` : 'no limit';
-  return { used, most: limit ?? promised, label: `${processors(used)} in use`, text: words };
+  return { used, most: limit ?? promised, label: `${processors(used)} processors in use`, text: words };
 }
 
 export function memoryOf({ spec, status }: ResourcePool): Part {

@@ -16,7 +16,7 @@ describe('sizes', () => {
   it('are shown short', () => {
     expect(showSize('268435456B')).toBe('256 MiB');
     expect(showSize(1.5 * 2 ** 30)).toBe('1.5 GiB');
-    expect(showSize(0)).toBe('0 B');
+    expect([0, -0].map(showSize)).toEqual(['0 B', '0 B']);
     expect(showSize(undefined)).toBe('–');
     expect(showPercent(0.04)).toBe('0 %');
     expect(showPercent(99.6)).toBe('100 %');

@@ -8,7 +8,7 @@ const pool = (spec: object, status: object = {}) => ({ metadata: { name: 'shop' 
 
 describe('a resource pool', () => {
   it('is measured against its limit, else against what is promised to it', () => {
-    expect(cpuOf(pool({ cpu: { limit_percent: 400, reservation_percent: 100 } }, { cpu_used_percent: 150 }))).toEqual({ used: 150, most: 400, label: '1.5 in use', text: 'of at most 4' });
+    expect(cpuOf(pool({ cpu: { limit_percent: 400, reservation_percent: 100 } }, { cpu_used_percent: 150 }))).toEqual({ used: 150, most: 400, label: '1.5 processors in use', text: 'of at most 4' });
     expect(cpuOf(pool({ cpu: { reservation_percent: 100 } })).most).toBe(100);
     expect(memoryOf(pool({ memory: { limit: '8GiB' } }, { memory_given: '2GiB' }))).toMatchObject({ label: '2 GiB given', text: 'of at most 8 GiB' });
     expect(memoryOf(pool({}))).toMatchObject({ most: 0, text: 'no limit' });

@@ -46,8 +46,13 @@ export function showRate(bytesPerSecond: number | null | undefined): string {
 }
 
 export function showNumber(value: number): string {
-  if (value >= 100 || Number.isInteger(value)) return Math.round(value).toLocaleString('en');
+  if (value >= 100 || Number.isInteger(value)) return withoutSign(Math.round(value)).toLocaleString('en');
   return value >= 10 ? value.toFixed(1).replace(/\.0$/, '') : value.toFixed(2).replace(/\.?0+$/, '');
+}
+
+/** Nothing is not less than nothing. */
+function withoutSign(value: number): number {
+  return value === 0 ? 0 : value;
 }
 
 export function showPercent(value: number | null | undefined): string {
