@@ -10,7 +10,7 @@ use gantry_api::agent::{
     ReceiveMigration, RevertVm, SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation, VmRunState,
 };
 use gantry_api::{AgentApi, fencing::LeaseReport, rest::CaptureQuery};
-use gantry_hostlink::{Console, Consoles};
+use gantry_hostlink::{Console, Content, Streams};
 use gantry_qemu::machine::SocketsDir;
 use gantry_types::{Flow, HostNetworks, HostResources, Name, Problem, ResourcesReport};
 use tokio::sync::{Mutex, mpsc};
@@ -21,6 +21,7 @@ use crate::images::Images;
 use crate::migration::{decide_unknown, settled_report};
 use crate::problem::{chain, problem};
 use crate::records::Loaded;
+use crate::relocation::Expected;
 use crate::vm::{self, Command, VmHandle};
 
 /// One host.
@@ -30,11 +31,12 @@ pub(crate) struct Agent {
     vms: Mutex<HashMap<Uuid, VmHandle>>,
     /// VMs whose record can't be read, and why.
     damaged: Mutex<BTreeMap<Uuid, String>>,
+    pub(crate) expected: Expected,
 }
 
 impl Agent {
     pub fn new(host: Arc<Host>, images: Images) -> Self {
-        Self { host, images, vms: Mutex::default(), damaged: Mutex::default() }
+        Self { host, images, vms: Mutex::default(), damaged: Mutex::default(), expected: Expected::default() }
     }
 
     /// Takes up the VMs of the last run. Ports and guards come first, guests after them.
@@ -82,7 +84,7 @@ impl Agent {
         self.host.lease.report(settled)
     }
 
-    async fn find(&self, vm: Uuid) -> Option<VmHandle> {
+    pub(crate) async fn find(&self, vm: Uuid) -> Option<VmHandle> {
         self.vms.lock().await.get(&vm).filter(|handle| !handle.is_over()).cloned()
     }
 
@@ -97,7 +99,7 @@ impl Agent {
     }
 
     /// The VM's task; a new one, without a record, for a VM that is not known.
-    async fn obtain(&self, vm: Uuid) -> Result<VmHandle, Problem> {
+    pub(crate) async fn obtain(&self, vm: Uuid) -> Result<VmHandle, Problem> {
         if let Some(reason) = self.damaged.lock().await.get(&vm) {
             return Err(self.damaged_problem(vm, reason));
         }
@@ -112,7 +114,7 @@ impl Agent {
         }
     }
 
-    async fn ensure_base(&self, assignment: &Assignment) -> Result<(), Problem> {
+    pub(crate) async fn ensure_base(&self, assignment: &Assignment) -> Result<(), Problem> {
         let Some(image) = &assignment.disk.image else { return Ok(()) };
         match &assignment.disk.pool {
             None => self.images.ensure(image).await,
@@ -229,6 +231,7 @@ impl AgentApi for Agent {
         if let Some(reason) = self.damaged.lock().await.get(&vm) {
             return Err(self.damaged_problem(vm, reason));
         }
+        self.expected.forget(vm).await;
         match self.find(vm).await {
             Some(handle) => handle.ask(vm, |reply| Command::Remove { epoch, reply }).await,
             None => Ok(()),
@@ -291,7 +294,7 @@ impl AgentApi for Agent {
 }
 
 #[async_trait]
-impl Consoles for Agent {
+impl Streams for Agent {
     async fn open(&self, vm: Uuid, kind: ConsoleKind) -> Result<Console, Problem> {
         let line = self.existing(vm).await?.shared.console();
         let line = line.ok_or_else(|| {
@@ -311,5 +314,9 @@ impl Consoles for Agent {
 
     async fn capture(&self, port: Uuid, limits: CaptureQuery) -> Result<mpsc::Receiver<Vec<u8>>, Problem> {
         self.host.networks.capture(port, limits).await
+    }
+
+    async fn take_disk(&self, vm: Uuid, from: &Name, bytes: u64, content: Content) -> Result<(), Problem> {
+        self.take_disk_of(vm, from, bytes, content).await
     }
 }

@@ -30,10 +30,12 @@ mod lease;
 mod migration;
 mod network_watch;
 mod networks;
+mod pool_load;
 mod pools;
 mod problem;
 mod rapl;
 mod records;
+mod relocation;
 mod renewal;
 mod resources;
 mod service_manager;
@@ -46,7 +48,7 @@ mod warden;
 use std::sync::Arc;
 
 use gantry_api::AgentApi;
-use gantry_hostlink::Consoles;
+use gantry_hostlink::Streams;
 use gantry_network::LinuxDataPlane;
 use gantry_storage::{DirPool, StorageError};
 use gantry_trust::{
@@ -115,8 +117,8 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     let roles = ClientAuth::Required(vec![Role::Controller, Role::Host]);
     let server = Server::new(&host.identity, roles, ServerLimits::default())?;
     let api: Arc<dyn AgentApi> = agent.clone();
-    let consoles: Arc<dyn Consoles> = agent.clone();
-    let router = gantry_hostlink::router(api, consoles, host.lease.lifted.clone());
+    let streams: Arc<dyn Streams> = agent.clone();
+    let router = gantry_hostlink::router(api, streams, host.lease.lifted.clone());
     tracing::info!(name = %host.config.name, %address, "agent ready");
     let renewal = renewal::run(host.clone(), controller.clone(), shutdown.clone());
     let watch = network_watch::run(&host.networks, network_watch::INTERVAL, shutdown.clone());

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::host::Host;
+use crate::pool_load::{Devices, VolumeRates};
 
 const INTERVAL: Duration = Duration::from_secs(5);
 /// A file system that takes longer is not there.
@@ -31,6 +32,9 @@ pub(crate) struct Pools {
     watched: Mutex<Vec<PoolAssignment>>,
     reports: Mutex<Vec<PoolReport>>,
     changed: Notify,
+    devices: Devices,
+    /// What guests read and write on their volumes.
+    pub rates: Arc<VolumeRates>,
 }
 
 impl Pools {
@@ -41,6 +45,8 @@ impl Pools {
             watched: Mutex::default(),
             reports: Mutex::default(),
             changed: Notify::new(),
+            devices: Devices::default(),
+            rates: Arc::default(),
         }
     }
 
@@ -108,7 +114,10 @@ impl Pools {
                 let reason = format!("its file system does not answer within {} s", LOOK_LIMIT.as_secs());
                 PoolFinding::broken(PoolHealth::Unreachable, reason)
             });
-            report(pool.uuid, found)
+            // Below a file system that does not answer, no device can be asked for.
+            let measures = found.health < PoolHealth::Missing;
+            let busy = measures.then(|| self.devices.busy_percent(Path::new(&pool.path))).flatten();
+            report(pool.uuid, found, busy, &self.rates)
         });
         let reports = futures::future::join_all(looks).await;
         let watched = lock(&self.watched);
@@ -122,10 +131,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn report(pool: Uuid, found: PoolFinding) -> PoolReport {
-    let volumes = found.volumes.iter();
-    let volumes = volumes.map(|disk| VolumeReport { volume: disk.disk, allocated: ByteSize(disk.allocated_bytes) });
-    PoolReport { pool, health: found.health, reason: found.reason, space: found.space, volumes: volumes.collect() }
+fn report(pool: Uuid, found: PoolFinding, busy_percent: Option<u32>, rates: &VolumeRates) -> PoolReport {
+    let volumes = found.volumes.iter().map(|disk| VolumeReport {
+        volume: disk.disk,
+        allocated: ByteSize(disk.allocated_bytes),
+        io_bytes_per_s: rates.of(disk.disk),
+    });
+    let volumes = volumes.collect();
+    PoolReport { pool, health: found.health, reason: found.reason, space: found.space, busy_percent, volumes }
 }
 
 /// Looks at the watched pools until the agent ends.

@@ -51,6 +51,9 @@ pub(crate) struct Record {
     /// Shut out by this generation, the host has stopped it; it starts again when the controller says so.
     #[serde(default)]
     pub fenced: Option<u64>,
+    /// The relocation that has brought it here, until the controller says that it is this host's.
+    #[serde(default)]
+    pub arrived: Option<Uuid>,
 }
 
 /// The states of its disk that are kept so that the VM can be brought back.
@@ -146,6 +149,7 @@ impl Record {
             migration: None,
             ha: HaStatus::default(),
             recovery: RecoveryRecord::default(),
+            arrived: None,
         }
     }
 
@@ -392,6 +396,7 @@ pub(crate) mod tests {
             recovery: RecoveryRecord::default(),
             guarded: false,
             fenced: None,
+            arrived: None,
         }
     }
 

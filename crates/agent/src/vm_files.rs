@@ -12,6 +12,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use gantry_storage::AlongFiles;
 use rustix::fs::OFlags;
 
 use crate::records::blocking;
@@ -20,6 +21,8 @@ use crate::records::blocking;
 const MODE: u32 = 0o600;
 /// What of a log is kept when it is cut, and what is shown of it first.
 pub(crate) const LOG_TAIL_BYTES: u64 = 64 << 10;
+/// A firmware's variables are some hundred KiB.
+const READ_BYTES_MAX: u64 = 64 << 20;
 const LOG_BYTES_MAX: u64 = 8 << 20;
 /// A guest that prints as fast as it can adds some MiB in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -51,6 +54,37 @@ pub(crate) fn copy_once(template: &Path, path: &Path, uid: u32) -> io::Result<()
     fchown(&file, Some(uid), Some(uid))?;
     file.sync_all()?;
     fs::rename(fresh, path)
+}
+
+/// The content of the files in `directory` whose names are wanted.
+pub(crate) fn read_all(directory: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<AlongFiles> {
+    let mut files = AlongFiles::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let Some(name) = entry.file_name().to_str().filter(|name| wanted(name)).map(str::to_owned) else { continue };
+        let mut content = Vec::new();
+        open(&entry.path(), OpenOptions::new().read(true))?.take(READ_BYTES_MAX).read_to_end(&mut content)?;
+        files.insert(name, content);
+    }
+    Ok(files)
+}
+
+/// Makes files with this content for the VM's user; those that are there are replaced.
+pub(crate) fn write_all(directory: &Path, files: &AlongFiles, uid: u32) -> io::Result<()> {
+    for (name, content) in files {
+        let path = directory.join(name);
+        let fresh = path.with_added_extension("new");
+        match fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&fresh)?;
+        file.write_all(content)?;
+        fchown(&file, Some(uid), Some(uid))?;
+        file.sync_all()?;
+        fs::rename(fresh, path)?;
+    }
+    Ok(())
 }
 
 /// Makes sure of a log that the VM's user appends to.

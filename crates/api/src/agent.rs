@@ -27,12 +27,13 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::fencing::FencingApi;
+use crate::relocation::RelocationApi;
 use crate::storage::{PoolAssignment, StorageApi, VolumeAssignment, VolumePlace};
 
 /// The host side of Gantry. The agent implements it on real QEMU; the controller's tests implement it in memory; an
 /// HTTP client implements it for a host that is elsewhere.
 #[async_trait]
-pub trait AgentApi: StorageApi + FencingApi {
+pub trait AgentApi: StorageApi + RelocationApi + FencingApi {
     /// Everything this host has of any VM.
     async fn observe(&self) -> Result<Vec<VmObservation>, Problem>;
 
@@ -322,6 +323,8 @@ pub enum VmRunState {
     Paused,
     /// Destination of a migration that is not committed.
     Receiving,
+    /// A stopped VM that was sent here, and is not this host's before it is defined here.
+    Arrived,
     /// Source: handed over or moved; QEMU holds the stopped guest until release.
     HandedOver,
     /// It should run and does not.

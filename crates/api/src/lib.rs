@@ -1,7 +1,8 @@
 //! Where programs meet: the requests and responses of the two APIs.
 //!
 //! [`rest`], [`access`] (users, sessions, consoles), [`overview`] and [`audit`] are the public API (CLI, web UI → controller). [`agent`] is what a controller asks of a host, and a
-//! host of another host while a VM moves; [`storage`] is the part of it that keeps volumes, [`fencing`] the one by which hosts are shut out. [`heartbeat`] is what a host tells its controller. The controller and the
+//! host of another host while a VM moves; [`storage`] is the part of it that keeps volumes, [`relocation`] the one that moves
+//! stopped VMs, [`fencing`] the one by which hosts are shut out. [`heartbeat`] is what a host tells its controller. The controller and the
 //! agent know each other only through this crate.
 
 pub mod access;
@@ -12,9 +13,11 @@ pub mod fencing;
 pub mod heartbeat;
 pub mod overview;
 pub mod paths;
+pub mod relocation;
 pub mod rest;
 pub mod storage;
 
 pub use agent::AgentApi;
 pub use fencing::FencingApi;
+pub use relocation::RelocationApi;
 pub use storage::StorageApi;

@@ -39,6 +39,9 @@ pub mod host {
     pub const SEND: &str = "/v1/vms/{vm}/send";
     pub const MIGRATION: &str = "/v1/vms/{vm}/migrations/{migration}";
     pub const MIGRATION_VERB: &str = "/v1/vms/{vm}/migrations/{migration}/{verb}";
+    pub const DISK_EXPECTATION: &str = "/v1/vms/{vm}/disk/expectation";
+    pub const DISK_SENDING: &str = "/v1/vms/{vm}/disk/sending";
+    pub const DISK_CONTENT: &str = "/v1/vms/{vm}/disk/content";
 
     /// Whether this member has a record against the host that asks: `POST`.
     pub const FENCE_QUESTION: &str = "/v1/fences/question";

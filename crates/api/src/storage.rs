@@ -136,6 +136,9 @@ pub struct PoolReport {
     pub reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub space: Option<PoolSpace>,
+    /// Share of the time that its device was busy lately, 0–100; absent where that can't be measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy_percent: Option<u32>,
     /// What each volume takes there.
     #[serde(default)]
     pub volumes: Vec<VolumeReport>,
@@ -145,4 +148,7 @@ pub struct PoolReport {
 pub struct VolumeReport {
     pub volume: Uuid,
     pub allocated: ByteSize,
+    /// Read and written by its guest on this host lately.
+    #[serde(default)]
+    pub io_bytes_per_s: u64,
 }

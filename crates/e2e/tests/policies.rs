@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use gantry_e2e::lab::{address, host_of};
-use gantry_e2e::{EchoClient, Lab, Observer, Workload, eventually, qemus};
-use gantry_types::{Host, HostState, Maintenance, Operation, OperationPhase, Policy, ResourcePool, Vm};
+use gantry_e2e::{EchoClient, Lab, Observer, Workload, disk, eventually, qemus};
+use gantry_types::{Host, HostState, Maintenance, Operation, OperationPhase, Policy, ResourcePool, Vm, VmPhase};
 
 const ECHO_PORT: u16 = 7;
 /// For what takes several moves or boots on a busy machine.
@@ -127,6 +127,13 @@ async fn a_host_is_drained_under_load_sleeps_and_is_woken_by_a_start() -> Result
     let woken = host(&lab, 1).await?;
     ensure!(woken.status.state == HostState::Ready, "{woken:?}");
     ensure!(writes.report().doubled.is_empty());
+
+    // A stopped VM goes with its disk: every write that was acknowledged is on it.
+    lab.gantry(&["vm", "stop", "writer"]).await?.ok()?;
+    lab.gantry(&["host", "drain", "host-2"]).await?.ok()?;
+    let gone: Vm = lab.client().get("writer").await?;
+    ensure!(host_of(&gone)? == 1 && gone.status.phase == VmPhase::Stopped, "{:?}", gone.status);
+    disk::check(&lab.stopped_disk("writer").await?, writes.last())?;
     lab.passed();
     Ok(())
 }

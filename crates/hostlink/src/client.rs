@@ -30,7 +30,7 @@ pub(crate) const QUICK: Duration = Duration::from_secs(10);
 /// For calls that make disks or start processes.
 pub(crate) const SLOW: Duration = Duration::from_secs(60);
 /// For fetching an image over the datacenter's own network.
-const FETCH: Duration = Duration::from_secs(1800);
+pub(crate) const FETCH: Duration = Duration::from_secs(1800);
 
 /// For calls that write or read a guest's memory.
 pub(crate) const STATE: Duration = Duration::from_secs(3600);

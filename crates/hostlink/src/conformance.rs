@@ -14,10 +14,13 @@ use gantry_api::{
 use gantry_types::{CpuPart, ErrorClass, HostPool, HostResources, MemoryPart, Name, Problem, ResourceWishes};
 use uuid::Uuid;
 
-use crate::storage_conformance::{adoptions_repeat, volumes_repeat};
+use crate::{
+    relocation_conformance::expectations_repeat,
+    storage_conformance::{adoptions_repeat, volumes_repeat},
+};
 
 /// The checks, in the order in which [`run`] makes them.
-pub const CHECKS: [&str; 11] = [
+pub const CHECKS: [&str; 12] = [
     "define can be repeated",
     "power can be repeated",
     "a lower epoch is refused",
@@ -29,6 +32,7 @@ pub const CHECKS: [&str; 11] = [
     "a volume can be made, attached, grown, detached and deleted again and again",
     "a host is divided again and again",
     "a VM is adopted with its disk, by a later epoch only",
+    "a stopped VM is expected again and again, and sent by who has it",
 ];
 
 /// Runs all checks with a VM like this one, which must need no image and no network, and in a pool that can be opened.
@@ -47,7 +51,8 @@ pub async fn run(agent: &dyn AgentApi, template: &Assignment, pool: &PoolAssignm
     named(CHECKS[7], reverts_happen_once(agent, &fresh(1)).await)?;
     named(CHECKS[8], volumes_repeat(agent, &fresh(2), pool).await)?;
     named(CHECKS[9], divisions_repeat(agent, &fresh(1)).await)?;
-    named(CHECKS[10], adoptions_repeat(agent, &fresh(2), pool).await)
+    named(CHECKS[10], adoptions_repeat(agent, &fresh(2), pool).await)?;
+    named(CHECKS[11], expectations_repeat(agent, &fresh(2), &source()?).await)
 }
 
 /// Of a host that has this VM, stopped: in a pool, in another, and in none.
@@ -83,7 +88,7 @@ pub(crate) fn worked<T>(what: &str, result: Result<T, Problem>) -> Result<T, Str
     result.map_err(|problem| format!("{what} failed: {problem}"))
 }
 
-fn expect(holds: bool, what: impl Into<String>) -> Result<(), String> {
+pub(crate) fn expect(holds: bool, what: impl Into<String>) -> Result<(), String> {
     if holds { Ok(()) } else { Err(what.into()) }
 }
 
@@ -98,7 +103,7 @@ async fn find(agent: &dyn AgentApi, vm: Uuid) -> Result<Option<VmObservation>, S
     Ok(worked("observe", agent.observe().await)?.into_iter().find(|observation| observation.uuid == vm))
 }
 
-async fn state(agent: &dyn AgentApi, vm: Uuid) -> Result<Option<VmRunState>, String> {
+pub(crate) async fn state(agent: &dyn AgentApi, vm: Uuid) -> Result<Option<VmRunState>, String> {
     Ok(find(agent, vm).await?.map(|observation| observation.state))
 }
 

@@ -8,6 +8,9 @@ mod client;
 pub mod conformance;
 pub mod fake;
 mod fencing;
+mod relocation_client;
+mod relocation_conformance;
+mod relocation_router;
 mod reply;
 mod router;
 mod storage_client;
@@ -16,4 +19,4 @@ mod storage_router;
 
 pub use client::AgentClient;
 pub use reply::{Refusal, RefusedAs, answer, causes, checked, done};
-pub use router::{Console, Consoles, router};
+pub use router::{Console, Content, Streams, router};

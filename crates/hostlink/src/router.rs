@@ -1,7 +1,7 @@
 //! The HTTP side of a host's agent.
 //!
-//! Who may call: a controller everything; another host only what a migration from it to this one needs, and only for that
-//! migration; nobody else anything. The peer's certificate decides, so the router must be served by a [`gantry_trust::Server`] that requires
+//! Who may call: a controller everything; another host only what a move from it to this one needs, and only for that
+//! move; nobody else anything. The peer's certificate decides, so the router must be served by a [`gantry_trust::Server`] that requires
 //! one.
 
 use std::sync::{
@@ -21,7 +21,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post, put},
 };
-use futures::StreamExt;
+use futures::{StreamExt, stream::BoxStream};
 use gantry_api::{
     AgentApi,
     access::ConsoleKind,
@@ -33,12 +33,12 @@ use gantry_api::{
     rest::CaptureQuery,
 };
 use gantry_trust::{PeerIdentity, Role};
-use gantry_types::{ErrorClass, Flow, HostNetworks, HostResources, Problem, ResourcesReport};
+use gantry_types::{ErrorClass, Flow, HostNetworks, HostResources, Name, Problem, ResourcesReport};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::{fencing, reply::Refusal, storage_router};
+use crate::{fencing, relocation_router, reply::Refusal, storage_router};
 
 /// A VM's serial line or screen: what the guest prints or shows, and what is typed. Either end may close at any time.
 pub struct Console {
@@ -46,13 +46,18 @@ pub struct Console {
     pub input: mpsc::Sender<Bytes>,
 }
 
-/// Opens streams: consoles, and captures of what passes a port. Apart from [`AgentApi`], because these are no
+/// What comes in parts.
+pub type Content = BoxStream<'static, std::io::Result<Bytes>>;
+
+/// What flows: consoles, captures of what passes a port, disks that arrive. Apart from [`AgentApi`], because these are no
 /// calls.
 #[async_trait::async_trait]
-pub trait Consoles: Send + Sync {
+pub trait Streams: Send + Sync {
     async fn open(&self, vm: Uuid, kind: ConsoleKind) -> Result<Console, Problem>;
     /// The parts of a pcap file; it ends by its limits, or when the receiver is dropped.
     async fn capture(&self, port: Uuid, limits: CaptureQuery) -> Result<mpsc::Receiver<Vec<u8>>, Problem>;
+    /// The disk of a VM that is expected from this host; it takes so many bytes there.
+    async fn take_disk(&self, vm: Uuid, from: &Name, bytes: u64, content: Content) -> Result<(), Problem>;
 }
 
 /// The connections of a VM that has very many.
@@ -65,7 +70,7 @@ pub(crate) type Answer<T> = Result<Json<T>, Refusal>;
 ///
 /// `lifted`: all fences of this host up to this one were lifted. A controller's command from before is refused: it may have
 /// been under way since the host was shut out, and what it is about may be elsewhere by now.
-pub fn router(host: Host, consoles: Arc<dyn Consoles>, lifted: Arc<AtomicU64>) -> Router {
+pub fn router(host: Host, streams: Arc<dyn Streams>, lifted: Arc<AtomicU64>) -> Router {
     Router::new()
         .route(paths::OBSERVE, get(async |State(host): State<Host>| Answer::Ok(Json(host.observe().await?))))
         .route(paths::IMAGE, put(ensure_image).delete(remove_image))
@@ -84,13 +89,15 @@ pub fn router(host: Host, consoles: Arc<dyn Consoles>, lifted: Arc<AtomicU64>) -
         .route(paths::MIGRATION_VERB, post(migration_verb).layer(DefaultBodyLimit::max(FLOWS_LIMIT_BYTES)))
         .merge(storage_router::routes())
         .merge(fencing::routes())
+        .merge(relocation_router::routes())
         .with_state(host)
         .merge(
             Router::new()
                 .route(paths::VM_CONSOLE, get(serial))
                 .route(paths::VM_VNC, get(screen))
                 .route(paths::PORT_CAPTURE, get(capture))
-                .with_state(consoles),
+                .merge(relocation_router::content_route())
+                .with_state(streams),
         )
         .layer(middleware::from_fn_with_state(lifted, refuse_old))
         .layer(middleware::from_fn(authorize))
@@ -128,6 +135,7 @@ fn host_may(method: &Method, path: &str) -> bool {
     let parts: Vec<_> = path.trim_matches('/').split('/').collect();
     match parts.as_slice() {
         ["v1", "fences", "question"] => method == Method::POST,
+        ["v1", "vms", _, "disk", "content"] => method == Method::PUT,
         ["v1", "vms", _, "migrations", _] => method == Method::GET,
         ["v1", "vms", _, "migrations", _, verb] => {
             method == Method::POST && matches!(*verb, "flows" | "commit" | "abort")
@@ -292,7 +300,7 @@ async fn migration_verb(
     })
 }
 
-fn same_vm(path: Uuid, body: Uuid) -> Result<(), Refusal> {
+pub(crate) fn same_vm(path: Uuid, body: Uuid) -> Result<(), Refusal> {
     if path == body {
         return Ok(());
     }
@@ -302,40 +310,40 @@ fn same_vm(path: Uuid, body: Uuid) -> Result<(), Refusal> {
 type Peer = Extension<Option<PeerIdentity>>;
 
 async fn serial(
-    State(consoles): State<Arc<dyn Consoles>>,
+    State(streams): State<Arc<dyn Streams>>,
     Path(vm): Path<Uuid>,
     upgrade: WebSocketUpgrade,
     peer: Peer,
 ) -> Result<Response, Refusal> {
-    console(consoles, vm, ConsoleKind::Serial, upgrade, peer).await
+    console(streams, vm, ConsoleKind::Serial, upgrade, peer).await
 }
 async fn screen(
-    State(consoles): State<Arc<dyn Consoles>>,
+    State(streams): State<Arc<dyn Streams>>,
     Path(vm): Path<Uuid>,
     upgrade: WebSocketUpgrade,
     peer: Peer,
 ) -> Result<Response, Refusal> {
-    console(consoles, vm, ConsoleKind::Vnc, upgrade, peer).await
+    console(streams, vm, ConsoleKind::Vnc, upgrade, peer).await
 }
 async fn console(
-    consoles: Arc<dyn Consoles>,
+    streams: Arc<dyn Streams>,
     vm: Uuid,
     kind: ConsoleKind,
     upgrade: WebSocketUpgrade,
     Extension(peer): Peer,
 ) -> Result<Response, Refusal> {
-    let console = consoles.open(vm, kind).await?;
+    let console = streams.open(vm, kind).await?;
     tracing::info!(%vm, peer = peer.map(|p| p.to_string()), "{} opened", kind.noun());
     Ok(upgrade.on_upgrade(move |socket| relay(socket, console)))
 }
 
 async fn capture(
-    State(consoles): State<Arc<dyn Consoles>>,
+    State(streams): State<Arc<dyn Streams>>,
     Path(port): Path<Uuid>,
     Query(limits): Query<CaptureQuery>,
     Extension(peer): Extension<Option<PeerIdentity>>,
 ) -> Result<Response, Refusal> {
-    let mut records = consoles.capture(port, limits).await?;
+    let mut records = streams.capture(port, limits).await?;
     tracing::info!(%port, peer = peer.map(|p| p.to_string()), "capture begins");
     let parts = futures::stream::poll_fn(move |context| records.poll_recv(context));
     Ok(Body::from_stream(parts.map(Ok::<_, std::convert::Infallible>)).into_response())
@@ -370,12 +378,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_may_only_settle_migrations() {
+    fn a_host_may_only_send_disks_and_settle_migrations() {
         let vm = Uuid::from_u128(1);
         let settle = paths::migration(vm, Uuid::from_u128(2));
         assert!(host_may(&Method::GET, &settle));
         assert!(host_may(&Method::POST, &format!("{settle}/commit")));
         assert!(host_may(&Method::POST, &format!("{settle}/abort")));
+        assert!(host_may(&Method::PUT, &paths::vm_part(vm, "disk/content")));
+        assert!(!host_may(&Method::PUT, &paths::vm_part(vm, "disk/expectation")));
+        assert!(!host_may(&Method::POST, &paths::vm_part(vm, "disk/sending")));
         assert!(!host_may(&Method::POST, &format!("{settle}/release")));
         assert!(!host_may(&Method::POST, &format!("{settle}/cancel")));
         assert!(!host_may(&Method::DELETE, &paths::vm(vm)));

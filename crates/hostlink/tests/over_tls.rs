@@ -4,14 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use axum::body::Bytes;
-use futures::{SinkExt, StreamExt};
+use futures::{SinkExt, StreamExt, TryStreamExt};
 use gantry_api::{
     AgentApi,
     access::ConsoleKind,
     agent::{Assignment, ImageRef, PowerAction, PowerRequest, ReceiveMigration, Verdict, VmRunState},
 };
 use gantry_hostlink::{
-    AgentClient, Console, Consoles, conformance,
+    AgentClient, Console, Content, Streams, conformance,
     fake::{FakeWorld, Fault, When},
     router,
 };
@@ -77,7 +77,7 @@ fn identity(authority: &CertificateAuthority, role: Role, who: &str) -> LiveIden
 struct Echo;
 
 #[async_trait]
-impl Consoles for Echo {
+impl Streams for Echo {
     async fn open(&self, vm: Uuid, _kind: ConsoleKind) -> Result<Console, Problem> {
         if vm.is_nil() {
             return Err(Problem::conflict("vm-not-running", "VM 'web' does not run").remedy("gantry vm start web"));
@@ -102,6 +102,15 @@ impl Consoles for Echo {
         let (records, receiver) = tokio::sync::mpsc::channel(1);
         records.send(port.to_string().into_bytes()).await.expect("a receiver");
         Ok(receiver)
+    }
+
+    /// Of a disk that is full of zeros.
+    async fn take_disk(&self, vm: Uuid, from: &Name, bytes: u64, content: Content) -> Result<(), Problem> {
+        let came: Vec<Bytes> = content.try_collect().await.map_err(|error| {
+            Problem::transient("disk-not-received", format!("the disk of VM {vm} from '{from}' broke off: {error}"))
+        })?;
+        let zeros: u64 = came.iter().flatten().map(|byte| u64::from(*byte == 0)).sum();
+        if zeros == bytes { Ok(()) } else { Err(Problem::conflict("other-content", format!("{zeros} of {bytes}"))) }
     }
 }
 
@@ -197,6 +206,22 @@ async fn a_host_may_settle_a_migration_and_nothing_else() {
     assert_eq!(code(host.console(vm.uuid, ConsoleKind::Serial).await), denied);
     assert_eq!(link.world.calls().len(), before);
     assert!(host.abort_migration(vm.uuid, Uuid::new_v4()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_host_sends_a_disk_in_parts_and_hears_what_became_of_it() {
+    let link = Link::new().await;
+    let (host, vm) = (link.client(Role::Host, "host-2"), Uuid::new_v4());
+    let parts = |parts: Vec<std::io::Result<Bytes>>| reqwest::Body::wrap_stream(futures::stream::iter(parts));
+    let zeros = || Ok(Bytes::from(vec![0; 1 << 20]));
+    assert_eq!(host.send_disk_content(vm, 3 << 20, parts(vec![zeros(), zeros(), zeros()])).await, Ok(()));
+    let short = host.send_disk_content(vm, 3 << 20, parts(vec![zeros()])).await;
+    assert_eq!(code(short).1, "other-content");
+    let broken = parts(vec![zeros(), Err(std::io::Error::other("the disk can't be read"))]);
+    assert_eq!(code(host.send_disk_content(vm, 1 << 20, broken).await).0, ErrorClass::Transient);
+    // A controller has no disks.
+    let controller = link.controller().send_disk_content(vm, 1 << 20, parts(vec![zeros()])).await;
+    assert_eq!(code(controller), (ErrorClass::Denied, "not-your-call".to_owned()));
 }
 
 #[tokio::test]

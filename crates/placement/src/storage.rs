@@ -108,7 +108,8 @@ impl Pool {
         self.used.bytes() as f64 / (self.capacity.bytes() as f64).max(1.0)
     }
 
-    fn strain(&self) -> f64 {
+    /// How full or how busy it is, whichever is more; 0–1.
+    pub fn strain(&self) -> f64 {
         self.fill().max(self.busy)
     }
 

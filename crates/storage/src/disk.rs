@@ -10,6 +10,7 @@
 //! image of this pool counts as one. `qemu-img` is run on an existing disk with its owner's rights only, see the
 //! snapshots' module.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
@@ -20,6 +21,7 @@ use uuid::Uuid;
 
 use crate::blocking::blocking;
 use crate::digest::Sha256Digest;
+use crate::disk_transfer::{STAGED, StagedDisk};
 use crate::error::StorageError;
 use crate::image_store::{ImageStore, StoredImage};
 use crate::lease::Leases;
@@ -38,6 +40,9 @@ const CREATE_LIMITS: RunLimits = RunLimits {
     file_bytes: 64 << 20,
     wall_clock: Duration::from_secs(120),
 };
+
+/// A header is rewritten in a file of any size.
+const REBASE_LIMITS: RunLimits = RunLimits { file_bytes: u64::MAX, ..CREATE_LIMITS };
 
 /// A disk to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,7 +115,45 @@ impl DiskDirectory {
         run.expect_success(&arguments, |_| {}).await?;
 
         let (disks, store, wanted) = (self.clone(), images.clone(), spec.clone());
-        blocking(move || disks.finish(&store, &wanted, &staging, &file)).await
+        blocking(move || disks.finish(&store, &wanted, &staging, NEW, &file)).await
+    }
+
+    /// See [`crate::DirPool::adopt_disk`].
+    pub(crate) async fn adopt_arrived(
+        &self,
+        images: &ImageStore,
+        spec: &DiskSpec,
+        arrived: StagedDisk,
+    ) -> Result<DiskInfo, StorageError> {
+        let path = self.disk_path(spec.disk);
+        let StagedDisk { staging, file } = arrived;
+        let header =
+            probe::qcow2_header(&file).map_err(|reason| StorageError::DiskDamaged { disk: spec.disk, reason })?;
+        let has_image = header.backing_file.is_some();
+        if header.has_data_file() || (header.virtual_size_bytes, has_image) != (spec.size_bytes, spec.image.is_some()) {
+            let found =
+                format!("{} bytes over {} image", header.virtual_size_bytes, if has_image { "an" } else { "no" });
+            let wanted = describe(spec.size_bytes, spec.image);
+            return Err(StorageError::DiskConflict { disk: spec.disk, found, wanted });
+        }
+        if let Some(image) = spec.image {
+            let base = images.find(image)?.ok_or(StorageError::ImageMissing { image })?;
+            if rustix::process::geteuid().is_root() {
+                let failed = StorageError::io("receiving disk", &path);
+                fchown(&file, Some(WORKER_UID), Some(WORKER_UID)).map_err(failed)?;
+            }
+            let base = base.path.as_os_str().to_owned();
+            // -u: only the name is changed. The image has the same content here, and is not opened.
+            let mut arguments: Vec<_> =
+                ["rebase", "-u", "-q", "-f", "qcow2", "-F", "qcow2", "-b"].map(OsStr::new).into();
+            arguments.extend([base.as_os_str(), OsStr::new(STAGED)]);
+            let doing = "receiving disk";
+            let run = Run { staging: &staging, uid: WORKER_UID, limits: REBASE_LIMITS, doing, object: &path };
+            run.expect_success(&arguments, |_| {}).await?;
+        }
+        let (disks, store, wanted) = (self.clone(), images.clone(), spec.clone());
+        let found = blocking(move || disks.finish(&store, &wanted, &staging, STAGED, &file)).await?;
+        self.adopt(spec, found)
     }
 
     fn prepare(&self, images: &ImageStore, spec: &DiskSpec) -> Result<Prepared, StorageError> {
@@ -137,6 +180,7 @@ impl DiskDirectory {
         images: &ImageStore,
         spec: &DiskSpec,
         staging: &StagingDir,
+        name: &str,
         file: &File,
     ) -> Result<DiskInfo, StorageError> {
         let path = self.disk_path(spec.disk);
@@ -144,7 +188,7 @@ impl DiskDirectory {
         let owner = spec.owner_uid.unwrap_or_else(|| rustix::process::geteuid().as_raw());
         fchown(file, Some(owner), Some(owner)).map_err(failed())?;
         file.set_permissions(Permissions::from_mode(DISK_FILE_MODE)).map_err(failed())?;
-        let published = staging.publish(file, NEW, &path);
+        let published = staging.publish(file, name, &path);
         let raced = matches!(&published, Err(error) if error.kind() == io::ErrorKind::AlreadyExists);
         if !raced {
             published.map_err(failed())?;

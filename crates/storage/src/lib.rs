@@ -20,6 +20,7 @@ mod decompress;
 mod digest;
 mod disk;
 mod disk_snapshot;
+mod disk_transfer;
 mod driver;
 mod error;
 mod image_store;
@@ -35,6 +36,7 @@ mod staging;
 
 pub use digest::{DigestError, Sha256Digest};
 pub use disk::{DiskInfo, DiskSpec, DiskUsers};
+pub use disk_transfer::{AlongFiles, DiskFile, StagedDisk};
 pub use driver::{PoolDriver, PoolFinding};
 pub use error::StorageError;
 pub use image_store::{ImageStore, StoredImage};

@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::blocking::blocking;
 use crate::digest::Sha256Digest;
 use crate::disk::{DiskDirectory, DiskInfo, DiskSpec, DiskUsers, set_users};
+use crate::disk_transfer::{STAGED, StagedDisk};
 use crate::error::StorageError;
 use crate::image_store::{ImageStore, StoredImage};
 use crate::lease::Leases;
@@ -120,8 +121,30 @@ impl DirPool {
         .await
     }
 
+    /// A place for a disk that arrives from another host.
+    pub async fn stage_disk(&self) -> Result<StagedDisk, StorageError> {
+        let pool = self.clone();
+        blocking(move || {
+            let failed = || StorageError::io("receiving a disk in", &pool.directory);
+            let staging = pool.staging().create().map_err(failed())?;
+            let file = staging.create_file(STAGED).map_err(failed())?;
+            Ok(StagedDisk { staging, file })
+        })
+        .await
+    }
+
     pub(crate) fn leases(&self) -> Leases {
         self.disks.leases()
+    }
+
+    /// Makes what has arrived the disk of this id, over the image that it is to have here. With a disk there already, that
+    /// one stays and has to be as wanted.
+    ///
+    /// # Errors
+    /// [`StorageError::DiskConflict`] if it is of another size or was not laid over an image as wanted.
+    pub async fn adopt_disk(&self, spec: &DiskSpec, arrived: StagedDisk) -> Result<DiskInfo, StorageError> {
+        let _image_stays = self.overlays.lock().await;
+        self.disks.adopt_arrived(&self.images, spec, arrived).await
     }
 
     pub(crate) fn staging(&self) -> &StagingArea {

@@ -76,7 +76,7 @@ pub use operation::{
 pub use placement::{DomainLevel, FailureDomain, HostRule, Keep, PlacementRules, ResourceWishes, Strength, VmRule};
 pub use policy::{
     Advice, BalancePolicy, Policy, PolicyMode, PolicySpec, PolicyStatus, PowerPolicy, Recommendation, SchedulePolicy,
-    Weekday,
+    StoragePolicy, Weekday,
 };
 pub use pool::{Pool, PoolHealth, PoolPhase, PoolSpace, PoolSpec, PoolStatus, PoolType};
 pub use port::{Port, PortSpec, PortStatus, PortTraffic};

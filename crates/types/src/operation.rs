@@ -52,6 +52,12 @@ pub enum Action {
         to: Option<Name>,
         policy: MigrationPolicy,
     },
+    /// Moves a stopped VM with its disk.
+    VmRelocate {
+        /// Chosen by placement if not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<Name>,
+    },
     /// Goes back to a state that is kept for recovery, and starts the VM.
     VmRecover {
         /// The newest good one if not given.
@@ -90,7 +96,7 @@ pub enum Action {
     },
     /// Makes a volume as large as its spec says, with its limits.
     VolumeUpdate,
-    /// Move all VMs away; nothing is placed there until it is undrained.
+    /// Move all VMs away, stopped ones too; nothing is placed there until it is undrained.
     HostDrain,
     /// Empty it and switch it off.
     HostSleep,
@@ -124,6 +130,7 @@ impl Action {
             Self::VmResume => "vm-resume",
             Self::VmDelete { .. } => "vm-delete",
             Self::VmMigrate { .. } => "vm-migrate",
+            Self::VmRelocate { .. } => "vm-relocate",
             Self::VmRecover { .. } => "vm-recover",
             Self::SnapshotCreate { .. } => "snapshot-create",
             Self::SnapshotDelete { .. } => "snapshot-delete",

@@ -6,8 +6,8 @@ use utoipa::ToSchema;
 use crate::{MAIN_CLUSTER, Name, Problem, Timestamp, resource::resource};
 
 resource!(
-    /// What a cluster does by itself: exactly one of `balance`, `power` and `schedule`. A cluster has at most one
-    /// policy for balance and one for power, and any number of schedules.
+    /// What a cluster does by itself: exactly one of `balance`, `storage`, `power` and `schedule`. A cluster has at most
+    /// one policy for balance, one for storage and one for power, and any number of schedules.
     Policy, "policy", "policies", PolicySpec, PolicyStatus
 );
 
@@ -19,6 +19,9 @@ pub struct PolicySpec {
     /// Moves VMs from hosts that are busy to hosts that are not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balance: Option<BalancePolicy>,
+    /// Moves volumes out of pools that are full or busy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<StoragePolicy>,
     /// Puts hosts to sleep that nobody needs, and wakes them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub power: Option<PowerPolicy>,
@@ -60,6 +63,28 @@ pub struct BalancePolicy {
 impl Default for BalancePolicy {
     fn default() -> Self {
         Self { mode: PolicyMode::Off, interval_s: 10, comfortable_percent: 80, max_moves: 2, hold_down_s: 300 }
+    }
+}
+
+/// Volumes move between pools that have the same value of the label `class`; pools without it are left alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoragePolicy {
+    pub mode: PolicyMode,
+    /// How often it looks, 1–3600 s.
+    pub interval_s: u32,
+    /// Volumes leave a pool that is fuller, or whose device is busier, than this, 10–100 %. A pool that takes one stays ten
+    /// percent below.
+    pub limit_percent: u32,
+    /// How many of its moves may be under way at once, 1–32; never two in one pool.
+    pub max_moves: u32,
+    /// A volume that has moved stays at least this long, 0–86400 s.
+    pub hold_down_s: u32,
+}
+
+impl Default for StoragePolicy {
+    fn default() -> Self {
+        Self { mode: PolicyMode::Off, interval_s: 30, limit_percent: 80, max_moves: 1, hold_down_s: 3600 }
     }
 }
 
@@ -155,34 +180,42 @@ fn minute_of_day(text: &str) -> Result<u32, String> {
 }
 
 impl PolicySpec {
-    /// `balance`, `power` or `schedule`.
+    /// `balance`, `storage`, `power` or `schedule`.
     pub fn rule(&self) -> &'static str {
-        match (&self.balance, &self.power) {
-            (Some(_), _) => "balance",
-            (None, Some(_)) => "power",
-            (None, None) => "schedule",
+        match (&self.balance, &self.storage, &self.power) {
+            (Some(_), _, _) => "balance",
+            (None, Some(_), _) => "storage",
+            (None, None, Some(_)) => "power",
+            (None, None, None) => "schedule",
         }
     }
 
     /// What it may do; a schedule that exists holds.
     pub fn mode(&self) -> PolicyMode {
         let (balance, power) = (self.balance.as_ref().map(|rule| rule.mode), self.power.as_ref().map(|rule| rule.mode));
-        balance.or(power).unwrap_or(PolicyMode::Automatic)
+        let storage = self.storage.as_ref().map(|rule| rule.mode);
+        balance.or(storage).or(power).unwrap_or(PolicyMode::Automatic)
     }
 
     /// All that is wrong with it by itself; references are the controller's to check.
     pub fn validate(&self) -> Result<(), Problem> {
         let mut problem = Problem::invalid("invalid-policy", "the policy's spec is not valid");
         let mut ranges = Vec::new();
-        let rules = [self.balance.is_some(), self.power.is_some(), self.schedule.is_some()];
+        let rules = [self.balance.is_some(), self.storage.is_some(), self.power.is_some(), self.schedule.is_some()];
         if rules.iter().filter(|given| **given).count() != 1 {
-            problem = problem.field("spec", "needs exactly one of balance, power and schedule");
+            problem = problem.field("spec", "needs exactly one of balance, storage, power and schedule");
         }
         if let Some(rule) = &self.balance {
             ranges.push(("spec.balance.interval_s", rule.interval_s, 1, 3600));
             ranges.push(("spec.balance.comfortable_percent", rule.comfortable_percent, 1, 100));
             ranges.push(("spec.balance.max_moves", rule.max_moves, 1, 32));
             ranges.push(("spec.balance.hold_down_s", rule.hold_down_s, 0, 86_400));
+        }
+        if let Some(rule) = &self.storage {
+            ranges.push(("spec.storage.interval_s", rule.interval_s, 1, 3600));
+            ranges.push(("spec.storage.limit_percent", rule.limit_percent, 10, 100));
+            ranges.push(("spec.storage.max_moves", rule.max_moves, 1, 32));
+            ranges.push(("spec.storage.hold_down_s", rule.hold_down_s, 0, 86_400));
         }
         if let Some(rule) = &self.power {
             ranges.push(("spec.power.interval_s", rule.interval_s, 1, 3600));
@@ -246,6 +279,7 @@ pub struct Recommendation {
 #[serde(tag = "advice", rename_all = "snake_case")]
 pub enum Advice {
     Move { vm: Name, from: Name, to: Name },
+    MoveVolume { volume: Name, from: Name, to: Name },
     Sleep { host: Name },
     Wake { host: Name },
 }
@@ -254,6 +288,7 @@ impl std::fmt::Display for Advice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Move { vm, from, to } => write!(f, "move vm/{vm} from {from} to {to}"),
+            Self::MoveVolume { volume, from, to } => write!(f, "move volume/{volume} from {from} to {to}"),
             Self::Sleep { host } => write!(f, "put host/{host} to sleep"),
             Self::Wake { host } => write!(f, "wake host/{host}"),
         }

@@ -137,6 +137,9 @@ pub struct PoolStatus {
     /// As measured last by a host; not stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub space: Option<PoolSpace>,
+    /// Share of the time that its device was busy lately, 0–100, as the busiest of its hosts measured it; not stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy_percent: Option<u32>,
     /// The sizes of its volumes and VMs' disks together.
     #[serde(default)]
     pub promised: ByteSize,

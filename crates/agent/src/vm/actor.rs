@@ -37,6 +37,8 @@ pub(crate) struct VmTask {
     /// The guest shut down or panicked; QEMU's end follows.
     pub(super) expected_end: Option<End>,
     pub(crate) sending: Option<SendingTask>,
+    /// Held by whoever sends the disk of the stopped VM.
+    pub(super) loan: Arc<()>,
     /// The task that takes a snapshot.
     pub(super) snapshotting: Option<tokio::task::JoinHandle<()>>,
     /// Post-copy to this host was interrupted and waits to go on.
@@ -91,6 +93,7 @@ impl VmTask {
             hold: None,
             expected_end: None,
             sending: None,
+            loan: Arc::default(),
             snapshotting: None,
             interrupted: None,
             adopted_flows: Vec::new(),
@@ -178,6 +181,11 @@ impl VmTask {
             Command::DetachVolume { epoch, volume, reply } => {
                 drop(reply.send(self.detach_volume(epoch, volume).await));
             }
+            Command::Lend { epoch, reply } => drop(reply.send(self.lend(epoch).await)),
+            Command::HasArrived { relocation, epoch, reply } => {
+                drop(reply.send(self.has_arrived(relocation, epoch).await));
+            }
+            Command::Arrive(arrival, reply) => drop(reply.send(self.arrive(*arrival).await)),
             Command::Receive(request, reply) => drop(reply.send(self.receive(*request).await)),
             Command::Send(request, reply) => drop(reply.send(self.send(*request).await)),
             Command::Report(migration, reply) => drop(reply.send(self.report(migration).await)),
@@ -393,8 +401,13 @@ impl VmTask {
         Err(Problem::conflict("stale-epoch", detail).remedy("observe the VM again"))
     }
 
-    /// `Err` in the middle of a migration, whichever side this is.
+    /// `Err` in the middle of a move, whichever side this is.
     pub(crate) fn check_not_moving(&self) -> Result<(), Problem> {
+        self.check_not_migrating()?;
+        self.check_not_lent()
+    }
+
+    pub(super) fn check_not_migrating(&self) -> Result<(), Problem> {
         self.check_not_handed_over("changed")?;
         let state = self.known()?.migration.as_ref().map(|migration| migration.state);
         if !matches!(state, Some(MigrationState::Sending | MigrationState::Receiving)) {

@@ -25,7 +25,7 @@ impl VmTask {
             return Err(Problem::conflict("vm-running", detail).remedy("stop it first"));
         }
         let before = record.clone();
-        let mut changed = Record { assignment, ..before.clone() };
+        let mut changed = Record { assignment, arrived: None, ..before.clone() };
         let to_be_guarded = Record::is_to_be_guarded(&changed.assignment);
         if matches!(self.run, Run::Off) {
             changed.guarded = to_be_guarded;

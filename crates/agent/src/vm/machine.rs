@@ -137,7 +137,7 @@ pub(crate) fn seed_of(assignment: &Assignment) -> Seed {
     }
 }
 
-fn file_problem(what: &str, path: &Path, error: &io::Error) -> Problem {
+pub(super) fn file_problem(what: &str, path: &Path, error: &io::Error) -> Problem {
     Problem::transient("files-not-made", format!("{what}: cannot prepare {}: {error}", path.display()))
         .remedy("check the state directory's filesystem")
 }
@@ -252,7 +252,7 @@ fn assemble(
     let (line, console_task): (ConsoleLine, _) = console::start(&sockets, &files.console_log);
     shared.set_console(Some(line));
     let taps = record.assignment.nics.iter().map(|nic| gantry_network::tap_name(nic.port)).collect();
-    let metrics_task = metrics::start(process.clone(), qmp.clone(), taps, shared.clone());
+    let metrics_task = metrics::start(process.clone(), qmp.clone(), taps, shared.clone(), host.pools.rates.clone());
     let logs = vec![files.console_log.clone(), files.log.clone()];
     let logs_task = AbortOnDropHandle::new(tokio::spawn(vm_files::keep_short(logs)));
     Machine {

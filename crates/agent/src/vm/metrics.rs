@@ -1,17 +1,23 @@
 //! What a VM uses, measured each second from outside the guest. A figure that can't be read stays as it was.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gantry_qemu::machine::Volume;
 use gantry_qemu::process::QemuProcess;
-use gantry_qemu::qmp::{Qmp, command::QueryBlockstats};
+use gantry_qemu::qmp::{
+    Qmp,
+    command::{BlockStats, QueryBlockstats},
+};
 use gantry_types::{ByteSize, VmMetrics};
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Shared;
 use super::machine::DISK_NODE;
+use crate::pool_load::VolumeRates;
 
 const INTERVAL: Duration = Duration::from_secs(1);
 const MONITOR_LIMIT: Duration = Duration::from_secs(2);
@@ -31,19 +37,27 @@ pub(super) fn start(
     qmp: Qmp,
     taps: Vec<String>,
     shared: Arc<Shared>,
+    volume_rates: Arc<VolumeRates>,
 ) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut last: Option<(Instant, Counters)> = None;
+        let mut volumes: Option<(Instant, BTreeMap<String, u64>)> = None;
         loop {
             ticks.tick().await;
             let Ok(usage) = process.usage() else { return };
             let mut counters = last.map(|(_, counters)| counters).unwrap_or_default();
             counters.cpu_time_ms = usage.cpu_time_ms;
-            if let Some((read, written)) = disk_bytes(&qmp).await {
-                (counters.disk_read_bytes, counters.disk_write_bytes) = (read, written);
+            if let Some(stats) = block_stats(&qmp).await {
+                if let Some((read, written)) = disk_bytes(&stats) {
+                    (counters.disk_read_bytes, counters.disk_write_bytes) = (read, written);
+                }
                 shared.monitor_answered();
+                let now = (Instant::now(), volume_bytes(&stats));
+                if let Some((then, before)) = volumes.replace(now.clone()) {
+                    tell_volume_rates(&volume_rates, &before, &now.1, now.0 - then);
+                }
             }
             if let Ok(text) = fs::read_to_string("/proc/thread-self/net/dev") {
                 (counters.net_rx_bytes, counters.net_tx_bytes) = guest_bytes(&text, &taps);
@@ -61,9 +75,32 @@ pub(super) fn start(
     }))
 }
 
+async fn block_stats(qmp: &Qmp) -> Option<Vec<BlockStats>> {
+    timeout(MONITOR_LIMIT, qmp.execute(QueryBlockstats {})).await.ok()?.ok()
+}
+
+/// Read and written together, by the volume's node.
+fn volume_bytes(all: &[BlockStats]) -> BTreeMap<String, u64> {
+    let named = all.iter().filter_map(|entry| entry.node_name.as_ref().map(|node| (node, entry)));
+    let volumes = named.filter(|(node, _)| Volume::is_node(node));
+    volumes.map(|(node, entry)| (node.clone(), entry.stats.rd_bytes + entry.stats.wr_bytes)).collect()
+}
+
+fn tell_volume_rates(
+    rates: &VolumeRates,
+    before: &BTreeMap<String, u64>,
+    now: &BTreeMap<String, u64>,
+    elapsed: Duration,
+) {
+    let elapsed_ms = (elapsed.as_millis() as u64).max(1);
+    for (node, bytes) in now {
+        let before = before.get(node).copied().unwrap_or(*bytes);
+        rates.set(node, bytes.saturating_sub(before) * 1000 / elapsed_ms);
+    }
+}
+
 /// Read and written by the guest on its disk since QEMU started.
-async fn disk_bytes(qmp: &Qmp) -> Option<(u64, u64)> {
-    let all = timeout(MONITOR_LIMIT, qmp.execute(QueryBlockstats {})).await.ok()?.ok()?;
+fn disk_bytes(all: &[BlockStats]) -> Option<(u64, u64)> {
     let disk = all.iter().find(|stats| stats.node_name.as_deref() == Some(DISK_NODE))?;
     Some((disk.stats.rd_bytes, disk.stats.wr_bytes))
 }

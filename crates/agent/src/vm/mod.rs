@@ -10,6 +10,9 @@
 //!                               QEMU died,              ^                   |
 //!                               guest panicked          +---- running <-----+ the destination aborted
 //!
+//!           disk sent by another host          define
+//!  (none) -----------------------------> arrived ------> stopped
+//!
 //!           receive              commit
 //!  (none) ----------> receiving --------> running or paused
 //!                         +--abort, QEMU died, stream lost--> (none)
@@ -34,6 +37,7 @@ mod observation;
 mod power;
 mod protection;
 mod recover;
+mod relocation;
 mod revert;
 mod room;
 mod screen;
@@ -62,7 +66,9 @@ pub(crate) use definition::committed_here;
 pub(crate) use disk::{check_arriving, place as disk_place};
 pub(crate) use liveness::check as check_liveness;
 pub(crate) use machine::{Begin, DISK_NODE, Machine, files, prepare_files, seed_of, start_time_ticks};
+pub(crate) use relocation::{Arrival, Lent};
 pub(crate) use screen::open as open_screen;
+pub(crate) use volumes::node_of;
 
 /// A guest agent that was silent for longer is not reported as there.
 const GUEST_AGENT_MEMORY: Duration = Duration::from_secs(10);
@@ -96,6 +102,16 @@ pub(crate) enum Command {
         volume: Uuid,
         reply: Reply<()>,
     },
+    Lend {
+        epoch: u64,
+        reply: Reply<Lent>,
+    },
+    HasArrived {
+        relocation: Uuid,
+        epoch: u64,
+        reply: Reply<bool>,
+    },
+    Arrive(Box<Arrival>, Reply<()>),
     Receive(Box<ReceiveMigration>, Reply<MigrationEndpoint>),
     Send(Box<SendMigration>, Reply<()>),
     Report(Uuid, Reply<MigrationReport>),

@@ -28,6 +28,7 @@ impl VmTask {
             Run::Off if self.recovering => VmRunState::Starting,
             Run::Off if self.protection.restart_at.is_some() => VmRunState::Starting,
             Run::Off if self.keep_up_at.is_some() || self.waits_for_lease() => VmRunState::Starting,
+            Run::Off if record.arrived.is_some() => VmRunState::Arrived,
             Run::Off if record.end.as_ref().is_some_and(|end| end.failed) => VmRunState::Failed,
             Run::Off => VmRunState::Stopped,
         }

@@ -29,6 +29,14 @@ impl VmTask {
 
     fn check_power(&self, request: &PowerRequest) -> Result<(), Problem> {
         self.check_epoch(request.epoch)?;
+        let record = self.known()?;
+        if record.arrived.is_some() {
+            let name = &record.assignment.name;
+            let detail = format!("VM '{name}' has come to this host and is not said to be its VM yet");
+            return Err(
+                Problem::conflict("vm-arrived", detail).remedy("define it here first, or start it where it was")
+            );
+        }
         match request.action {
             // A guest that is being sent may still be shut down or killed; the migration then fails.
             PowerAction::ShutDown | PowerAction::Kill if !self.is_receiving() => self.check_not_handed_over("stopped"),

@@ -142,13 +142,22 @@ fn describe_all(host: &Host, record: &Record) -> Vec<Volume> {
     record.assignment.volumes.iter().map(|volume| describe(host, volume)).collect()
 }
 
+/// The ends of a version 7 uuid are random.
+fn id_of(volume: Uuid) -> String {
+    volume.simple().to_string()[16..].to_owned()
+}
+
+/// What QEMU knows a volume by.
+pub(crate) fn node_of(volume: Uuid) -> String {
+    Volume::node_named(&id_of(volume))
+}
+
 pub(super) fn describe(host: &Host, volume: &VolumeAssignment) -> Volume {
     let path = host.pools.driver(&volume.pool).file(volume.uuid);
     let direct_io = volume.cache == CacheMode::None
         && path.parent().is_some_and(|directory| direct_io_works(directory).unwrap_or(false));
     Volume {
-        // The ends of a version 7 uuid are random.
-        id: volume.uuid.simple().to_string()[16..].to_owned(),
+        id: id_of(volume.uuid),
         place: volume.pool.uuid.simple().to_string()[24..].to_owned(),
         serial: volume.name.to_string(),
         slot: volume.slot,

@@ -7,6 +7,7 @@ mod lease;
 mod lifecycle;
 mod migration;
 mod protection;
+mod relocation;
 mod resources;
 mod restart;
 mod screen;

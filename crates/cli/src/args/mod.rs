@@ -40,7 +40,7 @@ pub use objects::{
     PowerChoice, TokenCommand, TokenRole,
 };
 pub use policies::{
-    BalanceSet, ClusterCommand, ClusterSet, Days, Mode, PolicyCommand, PolicySet, PowerSet, ScheduleSet,
+    BalanceSet, ClusterCommand, ClusterSet, Days, Mode, PolicyCommand, PolicySet, PowerSet, ScheduleSet, StorageSet,
 };
 pub use resources::{OrNone, Part, ResourcePoolCommand, ResourcePoolSet};
 pub use routing::{FloatingIpCommand, RouterCommand};

@@ -147,7 +147,7 @@ pub enum HostCommand {
         /// The host's name
         name: String,
     },
-    /// Move all its VMs to other hosts while they run, and keep it empty
+    /// Move all its VMs to other hosts while they run, then the stopped ones, and keep it empty
     Drain {
         /// The host's name
         name: String,

@@ -73,7 +73,7 @@ pub enum PolicyCommand {
         /// The policy's name
         name: String,
     },
-    /// Change a cluster's policy for balance or power, or a schedule; make it if it is not there
+    /// Change a cluster's policy for balance, storage or power, or a schedule; make it if it is not there
     #[command(subcommand)]
     Set(PolicySet),
     /// Carry out one thing that a policy recommends
@@ -98,6 +98,8 @@ pub enum PolicyCommand {
 pub enum PolicySet {
     /// Move VMs from hosts that are busy to hosts that are not
     Balance(BalanceSet),
+    /// Move volumes out of pools that are full or busy, to others with the same label 'class'
+    Storage(StorageSet),
     /// Put hosts to sleep that nobody needs, and wake them
     Power(PowerSet),
     /// Have VMs on certain hosts at certain times; list them with gantry policy list, remove with gantry policy delete
@@ -128,6 +130,21 @@ pub struct BalanceSet {
     #[arg(long, value_name = "MOVES")]
     pub max_moves: Option<u32>,
     /// A VM that has moved stays at least this long, 0 to 86400 s
+    #[arg(long, value_name = "SECONDS")]
+    pub hold_down: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct StorageSet {
+    #[command(flatten)]
+    pub place: PolicyPlace,
+    /// Volumes leave a pool that is fuller, or whose device is busier, than this, 10 to 100 %
+    #[arg(long, value_name = "PERCENT")]
+    pub limit: Option<u32>,
+    /// How many of its moves may be under way at once, 1 to 32
+    #[arg(long, value_name = "MOVES")]
+    pub max_moves: Option<u32>,
+    /// A volume that has moved stays at least this long, 0 to 86400 s
     #[arg(long, value_name = "SECONDS")]
     pub hold_down: Option<u32>,
 }

@@ -113,7 +113,7 @@ pub enum VmCommand {
     },
     /// Change processors, memory and display (while it is stopped), owner, labels or high availability
     Set(Set),
-    /// Move a running VM to another host
+    /// Move a VM to another host: while it runs, or stopped with its disk
     Migrate(Migrate),
     /// Bring a VM's disk back to its last known good state, and start it
     Recover(Recover),

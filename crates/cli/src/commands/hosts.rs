@@ -59,9 +59,7 @@ async fn name_those_that_stay(session: &Session, host: &str, options: FollowOpti
     let staying: Vec<_> = here.filter(|vm| !vm.status.phase.may_execute()).map(Resource::name).collect();
     if !staying.is_empty() {
         let names = staying.join(", ");
-        note(&format!(
-            "VMs that do not run stay on {host} with their disks: {names}; only a running or paused VM moves"
-        ));
+        note(&format!("VMs that do not run stay on {host} with their disks: {names}; why: gantry event list"));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use gantry_types::{ErrorClass, MAIN_CLUSTER, Name, Policy, PolicySpec, Problem, 
 
 use super::{Session, announce, apply, objects};
 use crate::{
-    args::{BalanceSet, Days, FollowOptions, PolicyCommand, PolicySet, PowerSet, ScheduleSet},
+    args::{BalanceSet, Days, FollowOptions, PolicyCommand, PolicySet, PowerSet, ScheduleSet, StorageSet},
     client::Client,
     exit::Failure,
     follow::follow,
@@ -17,6 +17,7 @@ pub async fn run(session: &Session, command: PolicyCommand) -> Result<(), Failur
         PolicyCommand::List(options) => objects::list::<Policy>(session, &options, |_| true).await,
         PolicyCommand::Show { name } => objects::show_all::<Policy>(session, &name).await,
         PolicyCommand::Set(PolicySet::Balance(arguments)) => set_balance(session, arguments).await,
+        PolicyCommand::Set(PolicySet::Storage(arguments)) => set_storage(session, arguments).await,
         PolicyCommand::Set(PolicySet::Power(arguments)) => set_power(session, arguments).await,
         PolicyCommand::Set(PolicySet::Schedule(arguments)) => set_schedule(session, arguments).await,
         PolicyCommand::Apply { name, id, follow: options } => {
@@ -44,7 +45,7 @@ async fn current(client: &Client, rule: &str, cluster: &Name) -> Result<(Policy,
     let name = name.parse().map_err(|error: gantry_types::InvalidName| {
         Problem::invalid("invalid-name", format!("{error}")).remedy("give it a shorter name in a file: gantry apply -f")
     })?;
-    let spec = PolicySpec { cluster: cluster.clone(), balance: None, power: None, schedule: None };
+    let spec = PolicySpec { cluster: cluster.clone(), balance: None, storage: None, power: None, schedule: None };
     Ok((Policy::new(name, spec), true))
 }
 
@@ -61,6 +62,18 @@ async fn set_balance(session: &Session, arguments: BalanceSet) -> Result<(), Fai
     rule.mode = arguments.place.mode.map_or(rule.mode, Into::into);
     rule.interval_s = arguments.place.interval.unwrap_or(rule.interval_s);
     rule.comfortable_percent = arguments.comfortable.unwrap_or(rule.comfortable_percent);
+    rule.max_moves = arguments.max_moves.unwrap_or(rule.max_moves);
+    rule.hold_down_s = arguments.hold_down.unwrap_or(rule.hold_down_s);
+    write(session, &client, &policy, is_new).await
+}
+
+async fn set_storage(session: &Session, arguments: StorageSet) -> Result<(), Failure> {
+    let client = session.client()?;
+    let (mut policy, is_new) = current(&client, "storage", &arguments.place.cluster).await?;
+    let rule = policy.spec.storage.get_or_insert_default();
+    rule.mode = arguments.place.mode.map_or(rule.mode, Into::into);
+    rule.interval_s = arguments.place.interval.unwrap_or(rule.interval_s);
+    rule.limit_percent = arguments.limit.unwrap_or(rule.limit_percent);
     rule.max_moves = arguments.max_moves.unwrap_or(rule.max_moves);
     rule.hold_down_s = arguments.hold_down.unwrap_or(rule.hold_down_s);
     write(session, &client, &policy, is_new).await
@@ -120,6 +133,6 @@ fn new_schedule(arguments: &ScheduleSet) -> Result<Policy, Problem> {
         Some(cluster) => cluster.clone(),
         None => MAIN_CLUSTER.parse().map_err(|error| Problem::permanent("invalid-name", format!("{error}")))?,
     };
-    let spec = PolicySpec { cluster, balance: None, power: None, schedule: Some(rule) };
+    let spec = PolicySpec { cluster, balance: None, storage: None, power: None, schedule: Some(rule) };
     Ok(Policy::new(arguments.name.clone(), spec))
 }

@@ -44,6 +44,19 @@ pub(crate) fn is_disk_shared(tables: &Tables, vm: &Vm) -> bool {
     pool.is_some_and(|pool| pool.is_shared())
 }
 
+/// The VM's disk is its host's alone.
+///
+/// # Errors
+/// `vm-in-pool`.
+pub(crate) fn expect_own_disk(vm: &Vm) -> Result<(), Problem> {
+    let Some(pool) = &vm.spec.pool else { return Ok(()) };
+    let name = vm.name();
+    let detail = format!("the disk of VM '{name}' is in pool '{pool}' and stays there while it is stopped");
+    Err(Problem::conflict("vm-in-pool", detail)
+        .object(vm.reference())
+        .remedy(format!("start it, then move it: gantry vm start {name}, gantry vm migrate {name}")))
+}
+
 /// Makes a pool of a directory; what its hosts find wrong with that ends the operation and leaves no pool.
 pub async fn create(app: &App, caller: &Caller, sent: Pool, query: &WriteQuery) -> Result<Changed<Pool>, Problem> {
     caller.may_change()?;

@@ -82,7 +82,9 @@ fn check_can_be_taken(app: &App, vm: &Vm, sent: &Snapshot) -> Result<(), Problem
     Ok(())
 }
 
-fn expect_disk(vm: &Vm, verb: &str) -> Result<(), Problem> {
+/// # Errors
+/// `vm-without-disk` if it was never started; `wrong-phase` while something is done to it.
+pub(super) fn expect_disk(vm: &Vm, verb: &str) -> Result<(), Problem> {
     expect_phase(vm, &AT_REST, verb, None)?;
     if vm.status.host.is_some() {
         return Ok(());
@@ -116,6 +118,11 @@ pub(crate) fn expect_none(app: &App, vm: &Vm) -> Result<(), Problem> {
         vm.name(),
         names.join(" ")
     )))
+}
+
+/// Whether one of its snapshots is of its memory, too.
+pub(crate) fn has_memory_state(app: &App, vm: &Vm) -> bool {
+    of_vm(app, vm).iter().any(|snapshot| snapshot.spec.memory)
 }
 
 /// Creates it or changes its labels and description; the rest is what it is.

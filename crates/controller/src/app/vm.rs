@@ -233,16 +233,24 @@ pub async fn migrate(
     caller.may_change()?;
     let vm: Vm = app.objects.get(name).await?;
     check_precondition(&vm, &vm.metadata, query)?;
-    let settled = vm.status.operation.is_none() && matches!(vm.status.phase, VmPhase::Running | VmPhase::Paused);
+    let movable = [VmPhase::Running, VmPhase::Paused, VmPhase::Stopped];
+    let settled = vm.status.operation.is_none() && movable.contains(&vm.status.phase);
     if settled && request.to.is_some() && vm.status.host == request.to {
         return Ok(Changed { object: app.model.decorate(&vm), operation: None });
     }
     launch(app, caller, name, query, |vm| {
-        expect_phase(vm, &[VmPhase::Running, VmPhase::Paused], "migrate", Some("gantry vm start"))?;
-        if !app.model.read(|tables| pool::is_disk_shared(tables, vm)) {
-            snapshot::expect_none(app, vm)?;
+        expect_phase(vm, &movable, "migrate", Some("gantry vm start"))?;
+        let is_stopped = vm.status.phase == VmPhase::Stopped;
+        if is_stopped {
+            snapshot::expect_disk(vm, "move")?;
+            pool::expect_own_disk(vm)?;
+            volume::expect_none(app, vm, "move while it is stopped")?;
+        } else {
+            if !app.model.read(|tables| pool::is_disk_shared(tables, vm)) {
+                snapshot::expect_none(app, vm)?;
+            }
+            volume::expect_movable(app, vm)?;
         }
-        volume::expect_movable(app, vm)?;
         if let Some(to) = &request.to {
             app.model.get::<Host>(to.as_str()).ok_or_else(|| Problem::not_found(Host::KIND, to.as_str()))?;
             if vm.spec.host.as_ref().is_some_and(|pin| pin != to) {
@@ -250,6 +258,9 @@ pub async fn migrate(
             }
         } else if vm.spec.host == vm.status.host {
             return Err(pinned(vm));
+        }
+        if is_stopped {
+            return Ok(Action::VmRelocate { to: request.to.clone() });
         }
         Ok(Action::VmMigrate { to: request.to.clone(), policy: request.policy.unwrap_or(vm.spec.migration) })
     })

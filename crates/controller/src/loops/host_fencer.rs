@@ -214,7 +214,7 @@ async fn displace(app: &App, host: &Host) -> Result<(), Problem> {
                 };
                 // As it is now: a fence that was lifted meanwhile proves nothing any more.
                 let host: Host = app.objects.get(host.name()).await?;
-                if !host.status.fence.as_ref().is_some_and(|fence| fence.proof.is_some()) {
+                if host.status.fence.as_ref().is_none_or(|fence| fence.proof.is_none()) {
                     return Ok(());
                 }
                 let from = host.metadata.name.clone();

@@ -89,7 +89,7 @@ fn phase_of(state: VmRunState) -> Option<VmPhase> {
         VmRunState::Stopped => Some(VmPhase::Stopped),
         VmRunState::Failed => Some(VmPhase::Failed),
         // On their way; an operation or the host itself settles them.
-        VmRunState::Starting | VmRunState::Receiving | VmRunState::HandedOver => None,
+        VmRunState::Starting | VmRunState::Receiving | VmRunState::Arrived | VmRunState::HandedOver => None,
     }
 }
 

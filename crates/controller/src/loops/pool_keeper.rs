@@ -103,7 +103,7 @@ fn judged(app: &App, pool: &Pool) -> PoolStatus {
         (ByteSize(pool::promised_bytes(tables, name)), volumes as u32, vms as u32)
     });
     let (health, reason) = health(app, pool);
-    PoolStatus { health, reason, promised, volumes, vms, space: None, ..pool.status.clone() }
+    PoolStatus { health, reason, promised, volumes, vms, space: None, busy_percent: None, ..pool.status.clone() }
 }
 
 fn does(names: &[String]) -> String {

@@ -70,12 +70,12 @@ pub fn find<'a>(
             return (past_of(tables, uuid) == Past::Deleted).then(|| stray(observation.epoch));
         };
         let placed_here = [&vm.status.host, &vm.status.moving_to].into_iter().flatten().any(|at| at == host);
-        // A destination that never committed has the epoch that the VM would have had there. The same epoch on another
+        // A destination that never got the VM has the epoch that it would have had there. The same epoch on another
         // host is no proof: after a host joined under another name, or an old store came back, it may be the VM itself.
         let outranked = match &vm.status.host {
             Some(_) => vm.status.epoch > observation.epoch,
             None => vm.status.epoch >= observation.epoch,
-        } || observation.state == VmRunState::Receiving;
+        } || matches!(observation.state, VmRunState::Receiving | VmRunState::Arrived);
         let stray_here = !placed_here && vm.status.operation.is_none() && outranked;
         stray_here.then(|| stray(vm.status.epoch.max(observation.epoch)))
     })

@@ -149,8 +149,10 @@ kinds! {
     Snapshot in snapshots, facts facts::of_snapshot;
     Pool in pools, facts facts::of_pool, lay_over |pool, overlay| {
         let reports = pool.spec.hosts.iter().filter_map(|host| overlay.hosts.get(host.as_str()));
-        let its = reports.flat_map(|report| &report.pools).find(|report| report.pool == pool.metadata.uuid);
-        pool.status.space = its.and_then(|report| report.space);
+        let its = reports.flat_map(|report| &report.pools).filter(|report| report.pool == pool.metadata.uuid);
+        let its: Vec<_> = its.collect();
+        pool.status.space = its.first().and_then(|report| report.space);
+        pool.status.busy_percent = its.iter().filter_map(|report| report.busy_percent).max();
     };
     Volume in volumes, facts facts::of_volume, lay_over |volume, overlay| {
         volume.status.allocated = overlay.volumes.get(&volume.metadata.uuid).copied();

@@ -1,10 +1,10 @@
-//! `host_drain`: move every VM that executes off a host and keep it empty. See `host_empty.rs` for the steps.
+//! `host_drain`: move every VM off a host, stopped ones too, and keep it empty. See `host_empty.rs` for the steps.
 
 use async_trait::async_trait;
 use gantry_types::{Maintenance, Name, Problem, Resource, Severity};
 
 use super::{
-    host_empty::{Close, Empty, STAYED},
+    host_empty::{Close, Empty, STAYED, Stopped},
     host_target::target_host,
     step::{Ending, Procedure, Step, StepContext},
 };
@@ -15,7 +15,7 @@ pub struct HostDrain;
 #[async_trait]
 impl Procedure for HostDrain {
     fn steps(&self) -> Vec<Box<dyn Step>> {
-        vec![Box::new(Close), Box::new(Empty)]
+        vec![Box::new(Close), Box::new(Empty { stopped: Stopped::Move })]
     }
 
     async fn conclude(&self, context: &StepContext, ending: Ending<'_>, change: &mut Change) -> Result<(), Problem> {
@@ -23,13 +23,11 @@ impl Procedure for HostDrain {
         host.status.operation = None;
         if let Ending::Succeeded = ending {
             host.status.maintenance = Maintenance::Drained;
-            let stayed: Vec<Name> = context.memo(STAYED)?.unwrap_or_default();
+            let stayed: Vec<(Name, String)> = context.memo(STAYED)?.unwrap_or_default();
+            let stayed: Vec<_> = stayed.iter().map(|(vm, why)| format!("'{vm}' ({why})")).collect();
             let stayed = match stayed.is_empty() {
                 true => String::new(),
-                false => {
-                    let names: Vec<_> = stayed.iter().map(Name::as_str).collect();
-                    format!("; VMs that do not run stay there with their disks: {}", names.join(", "))
-                }
+                false => format!("; VMs that do not run stay there with their disks: {}", stayed.join(", ")),
             };
             let message = format!("host '{}' is drained: nothing runs there{stayed}", host.name());
             change.event(&context.event(Severity::Normal, "HostDrained", message, Some(&host.metadata.name)))?;

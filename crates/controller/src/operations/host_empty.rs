@@ -2,13 +2,13 @@
 //!
 //! ```text
 //!  cordon: nothing new comes     empty: for each VM that executes ── vm-migrate, a few at a time ──▶ elsewhere
+//!                                       then, if asked for, each that is stopped ── vm-relocate ──▶ elsewhere
 //!                                       waits for VMs that something is at work on
-//!                                       VMs that do not execute stay, with their disks
 //! ```
-//! A VM that can't be moved is an obstacle: the rest is moved all the same, then the step fails and names each. Undone,
-//! moves under way are cancelled, what has moved stays where it is, and the host takes VMs again if it did before.
+//! A VM that executes and can't be moved is an obstacle: the rest is moved all the same, then the step fails and names
+//! each. One that does not execute is none: it stays, with its disk, and is named with the reason. Undone, moves under way are cancelled, what has moved stays where it is, and the host takes VMs again if it did before.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use gantry_api::{
@@ -26,7 +26,7 @@ use super::{
 use crate::app::vm;
 
 const WAS_CORDONED: &str = "was_cordoned";
-/// The VMs that do not execute and stayed.
+/// The VMs that do not execute and stayed, and why.
 pub(super) const STAYED: &str = "stayed";
 const POLL: Duration = Duration::from_millis(200);
 /// Moves at once: two keep the link busy while one of them hands over.
@@ -75,7 +75,21 @@ impl Step for Close {
     }
 }
 
-pub(super) struct Empty;
+pub(super) struct Empty {
+    pub stopped: Stopped,
+}
+
+/// What becomes of VMs that do not execute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// The host is emptied for good.
+    Move,
+    /// It is back soon: their disks needn't travel.
+    Stay,
+}
+
+/// VMs whose move was refused at once, and why.
+type Refused = BTreeMap<Name, String>;
 
 #[async_trait]
 impl Step for Empty {
@@ -89,13 +103,16 @@ impl Step for Empty {
 
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let host = context.target().clone();
+        let mut refused = Refused::new();
         loop {
             if context.cancel_requested() {
                 return Err(Problem::conflict(CANCELLED, format!("emptying host '{host}' was cancelled")));
             }
-            let sight = look(context, &host);
+            let sight = look(context, &host, self.stopped, &refused);
             for vm in &sight.to_move {
-                begin_move(context, vm).await?;
+                if let Some(reason) = begin_move(context, vm).await? {
+                    refused.insert(vm.metadata.name.clone(), reason);
+                }
             }
             if sight.to_move.is_empty() && sight.busy.is_empty() {
                 if sight.obstacles.is_empty() {
@@ -121,11 +138,11 @@ struct Sight {
     to_move: Vec<Arc<Vm>>,
     waiting: Vec<Name>,
     busy: Vec<Name>,
-    staying: Vec<Name>,
+    staying: Vec<(Name, String)>,
     obstacles: Vec<(Name, String)>,
 }
 
-fn look(context: &StepContext, host: &Name) -> Sight {
+fn look(context: &StepContext, host: &Name, stopped: Stopped, refused: &Refused) -> Sight {
     let mut sight = Sight::default();
     let vms: Vec<Arc<Vm>> = context.app.model.read(|tables| {
         let here = |vm: &Vm| [&vm.status.host, &vm.status.moving_to].into_iter().flatten().any(|at| at == host);
@@ -133,11 +150,15 @@ fn look(context: &StepContext, host: &Name) -> Sight {
     });
     sight.busy.extend(leaving(context, host));
     let mut free = MOVES_AT_ONCE.saturating_sub(children::unfinished(context).len());
-    for vm in vms {
+    let given_up = |vm: &Vm| refused.get(&vm.metadata.name).cloned().or_else(|| given_up(context, vm));
+    let (executing, resting): (Vec<_>, Vec<_>) = vms.into_iter().partition(|vm| vm.status.phase.may_execute());
+    for vm in executing.into_iter().chain(resting) {
         let name = vm.metadata.name.clone();
         match vm.status.phase {
             _ if vm.status.operation.is_some() => sight.busy.push(name),
-            VmPhase::Running | VmPhase::Paused => match given_up(context, &name) {
+            VmPhase::Stopped if stopped == Stopped::Stay => sight.staying.push((name, "it does not run".to_owned())),
+            phase @ (VmPhase::Running | VmPhase::Paused | VmPhase::Stopped) => match given_up(&vm) {
+                Some(reason) if phase == VmPhase::Stopped => sight.staying.push((name, reason)),
                 Some(reason) => sight.obstacles.push((name, reason)),
                 None if free > 0 => {
                     free -= 1;
@@ -149,7 +170,7 @@ fn look(context: &StepContext, host: &Name) -> Sight {
                 let reason = "nobody can say whether it runs; bring its host back, or gantry vm delete --force";
                 sight.obstacles.push((name, reason.to_owned()));
             }
-            VmPhase::Stopped | VmPhase::Failed | VmPhase::Pending => sight.staying.push(name),
+            phase @ (VmPhase::Failed | VmPhase::Pending) => sight.staying.push((name, format!("it is {phase}"))),
             VmPhase::Starting | VmPhase::Migrating | VmPhase::Stopping | VmPhase::Deleting => sight.busy.push(name),
         }
     }
@@ -178,8 +199,9 @@ fn leaving(context: &StepContext, host: &Name) -> Vec<Name> {
 }
 
 /// Why this VM is not tried to be moved any more.
-fn given_up(context: &StepContext, vm: &Name) -> Option<String> {
-    let moves = children::started(context, "vm-migrate", vm);
+fn given_up(context: &StepContext, vm: &Vm) -> Option<String> {
+    let verb = if vm.status.phase == VmPhase::Stopped { "vm-relocate" } else { "vm-migrate" };
+    let moves = children::started(context, verb, &vm.metadata.name);
     let failed: Vec<_> = moves.iter().filter(|one| one.status.phase == OperationPhase::Failed).collect();
     let error = failed.last()?.status.error.as_ref()?;
     // Where there is no room, another try finds none.
@@ -187,15 +209,14 @@ fn given_up(context: &StepContext, vm: &Name) -> Option<String> {
     (hopeless || failed.len() >= TRIES).then(|| error.detail.clone())
 }
 
-async fn begin_move(context: &StepContext, vm: &Vm) -> Result<(), Problem> {
+/// Why it can't be moved, if that is clear at once.
+async fn begin_move(context: &StepContext, vm: &Vm) -> Result<Option<String>, Problem> {
     let (request, query) = (MigrateRequest::default(), WriteQuery::default());
     match vm::migrate(&context.app, &caller_of(context), vm.name(), &request, &query).await {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(None),
         // Somebody was faster: the next look sees what it is doing.
-        Err(problem) if ["vm-busy", "wrong-phase", "not-found"].contains(&problem.code()) => Ok(()),
-        Err(problem) if problem.code() == "vm-pinned" => {
-            Err(obstacles_problem(context.target(), &[(vm.metadata.name.clone(), problem.detail)]))
-        }
+        Err(problem) if ["vm-busy", "wrong-phase", "not-found"].contains(&problem.code()) => Ok(None),
+        Err(problem) if problem.class == ErrorClass::Conflict => Ok(Some(problem.detail)),
         Err(problem) => Err(problem),
     }
 }

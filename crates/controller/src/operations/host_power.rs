@@ -16,7 +16,7 @@ use gantry_types::{
 };
 
 use super::{
-    host_empty::{Close, Empty, STAYED, was_cordoned},
+    host_empty::{Close, Empty, STAYED, Stopped, was_cordoned},
     host_target::{target_host, update_host},
     step::{CANCELLED, Ending, Procedure, Step, StepContext, Undone},
 };
@@ -33,7 +33,7 @@ pub struct HostPowerCycle {
 #[async_trait]
 impl Procedure for HostPowerCycle {
     fn steps(&self) -> Vec<Box<dyn Step>> {
-        let down: Vec<Box<dyn Step>> = vec![Box::new(Close), Box::new(Empty), Box::new(Off)];
+        let down: Vec<Box<dyn Step>> = vec![Box::new(Close), Box::new(Empty { stopped: Stopped::Stay }), Box::new(Off)];
         let up: Vec<Box<dyn Step>> = vec![Box::new(On), Box::new(Awake)];
         match self.action {
             Action::HostSleep => down,
@@ -54,7 +54,7 @@ impl Procedure for HostPowerCycle {
                 host.status.maintenance = Maintenance::Off;
             }
             if self.action == Action::HostSleep {
-                let stayed: Vec<Name> = context.memo(STAYED)?.unwrap_or_default();
+                let stayed: Vec<(Name, String)> = context.memo(STAYED)?.unwrap_or_default();
                 let message =
                     format!("host '{name}' sleeps, put there by {by}; {} stopped VMs stay there", stayed.len());
                 change.event(&context.event(Severity::Normal, "HostAsleep", message, Some(&name)))?;

@@ -1,10 +1,11 @@
-//! What follows in a migration once the VM is the destination's: it is recorded, every host is told, the guest is looked
-//! at, and the source is rid of it.
+//! What follows in a migration once the VM is the destination's: it is recorded, every host is told, the source is rid of
+//! it, and the guest has to show that it executes.
 //!
 //! Nothing of this can be undone. All but the last step happen as soon as the destination has committed: during
 //! post-copy the guest runs there already, while its memory is still being fetched. The last step waits for the
 //! source's own end of the migration, which brings the figures; a source that is lost does not hold it up, and then
-//! there are none.
+//! there are none. From then on the source has nothing that the guest could still need, so that its clearing away and
+//! the guest's sign of life need not wait for each other.
 
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use gantry_api::{
     AgentApi,
     agent::{Liveness, MigrationState},
 };
-use gantry_types::{ErrorClass, Host, HostState, MigrationFigures, Problem, Resource, Vm};
+use gantry_types::{ErrorClass, Host, HostState, MigrationFigures, Problem, Resource};
 use uuid::Uuid;
 
 use super::{
@@ -22,9 +23,8 @@ use super::{
     vm_migrate::Plan,
 };
 
-/// How far the guest's clock was behind its host's, before the move and after it.
+/// How far the guest's clock was behind its host's before the move.
 pub(super) const LAG_BEFORE: &str = "lag_before_ms";
-const LAG_AFTER: &str = "lag_after_ms";
 pub(super) const NOT_ALIVE: &str = "not_alive";
 /// How long the destination may take to show that the guest executes.
 const LIVENESS_LIMIT: Duration = Duration::from_secs(15);
@@ -59,7 +59,7 @@ impl Step for Record {
     }
 }
 
-/// The other hosts hear where the VM is now; then its guest has to show that it executes.
+/// The other hosts hear where the VM is now: until then they don't reach its guest.
 pub(super) struct Arrival;
 
 #[async_trait]
@@ -78,29 +78,15 @@ impl Step for Arrival {
 
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let plan = Plan::need(context)?;
-        let vm = context.vm().await?;
-        // First: until then others don't reach the guest. It was asked as soon as it ran, and answers meanwhile.
-        tell_hosts(context, &plan, &vm).await?;
-        match look_for_life(context, &plan, &vm).await? {
-            Some(Liveness { alive: false, evidence, .. }) => {
-                // The move itself is done; the last step reports this.
-                context.note(NOT_ALIVE, &evidence)
-            }
-            Some(Liveness { guest_clock_lag_ms: Some(lag_ms), .. }) => context.note(LAG_AFTER, &lag_ms),
-            _ => Ok(()),
+        match context.vm().await?.status.nics.is_empty() {
+            true => Ok(()),
+            false => context.app.distribute_everywhere(&plan.destination).await,
         }
     }
 }
 
-async fn tell_hosts(context: &StepContext, plan: &Plan, vm: &Vm) -> Result<(), Problem> {
-    match vm.status.nics.is_empty() {
-        true => Ok(()),
-        false => context.app.distribute_everywhere(&plan.destination).await,
-    }
-}
-
 /// Until the guest shows that it executes, or its time is over. `None` for a guest that is paused.
-async fn look_for_life(context: &StepContext, plan: &Plan, vm: &Vm) -> Result<Option<Liveness>, Problem> {
+async fn look_for_life(context: &StepContext, plan: &Plan, vm: Uuid) -> Result<Option<Liveness>, Problem> {
     if plan.paused {
         return Ok(None);
     }
@@ -108,7 +94,7 @@ async fn look_for_life(context: &StepContext, plan: &Plan, vm: &Vm) -> Result<Op
     let clock = std::sync::Arc::clone(&context.app.clock);
     let until = clock.elapsed() + LIVENESS_LIMIT;
     loop {
-        let liveness = agent.check_liveness(vm.metadata.uuid, plan.guest_agent).await?;
+        let liveness = agent.check_liveness(vm, plan.guest_agent).await?;
         if liveness.alive || clock.elapsed() >= until {
             return Ok(Some(liveness));
         }
@@ -136,32 +122,42 @@ impl Step for Release {
         let plan = Plan::need(context)?;
         let vm = context.vm().await?;
         let uuid = vm.metadata.uuid;
+        let lag_before = context.memo::<i64>(LAG_BEFORE)?;
         let source = context.app.model.get::<Host>(plan.source.as_str());
-        match source {
-            // What it still has is removed when it comes back: the stray VM loop knows the VM is elsewhere.
-            None => {}
-            Some(host) if host.status.state == HostState::Lost => {}
-            Some(host) => {
-                let agent = context.app.links.agent(&host);
-                await_source(context, &plan, uuid, &*agent).await?;
-                agent.release_migration(uuid, plan.migration).await?;
+        // What a lost one still has is removed when it comes back: the stray VM loop knows the VM is elsewhere.
+        let source = source.filter(|host| host.status.state != HostState::Lost);
+        let source = source.map(|host| context.app.links.agent(&host));
+        if let Some(source) = &source {
+            await_source(context, &plan, uuid, &**source).await?;
+        }
+        let released = async {
+            match &source {
+                Some(source) => source.release_migration(uuid, plan.migration).await,
+                None => Ok(()),
             }
-        }
+        };
+        let (liveness, released) = tokio::join!(look_for_life(context, &plan, uuid), released);
+        released?;
         context.app.model.overlay_mut(|overlay| overlay.left(plan.source.as_str(), uuid));
-        look_again(context, &plan, uuid).await?;
-        match context.memo::<String>(NOT_ALIVE)? {
-            None => Ok(()),
-            Some(evidence) => Err(Problem::permanent(
-                "guest-not-alive",
-                format!(
-                    "VM '{}' was moved to host '{}', but its guest does not execute: {evidence}",
-                    vm.name(),
-                    plan.destination
-                ),
-            )
-            .object(vm.reference())
-            .remedy(format!("look at its console, then: gantry vm reboot {} --force", vm.name()))),
+        let Some(liveness) = liveness? else { return Ok(()) };
+        if let Some(figures) = &mut context.operation.status.figures {
+            figures.guest_gap_ms = lag_before.zip(liveness.guest_clock_lag_ms).map(gap_ms);
         }
+        if liveness.alive {
+            return Ok(());
+        }
+        context.note(NOT_ALIVE, &liveness.evidence)?;
+        Err(Problem::permanent(
+            "guest-not-alive",
+            format!(
+                "VM '{}' was moved to host '{}', but its guest does not execute: {}",
+                vm.name(),
+                plan.destination,
+                liveness.evidence
+            ),
+        )
+        .object(vm.reference())
+        .remedy(format!("look at its console, then: gantry vm reboot {} --force", vm.name())))
     }
 }
 
@@ -181,7 +177,6 @@ async fn await_source(context: &mut StepContext, plan: &Plan, vm: Uuid, source: 
                 context.operation.status.figures = Some(MigrationFigures {
                     from: plan.source.to_string(),
                     to: plan.destination.to_string(),
-                    guest_gap_ms: guest_gap_ms(context)?,
                     ..figures
                 });
                 // Once released, the source can't be asked again.
@@ -195,21 +190,7 @@ async fn await_source(context: &mut StepContext, plan: &Plan, vm: Uuid, source: 
     }
 }
 
-/// What the guest's clock lost on the way, if both hosts could ask for it.
-fn guest_gap_ms(context: &StepContext) -> Result<Option<u64>, Problem> {
-    let lags = context.memo::<i64>(LAG_BEFORE)?.zip(context.memo::<i64>(LAG_AFTER)?);
-    Ok(lags.map(|(before, after)| after.saturating_sub(before).max(0).unsigned_abs()))
-}
-
-/// A guest that waited for memory when it was looked at first may execute by now.
-async fn look_again(context: &mut StepContext, plan: &Plan, vm: Uuid) -> Result<(), Problem> {
-    if context.memo::<String>(NOT_ALIVE)?.is_none() {
-        return Ok(());
-    }
-    let liveness = context.agent(&plan.destination).await?.check_liveness(vm, plan.guest_agent).await?;
-    match liveness.alive {
-        true => context.forget(NOT_ALIVE),
-        false => context.note(NOT_ALIVE, &liveness.evidence)?,
-    }
-    Ok(())
+/// What the guest's clock lost on the way, from how far it was behind its host's before the move and is after it.
+fn gap_ms((before, after): (i64, i64)) -> u64 {
+    after.saturating_sub(before).max(0).unsigned_abs()
 }

@@ -29,6 +29,7 @@ pub mod step;
 mod vm_delete;
 mod vm_migrate;
 mod vm_power;
+mod vm_relocate;
 mod vm_revert;
 mod vm_start;
 mod vm_stop;
@@ -82,6 +83,7 @@ pub fn procedure(action: &Action) -> Box<dyn Procedure> {
         Action::VmReboot { .. } | Action::VmPause | Action::VmResume => Box::new(vm_power::VmPower),
         Action::VmDelete { .. } => Box::new(vm_delete::VmDelete),
         Action::VmMigrate { .. } => Box::new(vm_migrate::VmMigrate),
+        Action::VmRelocate { .. } => Box::new(vm_relocate::VmRelocate),
         Action::VmRecover { .. } | Action::SnapshotRevert { .. } => Box::new(vm_revert::VmRevert),
         Action::SnapshotCreate { .. } => Box::new(snapshot_create::SnapshotCreate),
         Action::SnapshotDelete { .. } => Box::new(snapshot_delete::SnapshotDelete),

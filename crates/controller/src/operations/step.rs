@@ -124,10 +124,6 @@ impl StepContext {
         Ok(())
     }
 
-    pub fn forget(&mut self, key: &str) {
-        self.operation.status.memo.remove(key);
-    }
-
     /// Writes the operation now: for memos that must be durable before an effect.
     ///
     /// # Errors

@@ -317,7 +317,11 @@ impl Step for Running {
                     return Err(not_started("it takes too long"));
                 }
                 VmRunState::Starting => context.sleep(POLL).await,
-                VmRunState::Stopped | VmRunState::Failed | VmRunState::Receiving | VmRunState::HandedOver => {
+                VmRunState::Stopped
+                | VmRunState::Failed
+                | VmRunState::Receiving
+                | VmRunState::Arrived
+                | VmRunState::HandedOver => {
                     return Err(not_started(observation.reason.as_deref().unwrap_or("it stopped at once")));
                 }
             }

@@ -164,7 +164,7 @@ async fn a_source_that_dies_after_the_destination_committed_does_not_matter() {
 
 #[tokio::test]
 async fn during_post_copy_the_vm_is_the_destinations_already_and_the_figures_come_at_the_end() {
-    let (world, controller, operation) = scenario_until(Scenario::MigratePostCopy, "check_liveness", 0, |world| {
+    let (world, controller, operation) = scenario_until(Scenario::MigratePostCopy, "apply_networks", 1, |world| {
         let states = |host| world.hosts.vms_on(&name(host))[0].migration.as_ref().map(|report| report.state);
         assert_eq!(states("host-1"), Some(MigrationState::Committing));
         assert_eq!(states("host-3"), Some(MigrationState::Committed));

@@ -97,9 +97,11 @@ async fn a_drain_names_each_vm_that_is_in_the_way_and_moves_the_rest() {
     let stop = StopRequest { grace_s: 0, force: true };
     let stopped = vm::stop(app, &caller(), "idle", stop, &now()).await.expect("stops").operation.expect("one");
     controller.execute(&stopped.metadata.name).await;
-    let mut pinned = world.vm("web").await.expect("a VM");
-    pinned.spec.host = Some(name("host-1"));
-    vm::put(app, &caller(), "web", pinned, &now()).await.expect("pinned");
+    for vm in ["web", "idle"] {
+        let mut pinned = world.vm(vm).await.expect("a VM");
+        pinned.spec.host = Some(name("host-1"));
+        vm::put(app, &caller(), vm, pinned, &now()).await.expect("pinned");
+    }
 
     let drain = host_work::drain(app, &caller(), "host-1", &now()).await.expect("begins").operation.expect("one");
     let busy = host_work::drain(app, &caller(), "host-1", &now()).await.expect_err("busy");
@@ -111,7 +113,7 @@ async fn a_drain_names_each_vm_that_is_in_the_way_and_moves_the_rest() {
     assert!(error.detail.contains("VM 'web'") && error.detail.contains("spec.host"), "{error}");
     expect_back_to_work(&world).await;
 
-    // Without the pin it works, and what does not run stays.
+    // Without the pin it works. What does not run goes, too, unless it can't: then it stays and is named with the reason.
     let mut free = world.vm("web").await.expect("a VM");
     free.spec.host = None;
     vm::put(app, &caller(), "web", free, &now()).await.expect("freed");
@@ -124,11 +126,33 @@ async fn a_drain_names_each_vm_that_is_in_the_way_and_moves_the_rest() {
     }
     let told = app.model.list::<Event>();
     let drained = told.iter().find(|event| event.spec.reason == "HostDrained").expect("told");
-    assert!(drained.spec.message.contains("idle"), "{}", drained.spec.message);
+    assert!(drained.spec.message.contains("'idle' (VM 'idle' may only run"), "{}", drained.spec.message);
     let again = host_work::drain(app, &caller(), "host-1", &now()).await.expect("nothing to do");
     assert!(again.operation.is_none());
     host_work::undrain(app, &caller(), "host-1", &now()).await.expect("back to work");
     expect_back_to_work(&world).await;
+}
+
+#[tokio::test]
+async fn a_drain_moves_stopped_vms_and_a_reboot_leaves_them() {
+    let (world, controller) = with_vm().await;
+    let app = &controller.app;
+    let stop = StopRequest { grace_s: 0, force: true };
+    let stopped = vm::stop(app, &caller(), "web", stop, &now()).await.expect("stops").operation.expect("one");
+    controller.execute(&stopped.metadata.name).await;
+    let at = async || world.vm("web").await.expect("a VM").status.host;
+
+    let reboot = host_work::reboot(app, &caller(), "host-1", &now()).await.expect("begins").operation.expect("one");
+    world.drive(&controller, &reboot.metadata.name).await;
+    succeeded(&world.operation(reboot.name()).await);
+    assert_eq!(at().await, Some(name("host-1")));
+
+    let drain = host_work::drain(app, &caller(), "host-1", &now()).await.expect("begins").operation.expect("one");
+    world.drive(&controller, &drain.metadata.name).await;
+    succeeded(&world.operation(drain.name()).await);
+    let moved_to = at().await.expect("a host");
+    assert_ne!(moved_to, name("host-1"));
+    assert_eq!(world.on_hosts(), [format!("{moved_to}: web Stopped at epoch 2, content 0, 0 states kept")]);
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod hosts_work;
 mod late_reports;
 mod networking;
 mod policies;
+mod pool_balance;
 mod protection;
 mod resource_pools;
 mod scenarios;

@@ -32,6 +32,8 @@ pub enum Scenario {
     MigratePostCopy,
     MigrateInPool,
     StartElsewhere,
+    /// Of a stopped VM that has a snapshot.
+    Relocate,
     SnapshotCreate,
     SnapshotOfStopped,
     SnapshotDelete,
@@ -58,7 +60,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 38] = [
         Self::Start,
         Self::Restart,
         Self::Stop,
@@ -73,6 +75,7 @@ impl Scenario {
         Self::MigratePostCopy,
         Self::MigrateInPool,
         Self::StartElsewhere,
+        Self::Relocate,
         Self::SnapshotCreate,
         Self::SnapshotOfStopped,
         Self::SnapshotDelete,
@@ -317,6 +320,14 @@ impl Scenario {
         }
         controller.execute(&created).await;
         write();
+        if self == Self::Relocate {
+            let stop = StopRequest { grace_s: 0, force: true };
+            let stopped = vm::stop(app, caller, "web", stop, query).await.expect("stops");
+            controller.execute(&stopped.operation.expect("an operation").metadata.name).await;
+            let migrate = MigrateRequest { to: Some(name("host-3")), policy: None };
+            let changed = vm::migrate(app, caller, "web", &migrate, query).await.expect("accepted");
+            return changed.operation.expect("an operation").metadata.name;
+        }
         let changed = match self {
             Self::SnapshotDelete => snapshot::delete(app, caller, "web-before", query).await,
             _ => snapshot::revert(app, caller, "web-before", RevertRequest::default(), query).await,
@@ -329,6 +340,7 @@ impl Scenario {
         match self {
             Self::SnapshotCreate | Self::SnapshotOfStopped => Some((1, 1)),
             Self::SnapshotDelete => Some((2, 0)),
+            Self::Relocate => Some((2, 1)),
             // What was replaced is kept, too.
             Self::Revert | Self::RevertMemory | Self::Recover => Some((1, 2)),
             _ => None,
@@ -357,6 +369,7 @@ impl Scenario {
             Self::Migrate | Self::MigratePostCopy | Self::MigrateInPool => Some((VmPhase::Running, Some("host-3"))),
             Self::StartElsewhere => Some((VmPhase::Running, Some("host-2"))),
             Self::MigratePaused => Some((VmPhase::Paused, Some("host-3"))),
+            Self::Relocate => Some((VmPhase::Stopped, Some("host-3"))),
             Self::HostDrain | Self::HostSleep | Self::HostReboot => Some((VmPhase::Running, Some("host-2"))),
             // It came back when host-2 was updated.
             Self::HostWake | Self::ClusterUpdate => Some((VmPhase::Running, Some("host-1"))),

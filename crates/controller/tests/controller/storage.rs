@@ -20,10 +20,10 @@ use serde_json::{Value, json};
 
 use crate::world::{Controller, World, name, succeeded};
 
-fn admin() -> Caller {
+pub fn admin() -> Caller {
     Caller::token("admin", Role::Admin)
 }
-fn now() -> WriteQuery {
+pub fn now() -> WriteQuery {
     WriteQuery::default()
 }
 fn refusal<T: std::fmt::Debug>(result: Result<T, Problem>) -> Problem {
@@ -35,14 +35,14 @@ fn field<T: std::fmt::Debug>(result: Result<T, Problem>) -> String {
 fn code<T: std::fmt::Debug>(result: Result<T, Problem>) -> String {
     refusal(result).code().to_owned()
 }
-fn sent_pool(pool: &str, path: &str) -> Pool {
+pub fn sent_pool(pool: &str, path: &str) -> Pool {
     Pool::new(name(pool), PoolSpec::dir(path, name("host-1")))
 }
 fn sent(volume: &str, spec: Value) -> Volume {
     Volume::new(name(volume), serde_json::from_value(spec).expect("a spec"))
 }
 
-async fn done<T>(world: &World, controller: &Controller, changed: Result<Changed<T>, Problem>) {
+pub async fn done<T>(world: &World, controller: &Controller, changed: Result<Changed<T>, Problem>) {
     let operation = changed.map_err(|problem| format!("{problem:?}")).expect("accepted").operation;
     let operation = operation.expect("an operation").metadata.name;
     controller.execute(&operation).await;
@@ -50,7 +50,7 @@ async fn done<T>(world: &World, controller: &Controller, changed: Result<Changed
 }
 
 /// A VM on host-1, a pool there, and a volume in it.
-async fn a_volume() -> (World, Controller) {
+pub async fn a_volume() -> (World, Controller) {
     let world = World::new().await;
     let controller = world.controller().await;
     controller.import().await;
@@ -62,7 +62,7 @@ async fn a_volume() -> (World, Controller) {
     (world, controller)
 }
 
-async fn attach(world: &World, controller: &Controller, volume: &str) {
+pub async fn attach(world: &World, controller: &Controller, volume: &str) {
     let request = AttachRequest { vm: name("web") };
     done(world, controller, volume::attach(&controller.app, &admin(), volume, &request, &now()).await).await;
 }

@@ -20,7 +20,7 @@ use gantry_controller::{
     init::{authority_dir, identity_dir, init, store_path},
     loops,
 };
-use gantry_hostlink::{Console, Consoles, answer, fake::FakeWorld};
+use gantry_hostlink::{Console, Content, Streams, answer, fake::FakeWorld};
 use gantry_store::SqliteStore;
 use gantry_trust::{
     CertificateAuthority, ClientAuth, ClientConfig, ExpectedPeer, Identity, KeyRequest, LiveIdentity, Server,
@@ -286,7 +286,7 @@ pub async fn refused(request: RequestBuilder) -> Problem {
 struct Echo;
 
 #[async_trait]
-impl Consoles for Echo {
+impl Streams for Echo {
     async fn open(&self, _vm: Uuid, kind: ConsoleKind) -> Result<Console, Problem> {
         let (printed, output) = mpsc::channel::<Bytes>(8);
         let (input, mut typed) = mpsc::channel::<Bytes>(8);
@@ -313,6 +313,10 @@ impl Consoles for Echo {
         let (records, receiver) = tokio::sync::mpsc::channel(1);
         records.send(port.to_string().into_bytes()).await.expect("a receiver");
         Ok(receiver)
+    }
+
+    async fn take_disk(&self, vm: Uuid, from: &Name, _bytes: u64, _content: Content) -> Result<(), Problem> {
+        Err(Problem::transient("disk-not-expected", format!("no disk of VM {vm} is expected from '{from}'")))
     }
 }
 

@@ -36,6 +36,8 @@ pub(super) struct FakeVm {
     pub last_revert: Option<Uuid>,
     /// It ends with its host's lease.
     pub guarded: bool,
+    /// The relocation that has brought it here, until it is defined.
+    pub arrived: Option<Uuid>,
 }
 
 /// A disk whose content is a number that grows with each write of the guest.
@@ -79,6 +81,7 @@ impl FakeVm {
             disk: FakeDisk::default(),
             points: Vec::new(),
             last_revert: None,
+            arrived: None,
         }
     }
 
@@ -100,6 +103,7 @@ impl FakeVm {
 
     pub(super) fn observe(&self) -> VmObservation {
         let (state, reason) = match &self.guest {
+            Guest::Off { .. } if self.arrived.is_some() => (VmRunState::Arrived, None),
             Guest::Off { failed: true, reason } => (VmRunState::Failed, reason.clone()),
             Guest::Off { failed: false, reason } => (VmRunState::Stopped, reason.clone()),
             Guest::Running => (VmRunState::Running, None),

@@ -104,7 +104,7 @@ pub(super) fn handed_over(vm: &FakeVm) -> Result<(), Problem> {
 }
 
 impl HostState {
-    fn vm(&mut self, vm: Uuid) -> Result<&mut FakeVm, Problem> {
+    pub(super) fn vm(&mut self, vm: Uuid) -> Result<&mut FakeVm, Problem> {
         self.vms.get_mut(&vm).ok_or_else(|| Problem::not_found("vm", &vm.to_string()))
     }
 
@@ -113,7 +113,7 @@ impl HostState {
         FIRST_UID + self.uids_given
     }
 
-    fn expect_image(&self, assignment: &Assignment) -> Result<(), Problem> {
+    pub(super) fn expect_image(&self, assignment: &Assignment) -> Result<(), Problem> {
         if assignment.disk.pool.is_some() {
             // It was put beside the disk when that was made.
             return Ok(());
@@ -147,6 +147,7 @@ impl HostState {
             known.assignment = assignment.clone();
             let is_protected = assignment.ha.policy == HaPolicy::Restart;
             known.guarded = is_protected || (known.guarded && !matches!(known.guest, Guest::Off { .. }));
+            known.arrived = None;
             let observation = known.observe();
             self.claim_disk(assignment)?;
             return Ok(observation);
@@ -274,6 +275,9 @@ impl HostState {
 fn power(vm: &mut FakeVm, request: &PowerRequest) -> Result<VmObservation, Problem> {
     stale(vm, request.epoch)?;
     handed_over(vm)?;
+    if vm.arrived.is_some() {
+        return Err(Problem::conflict("vm-arrived", "it is not said to be this host's VM yet"));
+    }
     let off = || Guest::Off { failed: false, reason: None };
     let is_off = matches!(vm.guest, Guest::Off { .. });
     vm.guest = match (request.action, &vm.guest) {
@@ -367,6 +371,7 @@ impl AgentApi for FakeHost {
 
     async fn remove_vm(&self, vm: Uuid, epoch: u64) -> Result<(), Problem> {
         self.on_host("remove_vm", |host| {
+            host.expected.remove(&vm);
             let Some(known) = host.vms.get(&vm) else { return Ok(()) };
             stale(known, epoch)?;
             handed_over(known)?;

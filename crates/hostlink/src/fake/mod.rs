@@ -11,6 +11,7 @@ mod fencing;
 mod guest;
 mod host;
 mod migration;
+mod relocation;
 mod shared_disk;
 mod snapshots;
 mod storage;
@@ -21,6 +22,7 @@ use std::{
 };
 
 use gantry_api::agent::{Verdict, VmObservation};
+use gantry_api::relocation::ExpectDisk;
 use gantry_types::{HostNetworks, HostResources, Name, Problem, RecoveryPoint};
 use uuid::Uuid;
 
@@ -51,6 +53,8 @@ struct HostState {
     /// Nobody reaches it, and it reaches nobody.
     cut: bool,
     vms: BTreeMap<Uuid, FakeVm>,
+    /// VMs whose disks are to come.
+    expected: BTreeMap<Uuid, ExpectDisk>,
     images: BTreeSet<String>,
     networks: HostNetworks,
     resources: HostResources,

@@ -34,6 +34,8 @@ pub(super) struct FakePool {
     /// What is wrong with the place, and what it has left.
     pub health: Option<PoolHealth>,
     pub free: Option<ByteSize>,
+    /// What volumes take, if a test wants that.
+    pub taken: BTreeMap<Uuid, ByteSize>,
 }
 
 #[derive(Debug, Default)]
@@ -51,11 +53,16 @@ impl FakePool {
     }
 
     fn report(&self, pool: Uuid) -> PoolReport {
-        let report = |(volume, _): (&Uuid, &ByteSize)| VolumeReport { volume: *volume, allocated: ByteSize::mib(1) };
+        let report = |(volume, _): (&Uuid, &ByteSize)| VolumeReport {
+            volume: *volume,
+            allocated: self.taken.get(volume).copied().unwrap_or(ByteSize::mib(1)),
+            io_bytes_per_s: 0,
+        };
         PoolReport {
             pool,
             health: self.health.unwrap_or(PoolHealth::Healthy),
             reason: self.health.map(|_| "so it was asked".to_owned()),
+            busy_percent: None,
             space: Some(PoolSpace { capacity: CAPACITY, free: self.free.unwrap_or(CAPACITY) }),
             volumes: self.content().volumes.iter().map(report).collect(),
         }
@@ -247,6 +254,16 @@ impl super::FakeWorld {
     pub fn pool_reports(&self, host: &gantry_types::Name) -> Vec<PoolReport> {
         let reports = |state: &mut HostState| state.pools.iter().map(|(id, pool)| pool.report(*id)).collect();
         self.with(host, reports).unwrap_or_default()
+    }
+
+    /// What a volume takes in its pool from now on.
+    pub fn fill_volume(&self, host: &gantry_types::Name, volume: Uuid, taken: ByteSize) {
+        self.with(host, |state| {
+            let its = |pool: &&mut FakePool| pool.content().volumes.contains_key(&volume);
+            if let Some(pool) = state.pools.values_mut().find(its) {
+                pool.taken.insert(volume, taken);
+            }
+        });
     }
 
     /// Something happens to a pool: it breaks, or it fills up.

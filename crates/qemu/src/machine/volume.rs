@@ -20,6 +20,7 @@ use crate::qmp::command::ThrottleLimits;
 pub const SLOTS: u8 = 8;
 /// Where the root ports sit on their bus: behind everything that is placed by itself.
 const PORTS_AT: &str = "0x18";
+const NODE_PREFIX: &str = "v-";
 /// What virtio-blk tells the guest at most, in bytes.
 const SERIAL_BYTES_MAX: usize = 20;
 
@@ -48,7 +49,15 @@ impl Volume {
     }
     /// The top of its block graph, which stays.
     pub fn node(&self) -> String {
-        format!("v-{}", self.id)
+        Self::node_named(&self.id)
+    }
+    /// That of the volume with this id.
+    pub fn node_named(id: &str) -> String {
+        format!("{NODE_PREFIX}{id}")
+    }
+    /// Whether a node is the top of a volume's graph.
+    pub fn is_node(name: &str) -> bool {
+        name.starts_with(NODE_PREFIX)
     }
     pub fn group(&self) -> String {
         format!("vl-{}", self.id)

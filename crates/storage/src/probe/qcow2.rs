@@ -103,6 +103,11 @@ impl Header {
         })
     }
 
+    /// Whether its content is in another file.
+    pub(crate) fn has_data_file(&self) -> bool {
+        self.incompatible & INCOMPATIBLE_DATA_FILE != 0
+    }
+
     /// The table of internal snapshots. `reader` is the file this header is of.
     pub(super) fn snapshots(&self, reader: &Reader<'_>) -> Result<Vec<InternalSnapshot>, Refusal> {
         if self.snapshot_count > MAX_SNAPSHOTS {

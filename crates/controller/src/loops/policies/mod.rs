@@ -8,20 +8,21 @@
 mod balance;
 mod power;
 mod schedule;
+mod storage;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use gantry_api::rest::{MigrateRequest, WriteQuery};
+use gantry_api::rest::{MigrateRequest, MigrateVolumeRequest, WriteQuery};
 use gantry_types::{
-    Action, Advice, ErrorClass, Name, Operation, Policy, PolicyMode, PolicyStatus, Problem, Recommendation, Resource,
-    Severity,
+    Action, Advice, ErrorClass, Name, Operation, Policy, PolicyMode, PolicySpec, PolicyStatus, Problem, Recommendation,
+    Resource, Severity,
 };
 use power::lead;
 use uuid::Uuid;
 
 use super::woken;
 use crate::{
-    app::{App, Caller, host_work, vm},
+    app::{App, Caller, host_work, vm, volume},
     objects::Change,
 };
 
@@ -66,7 +67,8 @@ fn fingerprint(policy: &Policy) -> u64 {
 fn interval(policy: &Policy) -> Duration {
     let spec = &policy.spec;
     let balance = spec.balance.as_ref().map(|rule| rule.interval_s);
-    let seconds = balance.or(spec.power.as_ref().map(|rule| rule.interval_s)).unwrap_or(5);
+    let storage = spec.storage.as_ref().map(|rule| rule.interval_s);
+    let seconds = balance.or(storage).or(spec.power.as_ref().map(|rule| rule.interval_s)).unwrap_or(5);
     Duration::from_secs(u64::from(seconds))
 }
 
@@ -83,11 +85,12 @@ struct Findings {
 pub async fn pass(app: &App, policy: &Policy) -> Result<(), Problem> {
     let found = match policy.spec.mode() {
         PolicyMode::Off => Findings::default(),
-        _ => match (&policy.spec.balance, &policy.spec.power, &policy.spec.schedule) {
-            (Some(rule), _, _) => balance::look(app, policy, rule),
-            (_, Some(rule), _) => power::look(app, policy, rule),
-            (_, _, Some(rule)) => schedule::look(app, policy, rule),
-            (None, None, None) => Findings::default(),
+        _ => match &policy.spec {
+            PolicySpec { balance: Some(rule), .. } => balance::look(app, policy, rule),
+            PolicySpec { storage: Some(rule), .. } => storage::look(app, policy, rule),
+            PolicySpec { power: Some(rule), .. } => power::look(app, policy, rule),
+            PolicySpec { schedule: Some(rule), .. } => schedule::look(app, policy, rule),
+            _ => Findings::default(),
         },
     };
     write_down(app, policy, &found).await?;
@@ -148,6 +151,10 @@ pub(crate) async fn begin(
             let request = MigrateRequest { to: Some(to.clone()), policy: None };
             vm::migrate(app, caller, vm.as_str(), &request, &query).await?.operation
         }
+        Advice::MoveVolume { volume, to, .. } => {
+            let request = MigrateVolumeRequest { to: to.clone() };
+            volume::migrate(app, caller, volume.as_str(), &request, &query).await?.operation
+        }
         Advice::Sleep { host } => host_work::sleep(app, caller, host.as_str(), &query).await?.operation,
         Advice::Wake { host } => host_work::wake(app, caller, host.as_str(), &query).await?.operation,
     })
@@ -157,6 +164,7 @@ pub(crate) async fn begin(
 fn recommendation(advice: Advice, reason: String, benefit: f64, cost: f64) -> Recommendation {
     let id = match &advice {
         Advice::Move { vm, to, .. } => format!("{vm}-to-{to}"),
+        Advice::MoveVolume { volume, to, .. } => format!("{volume}-to-{to}"),
         Advice::Sleep { host } => format!("sleep-{host}"),
         Advice::Wake { host } => format!("wake-{host}"),
     };

@@ -1,0 +1,112 @@
+//! A stopped VM goes from one host to another with its disk and all states in it.
+
+use std::fs;
+
+use gantry_api::agent::{Assignment, DiskAssignment, PowerAction, RevertVm, TakeSnapshot, VmRunState};
+use gantry_api::relocation::{DiskArrival, ExpectDisk, SendDisk};
+use gantry_api::{AgentApi, RelocationApi};
+use gantry_types::{ByteSize, Firmware};
+use uuid::Uuid;
+
+use crate::world::{World, code, eventually, in_world, request};
+
+/// To host 1.
+fn expected(vm: &Assignment) -> ExpectDisk {
+    let assignment = Assignment { epoch: vm.epoch + 1, ..vm.clone() };
+    ExpectDisk { relocation: Uuid::new_v4(), assignment, source: "host-1".parse().unwrap() }
+}
+
+fn order(vm: &Assignment) -> SendDisk {
+    let destination = "host-2".parse().unwrap();
+    SendDisk { epoch: vm.epoch, destination, destination_agent: "10.77.0.2:7443".to_owned() }
+}
+
+async fn relocate(world: &World, vm: &Assignment, expected: &ExpectDisk) {
+    let arrival = world.agent(1).expect_disk(vm.uuid, expected).await.unwrap();
+    assert!(matches!(arrival, DiskArrival::Expected { .. }), "{arrival:?}");
+    world.agent(0).send_disk(vm.uuid, &order(vm)).await.unwrap();
+    assert_eq!(world.agent(1).expect_disk(vm.uuid, expected).await, Ok(DiskArrival::Arrived));
+}
+
+#[test]
+fn it_arrives_whole_and_is_this_hosts_only_when_it_is_defined() {
+    in_world(2, async |mut world| {
+        let vm = world.assignment("web-1");
+        world.boot(0, &vm).await;
+        let snapshot = TakeSnapshot { epoch: vm.epoch, snapshot: Uuid::new_v4(), memory: false, quiesce: false };
+        world.agent(0).take_snapshot(vm.uuid, &snapshot).await.unwrap();
+        let expectation = expected(&vm);
+        world.agent(1).expect_disk(vm.uuid, &expectation).await.unwrap();
+        assert_eq!(code(world.agent(0).send_disk(vm.uuid, &order(&vm)).await), "vm-running");
+        world.agent(0).power(vm.uuid, &request(&vm, PowerAction::Kill)).await.unwrap();
+
+        // Nobody else may send it, and nobody what is not expected any more.
+        let stranger = world.as_host(1, 1).send_disk_content(vm.uuid, 0, reqwest::Body::default()).await;
+        assert_eq!(code(stranger), "not-your-move");
+        world.agent(1).remove_vm(vm.uuid, vm.epoch + 1).await.unwrap();
+        assert_eq!(code(world.agent(0).send_disk(vm.uuid, &order(&vm)).await), "disk-not-expected");
+
+        relocate(&world, &vm, &expectation).await;
+        // What came for a move that was given up is no base for the next one.
+        let again = expected(&vm);
+        relocate(&world, &vm, &again).await;
+        world.kill_agent(1);
+        world.start_agent(1).await;
+        let there = Assignment { epoch: vm.epoch + 1, ..vm.clone() };
+        let agent = world.agent(1);
+        assert_eq!(agent.expect_disk(vm.uuid, &again).await, Ok(DiskArrival::Arrived));
+        assert_eq!(world.look(1, vm.uuid).await.unwrap().state, VmRunState::Arrived);
+        assert_eq!(code(agent.power(vm.uuid, &request(&there, PowerAction::Start)).await), "vm-arrived");
+
+        assert_eq!(agent.define_vm(&there).await.unwrap().state, VmRunState::Stopped);
+        world.agent(0).remove_vm(vm.uuid, vm.epoch).await.unwrap();
+        agent.power(vm.uuid, &request(&there, PowerAction::Start)).await.unwrap();
+        world.until(1, vm.uuid, "it boots from the disk that came", |vm| vm.guest_agent).await;
+        agent.power(vm.uuid, &request(&there, PowerAction::Kill)).await.unwrap();
+        let to = snapshot.snapshot;
+        let revert = RevertVm { epoch: there.epoch, revert: Uuid::new_v4(), to, memory: false, keep_as: None };
+        assert_eq!(agent.revert_vm(vm.uuid, &revert).await.unwrap().state, VmRunState::Stopped);
+        agent.remove_vm(vm.uuid, there.epoch).await.unwrap();
+        for host in 0..2 {
+            let state = &world.hosts[host].state_dir;
+            assert_eq!(fs::read_dir(state.join("vms")).unwrap().count(), 0);
+            assert_eq!(fs::read_dir(state.join("pool/disks")).unwrap().count(), 0);
+            assert_eq!(fs::read_dir(state.join("pool/images/.staging")).unwrap().count(), 0);
+        }
+    });
+}
+
+#[test]
+fn its_firmwares_variables_come_along_and_it_is_not_started_while_it_is_sent() {
+    in_world(2, async |world| {
+        let mut vm = world.assignment("uefi-1");
+        vm.firmware = Firmware::Uefi;
+        vm.disk = DiskAssignment { image: None, size: ByteSize::mib(64), pool: None };
+        world.agent(0).define_vm(&vm).await.unwrap();
+        let variables = |host: usize| world.hosts[host].state_dir.join(format!("vms/{}/uefi-vars.fd", vm.uuid));
+        let mut marked = fs::read(variables(0)).unwrap();
+        marked[1000..1004].copy_from_slice(b"mark");
+        fs::write(variables(0), &marked).unwrap();
+
+        let expectation = expected(&vm);
+        world.agent(1).expect_disk(vm.uuid, &expectation).await.unwrap();
+        world.part_hosts(true);
+        let (agent, uuid, send) = (world.agent(0), vm.uuid, order(&vm));
+        let sending = tokio::spawn(async move { agent.send_disk(uuid, &send).await });
+        eventually("it is lent", async || {
+            let again = world.agent(0).define_vm(&vm).await;
+            again.is_err_and(|problem| problem.code() == "disk-being-sent").then_some(())
+        })
+        .await;
+        assert_eq!(code(world.agent(0).power(vm.uuid, &request(&vm, PowerAction::Start)).await), "disk-being-sent");
+        // Nobody waits for it any more.
+        sending.abort();
+        eventually("it is free again", async || world.agent(0).define_vm(&vm).await.ok()).await;
+        world.part_hosts(false);
+
+        relocate(&world, &vm, &expectation).await;
+        assert!(fs::read(variables(1)).unwrap() == marked, "the variables are others");
+        world.agent(0).remove_vm(vm.uuid, vm.epoch).await.unwrap();
+        world.agent(1).remove_vm(vm.uuid, vm.epoch + 1).await.unwrap();
+    });
+}

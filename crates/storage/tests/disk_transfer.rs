@@ -1,0 +1,141 @@
+//! Disks that go from one pool to another: with all states, over the image that is there, or not at all.
+
+mod disks;
+
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+use disks::{Bench, MIB, guest_bytes};
+use gantry_storage::{AlongFiles, DirPool, DiskFile, DiskSpec, Sha256Digest, StorageError};
+use uuid::Uuid;
+
+const DISK: Uuid = Uuid::from_u128(7);
+const VM_UID: u32 = 200_001;
+
+/// Two hosts' pools with the same image in each.
+struct Sites {
+    directory: tempfile::TempDir,
+    source: DirPool,
+    destination: DirPool,
+    image: Sha256Digest,
+}
+
+impl Sites {
+    async fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let bench = Bench::new();
+        let image = bench.import(&bench.disk_as("qcow2", &[])).await.unwrap().sha256;
+        let pool = async |name: &str| {
+            let pool = DirPool::open(&directory.path().join(name)).unwrap();
+            let open = || tokio::fs::File::open(bench.store.image_path(image));
+            pool.ensure_image(image, 100 * MIB, open).await.unwrap();
+            pool
+        };
+        let (source, destination) = (pool("source").await, pool("destination").await);
+        Self { directory, source, destination, image }
+    }
+
+    fn spec(&self) -> DiskSpec {
+        DiskSpec { disk: DISK, size_bytes: 16 * MIB, image: Some(self.image), owner_uid: Some(VM_UID) }
+    }
+
+    /// Sent and staged; what fails is the receiving end's.
+    async fn bytes(&self, along: &AlongFiles) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let disk = DiskFile::open(&self.source.disk_path(DISK)).unwrap();
+        disk.send(along, &mut bytes).await.unwrap();
+        bytes
+    }
+}
+
+fn write(disk: &Path, value: u8, offset: u64) {
+    let command = format!("write -P {value} {offset} 64k");
+    let output = Command::new("qemu-io").args(["-f", "qcow2", "-c", &command]).arg(disk).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn a_disk_arrives_with_all_its_states_over_the_image_that_is_there() {
+    let sites = Sites::new().await;
+    sites.source.create_disk(&sites.spec()).await.unwrap();
+    let path = sites.source.disk_path(DISK);
+    write(&path, 1, 3 * MIB);
+    sites.source.create_disk_snapshot(DISK, "before").await.unwrap();
+    write(&path, 2, 3 * MIB);
+    write(&path, 3, 15 * MIB);
+    let (now, taken) = (guest_bytes(&path), fs::metadata(&path).unwrap().blocks() * 512);
+
+    let along: AlongFiles = [("record".to_owned(), b"{}".to_vec()), ("vars".to_owned(), vec![0xff; 70_000])].into();
+    let bytes = sites.bytes(&along).await;
+    assert!(bytes.len() as u64 <= taken + 128 * 1024, "{} bytes were sent of {taken}", bytes.len());
+    let mut arrived = sites.destination.stage_disk().await.unwrap();
+    let mut heard = 0;
+    let came = arrived.fill(&mut bytes.as_slice(), |received| heard = received).await.unwrap();
+    assert_eq!(came, along);
+    assert!(heard > 0 && heard <= taken);
+    // The source's image is gone from where the disk's header says it is.
+    drop(fs::remove_dir_all(sites.directory.path().join("source")));
+    let found = sites.destination.adopt_disk(&sites.spec(), arrived).await.unwrap();
+    assert_eq!((found.image, found.size_bytes), (Some(sites.image), 16 * MIB));
+
+    let there = sites.destination.disk_path(DISK);
+    assert!(guest_bytes(&there) == now, "the guest would read something else");
+    assert_eq!(fs::metadata(&there).unwrap().uid(), VM_UID);
+    disks::qemu_img(&["check", "-q", there.to_str().unwrap()]);
+    sites.destination.apply_disk_snapshot(DISK, "before").await.unwrap();
+    assert_eq!(guest_bytes(&there)[3 * MIB as usize], 1);
+}
+
+#[tokio::test]
+async fn what_breaks_off_or_is_something_else_is_refused_and_leaves_nothing() {
+    let sites = Sites::new().await;
+    sites.source.create_disk(&sites.spec()).await.unwrap();
+    write(&sites.source.disk_path(DISK), 1, MIB);
+    let whole = sites.bytes(&AlongFiles::new()).await;
+    let mut many = whole.clone();
+    many[14..18].copy_from_slice(&u32::MAX.to_be_bytes());
+    let mut huge = whole.clone();
+    huge[26..30].copy_from_slice(&u32::MAX.to_be_bytes());
+    let cases = [
+        (whole[..whole.len() - 1].to_vec(), ErrorKind::UnexpectedEof),
+        (whole[..200_000].to_vec(), ErrorKind::UnexpectedEof),
+        (Vec::new(), ErrorKind::UnexpectedEof),
+        (b"QFI\xfb and no more than a header".to_vec(), ErrorKind::InvalidData),
+        (many, ErrorKind::InvalidData),
+        (huge, ErrorKind::InvalidData),
+    ];
+    for (bytes, kind) in cases {
+        let mut staged = sites.destination.stage_disk().await.unwrap();
+        assert_eq!(staged.fill(&mut bytes.as_slice(), |_| {}).await.unwrap_err().kind(), kind);
+    }
+    let other_sizes = DiskSpec { size_bytes: 32 * MIB, ..sites.spec() };
+    let without_image = DiskSpec { image: None, ..sites.spec() };
+    for spec in [other_sizes, without_image] {
+        let mut staged = sites.destination.stage_disk().await.unwrap();
+        staged.fill(&mut whole.as_slice(), |_| {}).await.unwrap();
+        let error = sites.destination.adopt_disk(&spec, staged).await.unwrap_err();
+        assert!(matches!(error, StorageError::DiskConflict { .. }), "{error}");
+    }
+    assert_eq!(sites.destination.disk(DISK).await.unwrap(), None);
+    let staged = fs::read_dir(sites.destination.path().join("images/.staging")).unwrap().count();
+    assert_eq!(staged, 0);
+}
+
+/// A guest that has taken over its QEMU can write whatever it likes into the header.
+#[tokio::test]
+async fn a_disk_whose_content_is_elsewhere_is_not_taken() {
+    let sites = Sites::new().await;
+    let path = sites.source.disk_path(DISK);
+    let raw = sites.directory.path().join("data.raw");
+    let options = format!("data_file={}", raw.display());
+    disks::qemu_img(&["create", "-q", "-f", "qcow2", "-o", &options, path.to_str().unwrap(), "16M"]);
+    let bytes = sites.bytes(&AlongFiles::new()).await;
+    let mut staged = sites.destination.stage_disk().await.unwrap();
+    staged.fill(&mut bytes.as_slice(), |_| {}).await.unwrap();
+    let spec = DiskSpec { image: None, ..sites.spec() };
+    let error = sites.destination.adopt_disk(&spec, staged).await.unwrap_err();
+    assert!(matches!(error, StorageError::DiskConflict { .. }), "{error}");
+}
