@@ -63,6 +63,7 @@ export function policyActions(policy: Policy): Action[] {
 /** In words: what it would do. */
 export function adviceWords(advice: Recommendation): string {
   if (advice.advice === 'move') return `Move ${advice.vm} from ${advice.from} to ${advice.to}`;
+  if (advice.advice === 'move_volume') return `Move volume ${advice.volume} from ${advice.from} to ${advice.to}`;
   return advice.advice === 'sleep' ? `Put ${advice.host} to sleep` : `Wake ${advice.host}`;
 }
 
