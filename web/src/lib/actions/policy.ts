@@ -3,7 +3,7 @@ import { call } from '../api/client';
 import type { Policy, Recommendation } from '../api/types';
 import type { Action } from './action';
 
-type Rule = 'balance' | 'power' | 'schedule';
+type Rule = 'balance' | 'storage' | 'power' | 'schedule';
 export type Mode = 'off' | 'advise' | 'automatic';
 
 /** What a policy is, for people. */
@@ -11,6 +11,10 @@ export function wordsOf({ spec }: Policy): { rule: Rule; mode: Mode; words: stri
   if (spec.balance) {
     const { mode = 'off', interval_s = 10, max_moves = 2 } = spec.balance;
     return { rule: 'balance', mode, words: `Looks every ${interval_s} s; at most ${max_moves} moves at once from busy hosts to others.` };
+  }
+  if (spec.storage) {
+    const { mode = 'off', interval_s = 30, limit_percent = 80 } = spec.storage;
+    return { rule: 'storage', mode, words: `Looks every ${interval_s} s; moves volumes out of pools that are more than ${limit_percent} % full or busy.` };
   }
   if (spec.power) {
     const { mode = 'off', interval_s = 10, spare = 1 } = spec.power;
