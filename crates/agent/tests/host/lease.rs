@@ -49,8 +49,12 @@ async fn standing(world: &World, expected: LeaseStanding) {
 }
 
 async fn runs(world: &World, vm: &Assignment) -> u32 {
-    world.until(0, vm.uuid, "it runs", |vm| vm.state == VmRunState::Running).await;
-    world.qemus(0)[0]
+    eventually("it runs", async || {
+        // An agent that has just gone on may not have noticed yet that its QEMU is gone.
+        let told = world.look(0, vm.uuid).await?.state == VmRunState::Running;
+        world.qemus(0).first().copied().filter(|_| told)
+    })
+    .await
 }
 
 async fn no_qemu(world: &World) {
