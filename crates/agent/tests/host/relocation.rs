@@ -44,7 +44,9 @@ fn it_arrives_whole_and_is_this_hosts_only_when_it_is_defined() {
         let stranger = world.as_host(1, 1).send_disk_content(vm.uuid, 0, reqwest::Body::default()).await;
         assert_eq!(code(stranger), "not-your-move");
         world.agent(1).remove_vm(vm.uuid, vm.epoch + 1).await.unwrap();
-        assert_eq!(code(world.agent(0).send_disk(vm.uuid, &order(&vm)).await), "disk-not-expected");
+        // Who refuses does not read what is sent: the refusal itself may be lost with the connection.
+        let refused = code(world.agent(0).send_disk(vm.uuid, &order(&vm)).await);
+        assert!(["disk-not-expected", "peer-unreachable"].contains(&refused.as_str()), "{refused}");
 
         relocate(&world, &vm, &expectation).await;
         // What came for a move that was given up is no base for the next one.

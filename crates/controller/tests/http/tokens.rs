@@ -40,6 +40,7 @@ pub fn sample_body(method: &Method, path: &str) -> String {
         _ if method == Method::DELETE || method == Method::GET => return String::new(),
         ["users" | "tokens"] => json!({"name": "absent", "role": "admin"}),
         ["clusters", _, "update"] => json!({"method": "reboot"}),
+        ["hosts", _, "fence"] => json!({"why": "smoke"}),
         ["volumes", _, "attach"] => json!({"vm": "absent"}),
         ["volumes", _, "migrate"] => json!({"to": "absent"}),
         [_, _, _] => return String::new(),
