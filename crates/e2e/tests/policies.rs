@@ -133,7 +133,7 @@ async fn a_host_is_drained_under_load_sleeps_and_is_woken_by_a_start() -> Result
     lab.gantry(&["host", "drain", "host-2"]).await?.ok()?;
     let gone: Vm = lab.client().get("writer").await?;
     ensure!(host_of(&gone)? == 1 && gone.status.phase == VmPhase::Stopped, "{:?}", gone.status);
-    disk::check(&lab.stopped_disk("writer").await?, writes.last())?;
+    disk::check(&lab.disk(1, gone.metadata.uuid), writes.last())?;
     lab.passed();
     Ok(())
 }
