@@ -44,13 +44,18 @@ pub(crate) fn copy_once(template: &Path, path: &Path, uid: u32) -> io::Result<()
     if fs::symlink_metadata(path).is_ok() {
         return Ok(());
     }
+    write(&mut File::open(template)?, path, uid)
+}
+
+/// Makes a file with this content for the VM's user, complete or not at all; one that is there is replaced.
+fn write(content: &mut impl Read, path: &Path, uid: u32) -> io::Result<()> {
     let fresh = path.with_added_extension("new");
     match fs::remove_file(&fresh) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&fresh)?;
-    io::copy(&mut File::open(template)?, &mut file)?;
+    io::copy(content, &mut file)?;
     fchown(&file, Some(uid), Some(uid))?;
     file.sync_all()?;
     fs::rename(fresh, path)
@@ -71,20 +76,7 @@ pub(crate) fn read_all(directory: &Path, wanted: impl Fn(&str) -> bool) -> io::R
 
 /// Makes files with this content for the VM's user; those that are there are replaced.
 pub(crate) fn write_all(directory: &Path, files: &AlongFiles, uid: u32) -> io::Result<()> {
-    for (name, content) in files {
-        let path = directory.join(name);
-        let fresh = path.with_added_extension("new");
-        match fs::remove_file(&fresh) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&fresh)?;
-        file.write_all(content)?;
-        fchown(&file, Some(uid), Some(uid))?;
-        file.sync_all()?;
-        fs::rename(fresh, path)?;
-    }
-    Ok(())
+    files.iter().try_for_each(|(name, content)| write(&mut content.as_slice(), &directory.join(name), uid))
 }
 
 /// Makes sure of a log that the VM's user appends to.

@@ -53,13 +53,14 @@ pub struct Memory {
 /// One look at all protected VMs.
 pub async fn pass(app: &App, memory: &mut Memory) -> Result<(), Problem> {
     let now = moment(&*app.clock);
-    let protected = |vm: &Vm| vm.status.displaced.is_some() || vm.spec.ha.policy == HaPolicy::Restart;
-    let vms: Vec<Arc<Vm>> =
-        app.model.read(|tables| tables.vms.values().filter(|vm| protected(vm)).map(Arc::clone).collect());
-    if vms.iter().all(|vm| vm.status.displaced.is_none()) {
+    // As nearly always.
+    if app.model.read(|tables| tables.vms.values().all(|vm| vm.status.displaced.is_none())) {
         *memory = Memory::default();
         return Ok(());
     }
+    let protected = |vm: &Vm| vm.status.displaced.is_some() || vm.spec.ha.policy == HaPolicy::Restart;
+    let vms: Vec<Arc<Vm>> =
+        app.model.read(|tables| tables.vms.values().filter(|vm| protected(vm)).map(Arc::clone).collect());
     let known: BTreeSet<Uuid> = vms.iter().map(|vm| vm.metadata.uuid).collect();
     memory.down.retain(|vm, _| known.contains(vm));
     memory.attempts.retain(|vm, _| known.contains(vm));

@@ -18,6 +18,7 @@ use super::woken;
 use crate::{
     app::{App, fence, pool},
     leases::moment,
+    model::Tables,
     objects::Change,
 };
 
@@ -136,8 +137,8 @@ pub async fn switch_off(app: &App, host: &Host, fence: &HostFence) {
 
 /// One look at all hosts: begins, concludes and tells.
 pub async fn pass(app: &App) -> Result<(), Problem> {
-    for host in app.model.list::<Host>() {
-        if host.status.fence.is_none() && host.status.state == HostState::Lost && holds_others_up(app, &host) {
+    for host in app.model.read(lost) {
+        if holds_others_up(app, &host) {
             begin(app, &host).await?;
         }
     }
@@ -159,16 +160,27 @@ pub async fn pass(app: &App) -> Result<(), Problem> {
     Ok(())
 }
 
+/// The hosts that nobody has shut out yet. There may be very many hosts, and this is asked four times a second.
+fn lost(tables: &Tables) -> Vec<Arc<Host>> {
+    let is_lost = |host: &&Arc<Host>| host.status.fence.is_none() && host.status.state == HostState::Lost;
+    tables.hosts.values().filter(is_lost).cloned().collect()
+}
+
+/// A guarded VM that is believed to run there, with nobody at work on it.
+fn runs_guarded_at(vm: &Vm, host: &Name) -> bool {
+    vm.status.host.as_ref() == Some(host)
+        && vm.status.is_guarded()
+        && vm.status.operation.is_none()
+        && fence::executes(vm)
+}
+
 /// A protected VM could run elsewhere if it were certain that it does not run there.
 fn holds_others_up(app: &App, host: &Host) -> bool {
     app.model.read(|tables| {
         let its = |vm: &Vm| {
-            vm.status.host.as_ref() == Some(&host.metadata.name)
-                && vm.status.is_guarded()
-                && vm.status.operation.is_none()
+            runs_guarded_at(vm, &host.metadata.name)
                 && vm.spec.ha.policy == gantry_types::HaPolicy::Restart
                 && vm.spec.power == PowerState::Running
-                && fence::executes(vm)
                 && vm.spec.host.is_none()
                 && pool::is_disk_shared(tables, vm)
         };
@@ -196,13 +208,7 @@ async fn begin(app: &App, host: &Host) -> Result<(), Problem> {
 
 /// The guarded VMs that ran there surely do not any more.
 async fn displace(app: &App, host: &Host) -> Result<(), Problem> {
-    let ran_there = |vm: &Vm| {
-        vm.status.host.as_ref() == Some(&host.metadata.name)
-            && vm.status.is_guarded()
-            && vm.status.operation.is_none()
-            && vm.status.displaced.is_none()
-            && fence::executes(vm)
-    };
+    let ran_there = |vm: &Vm| runs_guarded_at(vm, &host.metadata.name) && vm.status.displaced.is_none();
     let names: Vec<String> = app
         .model
         .read(|tables| tables.vms.values().filter(|vm| ran_there(vm)).map(|vm| vm.name().to_owned()).collect());

@@ -14,7 +14,7 @@ use gantry_api::{
     AgentApi,
     agent::{Liveness, MigrationState},
 };
-use gantry_types::{ErrorClass, Host, HostState, MigrationFigures, Problem, Resource};
+use gantry_types::{ErrorClass, Host, HostState, MigrationFigures, Name, Problem, Resource};
 use uuid::Uuid;
 
 use super::{
@@ -48,15 +48,20 @@ impl Step for Record {
 
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let plan = Plan::need(context)?;
-        context
-            .update_vm(|vm| {
-                vm.status.host = Some(plan.destination.clone());
-                vm.status.epoch = plan.epoch();
-                vm.status.moving_to = None;
-            })
-            .await?;
-        Ok(())
+        record_at(context, &plan.destination, plan.epoch()).await
     }
+}
+
+/// From now on the VM is this host's.
+pub(super) async fn record_at(context: &mut StepContext, host: &Name, epoch: u64) -> Result<(), Problem> {
+    context
+        .update_vm(|vm| {
+            vm.status.host = Some(host.clone());
+            vm.status.epoch = epoch;
+            vm.status.moving_to = None;
+        })
+        .await?;
+    Ok(())
 }
 
 /// The other hosts hear where the VM is now: until then they don't reach its guest.

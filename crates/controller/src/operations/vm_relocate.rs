@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::{
     assignment::{assignment, image_of},
+    migration_ending::record_at,
     placing::choose,
     step::{CANCELLED, Ending, Patience, Procedure, Step, StepContext, Undone},
     vm_power::back_to_former,
@@ -253,14 +254,7 @@ impl Step for Record {
 
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let plan = Plan::need(context)?;
-        context
-            .update_vm(|vm| {
-                vm.status.host = Some(plan.destination.clone());
-                vm.status.epoch = plan.epoch();
-                vm.status.moving_to = None;
-            })
-            .await?;
-        Ok(())
+        record_at(context, &plan.destination, plan.epoch()).await
     }
 }
 

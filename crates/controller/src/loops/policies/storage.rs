@@ -97,12 +97,15 @@ fn facts(app: &App, cluster: &Name) -> (Vec<PoolFacts>, Vec<VolumeFacts>) {
     });
     let pool_facts: Vec<_> = pool_facts.collect();
     let rates = app.model.overlay(rates);
+    let rate = |volume: &Volume| rates.get(&volume.metadata.uuid).copied().unwrap_or_default();
+    let mut rates_of_pools: BTreeMap<&Name, u64> = BTreeMap::new();
+    for volume in &volumes {
+        *rates_of_pools.entry(&volume.spec.pool).or_default() += rate(volume);
+    }
     let volume_facts = volumes.iter().map(|volume| {
         let uuid = volume.metadata.uuid;
         let used = app.model.overlay(|overlay| overlay.volumes.get(&uuid).copied().unwrap_or_default());
-        let rate = |volume: &Volume| rates.get(&volume.metadata.uuid).copied().unwrap_or_default();
-        let all: u64 =
-            volumes.iter().filter(|other| other.spec.pool == volume.spec.pool).map(|other| rate(other)).sum();
+        let all = rates_of_pools.get(&volume.spec.pool).copied().unwrap_or_default();
         let pool_busy = pool_facts.iter().find(|pool| pool.name == volume.spec.pool).map_or(0.0, |pool| pool.busy);
         VolumeFacts {
             uuid,
