@@ -16,6 +16,7 @@ use super::{load_balancers, router_addresses, woken};
 use crate::{app::App, host_networks::compute};
 
 const INTERVAL: Duration = Duration::from_secs(1);
+const VANISHED_LOOK: Duration = Duration::from_millis(200);
 
 /// What each host was told last. Empty after a start: then every host is told again.
 #[derive(Default)]
@@ -39,15 +40,31 @@ pub async fn run(app: Arc<App>) {
     }
 }
 
-/// Brings every reachable host up to date.
+/// Brings every reachable host up to date. One that vanishes meanwhile is waited for only until it is known to be lost:
+/// its connection may take a minute to fail, and the next pass is what tells the others where its VMs are by then.
 pub async fn pass(app: &App) {
-    let ready = app.model.list::<Host>().into_iter().filter(|host| host.status.state == HostState::Ready);
+    let ready = app.model.list::<Host>().into_iter().filter(|host| is_ready(host));
     let pushes = ready.map(|host| async move {
-        if let Err(problem) = app.distribute(&host.metadata.name, false).await {
-            tracing::warn!(host = %host.metadata.name, %problem, "its networks are not up to date yet");
+        let name = &host.metadata.name;
+        tokio::select! {
+            biased;
+            pushed = app.distribute(name, false) => if let Err(problem) = pushed {
+                tracing::warn!(host = %name, %problem, "its networks are not up to date yet");
+            },
+            () = vanished(app, name) => tracing::warn!(host = %name, "it is lost, its networks wait for it"),
         }
     });
     join_all(pushes).await;
+}
+
+fn is_ready(host: &Host) -> bool {
+    host.status.state == HostState::Ready
+}
+
+async fn vanished(app: &App, host: &Name) {
+    while app.model.get::<Host>(host.as_str()).is_some_and(|host| is_ready(&host)) {
+        app.clock.sleep(VANISHED_LOOK).await;
+    }
 }
 
 impl App {

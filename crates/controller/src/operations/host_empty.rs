@@ -8,7 +8,11 @@
 //! A VM that executes and can't be moved is an obstacle: the rest is moved all the same, then the step fails and names
 //! each. One that does not execute is none: it stays, with its disk, and is named with the reason. Undone, moves under way are cancelled, what has moved stays where it is, and the host takes VMs again if it did before.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use gantry_api::{
@@ -195,7 +199,8 @@ fn leaving(context: &StepContext, host: &Name) -> Vec<Name> {
         });
         gone.map(|operation| operation.spec.target.name.clone()).collect::<Vec<_>>()
     });
-    releasing.into_iter().chain(held).collect()
+    // A host that holds one tells of it while its operation releases it.
+    releasing.into_iter().chain(held).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// Why this VM is not tried to be moved any more.
