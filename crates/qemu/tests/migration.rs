@@ -59,15 +59,14 @@ async fn move_guest(from: &TestVm, to: &TestVm, tls: Option<PathBuf>, postcopy: 
     source.start_mirror().await.expect("start mirror");
     let mut copied = None;
     let note = |progress: MirrorProgress| copied = Some(progress);
-    source.wait_mirror_ready(note, soon()).await.expect("mirror");
-    assert!(copied.is_some_and(|progress| progress.copied_bytes > 0));
-    let tuning = RamTuning {
-        max_bandwidth_bytes_per_s: postcopy.then_some(CRAWL_BYTES_PER_S),
-        postcopy,
-        ..RamTuning::default()
-    };
+    source.wait_mirrored(Mirrored::NearlyAll, |_| {}, soon()).await.expect("most of the mirror");
+    let tuning =
+        RamTuning { max_bandwidth_bytes_per_s: postcopy.then_some(CRAWL_BYTES_PER_S), downtime_limit_ms: 0, postcopy };
     source.configure(&tuning).await.expect("configure");
     source.start_ram().await.expect("start");
+    source.wait_mirrored(Mirrored::All, note, soon()).await.expect("mirror");
+    assert!(copied.is_some_and(|progress| progress.copied_bytes > 0));
+    source.limit_downtime(RamTuning::default().downtime_limit_ms).await.expect("limit");
     let directive = |progress: &MigrationProgress| match progress.phase {
         MigrationPhase::Active if postcopy => Directive::SwitchToPostcopy,
         _ => Directive::Wait,
@@ -302,7 +301,7 @@ const STEPS: [Step; 5] =
 async fn advance(source: &MigrationSource, to: Step, postcopy: bool) {
     source.start_mirror().await.expect("start mirror");
     if to >= Step::MirrorReady {
-        source.wait_mirror_ready(|_| {}, soon()).await.expect("mirror");
+        source.wait_mirrored(Mirrored::All, |_| {}, soon()).await.expect("mirror");
     }
     if to >= Step::CopyingMemory {
         let crawl = to == Step::CopyingMemory || postcopy;

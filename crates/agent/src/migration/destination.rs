@@ -173,11 +173,15 @@ impl VmTask {
         self.carry_out_verdict(decision).await
     }
 
-    /// The source sends them while it hands over; they are of use from the moment the guest runs.
+    /// The source sends them while it hands over; they are of use from the moment the guest runs. The guest stands still
+    /// by now: frames that come here already wait at its port.
     pub(crate) async fn adopt_flows(&mut self, migration: Uuid, flows: &[Flow]) -> Result<(), Problem> {
         if !self.is_receiving() || self.migration_id() != Some(migration) {
             return Err(Problem::conflict("not-receiving", format!("migration {migration} is not received here"))
                 .remedy("nothing is to be done: the source sends them once, and goes on without"));
+        }
+        if let Err(error) = self.host.networks.activate(self.vm).await {
+            tracing::warn!(vm = %self.vm, %error, "the arriving guest's network port is not active yet");
         }
         let added = flows::adopt(&self.known()?.assignment.nics, flows).await?;
         tracing::debug!(vm = %self.vm, sent = flows.len(), added = added.len(), "connections of the arriving VM");

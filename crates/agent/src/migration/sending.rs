@@ -7,7 +7,7 @@ use std::time::Duration;
 use gantry_api::AgentApi;
 use gantry_api::agent::{NicAssignment, SendMigration, Verdict};
 use gantry_hostlink::AgentClient;
-use gantry_qemu::migration::{HandedOver, MigrationError, MigrationPhase, MigrationSource, RamTuning};
+use gantry_qemu::migration::{HandedOver, MigrationError, MigrationPhase, MigrationSource, Mirrored, RamTuning};
 use gantry_qemu::qmp::{Event, EventStream, Qmp};
 use gantry_trust::LiveIdentity;
 use gantry_types::{ErrorClass, MigrationFigures, MigrationMode, Name, Problem, Timestamp};
@@ -148,12 +148,10 @@ impl Sending {
             lost = self.destination_lost() => return Err(lost),
         };
         self.phase("switchover");
-        let failed = |error| self.failed(error);
         let deadline = Instant::now() + SWITCHOVER_LIMIT;
-        self.check_destination().await?;
         // The guest stands still: its connections do not change any more but for what others send.
         let (handed_over, ()) = tokio::join!(self.hand_over(source, deadline), self.hand_over_flows());
-        let handed_over = handed_over.map_err(failed)?;
+        let handed_over = handed_over?;
         if handed_over == HandedOver::PostcopyActive {
             self.phase("post_copy");
         }
@@ -167,20 +165,20 @@ impl Sending {
         Ok(())
     }
 
-    async fn hand_over(&self, source: &MigrationSource, deadline: Instant) -> Result<HandedOver, MigrationError> {
-        source.finish_mirror(deadline).await?;
-        source.continue_switchover().await?;
-        source.wait_handed_over(deadline).await
+    async fn hand_over(&self, source: &MigrationSource, deadline: Instant) -> Result<HandedOver, Problem> {
+        let failed = |error| self.failed(error);
+        // A destination that does not answer is known sooner than a copy that does not get on.
+        tokio::try_join!(self.check_destination(), async { source.finish_mirror(deadline).await.map_err(failed) })?;
+        source.continue_switchover().await.map_err(failed)?;
+        source.wait_handed_over(deadline).await.map_err(failed)
     }
 
-    /// Sends the guest's tracked connections ahead of it. Without them it moves all the same.
+    /// Sends the guest's tracked connections ahead of it, even if there are none: then the destination makes ready for
+    /// its frames. Without them it moves all the same.
     async fn hand_over_flows(&self) {
         let hand_over = async {
             let routers = self.host.networks.routers_of(&self.nics).await;
             let flows = flows::of_vm(&self.nics, &routers).await?;
-            if flows.is_empty() {
-                return Ok(());
-            }
             self.peer.adopt_flows(self.vm, self.request.migration, &flows).await
         };
         match timeout(FLOWS_LIMIT, hand_over).await {
@@ -197,15 +195,14 @@ impl Sending {
         self.phase("disk");
         source.start_mirror().await.map_err(failed)?;
         let mut disk_bytes = 0;
-        let on_disk = |progress: gantry_qemu::migration::MirrorProgress| {
+        let mut on_disk = |progress: gantry_qemu::migration::MirrorProgress| {
             disk_bytes = progress.copied_bytes;
             self.shared.update_progress(|shown| {
                 shown.disk_bytes_done = progress.copied_bytes;
                 shown.disk_bytes_total = progress.total_bytes;
             });
         };
-        source.wait_mirror_ready(on_disk, copy_deadline).await.map_err(failed)?;
-        measured.disk_bytes = disk_bytes;
+        source.wait_mirrored(Mirrored::NearlyAll, &mut on_disk, copy_deadline).await.map_err(failed)?;
 
         let policy = &self.request.policy;
         let downtime_limit_ms = u64::from(policy.max_downtime_ms);
@@ -213,14 +210,19 @@ impl Sending {
         let limit = u64::from(policy.bandwidth_mib_per_s) << 20;
         let tuning = RamTuning {
             max_bandwidth_bytes_per_s: (limit > 0).then_some(limit),
-            downtime_limit_ms: convergence.downtime_limit_ms(),
+            // The guest must not be stopped for its memory while its disk still needs time.
+            downtime_limit_ms: 0,
             // Both ends must have the same capabilities.
             postcopy: self.request.post_copy,
         };
-        self.phase("memory");
         source.configure(&tuning).await.map_err(failed)?;
         let events = self.qmp.as_ref().map(Qmp::events);
         source.start_ram().await.map_err(failed)?;
+        // Ends even if the guest was stopped meanwhile, as one that writes nothing is: its disk is copied all the same.
+        source.wait_mirrored(Mirrored::All, &mut on_disk, copy_deadline).await.map_err(failed)?;
+        measured.disk_bytes = disk_bytes;
+        self.phase("memory");
+        source.limit_downtime(convergence.downtime_limit_ms()).await.map_err(failed)?;
         let on_memory = |progress: &gantry_qemu::migration::MigrationProgress| {
             self.show(progress);
             convergence.judge(progress)

@@ -266,6 +266,9 @@ impl Networks {
         state.touched += 1;
         self.changed.notify_one();
         let Some(ports) = state.vms.get_mut(&vm) else { return Ok(()) };
+        if ports.place == Place::Here {
+            return Ok(());
+        }
         ports.place = Place::Here;
         for nic in &ports.nics {
             let activated = self.plane.activate_port(&port_ref(nic)).await;

@@ -33,10 +33,22 @@ pub struct Peer {
     pub tls: Option<PeerTls>,
 }
 
+/// So little of a disk is copied in a moment.
+const NEARLY_ALL_BYTES: u64 = 32 << 20;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MirrorProgress {
     pub copied_bytes: u64,
     pub total_bytes: u64,
+}
+
+/// How far the copying of the disks has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mirrored {
+    /// All but what is copied in a moment.
+    NearlyAll,
+    /// All but the latest writes.
+    All,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,9 +151,10 @@ impl MigrationSource {
         Ok(Some(id))
     }
 
-    /// Waits until every disk's copy is complete but for the latest writes.
-    pub async fn wait_mirror_ready(
+    /// Waits until so much of every disk is copied.
+    pub async fn wait_mirrored(
         &self,
+        wanted: Mirrored,
         mut on_progress: impl FnMut(MirrorProgress),
         deadline: Instant,
     ) -> Result<(), MigrationError> {
@@ -152,7 +165,9 @@ impl MigrationSource {
                 copied_bytes: jobs.iter().map(|job| job.offset).sum(),
                 total_bytes: jobs.iter().map(|job| job.len).sum(),
             });
-            if jobs.iter().all(|job| job.ready) {
+            // A job does not know yet how much there is while its length is zero.
+            let nearly = |job: &BlockJobInfo| job.len > 0 && job.len.saturating_sub(job.offset) <= NEARLY_ALL_BYTES;
+            if jobs.iter().all(|job| job.ready || wanted == Mirrored::NearlyAll && nearly(job)) {
                 return Ok(());
             }
             self.look_again(&mut events, deadline, "copying the disks").await?;
@@ -203,6 +218,14 @@ impl MigrationSource {
                 ..MigrateSetParameters::default()
             })
             .await?;
+        Ok(())
+    }
+
+    /// Changes how long the guest may stand still, also while its memory is being sent. With 0 it goes on until it writes
+    /// nothing at all.
+    pub async fn limit_downtime(&self, limit_ms: u64) -> Result<(), MigrationError> {
+        let limit = MigrateSetParameters { downtime_limit: Some(limit_ms), ..MigrateSetParameters::default() };
+        self.qmp.execute(limit).await?;
         Ok(())
     }
 
