@@ -1,7 +1,7 @@
 //! `bench network`: the data plane alone, in network namespaces that stand for hosts.
 //!
-//! The stream runs between two endpoints on different hosts, once through the product's taps, guards, groups, bridges and
-//! VXLAN, once through a bridge and a VXLAN made by hand. The endpoints are the same: a tap of a namespace of their own,
+//! The stream runs between two endpoints on different hosts: through the product's taps, guards, bridges and VXLAN, through
+//! the same with security groups, and through a bridge and a VXLAN made by hand. The endpoints are the same: a tap of a namespace of their own,
 //! whose frames this process carries to and from the host's tap, as QEMU does for a guest.
 
 use std::fs::File;
@@ -40,19 +40,28 @@ const MEMBERS_PORT: u16 = 9;
 pub async fn network(ports: u32, runs: usize) -> Result<Vec<Figure>> {
     let mut figures = group_change(ports, runs).await?;
     figures.extend(rules_and_sets(ports).await?);
-    let (mut product, mut peer) = (Vec::new(), Vec::new());
+    let (mut plain, mut grouped, mut peer) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..runs {
-        product.push(stream(true).await?);
-        peer.push(stream(false).await?);
+        plain.push(stream(Through::Product { groups: false }).await?);
+        grouped.push(stream(Through::Product { groups: true }).await?);
+        peer.push(stream(Through::ByHand).await?);
     }
-    let middle = |values: &mut Vec<f64>| {
+    let middle = |mut values: Vec<f64>| {
         values.sort_by(f64::total_cmp);
         values[values.len() / 2]
     };
-    let (product, peer) = (middle(&mut product), middle(&mut peer));
-    let figure = Figure::against("network_throughput_mib_per_s", product, peer, Better::Higher, runs);
-    figures.push(figure.promise(0.95));
+    let peer = middle(peer);
+    let against = |name, product| Figure::against(name, middle(product), peer, Better::Higher, runs).promise(0.95);
+    figures.push(against("network_throughput_mib_per_s", plain));
+    figures.push(against("network_throughput_with_groups_mib_per_s", grouped));
     Ok(figures)
+}
+
+/// What a stream passes.
+#[derive(Clone, Copy)]
+enum Through {
+    Product { groups: bool },
+    ByHand,
 }
 
 /// Hosts on a switch; underlay addresses 10.77.0.1 and up.
@@ -192,18 +201,30 @@ fn count(host: &Namespace) -> Result<(usize, usize)> {
 }
 
 /// MiB per second from the endpoint on one host to that on the other.
-async fn stream(through_product: bool) -> Result<f64> {
+async fn stream(through: Through) -> Result<f64> {
     let site = Site::new(2)?;
     let home = |port: u32| port;
     let mut endpoints: Vec<Endpoint> = Vec::new();
     for (host, port) in site.hosts.iter().zip(1..) {
-        let tap = if through_product {
-            let plane = LinuxDataPlane::in_namespace(host.name());
-            plane.apply(&desired(port, 2, 2, home, STREAM_PORT)?).await?;
-            tap_name(id(port))
-        } else {
-            by_hand(host, port)?;
-            "tap0".to_owned()
+        let tap = match through {
+            Through::Product { groups } => {
+                let plane = LinuxDataPlane::in_namespace(host.name());
+                let mut wanted = desired(port, 2, 2, home, STREAM_PORT)?;
+                if !groups {
+                    wanted
+                        .networks
+                        .iter_mut()
+                        .flat_map(|network| &mut network.local)
+                        .for_each(|own| own.groups.clear());
+                    wanted.groups.clear();
+                }
+                plane.apply(&wanted).await?;
+                tap_name(id(port))
+            }
+            Through::ByHand => {
+                by_hand(host, port)?;
+                "tap0".to_owned()
+            }
         };
         endpoints.push(Endpoint::new(host, &tap, port)?);
     }

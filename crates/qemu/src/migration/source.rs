@@ -33,6 +33,7 @@ pub struct Peer {
     pub tls: Option<PeerTls>,
 }
 
+const UNKNOWN_LENGTH_LOOK: Duration = Duration::from_millis(5);
 /// So little of a disk is copied in a moment.
 const NEARLY_ALL_BYTES: u64 = 32 << 20;
 
@@ -169,6 +170,11 @@ impl MigrationSource {
             let nearly = |job: &BlockJobInfo| job.len > 0 && job.len.saturating_sub(job.offset) <= NEARLY_ALL_BYTES;
             if jobs.iter().all(|job| job.ready || wanted == Mirrored::NearlyAll && nearly(job)) {
                 return Ok(());
+            }
+            if wanted == Mirrored::NearlyAll && jobs.iter().any(|job| job.len == 0) && Instant::now() < deadline {
+                // No event tells when it knows, and a small disk is copied before anybody looks again.
+                tokio::time::sleep(UNKNOWN_LENGTH_LOOK).await;
+                continue;
             }
             self.look_again(&mut events, deadline, "copying the disks").await?;
         }
