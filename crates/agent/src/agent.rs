@@ -179,6 +179,7 @@ fn damaged_observation(vm: Uuid, reason: &str) -> Option<VmObservation> {
         metrics: None,
         migration: None,
         ha: Default::default(),
+        probes: Vec::new(),
         recovery_points: Vec::new(),
         volumes: Vec::new(),
         owner_uid: 0,

@@ -5,28 +5,23 @@
 //! just arrived begins as the controller last knew it, so a move changes nothing by itself.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gantry_api::heartbeat::MemberHealth;
-use gantry_netservices::{SERVICES_V4, SERVICES_V6};
 use gantry_types::HealthCheck;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+use crate::asking::{connect, http_get};
 use crate::host::Host;
 use crate::networks::MemberCheck;
 
 /// How soon a new member is checked, and one that has left is not any more.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// `HTTP/1.1 200`.
-const STATUS_BYTES: usize = 12;
 
 /// The verdicts on this host's members, by load balancer and port.
 #[derive(Default)]
@@ -144,60 +139,21 @@ async fn watch(host: Arc<Host>, member: MemberCheck) {
 /// Whether it serves; nothing if it can't be asked, because its network's services are not up.
 async fn ask(host: &Host, member: &MemberCheck) -> Option<Result<(), String>> {
     let address = SocketAddr::new(member.address, member.checked_port);
-    let namespace = host.services.of(member.vni)?;
-    let socket = namespace.enter(move || socket_for(address.ip())).await.and_then(|socket| socket);
-    let socket = match socket {
-        Ok(socket) => socket,
-        Err(error) => {
-            tracing::debug!(%address, %error, "this member can't be asked");
-            return None;
-        }
-    };
     let limit = Duration::from_secs(member.check.timeout_s.into());
     let answered = timeout(limit, async {
-        let stream = socket.connect(address).await.map_err(|error| refused(address, &error))?;
-        match &member.check.http_path {
-            Some(path) => http_status(stream, address, path).await,
-            None => Ok(()),
-        }
+        let stream = match connect(host, member.vni, address).await? {
+            Ok(stream) => stream,
+            Err(reason) => return Some(Err(reason)),
+        };
+        let Some(path) = &member.check.http_path else { return Some(Ok(())) };
+        Some(match http_get(stream, address, path, false).await {
+            Ok(answer) if answer.is_good() => Ok(()),
+            Ok(answer) => Err(format!("port {} answers {path} with HTTP status {}", address.port(), answer.status)),
+            Err(reason) => Err(reason),
+        })
     });
-    let late = || Err(format!("port {} did not answer within {} s", address.port(), limit.as_secs()));
-    Some(answered.await.unwrap_or_else(|_| late()))
-}
-
-/// From the services' address, which security groups let through.
-fn socket_for(to: IpAddr) -> io::Result<TcpSocket> {
-    let (socket, from) = match to {
-        IpAddr::V4(_) => (TcpSocket::new_v4()?, IpAddr::V4(SERVICES_V4)),
-        IpAddr::V6(_) => (TcpSocket::new_v6()?, IpAddr::V6(SERVICES_V6)),
-    };
-    socket.bind(SocketAddr::new(from, 0))?;
-    Ok(socket)
-}
-
-fn refused(address: SocketAddr, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => format!("port {} refuses connections", address.port()),
-        _ => format!("port {} can't be reached: {error}", address.port()),
-    }
-}
-
-/// Only the status line is read (RFC 9112, section 4); 200 to 399 is good.
-async fn http_status(mut stream: TcpStream, address: SocketAddr, path: &str) -> Result<(), String> {
-    let port = address.port();
-    let request = format!(
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: gantry-health\r\nAccept: */*\r\nConnection: close\r\n\r\n"
-    );
-    let failed = |error: io::Error| format!("port {port} ended the connection: {error}");
-    stream.write_all(request.as_bytes()).await.map_err(failed)?;
-    let mut line = [0; STATUS_BYTES];
-    stream.read_exact(&mut line).await.map_err(failed)?;
-    let status = line.strip_prefix(b"HTTP/1.").and_then(|rest| std::str::from_utf8(rest.get(2..)?).ok());
-    match status.and_then(|status| status.parse::<u16>().ok()) {
-        Some(200..=399) => Ok(()),
-        Some(status) => Err(format!("port {port} answers {path} with HTTP status {status}")),
-        None => Err(format!("port {port} does not speak HTTP")),
-    }
+    let late = || Some(Err(format!("port {} did not answer within {} s", address.port(), limit.as_secs())));
+    answered.await.unwrap_or_else(|_| late())
 }
 
 #[cfg(test)]
@@ -216,29 +172,5 @@ mod tests {
         }
         assert_eq!(seen, [false, false, false, true, true, true, true, true, true, false, false]);
         assert_eq!(verdict.problem.as_deref(), Some("no"));
-    }
-
-    #[tokio::test]
-    async fn only_a_good_status_is_an_answer() {
-        for (answer, good) in [
-            (&b"HTTP/1.1 200 OK\r\n\r\n"[..], true),
-            (b"HTTP/1.0 302 Found\r\n\r\n", true),
-            (b"HTTP/1.1 503 Busy\r\n\r\n", false),
-            (b"SSH-2.0-OpenSSH_9", false),
-            (b"HTTP/1.1", false),
-        ] {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let address = listener.local_addr().unwrap();
-            let serve = async {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut request = [0; 1024];
-                let length = stream.read(&mut request).await.unwrap();
-                assert!(request[..length].starts_with(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:"));
-                stream.write_all(answer).await.unwrap();
-            };
-            let stream = TcpStream::connect(address).await.unwrap();
-            let (checked, ()) = tokio::join!(http_status(stream, address, "/healthz"), serve);
-            assert_eq!(checked.is_ok(), good, "{checked:?}");
-        }
     }
 }

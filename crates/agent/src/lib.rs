@@ -15,6 +15,7 @@
 //! record.
 
 mod agent;
+mod asking;
 mod config;
 mod counting;
 mod durable;

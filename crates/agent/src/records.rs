@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use gantry_api::agent::{Assignment, MigrationEndpoint, MigrationState, SendMigration};
-use gantry_types::{HaPolicy, HaStatus, MigrationFigures, Name, PowerState, Problem, RecoveryPoint};
+use gantry_types::{HaPolicy, HaStatus, MigrationFigures, Name, PowerState, ProbeStatus, Problem, RecoveryPoint};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -42,6 +42,9 @@ pub(crate) struct Record {
     /// What was done about its failures.
     #[serde(default)]
     pub ha: HaStatus,
+    /// What the probes of its present run have said.
+    #[serde(default)]
+    pub probes: Vec<ProbeStatus>,
     #[serde(default)]
     pub recovery: RecoveryRecord,
     /// It runs only while the lease is held, and the warden guards it. Once true it stays so until the VM is defined
@@ -148,6 +151,7 @@ impl Record {
             end: None,
             migration: None,
             ha: HaStatus::default(),
+            probes: Vec::new(),
             recovery: RecoveryRecord::default(),
             arrived: None,
         }
@@ -383,6 +387,7 @@ pub(crate) mod tests {
                 user_data: None,
                 power: PowerState::Running,
                 ha: Default::default(),
+                probes: Vec::new(),
                 recovery: Default::default(),
                 resources: Default::default(),
             },
@@ -393,6 +398,7 @@ pub(crate) mod tests {
             end: None,
             migration: None,
             ha: HaStatus::default(),
+            probes: Vec::new(),
             recovery: RecoveryRecord::default(),
             guarded: false,
             fenced: None,

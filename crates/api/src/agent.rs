@@ -19,8 +19,8 @@ use std::net::IpAddr;
 use async_trait::async_trait;
 use gantry_types::{
     Arch, ByteSize, Display, Firmware, Flow, GuestInfo, HaSpec, HaStatus, HostNetworks, HostResources, MacAddress,
-    MigrationFigures, MigrationPolicy, MigrationProgress, Name, PowerState, Problem, RecoveryPoint, RecoveryPolicy,
-    ResourceWishes, ResourcesReport, VmMetrics,
+    MigrationFigures, MigrationPolicy, MigrationProgress, Name, PowerState, Probe, ProbeStatus, Problem, RecoveryPoint,
+    RecoveryPolicy, ResourceWishes, ResourcesReport, VmMetrics,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -58,7 +58,7 @@ pub trait AgentApi: StorageApi + RelocationApi + FencingApi {
     /// (`disk-elsewhere`, conflict); then nothing has changed.
     async fn adopt_vm(&self, vm: Uuid, request: &AdoptVm) -> Result<VmObservation, Problem>;
     async fn power(&self, vm: Uuid, request: &PowerRequest) -> Result<VmObservation, Problem>;
-    /// Changes what the host does when the VM fails, also while it runs.
+    /// Changes what the host does when the VM fails and how it finds out, also while it runs.
     async fn protect_vm(&self, vm: Uuid, request: &ProtectVm) -> Result<(), Problem>;
     /// Forgets the VM and deletes its disk. Its QEMU is killed first. Nothing to remove is success. A disk in a pool whose
     /// lease is another host's stays.
@@ -130,6 +130,8 @@ pub struct Assignment {
     pub power: PowerState,
     #[serde(default)]
     pub ha: HaSpec,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<Probe>,
     #[serde(default)]
     pub recovery: RecoveryPolicy,
     /// Its part of the host; changed also while it runs, by [`AgentApi::apply_resources`].
@@ -234,6 +236,8 @@ pub enum PowerAction {
 pub struct ProtectVm {
     pub epoch: u64,
     pub ha: HaSpec,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<Probe>,
 }
 
 /// A VM's protection, as its host goes by it.
@@ -241,6 +245,8 @@ pub struct ProtectVm {
 #[serde(default)]
 pub struct HaObservation {
     pub spec: HaSpec,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<Probe>,
     pub status: HaStatus,
 }
 
@@ -296,6 +302,9 @@ pub struct VmObservation {
     pub migration: Option<MigrationReport>,
     #[serde(default)]
     pub ha: HaObservation,
+    /// What its probes say; while it runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<ProbeStatus>,
     /// The states its disk can be brought back to here, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recovery_points: Vec<RecoveryPoint>,
@@ -341,6 +350,9 @@ pub struct ReceiveMigration {
     /// The guest is paused and stays so.
     pub paused: bool,
     pub post_copy: bool,
+    /// What its probes say at the source; here they go on from there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<ProbeStatus>,
     /// Of a disk that is in a pool and comes as it is: the states it can be brought back to, newest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub recovery_points: Vec<RecoveryPoint>,

@@ -34,6 +34,7 @@ async fn a_real_agent_is_what_the_trait_promises() -> Result<()> {
         user_data: None,
         power: PowerState::Stopped,
         ha: Default::default(),
+        probes: Vec::new(),
         recovery: gantry_types::RecoveryPolicy::default(),
         resources: Default::default(),
     };

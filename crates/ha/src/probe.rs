@@ -1,37 +1,33 @@
 //! An application's health, from the results of one probe.
 //!
 //! ```text
-//!   starting ── first success ──▶ healthy ◀── success ── failing(n)
-//!      │                            └───── failure ─────▶ │
-//!      └── start delay over and threshold failures ─────▶ failed ── success ──▶ healthy
+//!   starting ── enough successes in a row ──▶ passing
+//!      │                                       │  ▲
+//!      └── initial delay over, and enough ──▶ failing
+//!          failures in a row
 //! ```
-//! Failures within the start delay count for nothing. Who acts on `failed` calls [`Probe::restart`] for the next life.
+//! Failures of an application that is starting count for nothing until the initial delay is over. Who acts on `failing`
+//! begins with a new [`Probe`] for the next life.
 
 use crate::Moment;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProbePolicy {
-    /// From the VM's start; failures before are those of a system that boots.
-    pub start_delay_ms: u64,
+    /// From the machine's start; failures before are those of a system that boots.
+    pub initial_delay_ms: u64,
     pub period_ms: u64,
-    /// Failures in a row that make it failed.
-    pub threshold: u32,
-}
-
-impl Default for ProbePolicy {
-    fn default() -> Self {
-        Self { start_delay_ms: 60_000, period_ms: 2_000, threshold: 3 }
-    }
+    /// Successes in a row that make it pass.
+    pub success_threshold: u32,
+    /// Failures in a row that make it fail.
+    pub failure_threshold: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
-    /// It has not succeeded yet.
+    /// Neither has been seen often enough yet.
     Starting,
-    Healthy,
-    /// So many failures in a row, fewer than the threshold.
-    Failing(u32),
-    Failed,
+    Passing,
+    Failing,
 }
 
 #[derive(Debug, Clone)]
@@ -39,48 +35,41 @@ pub struct Probe {
     policy: ProbePolicy,
     started: Moment,
     last: Option<Moment>,
-    failures: u32,
+    /// The newest result, and how often in a row it has counted.
+    run: (bool, u32),
     health: Health,
 }
 
 impl Probe {
-    pub fn new(policy: ProbePolicy, started: Moment) -> Self {
-        Self { policy, started, last: None, failures: 0, health: Health::Starting }
+    /// Of an application of which `health` is known; [`Health::Starting`] if nothing is.
+    pub fn new(policy: ProbePolicy, started: Moment, health: Health) -> Self {
+        Self { policy, started, last: None, run: (false, 0), health }
     }
 
     pub fn health(&self) -> Health {
         self.health
     }
 
-    /// When the next probe is due.
+    /// When it is to be probed next.
     pub fn due(&self) -> Moment {
         self.last.map_or(self.started, |last| last + self.policy.period_ms)
     }
 
-    /// Takes in a result. True once, when it becomes failed.
+    /// Takes in a result of a probe that began at `now`. Whether the health is another one by it.
     pub fn result(&mut self, success: bool, now: Moment) -> bool {
         self.last = Some(now);
-        if success {
-            self.failures = 0;
-            self.health = Health::Healthy;
-            return false;
-        }
-        let booting = self.health == Health::Starting && now.ms_since(self.started) < self.policy.start_delay_ms;
-        if booting || self.health == Health::Failed {
-            return false;
-        }
-        self.failures += 1;
-        let failed = self.failures >= self.policy.threshold.max(1);
-        self.health = match (failed, self.health) {
-            (true, _) => Health::Failed,
-            (false, Health::Starting) => Health::Starting,
-            (false, _) => Health::Failing(self.failures),
+        let boots = self.health == Health::Starting && now.ms_since(self.started) < self.policy.initial_delay_ms;
+        let counts = success || !boots;
+        let before = if self.run.0 == success { self.run.1 } else { 0 };
+        self.run = (success, if counts { before.saturating_add(1) } else { 0 });
+        let (needed, next) = match success {
+            true => (self.policy.success_threshold, Health::Passing),
+            false => (self.policy.failure_threshold, Health::Failing),
         };
-        failed
-    }
-
-    /// The VM was started anew.
-    pub fn restart(&mut self, now: Moment) {
-        *self = Self::new(self.policy, now);
+        let changes = counts && self.health != next && self.run.1 >= needed;
+        if changes {
+            self.health = next;
+        }
+        changes
     }
 }

@@ -81,22 +81,42 @@ fn restarts_pause_longer_each_time_and_end_for_the_hour() {
     assert_eq!(waiting[1].1, Ok(()), "what has used up its attempts holds nobody up");
 }
 
+const PROBE: ProbePolicy =
+    ProbePolicy { initial_delay_ms: 10_000, period_ms: 1_000, success_threshold: 1, failure_threshold: 2 };
+
 #[test]
 fn a_probe_lets_a_system_boot_and_then_counts() {
-    let mut probe = Probe::new(ProbePolicy { start_delay_ms: 10_000, period_ms: 1_000, threshold: 2 }, Moment(0));
+    let mut probe = Probe::new(PROBE, Moment(0), Health::Starting);
     assert_eq!(probe.due(), Moment(0));
     for at in [0, 3_000, 9_999] {
         assert!(!probe.result(false, Moment(at)));
     }
     assert_eq!((probe.health(), probe.due()), (Health::Starting, Moment(10_999)));
-    assert!(!probe.result(true, Moment(11_000)));
-    assert!(!probe.result(false, Moment(12_000)));
-    assert_eq!(probe.health(), Health::Failing(1));
-    assert!(probe.result(false, Moment(13_000)) && !probe.result(false, Moment(14_000)));
-    assert_eq!(probe.health(), Health::Failed);
-    probe.restart(Moment(20_000));
-    assert!(!probe.result(false, Moment(29_000)) && !probe.result(false, Moment(30_000)));
-    assert!(probe.result(false, Moment(31_000)), "it never came up");
+    assert!(probe.result(true, Moment(11_000)), "it serves");
+    assert!(!probe.result(false, Moment(12_000)) && !probe.result(true, Moment(13_000)), "failures in a row count");
+    assert!(!probe.result(false, Moment(14_000)));
+    assert_eq!((probe.health(), probe.due()), (Health::Passing, Moment(15_000)));
+    assert!(probe.result(false, Moment(15_000)) && !probe.result(false, Moment(16_000)), "once");
+    assert_eq!(probe.health(), Health::Failing);
+
+    let mut never_up = Probe::new(PROBE, Moment(0), Health::Starting);
+    assert!(!never_up.result(false, Moment(9_000)) && !never_up.result(false, Moment(10_000)));
+    assert!(never_up.result(false, Moment(11_000)), "it never came up");
+    let mut known = Probe::new(PROBE, Moment(0), Health::Passing);
+    assert!(!known.result(false, Moment(0)) && known.result(false, Moment(1_000)), "what has served boots no more");
+}
+
+#[test]
+fn a_probe_passes_again_after_enough_successes_in_a_row() {
+    let policy = ProbePolicy { success_threshold: 3, failure_threshold: 1, ..PROBE };
+    let mut probe = Probe::new(policy, Moment(0), Health::Passing);
+    let mut seen = Vec::new();
+    for (at, success) in [false, true, true, false, true, true, true].into_iter().enumerate() {
+        seen.push((probe.result(success, Moment(at as u64 * 1_000)), probe.health()));
+    }
+    let (passing, failing) = (Health::Passing, Health::Failing);
+    let still = (false, failing);
+    assert_eq!(seen, [(true, failing), still, still, still, still, still, (true, passing)]);
 }
 
 #[test]

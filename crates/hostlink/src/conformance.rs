@@ -168,6 +168,7 @@ async fn aborts_are_final(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), S
         assignment: vm.clone(),
         paused: false,
         post_copy: false,
+        probes: Vec::new(),
         recovery_points: Vec::new(),
     };
     let first = worked("receive", agent.receive_migration(vm.uuid, &request).await)?;
@@ -198,6 +199,7 @@ async fn unknown_migrations_are_over(agent: &dyn AgentApi, vm: &Assignment) -> R
         assignment: vm.clone(),
         paused: false,
         post_copy: false,
+        probes: Vec::new(),
         recovery_points: Vec::new(),
     };
     refused("receive after abort", "migration-decided", agent.receive_migration(vm.uuid, &request).await)?;

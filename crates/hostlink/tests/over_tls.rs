@@ -236,6 +236,7 @@ async fn only_the_host_that_sends_may_settle_its_migration() {
         assignment: vm.clone(),
         paused: false,
         post_copy: false,
+        probes: Vec::new(),
         recovery_points: Vec::new(),
     };
     link.controller().receive_migration(vm.uuid, &request).await.expect("received");

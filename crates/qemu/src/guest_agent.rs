@@ -26,6 +26,7 @@ const DELIMITER: u8 = 0xff;
 /// The guest is not trusted: an answer may not take up more memory than this. The agent's own limit for
 /// the output of a command is 16 MiB.
 const ANSWER_LIMIT_BYTES: u64 = 32 << 20;
+const EXEC_STATUS: &str = "guest-exec-status";
 const EXEC_POLL: Duration = Duration::from_millis(50);
 
 #[derive(Debug, thiserror::Error)]
@@ -183,29 +184,42 @@ impl GuestAgent {
     /// Runs a program in the guest, without a shell, and waits for its end. At the deadline the program
     /// goes on in the guest.
     pub async fn exec(&mut self, path: &str, args: &[&str], deadline: Instant) -> Result<ExecOutcome, GuestAgentError> {
-        let request = json!({"path": path, "arg": args, "capture-output": true});
-        let started: ExecStarted = self.call("guest-exec", request, deadline).await?;
+        let program = self.exec_start(path, args, deadline).await?;
         loop {
-            let command = "guest-exec-status";
-            let status: ExecStatus = self.call(command, json!({"pid": started.pid}), deadline).await?;
-            if status.exited {
-                let decode = |text: Option<String>| {
-                    BASE64
-                        .decode(text.unwrap_or_default())
-                        .map_err(|error| GuestAgentError::Answer { command, reason: error.to_string() })
-                };
-                return Ok(ExecOutcome {
-                    exit_code: status.exitcode,
-                    stdout: decode(status.out_data)?,
-                    stderr: decode(status.err_data)?,
-                    truncated: status.out_truncated || status.err_truncated,
-                });
+            if let Some(outcome) = self.exec_outcome(program, deadline).await? {
+                return Ok(outcome);
             }
             if Instant::now() >= deadline {
-                return Err(GuestAgentError::Silent { command });
+                return Err(GuestAgentError::Silent { command: EXEC_STATUS });
             }
             tokio::time::sleep(EXEC_POLL).await;
         }
+    }
+
+    /// Starts a program in the guest, without a shell. What comes of it is asked for by [`Self::exec_outcome`].
+    pub async fn exec_start(&mut self, path: &str, args: &[&str], deadline: Instant) -> Result<i64, GuestAgentError> {
+        let request = json!({"path": path, "arg": args, "capture-output": true});
+        let started: ExecStarted = self.call("guest-exec", request, deadline).await?;
+        Ok(started.pid)
+    }
+
+    /// What came of a program that was started; nothing while it runs. The agent tells it once.
+    pub async fn exec_outcome(&mut self, pid: i64, deadline: Instant) -> Result<Option<ExecOutcome>, GuestAgentError> {
+        let status: ExecStatus = self.call(EXEC_STATUS, json!({"pid": pid}), deadline).await?;
+        if !status.exited {
+            return Ok(None);
+        }
+        let decode = |text: Option<String>| {
+            BASE64
+                .decode(text.unwrap_or_default())
+                .map_err(|error| GuestAgentError::Answer { command: EXEC_STATUS, reason: error.to_string() })
+        };
+        Ok(Some(ExecOutcome {
+            exit_code: status.exitcode,
+            stdout: decode(status.out_data)?,
+            stderr: decode(status.err_data)?,
+            truncated: status.out_truncated || status.err_truncated,
+        }))
     }
 
     /// Sets the guest's wall clock, in nanoseconds since the Unix epoch.

@@ -5,7 +5,10 @@ use utoipa::ToSchema;
 
 use crate::{Name, Problem, Timestamp};
 
-/// What is done when the VM fails: its QEMU ends, its kernel panics, it hangs, or its QEMU no longer answers.
+const DEPENDENCIES_MAX: usize = 16;
+
+/// What is done when the VM fails: its QEMU ends, its kernel panics, it hangs or does not feed its watchdog, it fails a
+/// liveness probe, or its QEMU no longer answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HaSpec {
@@ -13,16 +16,31 @@ pub struct HaSpec {
     /// Among the VMs that are to be started again, those of a higher one come first.
     #[serde(skip_serializing_if = "Priority::is_default")]
     pub priority: Priority,
+    /// VMs that have to be ready before it is started again after its host has failed, at most 16. One that does not exist,
+    /// or that is not protected, is not waited for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<Name>,
     /// With `restart`: the most restarts within an hour, 1–60. Then it stays failed until somebody starts it.
     pub restarts_per_hour: u32,
     /// With `restart`: the seconds after which silence counts as failure, 10–3600: of QEMU, or of the guest's agent *and*
     /// its disk and network together.
     pub hang_s: u32,
+    /// The machine has a watchdog (i6300esb): a guest that has begun to feed it and then does not has failed. Changed while
+    /// it is stopped.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub watchdog: bool,
 }
 
 impl Default for HaSpec {
     fn default() -> Self {
-        Self { policy: HaPolicy::None, priority: Priority::Medium, restarts_per_hour: 5, hang_s: 30 }
+        Self {
+            policy: HaPolicy::None,
+            priority: Priority::Medium,
+            depends_on: Vec::new(),
+            restarts_per_hour: 5,
+            hang_s: 30,
+            watchdog: false,
+        }
     }
 }
 
@@ -39,6 +57,16 @@ impl HaSpec {
         }
         if !(10..=3600).contains(&self.hang_s) {
             problem = problem.field("spec.ha.hang_s", format!("{} is out of range, use 10 to 3600", self.hang_s));
+        }
+        let count = self.depends_on.len();
+        if count > DEPENDENCIES_MAX {
+            let message = format!("{count} are too many, use at most {DEPENDENCIES_MAX}");
+            problem = problem.field("spec.ha.depends_on", message);
+        }
+        for (index, name) in self.depends_on.iter().enumerate() {
+            if self.depends_on[..index].contains(name) {
+                problem = problem.field(format!("spec.ha.depends_on[{index}]"), format!("'{name}' is there twice"));
+            }
         }
         problem
     }

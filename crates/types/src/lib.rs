@@ -27,6 +27,7 @@ mod policy;
 mod pool;
 mod port;
 mod power;
+mod probe;
 mod problem;
 mod resource;
 mod resource_pool;
@@ -81,6 +82,7 @@ pub use policy::{
 pub use pool::{Pool, PoolHealth, PoolPhase, PoolSpace, PoolSpec, PoolStatus, PoolType};
 pub use port::{Port, PortSpec, PortStatus, PortTraffic};
 pub use power::{PowerAnswer, PowerOrder, PowerStatus, PowerSwitch};
+pub use probe::{Exec, HttpGet, PROBES_PER_VM_MAX, Probe, ProbeCheck, ProbeKind, ProbeState, ProbeStatus, TcpSocket};
 pub use problem::{FieldError, Problem};
 pub use resource::Resource;
 pub use resource_pool::{

@@ -109,6 +109,8 @@ pub struct SnapshotMachine {
     pub firmware: Firmware,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_model: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub watchdog: bool,
 }
 
 /// When the state of a VM's disk is kept as *last known good*, so that the VM can be brought back to it. Takes effect

@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use crate::{
     ByteSize, Displaced, HaSpec, HaStatus, MacAddress, MigrationFigures, MigrationPolicy, MigrationProgress, Name,
-    PlacementRules, Problem, RecoveryPoint, RecoveryPolicy, ResourceWishes, SnapshotSchedule, Timestamp, VmPhase,
-    resource::resource,
+    PlacementRules, Probe, ProbeStatus, Problem, RecoveryPoint, RecoveryPolicy, ResourceWishes, SnapshotSchedule,
+    Timestamp, VmPhase, resource::resource,
 };
 
 resource!(
@@ -68,6 +68,9 @@ pub struct VmSpec {
     /// What its host does when it fails. Changed at any time.
     #[serde(default, skip_serializing_if = "HaSpec::is_default")]
     pub ha: HaSpec,
+    /// How its host finds out whether its application serves. Changed at any time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<Probe>,
     #[serde(default)]
     pub recovery: RecoveryPolicy,
     /// Snapshots that are taken by themselves. Changed at any time.
@@ -97,6 +100,7 @@ impl VmSpec {
             display: Display::default(),
             owner: None,
             ha: HaSpec::default(),
+            probes: Vec::new(),
             recovery: RecoveryPolicy::default(),
             snapshots: SnapshotSchedule::default(),
         }
@@ -151,6 +155,7 @@ impl VmSpec {
         problem = self.placement.validate(problem);
         problem = self.resources.validate(self.cpus, self.memory, problem);
         problem = self.ha.validate(problem);
+        problem = crate::probe::validate(&self.probes, &self.nics, problem);
         let problem = self.snapshots.check(self.recovery.check(problem));
         if problem.fields.is_empty() { Ok(()) } else { Err(problem) }
     }
@@ -275,14 +280,20 @@ pub struct VmStatus {
     /// The size of its disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk: Option<ByteSize>,
-    /// True when it runs and its guest agent has answered.
+    /// True when it runs and passes its readiness probes; without any, when its guest agent has answered.
     #[serde(default)]
     pub ready: bool,
+    /// Its guest agent answers.
+    #[serde(default)]
+    pub guest_agent: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestInfo>,
     /// `kvm` or `tcg`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accelerator: Option<String>,
+    /// What its probes say, in the order of the spec; while it runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<ProbeStatus>,
     /// What was done about its failures.
     #[serde(default, skip_serializing_if = "HaStatus::is_default")]
     pub ha: HaStatus,
@@ -312,6 +323,12 @@ pub struct VmStatus {
 }
 
 impl VmStatus {
+    /// Nothing is known of its guest any more, or not yet.
+    pub fn forget_guest(&mut self) {
+        (self.ready, self.guest_agent) = (false, false);
+        self.probes.clear();
+    }
+
     /// Whether its host surely stops it when its lease ends.
     pub fn is_guarded(&self) -> bool {
         self.guarded_epoch == Some(self.epoch)

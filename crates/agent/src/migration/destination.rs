@@ -106,6 +106,7 @@ impl VmTask {
                 figures: None,
                 error: None,
             }),
+            probes: request.probes,
             recovery: RecoveryRecord { points, ..RecoveryRecord::default() },
             ..Record::new(request.assignment, owner_uid)
         };

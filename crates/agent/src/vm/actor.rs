@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::happening::{Happening, happening, moment};
 use super::last_known_good::LOOK_INTERVAL;
 use super::machine::{self, Machine};
+use super::probing::Probing;
 use super::protection::Protection;
 use super::room::Hold;
 use super::{Command, MONITOR_LIMIT, Shared, liveness, within};
@@ -24,6 +25,9 @@ use crate::records::{End, Record};
 
 /// After QEMU has gone its last events are read; this is how long they may take.
 const LAST_EVENTS_LIMIT: Duration = Duration::from_secs(1);
+
+const PANICKED: &str = "the guest's kernel panicked";
+const NOT_FED: &str = "the guest hangs: it has not fed its watchdog";
 
 pub(super) const KEEP_UP_PAUSE_FIRST: Duration = Duration::from_secs(1);
 
@@ -51,6 +55,7 @@ pub(crate) struct VmTask {
     pub(super) keep_up_at: Option<Instant>,
     pub(super) keep_up_pause: Duration,
     pub(super) protection: Protection,
+    pub(super) probing: Option<Probing>,
     pub(super) lease_views: watch::Receiver<LeaseView>,
     pub(crate) shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
@@ -101,6 +106,7 @@ impl VmTask {
             keep_up_at: None,
             keep_up_pause: KEEP_UP_PAUSE_FIRST,
             protection: Protection::new(),
+            probing: None,
             lease_views,
             shared,
             commands,
@@ -123,6 +129,8 @@ impl VmTask {
             self.heed_lease().await;
             self.plan_restart().await;
             self.plan_look();
+            self.plan_probes();
+            self.heed_probes();
             self.publish();
             let run_dir = self.host.records.run_dir(self.vm);
             // Nothing can be looked after while QEMU is silent, and each look would cut short the attempt to reach it.
@@ -168,7 +176,7 @@ impl VmTask {
             Command::Adopt(request, reply) => drop(reply.send(self.adopt(*request).await)),
             Command::Power(request, reply) => self.power(request, reply).await,
             Command::Protect(request, reply) => {
-                drop(reply.send(self.change_protection(request.epoch, &request.ha).await));
+                drop(reply.send(self.change_protection(&request).await));
             }
             Command::TakeSnapshot(request, reply) => self.take_snapshot(request, reply).await,
             Command::DeleteSnapshot { epoch, snapshot, reply } => {
@@ -191,6 +199,7 @@ impl VmTask {
             Command::Report(migration, reply) => drop(reply.send(self.report(migration).await)),
             Command::Cancel(migration, reply) => drop(reply.send(self.cancel(migration))),
             Command::Probe(reply) => drop(reply.send(self.probe())),
+            Command::Probed(probed) => self.note_probed(probed).await,
             Command::Step(step, reply) => drop(reply.send(self.step(step).await)),
             Command::AdoptFlows(migration, flows, reply) => {
                 drop(reply.send(self.adopt_flows(migration, &flows).await));
@@ -259,14 +268,9 @@ impl VmTask {
                 let cause = event.data["reason"].as_str().unwrap_or("unknown cause");
                 self.hold = Some(Hold::of_write(cause, event.data["nospace"] == true));
             }
-            "GUEST_PANICKED" => {
-                self.expected_end = Some(End::failed("the guest's kernel panicked"));
-                if let Run::On(machine) = &self.run
-                    && let Err(error) = machine.process.kill()
-                {
-                    tracing::error!(vm = %self.vm, %error, "cannot end QEMU after its guest panicked");
-                }
-            }
+            "GUEST_PANICKED" => self.condemn(PANICKED.to_owned()),
+            "WATCHDOG" => self.condemn(NOT_FED.to_owned()),
+            "RESET" => self.forget_probes(),
             "SHUTDOWN" => {
                 let by_guest = event.data["guest"] == true;
                 let reason = if by_guest { "guest shut down" } else { "QEMU was told to quit" };
@@ -314,6 +318,12 @@ impl VmTask {
         match within(MONITOR_LIMIT, self.vm, machine.qmp.execute(QueryStatus {})).await {
             Ok(Ok(status)) => {
                 self.paused = !status.running;
+                // Events of a time in which nobody listened.
+                match status.status.as_str() {
+                    "guest-panicked" => self.condemn(PANICKED.to_owned()),
+                    "watchdog" => self.condemn(NOT_FED.to_owned()),
+                    _ => {}
+                }
                 if status.status == "io-error" && self.hold.is_none() {
                     self.look_why_held().await;
                 }

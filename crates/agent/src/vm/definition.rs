@@ -18,8 +18,8 @@ impl VmTask {
             return self.observation();
         }
         let same_machine = Assignment { epoch: record.assignment.epoch, ..assignment.clone() };
-        let Assignment { power, ha, resources, .. } = record.assignment.clone();
-        let same_machine = Assignment { power, ha, resources, ..same_machine } == record.assignment;
+        let Assignment { power, ha, probes, resources, .. } = record.assignment.clone();
+        let same_machine = Assignment { power, ha, probes, resources, ..same_machine } == record.assignment;
         if !matches!(self.run, Run::Off) && !same_machine {
             let detail = format!("VM '{}' runs; its machine is changed while it is stopped", assignment.name);
             return Err(Problem::conflict("vm-running", detail).remedy("stop it first"));

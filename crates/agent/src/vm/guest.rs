@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use gantry_qemu::guest_agent::{GuestAgent, GuestAgentError, ShutdownMode};
+use gantry_qemu::guest_agent::{ExecOutcome, GuestAgent, GuestAgentError, ShutdownMode};
 use gantry_types::{GuestInfo, Problem, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -21,6 +21,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// The guest decides what these say; they are shown to people.
 const TEXT_LENGTH_MAX: usize = 200;
 
+/// How often it is looked whether a program in the guest has ended.
+const RUN_LOOK: Duration = Duration::from_millis(100);
+
 /// Thawing is tried again for this long: a guest that stays frozen is of no use.
 const THAW_LIMIT: Duration = Duration::from_secs(10);
 
@@ -32,7 +35,11 @@ enum Request {
     Freeze(Duration, Answer),
     Thaw(Answer),
     SetTime,
+    Run { command: Vec<String>, limit: Duration, reply: oneshot::Sender<Ran> },
 }
+
+/// Nothing if it did not end in time.
+type Ran = Result<Option<ExecOutcome>, GuestAgentError>;
 
 /// The way to the guest's agent.
 #[derive(Clone)]
@@ -63,6 +70,16 @@ impl GuestLine {
     pub fn set_time(&self) {
         // A full line has somebody else's request; a clock that is behind shows in the VM's metrics.
         drop(self.requests.try_send(Request::SetTime));
+    }
+
+    /// Runs a program in the guest: what came of it, nothing if it did not end within `limit`, or why its agent could not
+    /// be told to.
+    pub async fn run(&self, command: &[String], limit: Duration) -> Result<Option<ExecOutcome>, String> {
+        let (reply, answer) = oneshot::channel();
+        let request = Request::Run { command: command.to_vec(), limit, reply };
+        let stopping = || "the VM is stopping".to_owned();
+        self.requests.send(request).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())?.map_err(|error| crate::problem::chain(&error))
     }
 
     async fn ask(&self, request: impl FnOnce(Answer) -> Request, doing: &str, remedy: &str) -> Result<(), Problem> {
@@ -127,6 +144,13 @@ async fn converse(socket: PathBuf, shared: Arc<Shared>, mut requests: mpsc::Rece
                         drop(reply.send(freeze(&mut agent, &socket, limit).await));
                     }
                     Some(Request::Thaw(reply)) => drop(reply.send(thaw(&mut agent, &socket).await)),
+                    Some(Request::Run { command, limit, reply }) => {
+                        let ran = run(&mut agent, &socket, &shared, &command, limit).await;
+                        if !matches!(ran, Ok(_) | Err(GuestAgentError::Refused { .. })) {
+                            agent = None;
+                        }
+                        drop(reply.send(ran));
+                    }
                     Some(Request::SetTime) => set_time(&mut agent, &socket).await,
                     None => return,
                 }
@@ -178,6 +202,29 @@ async fn freeze(
     limit: Duration,
 ) -> Result<(), GuestAgentError> {
     connected(agent, socket).await?.freeze(Instant::now() + limit).await.map(drop)
+}
+
+/// Whatever the program does, an agent that tells of it is alive.
+async fn run(
+    agent: &mut Option<GuestAgent>,
+    socket: &std::path::Path,
+    shared: &Shared,
+    command: &[String],
+    limit: Duration,
+) -> Ran {
+    let deadline = Instant::now() + limit;
+    let agent = connected(agent, socket).await?;
+    let (path, arguments) = command.split_first().map_or(("", &[][..]), |(path, rest)| (path.as_str(), rest));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let program = agent.exec_start(path, &arguments, Instant::now() + PING_LIMIT).await?;
+    loop {
+        let outcome = agent.exec_outcome(program, Instant::now() + PING_LIMIT).await?;
+        shared.guest_showed_life();
+        if outcome.is_some() || Instant::now() >= deadline {
+            return Ok(outcome);
+        }
+        tokio::time::sleep(RUN_LOOK).await;
+    }
 }
 
 /// Until it works or its time is over: nothing in the guest can write meanwhile.

@@ -1,15 +1,17 @@
 //! Last known good: while the guest is fine, the state of its disk is kept now and then, a few of them.
 //!
-//! Fine means that its agent has answered without a gap for as long as the VM's policy says. The host does this by
-//! itself, also without a controller. A point is on record only when it is in the disk, and no longer on record before it
-//! is taken out of it; what a crash leaves of either in the disk is found and deleted when the next one is kept.
+//! Fine means that its agent has answered without a gap for as long as the VM's policy says, and that its probes pass.
+//! The host does this by itself, also without a controller. A point is on record only when it is in the disk, and no
+//! longer on record before it is taken out of it; what a crash leaves of either in the disk is found and deleted when the
+//! next one is kept.
 
 use std::time::{Duration, SystemTime};
 
-use gantry_types::{Problem, RecoveryPoint, RecoveryPointKind, RecoveryPolicy, Timestamp};
+use gantry_types::{ProbeState, Problem, RecoveryPoint, RecoveryPointKind, RecoveryPolicy, Timestamp};
 use uuid::Uuid;
 
 use super::actor::{Run, VmTask};
+use super::probing::known_of;
 use super::snapshots::point_tag;
 
 /// How often it is looked whether a point is due or over.
@@ -39,7 +41,9 @@ impl VmTask {
 
     fn is_due(&self, policy: RecoveryPolicy, now: Timestamp) -> bool {
         let (Some(record), Run::On(machine), false) = (&self.record, &self.run, self.paused) else { return false };
-        let healthy_for = self.shared.guest_healthy_for();
+        let serves =
+            known_of(&record.assignment, &record.probes).iter().all(|probe| probe.state == ProbeState::Passing);
+        let healthy_for = self.shared.guest_healthy_for().filter(|_| serves);
         let kept_in_this_run = record.recovery.kept_in == Some(machine.record(&self.host));
         is_due(policy, &record.recovery.points, healthy_for, kept_in_this_run, now)
     }

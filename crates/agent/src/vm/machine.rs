@@ -435,5 +435,6 @@ async fn describe(host: &Host, record: &Record, begin: Begin) -> Result<MachineC
         start_paused: begin == Begin::Halted,
         screen: assignment.display == Display::Vga,
         pvpanic: true,
+        watchdog: assignment.ha.watchdog,
     })
 }

@@ -35,6 +35,7 @@ mod machine;
 mod metrics;
 mod observation;
 mod power;
+mod probing;
 mod protection;
 mod recover;
 mod relocation;
@@ -121,6 +122,8 @@ pub(crate) enum Command {
     Abort(Uuid, Reply<Verdict>),
     Release(Uuid, Reply<()>),
     Probe(Reply<liveness::Probe>),
+    /// From the tasks that ask the guest.
+    Probed(probing::Probed),
     /// From the task that sends a migration.
     Step(SourceStep, Reply<()>),
 }
@@ -271,6 +274,12 @@ impl Shared {
         }
         (guest.last_answer, guest.clock_lag_ms) = (Some(now), clock_lag_ms);
         self.guest_has_answered.notify_waiters();
+    }
+    /// Its agent has said something, if not that it is well.
+    fn guest_showed_life(&self) {
+        if let Some(last_answer) = &mut self.lock().guest.last_answer {
+            *last_answer = Instant::now();
+        }
     }
     /// Ends with the next answer of the guest's agent after this call.
     fn guest_answer(&self) -> Notified<'_> {

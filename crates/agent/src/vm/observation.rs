@@ -5,6 +5,7 @@ use gantry_api::storage::VolumeAssignment;
 use gantry_types::Problem;
 
 use super::actor::{Run, VmTask};
+use super::probing::known_of;
 use crate::migration::Interrupted;
 use crate::records::MigrationRole;
 
@@ -64,7 +65,15 @@ impl VmTask {
                 source: migration.source(&self.host.config.name),
                 recovery_port: self.interrupted.as_ref().map(Interrupted::port),
             }),
-            ha: HaObservation { spec: record.assignment.ha.clone(), status: record.ha.clone() },
+            ha: HaObservation {
+                spec: record.assignment.ha.clone(),
+                probes: record.assignment.probes.clone(),
+                status: record.ha.clone(),
+            },
+            probes: match &self.run {
+                Run::On(_) => known_of(&record.assignment, &record.probes),
+                Run::Off | Run::Deaf(_) => Vec::new(),
+            },
             recovery_points: record.shown_points(),
             volumes: record.assignment.volumes.iter().map(VolumeAssignment::place).collect(),
             owner_uid: record.owner_uid,

@@ -90,6 +90,9 @@ impl VmTask {
 
     /// Starts QEMU and writes down which process it is.
     pub(crate) async fn launch(&mut self, begin: Begin) -> Result<(), Problem> {
+        if begin != Begin::Incoming {
+            self.forget_probes();
+        }
         let record = self.known()?;
         let machine = machine::launch(&self.host, record, &self.shared, begin).await?;
         let process = machine.record(&self.host);

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use gantry_api::agent::MigrationState;
+use gantry_api::agent::{MigrationState, ProtectVm};
 use gantry_ha::{
     Moment,
     attempts::{Attempts, RetryPolicy, Turn},
@@ -63,14 +63,11 @@ fn retry(spec: &HaSpec) -> RetryPolicy {
 }
 
 impl VmTask {
-    pub(super) fn protect(&mut self, spec: &HaSpec) -> Option<Record> {
-        let record = self.record.as_ref()?;
-        if record.assignment.ha == *spec {
-            return None;
-        }
-        let mut record = record.clone();
-        record.assignment.ha = spec.clone();
-        Some(record)
+    fn protect(&self, wanted: &ProtectVm) -> Option<Record> {
+        let mut record = self.record.clone()?;
+        record.assignment.ha.clone_from(&wanted.ha);
+        record.assignment.probes.clone_from(&wanted.probes);
+        (self.record.as_ref() != Some(&record)).then_some(record)
     }
 
     /// Somebody starts it: whatever was before counts no more.
@@ -216,7 +213,7 @@ impl VmTask {
     }
 
     /// Ends a QEMU whose guest is of no use any more; what follows is as after any other failure.
-    fn condemn(&mut self, reason: String) {
+    pub(super) fn condemn(&mut self, reason: String) {
         let process = match &self.run {
             Run::Off => return,
             Run::On(machine) => machine.process.kill(),
@@ -231,10 +228,10 @@ impl VmTask {
     }
 
     /// Takes over another protection, also while it runs.
-    pub(super) async fn change_protection(&mut self, epoch: u64, spec: &HaSpec) -> Result<(), Problem> {
-        self.check_epoch(epoch)?;
+    pub(super) async fn change_protection(&mut self, wanted: &ProtectVm) -> Result<(), Problem> {
+        self.check_epoch(wanted.epoch)?;
         self.check_not_moving()?;
-        let Some(mut changed) = self.protect(spec) else { return Ok(()) };
+        let Some(mut changed) = self.protect(wanted) else { return Ok(()) };
         if Record::is_to_be_guarded(&changed.assignment) && !changed.guarded {
             self.guard_running().await?;
             changed.guarded = true;

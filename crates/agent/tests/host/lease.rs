@@ -114,7 +114,7 @@ fn a_protected_vm_is_stopped_with_the_lease_and_an_outage_of_the_controller_stop
         assert_eq!(seen.reason.unwrap(), "this host had no lease any more, so it was stopped");
         let start = request(&vm, PowerAction::Start);
         assert_eq!(code(agent.power(vm.uuid, &start).await), "lease-not-held");
-        let protect = ProtectVm { epoch: free.epoch, ha: protection() };
+        let protect = ProtectVm { epoch: free.epoch, ha: protection(), probes: Vec::new() };
         assert_eq!(code(agent.protect_vm(free.uuid, &protect).await), "lease-not-held");
         agent.power(free.uuid, &request(&free, PowerAction::Kill)).await.unwrap();
 

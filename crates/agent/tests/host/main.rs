@@ -6,6 +6,7 @@
 mod lease;
 mod lifecycle;
 mod migration;
+mod probes;
 mod protection;
 mod relocation;
 mod resources;

@@ -30,6 +30,7 @@ impl Move {
             assignment,
             paused: false,
             post_copy: false,
+            probes: Vec::new(),
             recovery_points: Vec::new(),
         }
     }

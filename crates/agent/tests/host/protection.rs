@@ -32,7 +32,7 @@ fn a_vm_whose_qemu_dies_or_stands_still_is_started_again_up_to_its_limit() {
         world.boot(0, &vm).await;
 
         // It is protected while it runs, and not by a word from before.
-        let protect = |epoch, limit| ProtectVm { epoch, ha: protection(limit) };
+        let protect = |epoch, limit| ProtectVm { epoch, ha: protection(limit), probes: Vec::new() };
         assert_eq!(code(agent.protect_vm(vm.uuid, &protect(0, 2)).await), "stale-epoch");
         for _ in 0..2 {
             agent.protect_vm(vm.uuid, &protect(vm.epoch, 2)).await.unwrap();

@@ -204,6 +204,7 @@ impl World {
             user_data: None,
             power: PowerState::Running,
             ha: Default::default(),
+            probes: Vec::new(),
             recovery: Default::default(),
             resources: Default::default(),
         }

@@ -10,6 +10,7 @@ mod local;
 mod networking;
 mod objects;
 mod policies;
+mod probe;
 mod resources;
 mod routing;
 mod simulate;

@@ -8,7 +8,7 @@ use clap::{
 };
 use gantry_types::{Arch, ByteSize, Display, Firmware, HaPolicy, MacAddress, Name, NicSpec, PostCopy, Priority};
 
-use super::{FollowOptions, ListOptions, Part, parse_duration};
+use super::{FollowOptions, ListOptions, Part, parse_duration, probe::ProbeOptions};
 
 const ARCHS: [&str; 4] = ["x86_64", "aarch64", "ppc64", "sparc64"];
 const FIRMWARE: [&str; 2] = ["bios", "uefi"];
@@ -111,7 +111,7 @@ pub enum VmCommand {
         #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
         listen: std::net::SocketAddr,
     },
-    /// Change processors, memory and display (while it is stopped), owner, labels or high availability
+    /// Change processors, memory and display (while it is stopped), owner, labels, high availability or probes
     Set(Set),
     /// Move a VM to another host: while it runs, or stopped with its disk
     Migrate(Migrate),
@@ -228,9 +228,22 @@ pub struct Set {
     /// Among VMs that are to be started again, those of a higher priority come first; also while it runs
     #[arg(long, value_enum, group = "change")]
     pub priority: Option<PriorityChoice>,
+    /// A VM that has to be ready before this one is started again after its host has failed; may be given several times,
+    /// replaces all; also while it runs
+    #[arg(long, value_name = "VM", group = "change", conflicts_with = "no_dependencies")]
+    pub depends_on: Vec<Name>,
+    /// It depends on no other VM
+    #[arg(long, group = "change")]
+    pub no_dependencies: bool,
     /// With --ha restart: after how much silence it counts as failed
     #[arg(long, value_name = "SECONDS", group = "change", value_parser = clap::value_parser!(u32).range(10..=3600))]
     pub ha_hang: Option<u32>,
+    /// Whether its machine has a watchdog (i6300esb), which counts as failure once its guest feeds it no more; while it is
+    /// stopped
+    #[arg(long, value_name = "true|false", group = "change")]
+    pub watchdog: Option<bool>,
+    #[command(flatten)]
+    pub probes: ProbeOptions,
     #[command(flatten)]
     pub part: Part,
     #[command(flatten)]

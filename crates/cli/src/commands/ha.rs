@@ -1,7 +1,7 @@
 //! `gantry ha …`: what protects a VM, in words.
 
 use gantry_api::rest::VmExplanation;
-use gantry_types::{HaPolicy, Pool, Resource, Vm, VmPhase};
+use gantry_types::{HaPolicy, Name, Pool, Probe, ProbeKind, ProbeState, Resource, Vm, VmPhase};
 
 use super::Session;
 use crate::{args::HaCommand, exit::Failure, output::print};
@@ -40,13 +40,21 @@ fn explain(vm: &Vm, pool: Option<&Pool>, placement: &VmExplanation) -> String {
             rows.push(("if its QEMU ends", format!("{host} starts it again at once")));
             rows.push(("if it panics", format!("{host} starts it again at once")));
             rows.push(("if it hangs", format!("{host} starts it again after {hang_s} s without a sign of life")));
+            if ha.watchdog {
+                rows.push(("without feeding", format!("{host} starts it again when its watchdog's time is over")));
+            }
             rows.push((
                 "if that repeats",
                 format!("pauses of 5 s, 10 s, 20 s and so on, {limit} restarts within an hour"),
             ));
         }
     }
+    rows.extend(probe_rows(vm, host));
     rows.push(("if its host dies", if_host_dies(vm, host, pool, placement)));
+    if !ha.depends_on.is_empty() {
+        let names: Vec<&str> = ha.depends_on.iter().map(Name::as_str).collect();
+        rows.push(("it waits then for", format!("{} to be ready, for two minutes at most", names.join(", "))));
+    }
     if done.restarts > 0 {
         let when = done.last_at.map_or_else(String::new, |at| format!(" at {at}"));
         let cause = done.last_cause.as_deref().unwrap_or("it failed");
@@ -57,6 +65,32 @@ fn explain(vm: &Vm, pool: Option<&Pool>, placement: &VmExplanation) -> String {
     }
     let lines: Vec<String> = rows.iter().map(|(what, answer)| format!("{what:<17} {answer}")).collect();
     format!("vm/{name}\n{}\n", lines.join("\n"))
+}
+
+/// What its probes are for, and what they say now.
+fn probe_rows(vm: &Vm, host: &str) -> Vec<(&'static str, String)> {
+    let is_restarted = vm.spec.ha.policy == HaPolicy::Restart;
+    let row = |probe: &Probe| {
+        let check = probe.check.to_string();
+        let said = vm.status.probes.iter().find(|said| (said.kind, &said.check) == (probe.kind, &check));
+        let now = said.map_or_else(String::new, |said| match (&said.message, said.state) {
+            (Some(message), ProbeState::Failing) => format!("; now failing: {message}"),
+            (_, state) => format!("; now {state}"),
+        });
+        let (failures, period_s) = (probe.failure_threshold, probe.period_s);
+        match (probe.kind, is_restarted) {
+            (ProbeKind::Readiness, _) => ("ready while", format!("{check} succeeds, asked every {period_s} s{now}")),
+            (ProbeKind::Liveness, true) => {
+                let what =
+                    format!("{host} starts it again after {failures} failures of {check}, {period_s} s apart{now}");
+                ("if it serves not", what)
+            }
+            (ProbeKind::Liveness, false) => {
+                ("if it serves not", format!("that is shown: {check}, {failures} failures {period_s} s apart{now}"))
+            }
+        }
+    };
+    vm.spec.probes.iter().map(row).collect()
 }
 
 /// Where it would run again, from what, or why it would not.
@@ -100,6 +134,27 @@ mod tests {
             "spec": {"cpus": 1, "memory": "64MiB", "disk": "1GiB", "ha": ha},
         });
         serde_json::from_value(vm).expect("a VM")
+    }
+
+    #[test]
+    fn probes_are_told_with_what_they_say_now() {
+        let mut vm = vm(
+            json!({"policy": "restart"}),
+            json!({"phase": "running", "host": "host-1", "probes": [
+                {"kind": "readiness", "check": "tcp://:5432", "state": "failing", "message": "port 5432 refuses connections"},
+                {"kind": "liveness", "check": "http://:80/health", "state": "passing"},
+            ]}),
+        );
+        let probe = |kind, check: &str| Probe::new(kind, check.parse().expect("a check"));
+        vm.spec.probes =
+            vec![probe(ProbeKind::Liveness, "http://:80/health"), probe(ProbeKind::Readiness, "tcp://:5432")];
+        let text = explain(&vm, None, &placement(true));
+        for part in [
+            "host-1 starts it again after 3 failures of http://:80/health, 10 s apart; now passing",
+            "tcp://:5432 succeeds, asked every 10 s; now failing: port 5432 refuses connections",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 
     fn pool(hosts: &[&str]) -> Pool {

@@ -196,6 +196,11 @@ async fn set(session: &Session, arguments: VmSet) -> Result<(), Failure> {
     ha.priority = arguments.priority.map_or(ha.priority, Into::into);
     ha.restarts_per_hour = arguments.ha_restarts.unwrap_or(ha.restarts_per_hour);
     ha.hang_s = arguments.ha_hang.unwrap_or(ha.hang_s);
+    if arguments.no_dependencies || !arguments.depends_on.is_empty() {
+        ha.depends_on = arguments.depends_on;
+    }
+    ha.watchdog = arguments.watchdog.unwrap_or(ha.watchdog);
+    arguments.probes.lay_over(&mut vm.spec.probes);
     for (key, value) in arguments.labels {
         match value {
             Some(value) => vm.metadata.labels.0.insert(key, value),

@@ -64,7 +64,7 @@ fn check_can_be_taken(app: &App, vm: &Vm, sent: &Snapshot) -> Result<(), Problem
     if sent.spec.memory {
         volume::expect_none(app, vm, "have its memory kept")?;
     }
-    if sent.spec.quiesce && !vm.status.ready {
+    if sent.spec.quiesce && !vm.status.guest_agent {
         let detail = format!("the guest's agent in VM '{}' does not answer, so nobody can quiesce it", vm.name());
         return Err(Problem::conflict("no-guest-agent", detail)
             .object(vm.reference())

@@ -93,7 +93,7 @@ pub async fn put(app: &App, caller: &Caller, name: &str, sent: Vm, query: &Write
             };
             let mut change = Change::new();
             change.update(&vm)?;
-            let protection_changed = vm.spec.ha != current.spec.ha;
+            let protection_changed = vm.spec.ha != current.spec.ha || vm.spec.probes != current.spec.probes;
             let changed = finish_change(app, change, vm, operation, query).await?;
             if protection_changed {
                 app.wakeups.protection.notify_one();

@@ -88,6 +88,7 @@ fn offline_changes(current: &Vm, sent: &Vm) -> Vec<&'static str> {
         ("spec.firmware", old.firmware != new.firmware),
         ("spec.display", old.display != new.display),
         ("spec.user_data", old.user_data != new.user_data),
+        ("spec.ha.watchdog", old.ha.watchdog != new.ha.watchdog),
     ]
     .into_iter()
     .filter_map(|(field, changed)| changed.then_some(field))

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   displaced ── its turn, and somewhere it fits ──▶ operation vm-start ── succeeded ──▶ not displaced any more
-//!       └──▶ waits for: a higher tier │ its pause │ the hour's limit │ room │ its host
+//!       └──▶ waits for: a higher tier │ a dependency │ its pause │ the hour's limit │ room │ its host
 //! ```
 //! What it waits for is in `status.displaced.waits`. Whose turn it is, `gantry_ha`'s restart order says; how often each was
 //! tried is in memory, so a controller that starts begins anew.
@@ -47,6 +47,8 @@ pub async fn run(app: Arc<App>) {
 #[derive(Default)]
 pub struct Memory {
     down: BTreeMap<Uuid, Moment>,
+    /// Started again and not ready yet: who comes after them waits.
+    coming_up: BTreeSet<Uuid>,
     attempts: BTreeMap<Uuid, Attempts>,
 }
 
@@ -62,6 +64,7 @@ pub async fn pass(app: &App, memory: &mut Memory) -> Result<(), Problem> {
     let vms: Vec<Arc<Vm>> =
         app.model.read(|tables| tables.vms.values().filter(|vm| protected(vm)).map(Arc::clone).collect());
     let known: BTreeSet<Uuid> = vms.iter().map(|vm| vm.metadata.uuid).collect();
+    memory.coming_up.retain(|vm| known.contains(vm));
     memory.down.retain(|vm, _| known.contains(vm));
     memory.attempts.retain(|vm, _| known.contains(vm));
     for vm in vms.iter().filter(|vm| vm.status.displaced.is_some() && vm.spec.power != PowerState::Running) {
@@ -86,7 +89,11 @@ fn candidate(vm: &Vm, memory: &mut Memory, now: Moment) -> Option<Candidate> {
     let state = match (&vm.status.displaced, vm.status.phase) {
         _ if vm.status.operation.is_some() => State::Starting,
         (Some(_), _) => State::Down { since: *memory.down.entry(uuid).or_insert(now) },
-        (None, VmPhase::Running) if vm.status.ready => State::Ready,
+        (None, VmPhase::Running) if vm.status.ready => {
+            memory.coming_up.remove(&uuid);
+            State::Ready
+        }
+        (None, VmPhase::Running) if memory.coming_up.contains(&uuid) => State::Starting,
         // One that nobody waits for: what its own host does about it is not known here.
         (None, _) => return None,
     };
@@ -97,7 +104,8 @@ fn candidate(vm: &Vm, memory: &mut Memory, now: Moment) -> Option<Candidate> {
     };
     let policy = RetryPolicy { per_hour: vm.spec.ha.restarts_per_hour as usize, ..RetryPolicy::default() };
     let attempts = memory.attempts.get(&uuid).cloned().unwrap_or_default();
-    Some(Candidate { name: vm.metadata.name.clone(), tier, depends_on: BTreeSet::new(), state, policy, attempts })
+    let depends_on = vm.spec.ha.depends_on.iter().cloned().collect();
+    Some(Candidate { name: vm.metadata.name.clone(), tier, depends_on, state, policy, attempts })
 }
 
 fn told(wait: &Wait) -> String {
@@ -121,6 +129,7 @@ async fn begin(app: &App, vm: &Vm, memory: &mut Memory, now: Moment) -> Result<(
         vm::restart_elsewhere(app, name).await?;
     }
     memory.attempts.entry(vm.metadata.uuid).or_default().begun(now);
+    memory.coming_up.insert(vm.metadata.uuid);
     Ok(())
 }
 

@@ -84,7 +84,7 @@ async fn doubt_vms(app: &App, host: &Host) -> Result<(), Problem> {
                     return Ok(());
                 };
                 vm.status.phase = VmPhase::Unknown;
-                vm.status.ready = false;
+                vm.status.forget_guest();
                 vm.status.reason = Some(format!("host '{}' is lost", host.name()));
                 let message = format!("VM '{name}' is out of sight: host '{}' is lost", host.name());
                 let mut event = app.event(vm.reference(), Severity::Warning, "VmUnknown", message);

@@ -225,7 +225,7 @@ async fn displace(app: &App, host: &Host) -> Result<(), Problem> {
                 }
                 let from = host.metadata.name.clone();
                 vm.status.phase = VmPhase::Failed;
-                vm.status.ready = false;
+                vm.status.forget_guest();
                 vm.status.started_at = None;
                 vm.status.guest = None;
                 vm.status.reason = Some(format!("host '{from}' was shut out, so it was stopped there"));

@@ -289,7 +289,7 @@ async fn note_vm(
     let Some(settled) = settle(&vm, host, observation, is_trusted()) else { return Ok(()) };
     let mut change = Change::new();
     change.update(&settled.vm)?;
-    if let Some((severity, reason, message)) = settled.event {
+    for (severity, reason, message) in settled.events {
         let mut event = app.event(vm.reference(), severity, reason, message);
         event.spec.host = Some(host.clone());
         change.event(&event)?;

@@ -3,15 +3,17 @@
 //! Only for VMs that no operation is at work on: an operation owns its VM's phase.
 
 use gantry_api::agent::{VmObservation, VmRunState};
-use gantry_types::{Name, PowerState, Severity, Vm, VmPhase};
+use gantry_types::{Name, PowerState, ProbeKind, ProbeState, ProbeStatus, Severity, Vm, VmPhase};
 
 /// What changes, and what is told about it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settled {
     pub vm: Vm,
-    /// Severity, reason and message.
-    pub event: Option<(Severity, &'static str, String)>,
+    pub events: Vec<Told>,
 }
+
+/// Severity, reason and message of an event.
+pub type Told = (Severity, &'static str, String);
 
 /// The VM as its host's report makes it; `None` if nothing changes. `trusted`: the report was surely made after the
 /// last operation on the VM, so it may contradict the object.
@@ -25,18 +27,20 @@ pub fn settle(vm: &Vm, host: &Name, observation: Option<&VmObservation>, trusted
         None => VmPhase::Failed,
     };
     let mut settled = vm.clone();
-    let mut event = None;
+    let mut events = Vec::new();
     let differs = observed != vm.status.phase;
     if differs {
         if !trusted || !vm.status.phase.may_execute() || !vm.status.phase.may_become(observed) {
             return None;
         }
         let reason = observation.and_then(|observation| observation.reason.clone());
-        event = enter(&mut settled, host, observed, reason, observation.is_none());
+        events.extend(enter(&mut settled, host, observed, reason, observation.is_none()));
     }
     match observation.filter(|observation| observation.state == VmRunState::Running) {
         Some(observation) => {
-            settled.status.ready = observation.guest_agent;
+            settled.status.guest_agent = observation.guest_agent;
+            events.extend(note_probes(&mut settled, host, observation));
+            settled.status.ready = is_ready(observation);
             if !differs {
                 settled.status.reason.clone_from(&observation.reason);
             }
@@ -45,17 +49,19 @@ pub fn settle(vm: &Vm, host: &Name, observation: Option<&VmObservation>, trusted
             }
             settled.status.accelerator.clone_from(&observation.accelerator);
         }
-        None => settled.status.ready = false,
+        None => settled.status.forget_guest(),
     }
     if let Some(observation) = observation {
         let restarted = note_restarts(&mut settled, host, observation);
-        event = event.or(restarted);
+        if events.is_empty() {
+            events.extend(restarted);
+        }
     }
     if let Some(observation) = observation.filter(|_| trusted) {
         settled.status.guarded_epoch = observation.guarded.then_some(observation.epoch);
         settled.status.recovery_points.clone_from(&observation.recovery_points);
     }
-    (settled != *vm).then_some(Settled { vm: settled, event })
+    (settled != *vm).then_some(Settled { vm: settled, events })
 }
 
 /// Its host is about to start it again: it still counts as running, and is not ready.
@@ -63,12 +69,47 @@ fn pending_restart(vm: &Vm, observation: &VmObservation) -> Option<Settled> {
     // An agent that has just started says so of every VM, without a reason.
     let reason = observation.reason.as_ref().filter(|_| vm.status.phase == VmPhase::Running)?;
     let mut settled = vm.clone();
-    settled.status.ready = false;
+    settled.status.forget_guest();
     settled.status.reason = Some(format!("{reason}; its host starts it again"));
-    (settled != *vm).then_some(Settled { vm: settled, event: None })
+    (settled != *vm).then_some(Settled { vm: settled, events: Vec::new() })
 }
 
-fn note_restarts(vm: &mut Vm, host: &Name, observation: &VmObservation) -> Option<(Severity, &'static str, String)> {
+/// Its readiness probes say so; where there are none, its guest's agent is enough.
+fn is_ready(observation: &VmObservation) -> bool {
+    let mut readiness = observation.probes.iter().filter(|probe| probe.kind == ProbeKind::Readiness).peekable();
+    match readiness.peek() {
+        Some(_) => readiness.all(|probe| probe.state == ProbeState::Passing),
+        None => observation.guest_agent,
+    }
+}
+
+/// Takes over what the probes say. An event for each that has begun to fail, or passes again.
+fn note_probes(vm: &mut Vm, host: &Name, observation: &VmObservation) -> Vec<Told> {
+    let before = std::mem::replace(&mut vm.status.probes, observation.probes.clone());
+    let was_failing = |probe: &ProbeStatus| {
+        let same = |known: &&ProbeStatus| (known.kind, &known.check) == (probe.kind, &probe.check);
+        before.iter().find(same).is_some_and(|known| known.state == ProbeState::Failing)
+    };
+    let name = &vm.metadata.name;
+    let told = |probe: &ProbeStatus| {
+        let ProbeStatus { kind, check, message, .. } = probe;
+        match (was_failing(probe), probe.state) {
+            (false, ProbeState::Failing) => {
+                let why = message.as_deref().unwrap_or("no reason is known");
+                let message = format!("the {kind} probe {check} of VM '{name}' fails on host '{host}': {why}");
+                Some((Severity::Warning, "ProbeFailed", message))
+            }
+            (true, ProbeState::Passing) => {
+                let message = format!("the {kind} probe {check} of VM '{name}' passes again");
+                Some((Severity::Normal, "ProbePassed", message))
+            }
+            _ => None,
+        }
+    };
+    observation.probes.iter().filter_map(told).collect()
+}
+
+fn note_restarts(vm: &mut Vm, host: &Name, observation: &VmObservation) -> Option<Told> {
     let (told, known) = (&observation.ha.status, vm.status.ha.clone());
     if *told == known {
         return None;
@@ -93,13 +134,7 @@ fn phase_of(state: VmRunState) -> Option<VmPhase> {
     }
 }
 
-fn enter(
-    vm: &mut Vm,
-    host: &Name,
-    phase: VmPhase,
-    reason: Option<String>,
-    missing: bool,
-) -> Option<(Severity, &'static str, String)> {
+fn enter(vm: &mut Vm, host: &Name, phase: VmPhase, reason: Option<String>, missing: bool) -> Option<Told> {
     let name = vm.metadata.name.clone();
     let former = vm.status.phase;
     vm.status.phase = phase;
@@ -170,6 +205,7 @@ mod tests {
             metrics: None,
             migration: None,
             ha: Default::default(),
+            probes: Vec::new(),
             recovery_points: Vec::new(),
             owner_uid: 0,
             volumes: Vec::new(),
@@ -184,18 +220,51 @@ mod tests {
         settled(phase, observation, trusted).map(|settled| settled.vm.status.phase)
     }
 
+    fn reasons(settled: &Settled) -> Vec<&'static str> {
+        settled.events.iter().map(|(_, reason, _)| *reason).collect()
+    }
+    fn probed(kind: ProbeKind, state: ProbeState) -> ProbeStatus {
+        let message = (state == ProbeState::Failing).then(|| "port 80 refuses connections".to_owned());
+        ProbeStatus { kind, check: "tcp://:80".to_owned(), state, message, since: None }
+    }
+
+    #[test]
+    fn readiness_probes_say_whether_it_is_ready_and_a_change_is_told_once() {
+        use ProbeState::{Failing, Passing, Starting};
+        let mut known = vm(VmPhase::Running);
+        let mut told = Vec::new();
+        for (state, ready) in [(Starting, false), (Passing, true), (Failing, false), (Failing, false), (Passing, true)]
+        {
+            // Without a guest agent: whoever has probes needs none.
+            let mut seen = VmObservation { guest_agent: false, ..observation(VmRunState::Running, 3) };
+            seen.probes = vec![probed(ProbeKind::Readiness, state), probed(ProbeKind::Liveness, Passing)];
+            if let Some(settled) = settle(&known, &"host-1".parse().expect("a name"), Some(&seen), true) {
+                told.extend(settled.events);
+                known = settled.vm;
+            }
+            assert_eq!((known.status.ready, known.status.guest_agent), (ready, false), "{state}");
+        }
+        let reasons: Vec<_> = told.iter().map(|(_, reason, _)| *reason).collect();
+        assert_eq!(reasons, ["ProbeFailed", "ProbePassed"]);
+        let message = "the readiness probe tcp://:80 of VM 'web' fails on host 'host-1': port 80 refuses connections";
+        assert_eq!(told[0].2, message);
+        let stopped =
+            settle(&known, &"host-1".parse().expect("a name"), Some(&observation(VmRunState::Stopped, 3)), true);
+        assert_eq!(stopped.expect("changes").vm.status.probes, []);
+    }
+
     #[test]
     fn a_guest_that_powers_off_is_stopped_and_stays_so() {
         let settled = settled(VmPhase::Running, Some(observation(VmRunState::Stopped, 3)), true).expect("changes");
         assert_eq!((settled.vm.status.phase, settled.vm.spec.power), (VmPhase::Stopped, PowerState::Stopped));
-        assert_eq!(settled.event.map(|(_, reason, _)| reason), Some("VmStopped"));
+        assert_eq!(reasons(&settled), ["VmStopped"]);
     }
 
     #[test]
     fn a_guest_that_goes_on_by_itself_is_told_of() {
         let settled = settled(VmPhase::Paused, Some(observation(VmRunState::Running, 3)), true).expect("changes");
         assert_eq!((settled.vm.status.phase, settled.vm.status.reason.clone()), (VmPhase::Running, None));
-        assert_eq!(settled.event.map(|(_, reason, _)| reason), Some("VmResumed"));
+        assert_eq!(reasons(&settled), ["VmResumed"]);
     }
 
     #[test]
@@ -208,7 +277,7 @@ mod tests {
     #[test]
     fn readiness_needs_no_second_report() {
         let settled = settled(VmPhase::Running, Some(observation(VmRunState::Running, 3)), false).expect("changes");
-        assert!(settled.vm.status.ready && settled.event.is_none());
+        assert!(settled.vm.status.ready && settled.events.is_empty());
     }
 
     #[test]

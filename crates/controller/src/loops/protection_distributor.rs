@@ -26,7 +26,8 @@ pub async fn pass(app: &App) {
                 let seen = reported.and_then(|report| report.vms.get(&vm.metadata.uuid));
                 let runs = matches!(vm.status.phase, VmPhase::Running | VmPhase::Paused);
                 let told = |seen: &gantry_api::agent::VmObservation| {
-                    seen.epoch == vm.status.epoch && seen.ha.spec != vm.spec.ha && !seen.damaged
+                    let knows = seen.ha.spec == vm.spec.ha && seen.ha.probes == vm.spec.probes;
+                    seen.epoch == vm.status.epoch && !knows && !seen.damaged
                 };
                 runs && vm.status.operation.is_none() && seen.is_some_and(told)
             };
@@ -38,7 +39,7 @@ pub async fn pass(app: &App) {
         })
     });
     for (vm, host) in differing {
-        let request = ProtectVm { epoch: vm.status.epoch, ha: vm.spec.ha.clone() };
+        let request = ProtectVm { epoch: vm.status.epoch, ha: vm.spec.ha.clone(), probes: vm.spec.probes.clone() };
         if let Err(problem) = app.links.agent(&host).protect_vm(vm.metadata.uuid, &request).await {
             tracing::debug!(vm = vm.name(), %problem, "its host does not have its protection yet");
         }

@@ -70,7 +70,7 @@ async fn take(app: &App, vm: &Vm, now: Timestamp) -> Result<(), Problem> {
     let spec = SnapshotSpec {
         vm: vm.metadata.name.clone(),
         memory: false,
-        quiesce: vm.spec.snapshots.quiesce && vm.status.ready && vm.status.phase == VmPhase::Running,
+        quiesce: vm.spec.snapshots.quiesce && vm.status.guest_agent && vm.status.phase == VmPhase::Running,
         description: None,
         scheduled: true,
     };

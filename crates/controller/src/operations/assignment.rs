@@ -107,6 +107,7 @@ pub fn assignment(app: &App, vm: &Vm, epoch: u64) -> Result<Assignment, Problem>
         user_data: vm.spec.user_data.clone(),
         power: vm.spec.power,
         ha: vm.spec.ha.clone(),
+        probes: vm.spec.probes.clone(),
         recovery: vm.spec.recovery,
         resources: vm.spec.resources.clone(),
     })

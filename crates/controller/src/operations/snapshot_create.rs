@@ -32,7 +32,13 @@ pub(super) fn subject(context: &StepContext) -> Result<&Name, Problem> {
 
 pub fn machine_of(vm: &Vm) -> SnapshotMachine {
     let spec = &vm.spec;
-    SnapshotMachine { cpus: spec.cpus, memory: spec.memory, firmware: spec.firmware, cpu_model: spec.cpu_model.clone() }
+    SnapshotMachine {
+        cpus: spec.cpus,
+        memory: spec.memory,
+        firmware: spec.firmware,
+        cpu_model: spec.cpu_model.clone(),
+        watchdog: spec.ha.watchdog,
+    }
 }
 
 #[async_trait]

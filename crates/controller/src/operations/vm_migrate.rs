@@ -255,6 +255,7 @@ impl Step for Receive {
             assignment: assignment(&context.app, &vm, plan.epoch())?,
             paused: plan.paused,
             post_copy: plan.post_copy,
+            probes: vm.status.probes.clone(),
             recovery_points,
         };
         let agent = context.agent(&plan.destination).await?;

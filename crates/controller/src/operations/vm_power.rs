@@ -47,7 +47,7 @@ impl Procedure for VmPower {
             };
             vm.status.phase = phase;
             if phase == VmPhase::Paused || reason == "VmRebooted" {
-                vm.status.ready = false;
+                vm.status.forget_guest();
             }
             let message = format!("VM '{}' was {did} by {}", vm.name(), context.operation.spec.requested_by);
             change.event(&context.event(Severity::Normal, reason, message, vm.status.host.as_ref()))?;

@@ -56,7 +56,7 @@ impl Procedure for VmRevert {
             (Ending::Succeeded, Some(plan)) => {
                 vm.status.phase = if plan.runs_afterwards { VmPhase::Running } else { VmPhase::Stopped };
                 vm.status.reason = None;
-                vm.status.ready = false;
+                vm.status.forget_guest();
                 if plan.runs_afterwards {
                     vm.status.started_at = Some(context.app.clock.now());
                 }

@@ -33,7 +33,7 @@ impl Procedure for VmStop {
         if let Ending::Succeeded = ending {
             vm.status.phase = VmPhase::Stopped;
             vm.status.reason = None;
-            vm.status.ready = false;
+            vm.status.forget_guest();
             vm.status.guest = None;
             vm.status.started_at = None;
             let message = format!("VM '{}' was stopped by {}", vm.name(), context.operation.spec.requested_by);

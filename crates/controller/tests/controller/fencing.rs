@@ -10,7 +10,10 @@ use gantry_controller::{
     app::{cluster, fence, vm},
     loops::{cluster_keeper, failover, host_failure_detector, host_fencer},
 };
-use gantry_types::{Event, FenceProofKind, HaPolicy, Host, HostFence, Operation, Priority, Problem, Vm, VmPhase};
+use gantry_types::{
+    Event, FenceProofKind, HaPolicy, Host, HostFence, Operation, Priority, Probe, ProbeKind, ProbeState, ProbeStatus,
+    Problem, Vm, VmPhase,
+};
 
 use crate::world::{Controller, World, name};
 
@@ -53,6 +56,13 @@ async fn protected(world: &World, controller: &Controller, vm: &str, pool: Optio
 
 async fn web(world: &World) -> Vm {
     world.vm("web").await.expect("a VM")
+}
+
+async fn cordon(world: &World, controller: &Controller, host: &str, cordoned: bool) {
+    let mut sent = world.host(host).await;
+    sent.spec.cordoned = cordoned;
+    let changed = gantry_controller::app::host::put(&controller.app, &Caller::controller(), host, sent, &query()).await;
+    changed.expect("done");
 }
 
 async fn fence_of(world: &World, host: &str) -> Option<HostFence> {
@@ -250,11 +260,7 @@ async fn a_host_that_is_alive_says_itself_that_it_is_clean_and_its_own_vms_start
 async fn the_more_important_come_first_and_what_finds_no_room_says_so() {
     let (world, controller) = cluster_of_three().await;
     for host in ["host-2", "host-3"] {
-        let mut sent = world.host(host).await;
-        sent.spec.cordoned = true;
-        gantry_controller::app::host::put(&controller.app, &Caller::controller(), host, sent, &query())
-            .await
-            .expect("done");
+        cordon(&world, &controller, host, true).await;
     }
     for (vm, priority) in [("batch", Priority::Low), ("web", Priority::High)] {
         protected(&world, &controller, vm, Some("nas")).await;
@@ -273,17 +279,62 @@ async fn the_more_important_come_first_and_what_finds_no_room_says_so() {
     assert_eq!(second, "VM 'web' has a higher priority and is not ready yet");
 
     // Room for both: one after the other.
-    let mut sent = world.host("host-2").await;
-    sent.spec.cordoned = false;
-    gantry_controller::app::host::put(&controller.app, &Caller::controller(), "host-2", sent, &query())
-        .await
-        .expect("done");
+    cordon(&world, &controller, "host-2", false).await;
+    for _ in 0..2 {
+        fail_over(&controller, &mut memory).await;
+        assert_eq!(web(&world).await.status.phase, VmPhase::Running);
+        assert_eq!(world.vm("batch").await.expect("a VM").status.phase, VmPhase::Failed);
+    }
+    // It runs and does not serve yet: what is below it waits on.
+    let (uuid, host) = (web(&world).await.metadata.uuid, name("host-2"));
+    let said = |state| {
+        let probe = Probe::new(ProbeKind::Readiness, "exec:/usr/bin/pg_isready".parse().expect("a check"));
+        vec![ProbeStatus { state, ..ProbeStatus::new(&probe) }]
+    };
+    world.hosts.probes_say(&host, uuid, said(ProbeState::Starting));
+    world.reports(&controller).await;
     fail_over(&controller, &mut memory).await;
-    assert_eq!(web(&world).await.status.phase, VmPhase::Running);
-    assert_eq!(world.vm("batch").await.expect("a VM").status.phase, VmPhase::Failed);
+    assert!(!web(&world).await.status.ready);
+    let waits = waits(world.vm("batch").await.expect("a VM"));
+    assert_eq!(waits, "VM 'web' has a higher priority and is not ready yet");
+    world.hosts.probes_say(&host, uuid, said(ProbeState::Passing));
     world.reports(&controller).await;
     fail_over(&controller, &mut memory).await;
     assert_eq!(world.vm("batch").await.expect("a VM").status.phase, VmPhase::Running);
+    world.check().await;
+}
+
+#[tokio::test]
+async fn what_it_depends_on_is_ready_before_it_starts() {
+    let (world, controller) = cluster_of_three().await;
+    for host in ["host-2", "host-3"] {
+        cordon(&world, &controller, host, true).await;
+    }
+    for vm in ["db", "web"] {
+        protected(&world, &controller, vm, Some("nas")).await;
+    }
+    cordon(&world, &controller, "host-2", false).await;
+    let mut sent = web(&world).await;
+    sent.spec.ha.depends_on = vec![name("db"), name("nobody"), name("db")];
+    let refused = vm::put(&controller.app, &Caller::controller(), "web", sent.clone(), &query()).await;
+    assert_eq!(refused.expect_err("twice").fields[0].field, "spec.ha.depends_on[2]");
+    sent.spec.ha.depends_on.pop();
+    vm::put(&controller.app, &Caller::controller(), "web", sent, &query()).await.expect("at any time");
+    let mut memory = failover::Memory::default();
+    lose(&world, &controller, "host-1").await;
+    turn(&controller).await;
+    world.hosts.lease_ends(&name("host-1"));
+    world.clock.advance(Duration::from_secs(5));
+    turn(&controller).await;
+    for _ in 0..2 {
+        fail_over(&controller, &mut memory).await;
+        assert_eq!(world.vm("db").await.expect("a VM").status.phase, VmPhase::Running);
+        let waits = web(&world).await.status.displaced.expect("displaced").waits;
+        assert_eq!(waits.as_deref(), Some("VM 'db' is not ready yet"));
+    }
+    world.reports(&controller).await;
+    fail_over(&controller, &mut memory).await;
+    assert_eq!(web(&world).await.status.phase, VmPhase::Running);
     world.check().await;
 }
 

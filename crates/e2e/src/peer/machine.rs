@@ -160,6 +160,7 @@ impl PeerMachine {
             volumes: Vec::new(),
             screen: false,
             pvpanic: true,
+            watchdog: false,
         };
         Ok(Prepared { directory: directory.to_owned(), binary, config, sandbox })
     }

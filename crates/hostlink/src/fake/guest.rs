@@ -6,7 +6,9 @@ use gantry_api::agent::{
     Assignment, HaObservation, MigrationReport, MigrationState, SendMigration, VmObservation, VmRunState,
 };
 use gantry_api::storage::VolumeAssignment;
-use gantry_types::{GuestInfo, HaPolicy, HaStatus, MigrationFigures, MigrationProgress, Name, Problem, RecoveryPoint};
+use gantry_types::{
+    GuestInfo, HaPolicy, HaStatus, MigrationFigures, MigrationProgress, Name, ProbeStatus, Problem, RecoveryPoint,
+};
 use uuid::Uuid;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +32,7 @@ pub(super) struct FakeVm {
     pub guest: Guest,
     pub migration: Option<FakeMigration>,
     pub ha: HaStatus,
+    pub probes: Vec<ProbeStatus>,
     pub disk: FakeDisk,
     /// Newest first.
     pub points: Vec<RecoveryPoint>,
@@ -78,6 +81,7 @@ impl FakeVm {
             guest: Guest::Off { failed: false, reason: None },
             migration: None,
             ha: HaStatus::default(),
+            probes: Vec::new(),
             disk: FakeDisk::default(),
             points: Vec::new(),
             last_revert: None,
@@ -123,7 +127,12 @@ impl FakeVm {
             accelerator: (!matches!(self.guest, Guest::Off { .. })).then(|| "tcg".to_owned()),
             metrics: None,
             migration: self.migration.as_ref().map(|migration| migration.report(&self.assignment)),
-            ha: HaObservation { spec: self.assignment.ha.clone(), status: self.ha.clone() },
+            ha: HaObservation {
+                spec: self.assignment.ha.clone(),
+                probes: self.assignment.probes.clone(),
+                status: self.ha.clone(),
+            },
+            probes: if running { self.probes.clone() } else { Vec::new() },
             recovery_points: self.points.clone(),
             volumes: self.assignment.volumes.iter().map(VolumeAssignment::place).collect(),
             owner_uid: self.owner_uid,

@@ -138,6 +138,7 @@ impl HostState {
                 epoch: known.assignment.epoch,
                 power: known.assignment.power,
                 ha: known.assignment.ha.clone(),
+                probes: known.assignment.probes.clone(),
                 resources: known.assignment.resources.clone(),
                 ..assignment.clone()
             };
@@ -178,6 +179,7 @@ impl HostState {
         let owner_uid = self.next_uid();
         self.vms.entry(uuid).or_insert_with(|| FakeVm {
             guest: Guest::Incoming,
+            probes: request.probes.clone(),
             migration: Some(FakeMigration {
                 id: request.migration,
                 state: MigrationState::Receiving,
@@ -364,6 +366,7 @@ impl AgentApi for FakeHost {
                 return Err(Problem::conflict("vm-migrating", "the VM is being migrated"));
             }
             known.assignment.ha = request.ha.clone();
+            known.assignment.probes.clone_from(&request.probes);
             known.guarded |= request.ha.policy == HaPolicy::Restart;
             Ok(())
         })

@@ -23,7 +23,7 @@ use std::{
 
 use gantry_api::agent::{Verdict, VmObservation};
 use gantry_api::relocation::ExpectDisk;
-use gantry_types::{HostNetworks, HostResources, Name, Problem, RecoveryPoint};
+use gantry_types::{HostNetworks, HostResources, Name, ProbeStatus, Problem, RecoveryPoint};
 use uuid::Uuid;
 
 pub use faults::{Call, Fault, When};
@@ -130,6 +130,15 @@ impl FakeWorld {
                 vm.guest = Guest::Running;
                 vm.ha.restarts += 1;
                 vm.ha.last_cause = Some(cause.to_owned());
+            }
+        });
+    }
+
+    /// What the host's probes of the VM say from here on.
+    pub fn probes_say(&self, host: &Name, vm: Uuid, probes: Vec<ProbeStatus>) {
+        self.with(host, |state| {
+            if let Some(vm) = state.vms.get_mut(&vm) {
+                vm.probes = probes;
             }
         });
     }

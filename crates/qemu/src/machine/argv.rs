@@ -70,6 +70,11 @@ impl MachineConfig {
         if self.screen {
             self.add_screen(&mut args);
         }
+        if self.watchdog {
+            // Last, so that all other devices keep their places on the bus.
+            args.json("-device", json!({"driver": "i6300esb", "id": "watchdog"}));
+            args.pair("-action", "watchdog=pause");
+        }
         if let Some(boot) = &self.kernel {
             args.pair("-kernel", &boot.kernel);
             if let Some(initrd) = &boot.initrd {

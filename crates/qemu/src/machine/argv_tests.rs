@@ -33,6 +33,7 @@ fn machine() -> MachineConfig {
         volumes: Vec::new(),
         screen: false,
         pvpanic: true,
+        watchdog: false,
     }
 }
 
@@ -258,4 +259,13 @@ fn a_screen_is_a_card_with_keyboard_and_pointer_on_a_socket_and_nothing_else_cha
     }
     let odd = MachineConfig { screen: true, sockets: SocketsDir("/run/a,to=9".into()), ..machine() };
     assert!(argv(&odd).contains(&"unix:/run/a,,to=9/vnc.sock".to_owned()), "no option of its own");
+}
+
+#[test]
+fn a_watchdog_stands_behind_everything_else_and_halts_its_guest() {
+    let without = argv(&machine());
+    let with = argv(&MachineConfig { watchdog: true, ..machine() });
+    assert_eq!(with[..without.len()], without);
+    let device = r#"{"driver":"i6300esb","id":"watchdog"}"#;
+    assert_eq!(with[without.len()..], ["-device", device, "-action", "watchdog=pause"]);
 }

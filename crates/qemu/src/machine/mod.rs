@@ -5,7 +5,7 @@
 //! address can add an option of its own. Nothing here touches the system except [`locate`].
 //!
 //! The guest always has: a serial console on a socket (with a log file), a guest-agent port, a random
-//! number source, and, if asked for, pvpanic and a screen. Disks and network ports appear in the order given.
+//! number source, and, if asked for, pvpanic, a screen and a watchdog. Disks and network ports appear in the order given.
 //!
 //! Failure behaviour: [`MachineConfig::argv`] refuses what cannot work (a socket path that is too long, a
 //! CPU model that is not a plain word, a duplicate node name) before a process exists.
@@ -184,6 +184,8 @@ pub struct MachineConfig {
     pub screen: bool,
     /// Report guest panics, and halt the guest when one happens instead of ending QEMU.
     pub pvpanic: bool,
+    /// A watchdog timer (i6300esb). When the guest does not feed it in time the guest is halted and QEMU says so.
+    pub watchdog: bool,
 }
 
 impl MachineConfig {

@@ -167,6 +167,7 @@ impl TestVm {
             volumes: Vec::new(),
             screen: false,
             pvpanic: true,
+            watchdog: false,
         }
     }
 
