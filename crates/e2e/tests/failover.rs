@@ -1,0 +1,204 @@
+//! One protected VM, and one host after the other that fails under it, each in another way. Each time it runs again
+//! elsewhere, or where it was; an outside observer finds every write that was acknowledged, and never hears two of it.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use gantry_api::rest::WriteQuery;
+use gantry_e2e::lab::{BOOT_LIMIT, SETTLE_LIMIT, address, host_of};
+use gantry_e2e::{Lab, Observer, Sentinel, Workload, eventually, http_get, qemus, workload_figure};
+use gantry_types::{Event, Host, HostState, Pool, PoolHealth, Vm};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const VM: &str = "web";
+/// Boots of the guest, each with an observer of its own.
+const BOOTS: usize = 5;
+
+/// Each boot checks what the one before wrote, then writes numbered blocks to a file of its own.
+fn user_data(observers: &[SocketAddr]) -> String {
+    let mut text = String::from("#cloud-config\nbootcmd:\n");
+    let mut line = |command: &str| _ = writeln!(text, "  - {command}");
+    line("sync");
+    line("B=$(cat /data/boots)");
+    line("test -f /data/seq-$((B - 1)) && wl seqcheck /data/seq-$((B - 1)) > /run/wl/seqcheck");
+    line("dd if=/dev/zero of=/data/seq-$B bs=1048576 count=2");
+    line("sync");
+    let told: Vec<String> = observers.iter().map(SocketAddr::to_string).collect();
+    line(&format!("O=$(echo {} | cut -d' ' -f$B)", told.join(" ")));
+    line("wl seq /data/seq-$B $O 2000 > /run/seq.log 2>&1 &");
+    text
+}
+
+struct Story {
+    lab: Lab,
+    observers: Vec<Observer>,
+    boot: usize,
+}
+
+impl Story {
+    async fn vm(&self) -> Result<Vm> {
+        Ok(self.lab.client().get(VM).await?)
+    }
+
+    fn observer(&self) -> &Observer {
+        &self.observers[self.boot]
+    }
+
+    /// The host that it runs on, once it writes there, its guard is confirmed and what it may go to is ready.
+    async fn settled(&self) -> Result<u8> {
+        self.lab.serving(VM).await?;
+        eventually("it writes, guarded", SETTLE_LIMIT, async || {
+            let vm = self.vm().await?;
+            ensure!(vm.status.is_guarded(), "{:?}", vm.status);
+            ensure!(self.observer().count() > 50, "{} writes", self.observer().count());
+            host_of(&vm)
+        })
+        .await
+    }
+
+    /// It serves again after its host has failed: everything that was acknowledged is there, and the run before is silent.
+    async fn runs_again(&mut self, what: &str, failed: Instant) -> Result<Vm> {
+        let before = self.vm().await?;
+        self.boot += 1;
+        let address = address(&before)?;
+        let first = eventually(&format!("it runs again after {what}"), BOOT_LIMIT, async || {
+            let first = self.observer().report().arrivals.first().map(|(_, _, at)| *at);
+            first.context("the next boot has written nothing yet")
+        })
+        .await?;
+        let vm = self.lab.serving(VM).await?;
+        let last =
+            eventually("it has checked its disk", SETTLE_LIMIT, async || workload_figure(address, "last")).await?;
+        let former = self.observers[self.boot - 1].report();
+        ensure!(last >= former.last, "after {what}: {} was acknowledged, the guest found {last}", former.last);
+        ensure!(workload_figure(address, "bad")? == 0, "after {what} the guest found damaged blocks");
+        let late = former.arrivals.iter().filter(|(_, _, at)| *at > first).count();
+        ensure!(late == 0, "after {what} the run before was heard {late} times while the next one ran");
+        ensure!(former.doubled.is_empty() && self.observer().report().doubled.is_empty(), "it ran twice");
+        self.lab.runs_in_one_place(VM).await?;
+        println!("{what}: it wrote again {} ms later", first.duration_since(failed).as_millis());
+        Ok(vm)
+    }
+
+    async fn host_is(&self, host: u8, state: HostState) -> Result<()> {
+        eventually(&format!("host-{host} is {state:?}"), SETTLE_LIMIT, async || {
+            let host: Host = self.lab.client().get(&format!("host-{host}")).await?;
+            ensure!(host.status.state == state && host.status.fence.is_none(), "{:?}", host.status);
+            Ok(())
+        })
+        .await
+    }
+}
+
+async fn begin() -> Result<(Story, tempfile::TempDir)> {
+    let lab = Lab::up(3).await?;
+    let place = tempfile::tempdir()?;
+    std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755))?;
+    let path = place.path().join("nas").to_string_lossy().into_owned();
+    lab.gantry(&["pool", "create", "nas", "--path", &path, "--host", "host-1,host-2,host-3"]).await?.ok()?;
+    eventually("the pool is looked at", SETTLE_LIMIT, async || {
+        let pool: Pool = lab.client().get("nas").await?;
+        ensure!(matches!(pool.status.health, PoolHealth::Healthy | PoolHealth::NearlyFull), "{pool:?}");
+        Ok(())
+    })
+    .await?;
+    lab.import_guest().await?;
+    let observers = (0..BOOTS).map(|_| Observer::listen(lab.outside())).collect::<Result<Vec<_>>>()?;
+    let addresses: Vec<SocketAddr> = observers.iter().map(Observer::address).collect();
+    let mut sent = lab.guest(VM, &Workload::default())?;
+    sent.spec.pool = Some("nas".parse()?);
+    sent.spec.user_data = Some(user_data(&addresses));
+    lab.follow(&lab.client().create(&sent, &WriteQuery::default()).await?).await?;
+    let probes = ["--readiness-probe", "http://:80/", "--probe-body", "ok", "--probe-period", "1"];
+    let protect = ["vm", "set", VM, "--ha", "restart", "--priority", "high"];
+    lab.gantry(&[&protect[..], &probes[..]].concat()).await?.ok()?;
+    Ok((Story { lab, observers, boot: 0 }, place))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_protected_vm_outlives_its_hosts_and_never_runs_twice() -> Result<()> {
+    let (mut story, _place) = begin().await?;
+    let first = story.settled().await?;
+    let sentinel = Sentinel::watch(story.vm().await?.metadata.uuid);
+    let explained = story.lab.gantry(&["ha", "explain", VM]).await?.ok()?;
+    ensure!(explained.contains("http://:80/ succeeds, asked every 1 s; now passing"), "{explained}");
+
+    cut(&mut story, first).await?;
+    let host = story.settled().await?;
+    frozen(&mut story, host).await?;
+    let host = story.settled().await?;
+    unplugged(&mut story, host).await?;
+    let host = story.settled().await?;
+    fenced_by_hand(&mut story, host).await?;
+
+    sentinel.finish()?;
+    story.lab.passed();
+    Ok(())
+}
+
+/// Management and data cable: it stops its VM itself, then the VM starts elsewhere.
+async fn cut(story: &mut Story, host: u8) -> Result<()> {
+    let uuid = story.vm().await?.metadata.uuid;
+    let pid = qemus(uuid).first().context("it has no QEMU")?.pid;
+    story.lab.cable("cut", host).await?;
+    let cut = Instant::now();
+    let vm = story.runs_again("a cut", cut).await?;
+    ensure!(host_of(&vm)? != host && qemus(uuid).iter().all(|seen| seen.pid != pid), "{:?}", vm.status);
+    story.lab.cable("mend", host).await?;
+    story.host_is(host, HostState::Ready).await?;
+    let told: Vec<Event> = story.lab.client().list(None).await?;
+    for reason in ["HostFencing", "HostFenced", "VmDisplaced", "VmRunsAgain", "HostFenceLifted"] {
+        ensure!(told.iter().any(|event| event.spec.reason == reason), "no event says {reason}");
+    }
+    let again = story.vm().await?;
+    ensure!(again.status.host == vm.status.host && again.status.epoch == vm.status.epoch, "{:?}", again.status);
+    Ok(())
+}
+
+/// Its agent stands still for longer than its lease: the warden stops the VM. The agent holds the disk's lock until it goes
+/// on, so the VM starts when that is so.
+async fn frozen(story: &mut Story, host: u8) -> Result<()> {
+    let uuid = story.vm().await?.metadata.uuid;
+    let agent = story.lab.room().look().hosts[usize::from(host) - 1].agent_pid.context("it has no agent")?;
+    kill(Pid::from_raw(agent), Signal::SIGSTOP)?;
+    let stopped = Instant::now();
+    let displaced = eventually("its VM is stopped and to run again", SETTLE_LIMIT, async || {
+        let vm = story.vm().await?;
+        ensure!(vm.status.displaced.is_some() && qemus(uuid).is_empty(), "{:?}", vm.status);
+        Ok(vm)
+    });
+    let displaced = displaced.await;
+    kill(Pid::from_raw(agent), Signal::SIGCONT)?;
+    ensure!(displaced?.status.epoch > 0);
+    story.runs_again("a frozen agent", stopped).await?;
+    story.host_is(host, HostState::Ready).await
+}
+
+/// Everything of the host ends at once.
+async fn unplugged(story: &mut Story, host: u8) -> Result<()> {
+    story.lab.cable("unplug", host).await?;
+    let vm = story.runs_again("a power loss", Instant::now()).await?;
+    ensure!(host_of(&vm)? != host, "{:?}", vm.status);
+    story.lab.cable("plug", host).await?;
+    story.lab.resume().await?;
+    story.host_is(host, HostState::Ready).await?;
+    http_get(address(&vm)?, "/", Duration::from_secs(5)).context("what came back disturbed it")?;
+    Ok(())
+}
+
+/// An operator shuts the host out.
+async fn fenced_by_hand(story: &mut Story, host: u8) -> Result<()> {
+    let name = format!("host-{host}");
+    story.lab.gantry(&["host", "fence", &name, "--why", "smoke"]).await?.ok()?;
+    let vm = story.runs_again("a fence by hand", Instant::now()).await?;
+    ensure!(host_of(&vm)? != host, "{:?}", vm.status);
+    let fenced: Host = story.lab.client().get(&name).await?;
+    ensure!(fenced.spec.cordoned, "{:?}", fenced.spec);
+    let told: Vec<Event> = story.lab.client().list(None).await?;
+    ensure!(told.iter().any(|event| event.spec.reason == "HostFencing" && event.spec.message.contains("smoke")));
+    Ok(())
+}
