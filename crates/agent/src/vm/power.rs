@@ -78,9 +78,13 @@ impl VmTask {
         match self.launch(Begin::Running).await {
             Ok(()) => Ok(()),
             Err(error) => {
+                let lease_over = error.code() == "lease-not-held";
                 if let Some(record) = &mut self.record {
-                    record.end =
-                        Some(End { lease_over: error.code() == "lease-not-held", ..End::failed(&error.detail) });
+                    // That it was stopped with the lease says more than that it may not start yet.
+                    let is_told = lease_over && record.end.as_ref().is_some_and(|end| end.lease_over);
+                    if !is_told {
+                        record.end = Some(End { lease_over, ..End::failed(&error.detail) });
+                    }
                 }
                 self.save().await?;
                 Err(error)

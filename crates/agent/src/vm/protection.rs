@@ -138,6 +138,7 @@ impl VmTask {
             let now = self.protection.moment(Instant::now());
             self.protection.attempts.begun(now);
         }
+        let before = self.record.as_ref().map(|record| record.ha.clone());
         if let Some(record) = &mut self.record {
             let cause = record.end.as_ref().map(|end| end.reason.clone());
             tracing::warn!(vm = %self.vm, cause, "it failed and is started again");
@@ -151,6 +152,10 @@ impl VmTask {
         // Why it failed is in the record; the next turn is planned from there.
         if let Err(error) = self.start().await {
             tracing::warn!(vm = %self.vm, %error, "it could not be started again");
+            // The warden knew before this task did that the lease is over: nothing was tried.
+            if let (Some(record), Some(before), "lease-not-held") = (&mut self.record, before, error.code()) {
+                record.ha = before;
+            }
         }
         self.protection.watched_from = Instant::now();
     }
