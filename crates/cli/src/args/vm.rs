@@ -112,7 +112,7 @@ pub enum VmCommand {
         listen: std::net::SocketAddr,
     },
     /// Change processors, memory and display (while it is stopped), owner, labels, high availability or probes
-    Set(Set),
+    Set(Box<Set>),
     /// Move a VM to another host: while it runs, or stopped with its disk
     Migrate(Migrate),
     /// Bring a VM's disk back to its last known good state, and start it

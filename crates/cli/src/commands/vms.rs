@@ -52,7 +52,7 @@ pub async fn run(session: &Session, command: VmCommand) -> Result<(), Failure> {
         }
         VmCommand::Vnc { name, listen } => screen::serve(&session.client()?, &name, listen).await,
         VmCommand::Console { name } => console::attach(&session.client()?, &name).await,
-        VmCommand::Set(arguments) => set(session, arguments).await,
+        VmCommand::Set(arguments) => set(session, *arguments).await,
         VmCommand::Migrate(arguments) => migrate(session, arguments).await,
         VmCommand::Recover(arguments) => {
             let (request, names) = (RecoverRequest { to: arguments.to, undo: arguments.undo }, [arguments.name]);
