@@ -88,7 +88,7 @@ async fn a_host_is_told_of_probes_and_what_they_say_decides_whether_the_vm_is_re
     let vm = changed.expect("at any time").object;
     protection_distributor::pass(&controller.app).await;
     let host = vm.status.host.clone().expect("a host");
-    assert_eq!(world.hosts.vms_on(&host)[0].ha.probes, [readiness.clone()]);
+    assert_eq!(world.hosts.vms_on(&host)[0].ha.probes, std::slice::from_ref(&readiness));
     world.reports(&controller).await;
     let calls = world.hosts.calls().len();
     protection_distributor::pass(&controller.app).await;
