@@ -1,5 +1,7 @@
 //! The source's side, as the VM's task holds it: what is on record, and which of the sending task's steps it accepts.
 
+use std::sync::Arc;
+
 use gantry_api::agent::{MigrationReport, MigrationState, SendMigration};
 use gantry_hostlink::AgentClient;
 use gantry_qemu::migration::{MigrationSource, MirrorDisk, Peer, PeerTls};
@@ -328,6 +330,10 @@ impl VmTask {
         match known.map(|known| known.state) {
             Some(MigrationState::Moved) => {
                 self.sending = None;
+                // The guest is elsewhere: its port need not wait for the end of its QEMU.
+                let (host, vm) = (Arc::clone(&self.host), self.vm);
+                let (ended, removed) = tokio::join!(self.end_qemu(), host.networks.remove(vm));
+                ended.and(removed)?;
                 self.tear_down().await
             }
             // Nothing of that migration is left, and what is here belongs to another.
