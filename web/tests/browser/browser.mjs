@@ -47,6 +47,11 @@ export async function picture(page, name) {
 /** What axe finds against WCAG 2.2 AA, one line each; with `rules` only against these. */
 export async function barriers(page, rules) {
   if (!(await page.evaluate(() => 'axe' in globalThis))) await page.evaluate(axe);
+  // A colour on its way to another is nobody's choice.
+  await page.evaluate(() => {
+    const ends = (animation) => Number.isFinite(animation.effect?.getComputedTiming().endTime);
+    return Promise.all(document.getAnimations().filter(ends).map((animation) => animation.finished.catch(() => undefined)));
+  });
   const only = rules ? { type: 'rule', values: rules } : { type: 'tag', values: LEVELS };
   const violations = await page.evaluate(async (runOnly) => {
     const { violations } = await globalThis.axe.run(document, { runOnly, resultTypes: ['violations'] });
