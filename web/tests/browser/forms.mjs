@@ -1,5 +1,5 @@
 // Networks, groups, a router and a policy, each made in its dialog as the controller checks it; and what they then show.
-import { mustHaveNoBarriers, picture } from './browser.mjs';
+import { must, mustHaveNoBarriers, picture } from './browser.mjs';
 
 export async function forms({ tally, page }) {
   const dialog = page.getByRole('dialog');
@@ -76,6 +76,31 @@ export async function forms({ tally, page }) {
     await page.getByText('Divided among 1 host').first().click();
     await page.getByText('1 VM ·').first().waitFor();
     await picture(page, 'wide-light-resource-pool-in-use');
+  });
+
+  await tally.test('a VM is protected, and shutting out its host asks why', async () => {
+    await page.goto('/vms/web');
+    await page.getByRole('button', { name: 'More for web' }).click();
+    await page.getByRole('menuitem', { name: 'When it fails' }).click();
+    await dialog.getByLabel('Then').selectOption('it is started again');
+    await dialog.getByLabel('Priority').selectOption('high');
+    await dialog.getByText('gantry vm set web --ha restart --priority high').first().waitFor();
+    await mustHaveNoBarriers(page);
+    await picture(page, 'wide-light-when-it-fails');
+    await dialog.getByRole('button', { name: 'Change' }).click();
+    await page.getByText('it is started again, high priority, at most 5 times within an hour').waitFor();
+
+    await page.goto('/hosts/host-2');
+    await page.getByRole('button', { name: 'More for host-2' }).click();
+    await page.getByRole('menuitem', { name: 'Fence' }).click();
+    const fence = dialog.getByRole('button', { name: 'Fence' });
+    must(await fence.isDisabled(), 'it is fenced without a reason');
+    await dialog.getByLabel('Why').fill('its fans stand still');
+    must(await fence.isEnabled(), 'it is not fenced with a reason');
+    await mustHaveNoBarriers(page);
+    await picture(page, 'wide-light-fence');
+    // Others need it.
+    await dialog.getByRole('button', { name: 'Leave it' }).click();
   });
 
   /** Once the controller has checked it. */

@@ -1,7 +1,7 @@
 // What can be done to a host.
 import { call } from '../api/client';
 import type { Host } from '../api/types';
-import type { Action } from './action';
+import { quoted, type Action } from './action';
 
 export function hostActions(host: Host): Action[] {
   const name = host.metadata.name;
@@ -69,4 +69,28 @@ export function hostActions(host: Host): Action[] {
       asked: `${name} is forgotten`,
     },
   ];
+}
+
+export function fenceAction(name: string, why: string): Action {
+  return {
+    id: 'fence',
+    label: 'Fence',
+    icon: 'alert',
+    danger: true,
+    blocked: why ? undefined : 'say why',
+    ask: `${name} is shut out: its protected VMs are stopped there and start elsewhere, once nothing of them runs on it for certain. It is switched off if it can be, and let in again by itself when it is back and clean.`,
+    cli: `gantry host fence ${name} --why ${quoted(why)}`,
+    call: call('POST', '/v1/hosts/{name}/fence', { params: { path: { name } }, body: { why } }),
+    asked: `${name} is being shut out`,
+  };
+}
+
+const PROOFS = { power_off: 'its power is off', lease_over: 'its lease is over', acknowledged: 'it said so itself' };
+
+/** How it is shut out, in words; nothing if it is not. */
+export function fenceWords(host: Host): string | undefined {
+  const fence = host.status?.fence;
+  if (!fence) return undefined;
+  const proof = fence.proof ? `nothing protected runs there: ${PROOFS[fence.proof.kind]}` : 'waiting for proof that nothing protected runs there';
+  return `by ${fence.record.by}, ${fence.record.why}; ${proof}`;
 }

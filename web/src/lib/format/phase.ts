@@ -27,6 +27,7 @@ const TONES: Record<string, Tone> = {
   nearly_full: 'warn',
   unknown: 'bad',
   lost: 'bad',
+  fenced: 'bad',
   failed: 'bad',
   critical: 'bad',
   full: 'bad',

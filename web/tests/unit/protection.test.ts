@@ -1,0 +1,39 @@
+import { describe, expect, it } from 'vitest';
+import { fenceAction, fenceWords } from '../../src/lib/actions/host';
+import type { Host, Vm } from '../../src/lib/api/types';
+import { haOf, protectionCli, protectionOf, protectionWords } from '../../src/features/vm/protection';
+
+const vm = (ha?: object) => ({ metadata: { name: 'web' }, spec: { ha } }) as unknown as Vm;
+
+describe('protection', () => {
+  it('changes what was chosen, and keeps what the dialog does not show', () => {
+    const ha = { policy: 'none', priority: 'medium', restarts_per_hour: 5, hang_s: 30, depends_on: ['db'], watchdog: true } as const;
+    const before = protectionOf(vm(ha));
+    const wanted = { ...before, restart: true, hangSeconds: '60' };
+    expect(haOf(wanted, { ...ha, depends_on: ['db'] })).toEqual({ ...ha, policy: 'restart', hang_s: 60 });
+    expect(protectionCli('web', wanted, before)).toBe('gantry vm set web --ha restart --ha-hang 60');
+    expect(protectionCli('web', before, before)).toBe('gantry vm set web');
+  });
+
+  it('is said in words', () => {
+    expect(protectionWords(vm())).toBe('nothing is done');
+    expect(protectionWords(vm({ policy: 'restart', priority: 'low' }))).toBe('it is started again, low priority, at most 5 times within an hour');
+  });
+});
+
+describe('fencing', () => {
+  it('needs a reason', () => {
+    expect(fenceAction('host-1', '').blocked).toBe('say why');
+    const action = fenceAction('host-1', "it's hot");
+    expect(action.blocked).toBeUndefined();
+    expect(action.cli.startsWith('gantry host fence host-1 --why ')).toBe(true);
+  });
+
+  it('says by whom, why, and on which proof', () => {
+    const host = (fence?: object) => ({ metadata: { name: 'host-1' }, spec: {}, status: { fence } }) as unknown as Host;
+    const record = { by: 'token/admin', why: 'smoke' };
+    expect(fenceWords(host())).toBeUndefined();
+    expect(fenceWords(host({ record }))).toBe('by token/admin, smoke; waiting for proof that nothing protected runs there');
+    expect(fenceWords(host({ record, proof: { kind: 'power_off' } }))).toBe('by token/admin, smoke; nothing protected runs there: its power is off');
+  });
+});
