@@ -84,7 +84,7 @@ export async function forms({ tally, page }) {
     await page.getByRole('menuitem', { name: 'When it fails' }).click();
     await dialog.getByLabel('Then').selectOption('it is started again');
     await dialog.getByLabel('Priority').selectOption('high');
-    await dialog.getByText('gantry vm set web --ha restart --priority high').first().waitFor();
+    must((await dialog.locator('pre').first().textContent()) === 'gantry vm set web --ha restart --priority high', 'the command line is not what is done');
     await mustHaveNoBarriers(page);
     await picture(page, 'wide-light-when-it-fails');
     await dialog.getByRole('button', { name: 'Change' }).click();

@@ -44,10 +44,13 @@ export async function move({ tally, page, context }) {
     await dialog.getByLabel('To').selectOption(target);
     must((await dialog.locator('pre').first().textContent()) === `gantry vm migrate web --to ${target}`, 'the command line is not what is done');
     await dialog.getByRole('button', { name: 'Move' }).click();
+    // A page in the background is drawn now and then, and the move takes a second.
+    await overview.bringToFront();
     await overview.locator(`[data-host=${target}] [data-vm=web]:not(.arriving)`).waitFor({ timeout: BOOT_MS });
     must((await overview.evaluate(() => globalThis.arrivals)) > 0, 'it was never seen on its way');
     await picture(overview, 'wide-light-datacenter-moved');
     await overview.close();
+    await page.bringToFront();
     await page.locator('dl div', { hasText: 'Last move' }).getByText(`→ ${target}`).waitFor({ timeout: BOOT_MS });
   });
 }
