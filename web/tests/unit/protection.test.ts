@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { fenceAction, fenceWords } from '../../src/lib/actions/host';
+import { unlessWishesChanged } from '../../src/lib/actions/vm';
 import type { Host, Vm } from '../../src/lib/api/types';
 import { haOf, protectionCli, protectionOf, protectionWords } from '../../src/features/vm/protection';
 
@@ -35,5 +36,13 @@ describe('fencing', () => {
     expect(fenceWords(host())).toBeUndefined();
     expect(fenceWords(host({ record }))).toBe('by token/admin, smoke; waiting for proof that nothing protected runs there');
     expect(fenceWords(host({ record, proof: { kind: 'power_off' } }))).toBe('by token/admin, smoke; nothing protected runs there: its power is off');
+  });
+});
+
+describe('a change', () => {
+  it('is made to the newest state, unless somebody else changed what is wished', () => {
+    const at = (revision: number, cpus: number) => ({ metadata: { name: 'web', revision }, spec: { cpus } }) as unknown as Vm;
+    expect(unlessWishesChanged(at(1, 1), at(2, 1)).metadata.revision).toBe(2);
+    expect(unlessWishesChanged(at(1, 1), at(2, 4)).metadata.revision).toBe(1);
   });
 });

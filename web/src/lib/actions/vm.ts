@@ -77,6 +77,12 @@ export function migrateAction(name: string, to: string): Action {
   };
 }
 
+/** The newest state in which the same is wished: what its host reports meanwhile is nobody's change. */
+export function unlessWishesChanged(before: Vm, now: Vm): Vm {
+  const wishes = ({ spec, metadata }: Vm) => JSON.stringify([spec, metadata.labels]);
+  return wishes(now) === wishes(before) ? now : before;
+}
+
 /** From the object as it was when somebody began to edit: another's change meanwhile is refused, not overwritten. */
 export function changeCall({ kind, metadata, spec }: Vm, change: Partial<VmSpec>) {
   const { name, labels, revision } = metadata;
