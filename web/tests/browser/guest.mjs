@@ -38,6 +38,8 @@ export async function move({ tally, page, context }) {
       }).observe(document.body, { childList: true, subtree: true, attributes: true });
     });
     await page.goto('/vms/web');
+    // A move of a second may be over before it is drawn.
+    must((await limitMoves(page, 10)) === 200, 'its moves can\'t be limited');
     await page.getByRole('button', { name: 'Move', exact: true }).click();
     const target = home === 'host-1' ? 'host-2' : 'host-1';
     const dialog = page.getByRole('dialog');
@@ -53,6 +55,17 @@ export async function move({ tally, page, context }) {
     await page.bringToFront();
     await page.locator('dl div', { hasText: 'Last move' }).getByText(`→ ${target}`).waitFor({ timeout: BOOT_MS });
   });
+}
+
+/** By the API: no dialog has it. Answers with the status. */
+function limitMoves(page, mibPerS) {
+  return page.evaluate(async (limit) => {
+    const { csrf_token } = await (await fetch('/v1/session')).json();
+    const { kind, metadata: { name, labels }, spec } = await (await fetch('/v1/vms/web')).json();
+    const body = JSON.stringify({ kind, metadata: { name, labels: labels ?? {} }, spec: { ...spec, migration: { ...spec.migration, bandwidth_mib_per_s: limit } } });
+    const answer = await fetch('/v1/vms/web', { method: 'PUT', headers: { 'Content-Type': 'application/json', 'X-Gantry-Csrf': csrf_token }, body });
+    return answer.status;
+  }, mibPerS);
 }
 
 /** Something precious on the disk. Good states are kept from the next start or move on. */
