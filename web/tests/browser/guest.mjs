@@ -46,7 +46,7 @@ export async function move({ tally, page, context }) {
     await dialog.getByLabel('To').selectOption(target);
     must((await dialog.locator('pre').first().textContent()) === `gantry vm migrate web --to ${target}`, 'the command line is not what is done');
     await dialog.getByRole('button', { name: 'Move' }).click();
-    // A page in the background is drawn now and then, and the move takes a second.
+    // A page in the background is drawn only now and then.
     await overview.bringToFront();
     await overview.locator(`[data-host=${target}] [data-vm=web]:not(.arriving)`).waitFor({ timeout: BOOT_MS });
     must((await overview.evaluate(() => globalThis.arrivals)) > 0, 'it was never seen on its way');
