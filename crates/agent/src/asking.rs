@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use gantry_netservices::{SERVICES_V4, SERVICES_V6};
 use http_body_util::{BodyExt, Empty};
@@ -11,6 +12,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::host::Host;
@@ -32,9 +34,35 @@ impl HttpAnswer {
     }
 }
 
-/// A connection to an address of network `vni`, or why the guest accepts none; nothing if nobody can be asked, because the
-/// network's services are not up. Waits for as long as the guest lets it.
-pub(crate) async fn connect(host: &Host, vni: u32, address: SocketAddr) -> Option<Result<TcpStream, String>> {
+/// What is got once the connection stands.
+pub(crate) struct Get<'a> {
+    pub path: &'a str,
+    pub with_body: bool,
+}
+
+/// Connects to an address of network `vni` and, if that is not enough, gets something there: the answer, or why there is
+/// none within `limit`; nothing if nobody can be asked, because the network's services are not up.
+pub(crate) async fn ask(
+    host: &Host,
+    vni: u32,
+    address: SocketAddr,
+    get: Option<Get<'_>>,
+    limit: Duration,
+) -> Option<Result<Option<HttpAnswer>, String>> {
+    let answered = timeout(limit, async {
+        let stream = match connect(host, vni, address).await? {
+            Ok(stream) => stream,
+            Err(reason) => return Some(Err(reason)),
+        };
+        let Some(Get { path, with_body }) = get else { return Some(Ok(None)) };
+        Some(http_get(stream, address, path, with_body).await.map(Some))
+    });
+    let late = || Some(Err(format!("port {} did not answer within {} s", address.port(), limit.as_secs())));
+    answered.await.unwrap_or_else(|_| late())
+}
+
+/// Waits for as long as the guest lets it.
+async fn connect(host: &Host, vni: u32, address: SocketAddr) -> Option<Result<TcpStream, String>> {
     let namespace = host.services.of(vni)?;
     let socket = namespace.enter(move || socket_for(address.ip())).await.and_then(|socket| socket);
     match socket {
@@ -63,12 +91,7 @@ fn refused(address: SocketAddr, error: &io::Error) -> String {
 }
 
 /// What is at `path`; the body only if it is wanted.
-pub(crate) async fn http_get(
-    stream: TcpStream,
-    address: SocketAddr,
-    path: &str,
-    with_body: bool,
-) -> Result<HttpAnswer, String> {
+async fn http_get(stream: TcpStream, address: SocketAddr, path: &str, with_body: bool) -> Result<HttpAnswer, String> {
     let port = address.port();
     let failed = |error: hyper::Error| match error.is_parse() {
         true => format!("port {port} does not speak HTTP"),

@@ -11,12 +11,11 @@ use std::time::Duration;
 
 use gantry_api::heartbeat::MemberHealth;
 use gantry_types::HealthCheck;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use crate::asking::{connect, http_get};
+use crate::asking::{self, Get};
 use crate::host::Host;
 use crate::networks::MemberCheck;
 
@@ -140,20 +139,14 @@ async fn watch(host: Arc<Host>, member: MemberCheck) {
 async fn ask(host: &Host, member: &MemberCheck) -> Option<Result<(), String>> {
     let address = SocketAddr::new(member.address, member.checked_port);
     let limit = Duration::from_secs(member.check.timeout_s.into());
-    let answered = timeout(limit, async {
-        let stream = match connect(host, member.vni, address).await? {
-            Ok(stream) => stream,
-            Err(reason) => return Some(Err(reason)),
-        };
-        let Some(path) = &member.check.http_path else { return Some(Ok(())) };
-        Some(match http_get(stream, address, path, false).await {
-            Ok(answer) if answer.is_good() => Ok(()),
-            Ok(answer) => Err(format!("port {} answers {path} with HTTP status {}", address.port(), answer.status)),
-            Err(reason) => Err(reason),
-        })
-    });
-    let late = || Some(Err(format!("port {} did not answer within {} s", address.port(), limit.as_secs())));
-    answered.await.unwrap_or_else(|_| late())
+    let get = member.check.http_path.as_deref().map(|path| Get { path, with_body: false });
+    let asked = asking::ask(host, member.vni, address, get, limit).await?;
+    Some(asked.and_then(|answer| match (answer, &member.check.http_path) {
+        (Some(answer), Some(path)) if !answer.is_good() => {
+            Err(format!("port {} answers {path} with HTTP status {}", address.port(), answer.status))
+        }
+        _ => Ok(()),
+    }))
 }
 
 #[cfg(test)]

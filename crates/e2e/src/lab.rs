@@ -18,7 +18,8 @@ use gantry_cli::client::Client;
 use gantry_cli::context::Contexts;
 use gantry_lab::{LabRecord, Room};
 use gantry_types::{
-    ByteSize, Host, HostState, MigrationPolicy, Name, NicSpec, Operation, OperationPhase, Vm, VmPhase, VmSpec,
+    ByteSize, Host, HostState, MigrationPolicy, Name, NicSpec, Operation, OperationPhase, Pool, PoolHealth, Vm,
+    VmPhase, VmSpec,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -150,6 +151,19 @@ impl Lab {
     }
     pub fn crash_controller(&self) -> Result<()> {
         crash(self.room.look().controller_pid.context("there is no controller to kill")?)
+    }
+
+    /// A pool in a directory that these hosts share, once it is watched.
+    pub async fn shared_pool(&self, name: &str, directory: &Path, hosts: &str) -> Result<()> {
+        let path = directory.to_str().context("the directory is not UTF-8")?;
+        self.gantry(&["pool", "create", name, "--type", "dir", "--path", path, "--host", hosts]).await?.ok()?;
+        eventually("the pool is looked at", SETTLE_LIMIT, async || {
+            let pool: Pool = self.client().get(name).await?;
+            // The machine that runs this may be rather full.
+            ensure!(matches!(pool.status.health, PoolHealth::Healthy | PoolHealth::NearlyFull), "{pool:?}");
+            Ok(())
+        })
+        .await
     }
 
     /// The test guest as image [`GUEST_IMAGE`].

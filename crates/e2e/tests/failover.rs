@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use gantry_api::rest::WriteQuery;
 use gantry_e2e::lab::{BOOT_LIMIT, SETTLE_LIMIT, address, host_of};
 use gantry_e2e::{Lab, Observer, Sentinel, Workload, eventually, http_get, qemus, workload_figure};
-use gantry_types::{Event, Host, HostState, Pool, PoolHealth, Vm};
+use gantry_types::{Event, Host, HostState, Vm};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -98,14 +98,7 @@ async fn begin() -> Result<(Story, tempfile::TempDir)> {
     let lab = Lab::up(3).await?;
     let place = tempfile::tempdir()?;
     std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755))?;
-    let path = place.path().join("nas").to_string_lossy().into_owned();
-    lab.gantry(&["pool", "create", "nas", "--path", &path, "--host", "host-1,host-2,host-3"]).await?.ok()?;
-    eventually("the pool is looked at", SETTLE_LIMIT, async || {
-        let pool: Pool = lab.client().get("nas").await?;
-        ensure!(matches!(pool.status.health, PoolHealth::Healthy | PoolHealth::NearlyFull), "{pool:?}");
-        Ok(())
-    })
-    .await?;
+    lab.shared_pool("nas", &place.path().join("nas"), "host-1,host-2,host-3").await?;
     lab.import_guest().await?;
     let observers = (0..BOOTS).map(|_| Observer::listen(lab.outside())).collect::<Result<Vec<_>>>()?;
     let addresses: Vec<SocketAddr> = observers.iter().map(Observer::address).collect();

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use gantry_api::rest::WriteQuery;
 use gantry_e2e::lab::{SETTLE_LIMIT, host_of};
 use gantry_e2e::{Lab, Observer, Workload, disk, eventually, qemus};
-use gantry_types::{MigrationPolicy, Name, Pool, PoolHealth, PostCopy, Vm, VmPhase};
+use gantry_types::{MigrationPolicy, Name, PostCopy, Vm, VmPhase};
 use serde_json::Value;
 
 const VM: &str = "web";
@@ -52,16 +52,7 @@ async fn a_vm_in_a_shared_pool_moves_without_its_disk_and_starts_wherever_the_di
     let place = tempfile::tempdir()?;
     std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755))?;
     let nas = place.path().join("nas");
-    let path = nas.to_string_lossy().into_owned();
-    let create = ["pool", "create", "nas", "--type", "dir", "--path", &path, "--host", "host-1,host-2"];
-    lab.gantry(&create).await?.ok()?;
-    eventually("the pool is looked at", SETTLE_LIMIT, async || {
-        let pool: Pool = lab.client().get("nas").await?;
-        // The machine that runs this may be rather full.
-        ensure!(matches!(pool.status.health, PoolHealth::Healthy | PoolHealth::NearlyFull), "{pool:?}");
-        Ok(())
-    })
-    .await?;
+    lab.shared_pool("nas", &nas, "host-1,host-2").await?;
 
     lab.import_guest().await?;
     let (observer, on_volume) = (Observer::listen(lab.outside())?, Observer::listen(lab.outside())?);

@@ -27,7 +27,7 @@ const DELIMITER: u8 = 0xff;
 /// the output of a command is 16 MiB.
 const ANSWER_LIMIT_BYTES: u64 = 32 << 20;
 const EXEC_STATUS: &str = "guest-exec-status";
-const EXEC_POLL: Duration = Duration::from_millis(50);
+const EXEC_POLL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, thiserror::Error)]
 pub enum GuestAgentError {
@@ -181,30 +181,36 @@ impl GuestAgent {
             .ok_or_else(|| GuestAgentError::Answer { command, reason: "it names no system".to_owned() })
     }
 
-    /// Runs a program in the guest, without a shell, and waits for its end. At the deadline the program
-    /// goes on in the guest.
-    pub async fn exec(&mut self, path: &str, args: &[&str], deadline: Instant) -> Result<ExecOutcome, GuestAgentError> {
-        let program = self.exec_start(path, args, deadline).await?;
+    /// Runs a program in the guest, without a shell: what came of it, or nothing if it has not ended within `limit`; then it
+    /// goes on in the guest. Each answer of the agent may take `patience`, and is told to `heard`.
+    pub async fn exec(
+        &mut self,
+        path: &str,
+        args: &[&str],
+        limit: Duration,
+        patience: Duration,
+        mut heard: impl FnMut(),
+    ) -> Result<Option<ExecOutcome>, GuestAgentError> {
+        let deadline = Instant::now() + limit;
+        let program = self.exec_start(path, args, Instant::now() + patience).await?;
         loop {
-            if let Some(outcome) = self.exec_outcome(program, deadline).await? {
+            let outcome = self.exec_outcome(program, Instant::now() + patience).await?;
+            heard();
+            if outcome.is_some() || Instant::now() >= deadline {
                 return Ok(outcome);
-            }
-            if Instant::now() >= deadline {
-                return Err(GuestAgentError::Silent { command: EXEC_STATUS });
             }
             tokio::time::sleep(EXEC_POLL).await;
         }
     }
 
-    /// Starts a program in the guest, without a shell. What comes of it is asked for by [`Self::exec_outcome`].
-    pub async fn exec_start(&mut self, path: &str, args: &[&str], deadline: Instant) -> Result<i64, GuestAgentError> {
+    async fn exec_start(&mut self, path: &str, args: &[&str], deadline: Instant) -> Result<i64, GuestAgentError> {
         let request = json!({"path": path, "arg": args, "capture-output": true});
         let started: ExecStarted = self.call("guest-exec", request, deadline).await?;
         Ok(started.pid)
     }
 
     /// What came of a program that was started; nothing while it runs. The agent tells it once.
-    pub async fn exec_outcome(&mut self, pid: i64, deadline: Instant) -> Result<Option<ExecOutcome>, GuestAgentError> {
+    async fn exec_outcome(&mut self, pid: i64, deadline: Instant) -> Result<Option<ExecOutcome>, GuestAgentError> {
         let status: ExecStatus = self.call(EXEC_STATUS, json!({"pid": pid}), deadline).await?;
         if !status.exited {
             return Ok(None);

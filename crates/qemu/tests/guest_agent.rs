@@ -77,7 +77,8 @@ async fn old_bytes_are_thrown_away() {
 #[tokio::test]
 async fn exec_waits_for_the_end() {
     let (_dir, mut client) = with_agent(b"").await;
-    let outcome = client.exec("/bin/hi", &["there"], soon()).await.expect("exec");
+    let limit = Duration::from_secs(20);
+    let outcome = client.exec("/bin/hi", &["there"], limit, limit, || {}).await.expect("exec").expect("it ends");
     assert_eq!((outcome.exit_code, outcome.stdout.as_slice()), (Some(3), &b"hi"[..]));
 }
 

@@ -21,9 +21,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// The guest decides what these say; they are shown to people.
 const TEXT_LENGTH_MAX: usize = 200;
 
-/// How often it is looked whether a program in the guest has ended.
-const RUN_LOOK: Duration = Duration::from_millis(100);
-
 /// Thawing is tried again for this long: a guest that stays frozen is of no use.
 const THAW_LIMIT: Duration = Duration::from_secs(10);
 
@@ -212,19 +209,10 @@ async fn run(
     command: &[String],
     limit: Duration,
 ) -> Ran {
-    let deadline = Instant::now() + limit;
     let agent = connected(agent, socket).await?;
     let (path, arguments) = command.split_first().map_or(("", &[][..]), |(path, rest)| (path.as_str(), rest));
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let program = agent.exec_start(path, &arguments, Instant::now() + PING_LIMIT).await?;
-    loop {
-        let outcome = agent.exec_outcome(program, Instant::now() + PING_LIMIT).await?;
-        shared.guest_showed_life();
-        if outcome.is_some() || Instant::now() >= deadline {
-            return Ok(outcome);
-        }
-        tokio::time::sleep(RUN_LOOK).await;
-    }
+    agent.exec(path, &arguments, limit, PING_LIMIT, || shared.guest_showed_life()).await
 }
 
 /// Until it works or its time is over: nothing in the guest can write meanwhile.

@@ -192,4 +192,12 @@ impl VmTask {
     pub(crate) fn migration_state(&self) -> Option<MigrationState> {
         self.record.as_ref()?.migration.as_ref().map(|migration| migration.state)
     }
+
+    /// On its way here or away; where its guest runs may be undecided.
+    pub(super) fn is_moving(&self) -> bool {
+        matches!(
+            self.migration_state(),
+            Some(MigrationState::Sending | MigrationState::Receiving | MigrationState::Committing)
+        )
+    }
 }

@@ -13,21 +13,21 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use gantry_api::agent::{Assignment, MigrationState, VmRunState};
+use gantry_api::agent::{Assignment, VmRunState};
 use gantry_ha::{
     Moment,
     probe::{Health, Probe as HealthOf, ProbePolicy},
 };
 use gantry_types::{HaPolicy, HttpGet, Name, Probe, ProbeCheck, ProbeKind, ProbeState, ProbeStatus, Timestamp};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::Command;
 use super::actor::{Run, VmTask};
 use super::guest::GuestLine;
-use crate::asking::{HttpAnswer, connect, http_get};
+use crate::asking::{self, Get, HttpAnswer};
 use crate::host::Host;
 use crate::records::ProcessRecord;
 
@@ -146,11 +146,7 @@ impl VmTask {
 
     /// A protected VM that fails a liveness probe has failed.
     pub(super) fn heed_probes(&mut self) {
-        let moving = matches!(
-            self.migration_state(),
-            Some(MigrationState::Sending | MigrationState::Receiving | MigrationState::Committing)
-        );
-        if moving || self.probing.is_none() || self.expected_end.is_some() {
+        if self.is_moving() || self.probing.is_none() || self.expected_end.is_some() {
             return;
         }
         let Some(record) = self.record.as_ref().filter(|r| r.assignment.ha.policy == HaPolicy::Restart) else { return };
@@ -230,20 +226,15 @@ impl Prober {
             return Answer::None(Some("the VM has no such network card".to_owned()));
         };
         let address = SocketAddr::new(ip, port);
-        let asked = timeout(limit, async {
-            let stream = match connect(&self.host, vni, address).await? {
-                Ok(stream) => stream,
-                Err(reason) => return Some(Err(reason)),
-            };
-            let Some(http) = http else { return Some(Ok(())) };
-            let answer = http_get(stream, address, &http.path, http.body.is_some()).await;
-            Some(answer.and_then(|answer| judge(http, &answer)))
+        let get = http.map(|http| Get { path: &http.path, with_body: http.body.is_some() });
+        let asked = asking::ask(&self.host, vni, address, get, limit).await;
+        let judged = asked.map(|asked| {
+            asked.and_then(|answer| http.zip(answer).map_or(Ok(()), |(http, answer)| judge(http, &answer)))
         });
-        match asked.await {
-            Ok(Some(Ok(()))) => Answer::Good,
-            Ok(Some(Err(reason))) => Answer::Bad(reason),
-            Ok(None) => Answer::None(None),
-            Err(_) => Answer::Bad(format!("port {port} did not answer within {} s", limit.as_secs())),
+        match judged {
+            Some(Ok(())) => Answer::Good,
+            Some(Err(reason)) => Answer::Bad(reason),
+            None => Answer::None(None),
         }
     }
 

@@ -169,13 +169,11 @@ impl VmTask {
     /// Called whenever something has happened.
     pub(super) fn plan_look(&mut self) {
         let now = Instant::now();
-        let moving = matches!(
-            self.migration_state(),
-            Some(MigrationState::Sending | MigrationState::Receiving | MigrationState::Committing)
-        );
         let spec = self.record.as_ref().map(|record| &record.assignment.ha);
         let limit = spec.filter(|spec| spec.policy == HaPolicy::Restart).map(|spec| spec.hang_s);
-        let (Some(hang_s), false, false) = (limit, self.paused, moving) else { return self.protection.rest(now) };
+        let (Some(hang_s), false, false) = (limit, self.paused, self.is_moving()) else {
+            return self.protection.rest(now);
+        };
         let next = match self.run {
             Run::Off => return self.protection.rest(now),
             Run::On(_) => now + LOOK_INTERVAL,
