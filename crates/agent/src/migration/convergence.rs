@@ -25,9 +25,9 @@ impl Convergence {
         Self { policy, downtime_limit_ms, pass: 0, least_remaining_bytes: None, stalled_passes: 0 }
     }
 
-    /// What QEMU is told: pre-copy that is not meant to converge must not end by itself.
+    /// What QEMU is told: pre-copy that is not meant to converge ends by itself only when the guest writes nothing.
     pub fn downtime_limit_ms(&self) -> u64 {
-        if self.policy == PostCopy::Always { 1 } else { self.downtime_limit_ms }
+        if self.policy == PostCopy::Always { 0 } else { self.downtime_limit_ms }
     }
 
     pub fn judge(&mut self, progress: &MigrationProgress) -> Directive {
