@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use gantry_api::agent::{Assignment, MigrationEndpoint, MigrationState, SendMigration};
+use gantry_ha::reaction::Next;
 use gantry_types::{HaPolicy, HaStatus, MigrationFigures, Name, PowerState, ProbeStatus, Problem, RecoveryPoint};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -69,6 +70,17 @@ pub(crate) struct RecoveryRecord {
     pub last_revert: Option<Uuid>,
     /// The run of QEMU in which the last good one was kept.
     pub kept_in: Option<ProcessRecord>,
+    /// The good state that the host went back to last, by itself.
+    pub rolled_back_to: Option<Uuid>,
+    /// It is on its way back to a state: nothing of it executes until that is done.
+    pub rolling_back: Option<RollBack>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RollBack {
+    pub to: Uuid,
+    pub keep_as: Uuid,
 }
 
 fn yes() -> bool {
@@ -95,6 +107,9 @@ pub(crate) struct End {
     /// It was stopped because the lease was over: it starts again with the next one.
     #[serde(default)]
     pub lease_over: bool,
+    /// What follows if it failed and is protected.
+    #[serde(default)]
+    pub next: Next,
 }
 
 /// The one migration a VM is, or last was, in.
@@ -215,11 +230,11 @@ pub(crate) enum RecordError {
 
 impl End {
     pub fn failed(reason: impl Into<String>) -> Self {
-        Self { failed: true, reason: reason.into(), lease_over: false }
+        Self { failed: true, reason: reason.into(), lease_over: false, next: Next::Restart }
     }
     /// As was wanted, or by the guest itself.
     pub fn stopped(reason: impl Into<String>) -> Self {
-        Self { failed: false, reason: reason.into(), lease_over: false }
+        Self { failed: false, reason: reason.into(), lease_over: false, next: Next::Restart }
     }
 }
 

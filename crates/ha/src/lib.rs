@@ -28,6 +28,7 @@ pub mod lease;
 pub mod ledger;
 mod moment;
 pub mod probe;
+pub mod reaction;
 pub mod restart;
 pub mod silence;
 mod timing;

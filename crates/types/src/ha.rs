@@ -20,7 +20,17 @@ pub struct HaSpec {
     /// or that is not protected, is not waited for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub depends_on: Vec<Name>,
-    /// With `restart`: the most restarts within an hour, 1–60. Then it stays failed until somebody starts it.
+    /// With `restart`: what is done when its guest fails: its kernel panics, it hangs, or does not feed its watchdog.
+    #[serde(skip_serializing_if = "FailureReaction::is_default")]
+    pub on_guest_failure: FailureReaction,
+    /// With `restart`: what is done when its application fails a liveness probe.
+    #[serde(skip_serializing_if = "FailureReaction::is_default")]
+    pub on_application_failure: FailureReaction,
+    /// With `restart`: its disk goes back to its last known good state when guest or application have failed this often,
+    /// 1–20, without having been good in between; never if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub roll_back_after: Option<u32>,
+    /// With `restart`: how often within an hour, 1–60, something is done. Then it stays failed until somebody starts it.
     pub restarts_per_hour: u32,
     /// With `restart`: the seconds after which silence counts as failure, 10–3600: of QEMU, or of the guest's agent *and*
     /// its disk and network together.
@@ -37,6 +47,9 @@ impl Default for HaSpec {
             policy: HaPolicy::None,
             priority: Priority::Medium,
             depends_on: Vec::new(),
+            on_guest_failure: FailureReaction::Restart,
+            on_application_failure: FailureReaction::Restart,
+            roll_back_after: None,
             restarts_per_hour: 5,
             hang_s: 30,
             watchdog: false,
@@ -57,6 +70,10 @@ impl HaSpec {
         }
         if !(10..=3600).contains(&self.hang_s) {
             problem = problem.field("spec.ha.hang_s", format!("{} is out of range, use 10 to 3600", self.hang_s));
+        }
+        if let Some(failures) = self.roll_back_after.filter(|failures| !(1..=20).contains(failures)) {
+            problem = problem
+                .field("spec.ha.roll_back_after", format!("{failures} is out of range, use 1 to 20, or leave it out"));
         }
         let count = self.depends_on.len();
         if count > DEPENDENCIES_MAX {
@@ -82,6 +99,27 @@ pub enum HaPolicy {
     Restart,
 }
 
+/// What is done about a guest or an application that fails.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureReaction {
+    /// Its QEMU is ended and started again by the same host.
+    #[default]
+    Restart,
+    /// Its machine is reset, as by the button. One that fails again before the pause between two reactions is over is restarted.
+    Reset,
+    /// Its QEMU is ended, and the controller starts it on another host if its disk can be reached there; otherwise where it was.
+    RestartElsewhere,
+    /// It is told of and nothing is done. A guest that panicked, or whose watchdog has halted it, stays failed.
+    Alarm,
+}
+
+impl FailureReaction {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
@@ -101,8 +139,29 @@ impl Priority {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct HaStatus {
+    /// With those from an older state of its disk, without resets.
     pub restarts: u64,
-    /// Why it was restarted last.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub resets: u64,
+    /// How often its disk went back to a good state.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub roll_backs: u64,
+    /// Failures of guest or application since it was last known to be good.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub failures_in_a_row: u64,
+    /// How often something was done within the last hour; `spec.ha.restarts_per_hour` is the limit.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub within_hour: u64,
+    /// It has failed and is started again then (the host's clock).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_at: Option<Timestamp>,
+    /// What is wrong with it, where its policy is only to tell of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unhealthy: Option<String>,
+    /// It has failed, and its host leaves it to the controller to start it elsewhere.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub elsewhere: bool,
+    /// Why something was done last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_cause: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -112,18 +171,30 @@ pub struct HaStatus {
     pub given_up: bool,
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 impl HaStatus {
+    /// Something is done now about a failure.
+    pub fn done_about(&mut self, cause: Option<String>, at: Timestamp) {
+        (self.last_cause, self.last_at, self.given_up) = (cause, Some(at), false);
+    }
+
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// A VM whose host was shut out while it ran there: it surely runs nowhere, and is to run again.
+/// A VM whose host was shut out while it ran there, or has given it up to others: it surely runs nowhere, and is to run again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Displaced {
     /// Where it ran.
     pub from: Name,
     pub since: Timestamp,
+    /// The VM failed there; its host is fine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
     /// Why it does not run again yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits: Option<String>,

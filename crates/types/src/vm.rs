@@ -155,6 +155,10 @@ impl VmSpec {
         problem = self.placement.validate(problem);
         problem = self.resources.validate(self.cpus, self.memory, problem);
         problem = self.ha.validate(problem);
+        if self.ha.roll_back_after.is_some() && self.recovery.keep == 0 {
+            let message = "no good states are kept to go back to: set spec.recovery.keep to 1 or more";
+            problem = problem.field("spec.ha.roll_back_after", message);
+        }
         problem = crate::probe::validate(&self.probes, &self.nics, problem);
         let problem = self.snapshots.check(self.recovery.check(problem));
         if problem.fields.is_empty() { Ok(()) } else { Err(problem) }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::agent::{MigrationState, VmRunState};
+use gantry_ha::reaction::Failure;
 use gantry_qemu::process::{QemuProcess, log_tail};
 use gantry_qemu::qmp::{Event, command::QueryStatus};
 use gantry_types::{Flow, PowerState, Problem, Timestamp};
@@ -131,6 +132,7 @@ impl VmTask {
             self.plan_look();
             self.plan_probes();
             self.heed_probes();
+            self.heed_failure().await;
             self.publish();
             let run_dir = self.host.records.run_dir(self.vm);
             // Nothing can be looked after while QEMU is silent, and each look would cut short the attempt to reach it.
@@ -268,8 +270,8 @@ impl VmTask {
                 let cause = event.data["reason"].as_str().unwrap_or("unknown cause");
                 self.hold = Some(Hold::of_write(cause, event.data["nospace"] == true));
             }
-            "GUEST_PANICKED" => self.condemn(PANICKED.to_owned()),
-            "WATCHDOG" => self.condemn(NOT_FED.to_owned()),
+            "GUEST_PANICKED" => self.notice(Failure::GuestHalted, PANICKED.to_owned()),
+            "WATCHDOG" => self.notice(Failure::GuestHalted, NOT_FED.to_owned()),
             "RESET" => self.forget_probes(),
             "SHUTDOWN" => {
                 let by_guest = event.data["guest"] == true;
@@ -320,9 +322,12 @@ impl VmTask {
                 self.paused = !status.running;
                 // Events of a time in which nobody listened.
                 match status.status.as_str() {
-                    "guest-panicked" => self.condemn(PANICKED.to_owned()),
-                    "watchdog" => self.condemn(NOT_FED.to_owned()),
+                    "guest-panicked" => self.notice(Failure::GuestHalted, PANICKED.to_owned()),
+                    "watchdog" => self.notice(Failure::GuestHalted, NOT_FED.to_owned()),
                     _ => {}
+                }
+                if status.status == "prelaunch" {
+                    self.go_on_after_reset().await;
                 }
                 if status.status == "io-error" && self.hold.is_none() {
                     self.look_why_held().await;
@@ -345,6 +350,7 @@ impl VmTask {
             drop(tokio::time::timeout(LAST_EVENTS_LIMIT, drain).await);
             last.iter().for_each(|event| self.note(event));
         }
+        self.note_failed_end();
         let files = machine::files(&self.host, self.vm);
         self.run = Run::Off;
         self.interrupted = None;
@@ -369,6 +375,8 @@ impl VmTask {
         }
         if let Err(error) = self.save().await {
             tracing::error!(vm = %self.vm, %error, "the end of QEMU is not on disk");
+            // The next agent would start it here.
+            self.keep_to_itself();
         }
         Next::Continue
     }

@@ -57,6 +57,7 @@ impl VmTask {
         if let Some(record) = &mut self.record {
             record.recovery.points.push(point);
             record.recovery.kept_in = Some(kept_in);
+            record.ha.failures_in_a_row = 0;
         }
         self.save().await
     }

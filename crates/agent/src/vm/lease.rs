@@ -105,7 +105,7 @@ impl VmTask {
         let process = record.process.as_ref()?;
         let by_warden = self.host.lease.was_stopped(process.pid, process.start_time_ticks);
         let reason = "this host had no lease any more, so it was stopped".to_owned();
-        (by_warden || self.host.lease.view().stop).then_some(End { failed: true, reason, lease_over: true })
+        (by_warden || self.host.lease.view().stop).then(|| End { lease_over: true, ..End::failed(reason) })
     }
 
     /// Has the warden guard what runs.

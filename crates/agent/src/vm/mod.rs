@@ -37,6 +37,7 @@ mod observation;
 mod power;
 mod probing;
 mod protection;
+mod reaction;
 mod recover;
 mod relocation;
 mod revert;
@@ -295,6 +296,10 @@ impl Shared {
         self.lock().stopped_at = Some(moment);
     }
     /// Nothing measured of one QEMU may be shown for the next.
+    /// The guest boots anew.
+    fn forget_guest(&self) {
+        self.lock().guest = GuestView::default();
+    }
     fn forget_run(&self) {
         let mut state = self.lock();
         state.metrics = None;

@@ -68,7 +68,7 @@ impl VmTask {
             ha: HaObservation {
                 spec: record.assignment.ha.clone(),
                 probes: record.assignment.probes.clone(),
-                status: record.ha.clone(),
+                status: self.protection.status(&record.ha, self.is_left_to_others()),
             },
             probes: match &self.run {
                 Run::On(_) => known_of(&record.assignment, &record.probes),

@@ -75,7 +75,12 @@ impl VmTask {
             Run::Off => {}
         }
         self.want(PowerState::Running).await?;
-        match self.launch(Begin::Running).await {
+        let prepared = self.finish_roll_back().await;
+        let launched = match prepared {
+            Ok(()) => self.launch(Begin::Running).await,
+            Err(error) => Err(error),
+        };
+        match launched {
             Ok(()) => Ok(()),
             Err(error) => {
                 let lease_over = error.code() == "lease-not-held";

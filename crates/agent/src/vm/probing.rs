@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use gantry_api::agent::{Assignment, VmRunState};
+use gantry_ha::reaction::Failure;
 use gantry_ha::{
     Moment,
     probe::{Health, Probe as HealthOf, ProbePolicy},
@@ -146,16 +147,18 @@ impl VmTask {
 
     /// A protected VM that fails a liveness probe has failed.
     pub(super) fn heed_probes(&mut self) {
-        if self.is_moving() || self.probing.is_none() || self.expected_end.is_some() {
+        if self.is_moving() || self.probing.is_none() {
             return;
         }
         let Some(record) = self.record.as_ref().filter(|r| r.assignment.ha.policy == HaPolicy::Restart) else { return };
         let mut probes = record.probes.iter().zip(&record.assignment.probes);
-        let Some((status, probe)) = probes.find(|(status, _)| status.is_failing(ProbeKind::Liveness)) else { return };
+        let Some((status, probe)) = probes.find(|(status, _)| status.is_failing(ProbeKind::Liveness)) else {
+            return self.fails_no_more(Failure::Application);
+        };
         let why = status.message.as_deref().map_or_else(String::new, |message| format!(": {message}"));
         let times = probe.failure_threshold;
         let reason = format!("its liveness probe {} failed {times} times in a row{why}", status.check);
-        self.condemn(reason);
+        self.notice(Failure::Application, reason);
     }
 }
 

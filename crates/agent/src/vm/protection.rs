@@ -9,19 +9,20 @@
 //! That a failed VM is to be started again is what its record says, so a restart of the agent in between loses nothing
 //! but the count of attempts. A VM that another host has, or may have, is never started.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use gantry_api::agent::{MigrationState, ProtectVm};
 use gantry_ha::{
     Moment,
     attempts::{Attempts, RetryPolicy, Turn},
+    reaction::{Failure, Next},
     silence::{Silence, SilencePolicy},
 };
 use gantry_types::{HaPolicy, HaSpec, HaStatus, PowerState, Problem, Timestamp};
 use tokio::time::Instant;
 
 use super::actor::{Run, VmTask};
-use crate::records::{End, Record};
+use crate::records::Record;
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -32,6 +33,12 @@ pub(crate) struct Protection {
     attempts: Attempts,
     /// When a failed VM is started again.
     pub restart_at: Option<Instant>,
+    /// The same by the host's clock, for people.
+    next_at: Option<Timestamp>,
+    /// A failure that nothing was done about yet.
+    pub noticed: Option<(Failure, String)>,
+    /// What is wrong with it, where that is only told.
+    pub unhealthy: Option<(Failure, String)>,
     /// When it is looked for life; `None` if there is nothing to look at.
     pub look_at: Option<Instant>,
     /// Silence before this says nothing: the guest was paused or on its way, or QEMU was not known yet.
@@ -41,7 +48,54 @@ pub(crate) struct Protection {
 impl Protection {
     pub fn new() -> Self {
         let now = Instant::now();
-        Self { origin: now, attempts: Attempts::default(), restart_at: None, look_at: None, watched_from: now }
+        Self {
+            origin: now,
+            attempts: Attempts::default(),
+            restart_at: None,
+            next_at: None,
+            noticed: None,
+            unhealthy: None,
+            look_at: None,
+            watched_from: now,
+        }
+    }
+
+    /// Something is done about it now.
+    pub fn begun(&mut self) {
+        let now = Instant::now();
+        let moment = self.moment(now);
+        self.attempts.begun(moment);
+        self.watched_from = now;
+    }
+
+    pub fn is_its_turn(&self, spec: &HaSpec) -> bool {
+        self.attempts.turn(&retry(spec), self.moment(Instant::now())) == Turn::Now
+    }
+
+    /// What its record says, and what only this task knows.
+    pub fn status(&self, known: &HaStatus, elsewhere: bool) -> HaStatus {
+        HaStatus {
+            within_hour: self.attempts.count(self.moment(Instant::now())) as u64,
+            next_at: self.next_at,
+            unhealthy: self.unhealthy.as_ref().map(|(_, reason)| reason.clone()),
+            elsewhere,
+            ..known.clone()
+        }
+    }
+
+    fn restart_at(&mut self, at: Instant) {
+        self.restart_at = Some(at);
+        let pause = at.saturating_duration_since(Instant::now());
+        self.next_at = (!pause.is_zero()).then(|| Timestamp::from(SystemTime::now() + pause));
+    }
+
+    fn no_restart(&mut self) {
+        (self.restart_at, self.next_at) = (None, None);
+    }
+
+    /// From here on silence counts anew.
+    pub fn watch_anew(&mut self) {
+        self.watched_from = Instant::now();
     }
 
     fn moment(&self, at: Instant) -> Moment {
@@ -50,7 +104,7 @@ impl Protection {
 
     /// There is nothing to watch.
     fn rest(&mut self, now: Instant) {
-        (self.watched_from, self.look_at) = (now, None);
+        (self.watched_from, self.look_at, self.unhealthy) = (now, None, None);
     }
 
     fn instant(&self, at: Moment) -> Instant {
@@ -74,7 +128,7 @@ impl VmTask {
     pub(super) fn forget_failures(&mut self) {
         self.protection.attempts = Attempts::default();
         if let Some(record) = &mut self.record {
-            record.ha.given_up = false;
+            (record.ha.given_up, record.ha.failures_in_a_row) = (false, 0);
         }
     }
 
@@ -87,16 +141,14 @@ impl VmTask {
         let failed = matches!(self.run, Run::Off) && record.end.as_ref().is_some_and(|end| end.failed);
         let by_lease = record.end.as_ref().is_some_and(|end| end.lease_over);
         let protected = record.assignment.ha.policy == HaPolicy::Restart || by_lease;
-        let wanted = record.wanted == PowerState::Running && protected && record.fenced.is_none();
+        let here = record.end.as_ref().is_some_and(|end| matches!(end.next, Next::Restart | Next::RollBack));
+        let wanted = record.wanted == PowerState::Running && protected && here && record.fenced.is_none();
         (failed && wanted && !claimed && !record.ha.given_up).then_some(record)
     }
 
     /// Decides when a failed VM is started again, or that it is no more.
     pub(super) async fn plan_restart(&mut self) {
-        let Some(record) = self.failed_and_protected() else {
-            self.protection.restart_at = None;
-            return;
-        };
+        let Some(record) = self.failed_and_protected() else { return self.protection.no_restart() };
         if self.protection.restart_at.is_some() {
             return;
         }
@@ -106,12 +158,11 @@ impl VmTask {
         }
         let (policy, now) = (retry(&record.assignment.ha), Instant::now());
         if self.waits_for_lease() {
-            self.protection.restart_at = Some(now);
-            return;
+            return self.protection.restart_at(now);
         }
         match self.protection.attempts.turn(&policy, self.protection.moment(now)) {
-            Turn::Now => self.protection.restart_at = Some(now),
-            Turn::Pause { until } => self.protection.restart_at = Some(self.protection.instant(until)),
+            Turn::Now => self.protection.restart_at(now),
+            Turn::Pause { until } => self.protection.restart_at(self.protection.instant(until)),
             Turn::Exhausted { .. } => self.give_up(policy.per_hour).await,
         }
     }
@@ -129,26 +180,22 @@ impl VmTask {
     }
 
     pub(super) async fn restart(&mut self) {
-        self.protection.restart_at = None;
+        self.protection.no_restart();
         if self.failed_and_protected().is_none() {
             return;
         }
         // A lease that ran out is no failure of the VM.
         if !self.waits_for_lease() {
-            let now = self.protection.moment(Instant::now());
-            self.protection.attempts.begun(now);
+            self.protection.begun();
         }
         let before = self.record.as_ref().map(|record| record.ha.clone());
         if let Some(record) = &mut self.record {
             let cause = record.end.as_ref().map(|end| end.reason.clone());
             tracing::warn!(vm = %self.vm, cause, "it failed and is started again");
-            record.ha = HaStatus {
-                restarts: record.ha.restarts + 1,
-                last_cause: cause,
-                last_at: Some(Timestamp::from(std::time::SystemTime::now())),
-                given_up: false,
-            };
+            record.ha.restarts += 1;
+            record.ha.done_about(cause, Timestamp::from(SystemTime::now()));
         }
+        self.choose_roll_back();
         // Why it failed is in the record; the next turn is planned from there.
         if let Err(error) = self.start().await {
             tracing::warn!(vm = %self.vm, %error, "it could not be started again");
@@ -157,10 +204,10 @@ impl VmTask {
                 record.ha = before;
             }
         }
-        self.protection.watched_from = Instant::now();
+        self.protection.watch_anew();
     }
 
-    async fn save_protection(&self) {
+    pub(super) async fn save_protection(&self) {
         if let Err(error) = self.save().await {
             tracing::error!(vm = %self.vm, %error, "what was done about its failures is not on disk");
         }
@@ -190,18 +237,19 @@ impl VmTask {
     pub(super) fn look_for_life(&mut self) {
         self.protection.look_at = None;
         let Some(spec) = self.record.as_ref().map(|record| record.assignment.ha.clone()) else { return };
-        if let Some(reason) = self.silence(&spec, Instant::now()) {
-            self.condemn(reason);
+        match self.silence(&spec, Instant::now()) {
+            Some((failure, reason)) => self.notice(failure, reason),
+            None => self.fails_no_more(Failure::GuestSilent),
         }
     }
 
-    fn silence(&self, spec: &HaSpec, now: Instant) -> Option<String> {
+    fn silence(&self, spec: &HaSpec, now: Instant) -> Option<(Failure, String)> {
         let limit = Duration::from_secs(spec.hang_s.into());
         let from = self.protection.watched_from;
         let signs = self.shared.signs_of_life();
         let answered = signs.monitor.map_or(from, |at| from.max(at.into()));
         if now.saturating_duration_since(answered) >= limit {
-            return Some(format!("its QEMU has not answered for {} s", spec.hang_s));
+            return Some((Failure::Machine, format!("its QEMU has not answered for {} s", spec.hang_s)));
         }
         let mut guest = Silence::default();
         if let Some(at) = signs.guest_agent {
@@ -212,22 +260,9 @@ impl VmTask {
         }
         let policy = SilencePolicy { limit_ms: u64::from(spec.hang_s) * 1000 };
         guest.hangs(policy, self.protection.moment(now))?;
-        Some(format!("the guest hangs: its agent, its disk and its network have been silent for {} s", spec.hang_s))
-    }
-
-    /// Ends a QEMU whose guest is of no use any more; what follows is as after any other failure.
-    pub(super) fn condemn(&mut self, reason: String) {
-        let process = match &self.run {
-            Run::Off => return,
-            Run::On(machine) => machine.process.kill(),
-            Run::Deaf(process) => process.kill(),
-        };
-        tracing::warn!(vm = %self.vm, reason, "QEMU is ended");
-        if let Err(error) = process {
-            tracing::error!(vm = %self.vm, %error, "cannot end QEMU");
-        }
-        self.expected_end = Some(End::failed(reason));
-        self.protection.watched_from = Instant::now();
+        let reason =
+            format!("the guest hangs: its agent, its disk and its network have been silent for {} s", spec.hang_s);
+        Some((Failure::GuestSilent, reason))
     }
 
     /// Takes over another protection, also while it runs.

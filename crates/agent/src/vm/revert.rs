@@ -125,7 +125,8 @@ impl VmTask {
         let recovery = &mut record.recovery;
         recovery.last_revert = Some(request.revert);
         recovery.kept_in = None;
-        replace_points(&mut recovery.points, request, now);
+        recovery.rolling_back = None;
+        replace_points(&mut recovery.points, request.to, request.keep_as, now);
         let saved = self.save().await;
         if saved.is_err()
             && let Some(record) = &mut self.record
@@ -137,15 +138,15 @@ impl VmTask {
 }
 
 /// What there was becomes a point; good ones that are newer than the one gone back to were not that good.
-fn replace_points(points: &mut Vec<RecoveryPoint>, request: &RevertVm, now: Timestamp) {
+pub(super) fn replace_points(points: &mut Vec<RecoveryPoint>, to: Uuid, keep_as: Option<Uuid>, now: Timestamp) {
     let expires_at = Some(Timestamp::from_unix_ms(now.unix_ms() + REPLACED_FOR.as_millis() as i64));
-    let gone_back_to = points.iter().position(|point| point.uuid == request.to);
+    let gone_back_to = points.iter().position(|point| point.uuid == to);
     if let Some(at) = gone_back_to.filter(|at| points[*at].kind == RecoveryPointKind::Good) {
         for point in points[at + 1..].iter_mut().filter(|point| point.kind == RecoveryPointKind::Good) {
             *point = RecoveryPoint::new(point.uuid, RecoveryPointKind::Replaced, point.taken_at, expires_at);
         }
     }
-    if let Some(keep_as) = request.keep_as.filter(|keep_as| !has(points, *keep_as)) {
+    if let Some(keep_as) = keep_as.filter(|keep_as| !has(points, *keep_as)) {
         points.push(RecoveryPoint::new(keep_as, RecoveryPointKind::Replaced, now, expires_at));
     }
 }
@@ -167,10 +168,9 @@ mod tests {
         let mut points = vec![good(1, 10), good(2, 20), good(3, 30)];
         let to = points[1].uuid;
         let keep_as = Some(Uuid::from_u128(9));
-        let request = RevertVm { epoch: 1, revert: Uuid::nil(), to, memory: false, keep_as };
         let now = Timestamp::from_unix_ms(40_000);
         for _ in 0..2 {
-            replace_points(&mut points, &request, now);
+            replace_points(&mut points, to, keep_as, now);
             let kinds: Vec<_> = points.iter().map(|point| (point.uuid.as_u128(), point.kind)).collect();
             use RecoveryPointKind::{Good, Replaced};
             assert_eq!(kinds, [(1, Good), (2, Good), (3, Replaced), (9, Replaced)]);

@@ -8,6 +8,7 @@ mod lifecycle;
 mod migration;
 mod probes;
 mod protection;
+mod reactions;
 mod relocation;
 mod resources;
 mod restart;

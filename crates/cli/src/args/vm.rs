@@ -6,7 +6,9 @@ use clap::{
     Args, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
-use gantry_types::{Arch, ByteSize, Display, Firmware, HaPolicy, MacAddress, Name, NicSpec, PostCopy, Priority};
+use gantry_types::{
+    Arch, ByteSize, Display, FailureReaction, Firmware, HaPolicy, MacAddress, Name, NicSpec, PostCopy, Priority,
+};
 
 use super::{FollowOptions, ListOptions, Part, parse_duration, probe::ProbeOptions};
 
@@ -222,7 +224,17 @@ pub struct Set {
     /// What its host does when it fails: start it again, or nothing; also while it runs
     #[arg(long, value_enum, value_name = "POLICY", group = "change")]
     pub ha: Option<HaChoice>,
-    /// With --ha restart: the most restarts within an hour
+    /// With --ha restart: what is done when its guest panics, hangs or does not feed its watchdog; also while it runs
+    #[arg(long, value_name = "REACTION", group = "change", value_parser = PossibleValuesParser::new(REACTIONS).try_map(|text| reaction(&text)))]
+    pub on_guest_failure: Option<FailureReaction>,
+    /// With --ha restart: what is done when its application fails a liveness probe; also while it runs
+    #[arg(long, value_name = "REACTION", group = "change", value_parser = PossibleValuesParser::new(REACTIONS).try_map(|text| reaction(&text)))]
+    pub on_app_failure: Option<FailureReaction>,
+    /// With --ha restart: bring its disk back to its last known good state after this many failures of guest or application
+    /// without having been good in between; 'never' takes it back
+    #[arg(long, value_name = "N|never", group = "change", value_parser = parse_roll_back)]
+    pub roll_back_after: Option<RollBackAfter>,
+    /// With --ha restart: how often within an hour something is done
     #[arg(long, value_name = "N", group = "change", value_parser = clap::value_parser!(u32).range(1..=60))]
     pub ha_restarts: Option<u32>,
     /// Among VMs that are to be started again, those of a higher priority come first; also while it runs
@@ -248,6 +260,23 @@ pub struct Set {
     pub part: Part,
     #[command(flatten)]
     pub follow: FollowOptions,
+}
+
+const REACTIONS: [&str; 4] = ["restart", "reset", "restart-elsewhere", "alarm"];
+
+fn reaction(text: &str) -> Result<FailureReaction, String> {
+    parse_by_api_name(&text.replace('-', "_"))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RollBackAfter(pub Option<u32>);
+
+fn parse_roll_back(text: &str) -> Result<RollBackAfter, String> {
+    match text.parse::<u32>() {
+        Ok(failures) if (1..=20).contains(&failures) => Ok(RollBackAfter(Some(failures))),
+        _ if text == "never" => Ok(RollBackAfter(None)),
+        _ => Err("use 1 to 20, or never".to_owned()),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -141,7 +141,8 @@ pub async fn restart_elsewhere(app: &App, name: &str) -> Result<Operation, Probl
             ));
         }
         let host = vm.status.host.as_ref().and_then(|host| app.model.get::<Host>(host.as_str()));
-        if host.is_some_and(|host| host.is_in_service()) {
+        let has_failed = vm.status.displaced.as_ref().is_some_and(|displaced| displaced.failed);
+        if !has_failed && host.is_some_and(|host| host.is_in_service()) {
             return Err(Problem::conflict("host-in-service", format!("the host of VM '{name}' is in service"))
                 .object(vm.reference())
                 .remedy(format!("start it there: gantry vm start {name}")));

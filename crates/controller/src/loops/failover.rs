@@ -1,5 +1,6 @@
 //! Starts VMs again whose host was shut out: elsewhere if their disk can be reached from there, otherwise where they were
-//! once that host is let in again.
+//! once that host is let in again. So it does with those that failed and whose policy is to start them elsewhere; where they
+//! were, if they can't be.
 //!
 //! ```text
 //!   displaced ── its turn, and somewhere it fits ──▶ operation vm-start ── succeeded ──▶ not displaced any more
@@ -20,7 +21,7 @@ use gantry_ha::{
     attempts::{Attempts, RetryPolicy},
     restart::{Candidate, State, Tier, Wait, plan},
 };
-use gantry_types::{HaPolicy, Host, Name, PowerState, Priority, Problem, Resource, Severity, Vm, VmPhase};
+use gantry_types::{Displaced, HaPolicy, Host, Name, PowerState, Priority, Problem, Resource, Severity, Vm, VmPhase};
 use uuid::Uuid;
 
 use super::woken;
@@ -55,6 +56,11 @@ pub struct Memory {
 /// One look at all protected VMs.
 pub async fn pass(app: &App, memory: &mut Memory) -> Result<(), Problem> {
     let now = moment(&*app.clock);
+    for vm in
+        app.model.read(|tables| tables.vms.values().filter(|vm| is_given_up_to_others(vm)).cloned().collect::<Vec<_>>())
+    {
+        displace_failed(app, vm.name()).await?;
+    }
     // As nearly always.
     if app.model.read(|tables| tables.vms.values().all(|vm| vm.status.displaced.is_none())) {
         *memory = Memory::default();
@@ -121,7 +127,10 @@ fn told(wait: &Wait) -> String {
 async fn begin(app: &App, vm: &Vm, memory: &mut Memory, now: Moment) -> Result<(), Problem> {
     let name = vm.name();
     let host = vm.status.host.as_ref().and_then(|host| app.model.get::<Host>(host.as_str()));
-    if host.as_ref().is_some_and(|host| host.is_in_service()) {
+    let has_failed = vm.status.displaced.as_ref().is_some_and(|displaced| displaced.failed);
+    let is_in_service = host.as_ref().is_some_and(|host| host.is_in_service());
+    let may_leave_for_failure = || may_leave(app, vm, host.as_deref()).is_ok() && place_elsewhere(app, vm).is_ok();
+    if is_in_service && !(has_failed && may_leave_for_failure()) {
         vm::start(app, &Caller::controller(), name, &WriteQuery::default()).await?;
     } else {
         may_leave(app, vm, host.as_deref())?;
@@ -149,6 +158,28 @@ fn may_leave(app: &App, vm: &Vm, host: Option<&Host>) -> Result<(), Problem> {
     Ok(())
 }
 
+/// It surely does not run, and its host does not start it.
+fn is_given_up_to_others(vm: &Vm) -> bool {
+    let status = &vm.status;
+    let is_idle = status.phase == VmPhase::Failed && status.operation.is_none() && vm.spec.power == PowerState::Running;
+    is_idle && status.ha.elsewhere && status.displaced.is_none()
+}
+
+async fn displace_failed(app: &App, name: &str) -> Result<(), Problem> {
+    app.objects
+        .racing(|| async {
+            let Some(mut vm) = app.objects.find::<Vm>(name).await? else { return Ok(()) };
+            let Some(from) = vm.status.host.clone().filter(|_| is_given_up_to_others(&vm)) else { return Ok(()) };
+            let message = format!("VM '{name}' failed on host '{from}' and is to be started on another one");
+            let event = app.event(vm.reference(), Severity::Warning, "VmDisplaced", message);
+            vm.status.displaced = Some(Displaced { from, since: app.clock.now(), failed: true, waits: None });
+            let mut change = Change::new();
+            change.update(&vm)?.event(&event)?;
+            app.commit(change).await.map(drop)
+        })
+        .await
+}
+
 /// Says what it waits for, when that changes.
 async fn queue(app: &App, vm: &Vm, waits: &str) -> Result<(), Problem> {
     let name = vm.name();
@@ -161,8 +192,11 @@ async fn queue(app: &App, vm: &Vm, waits: &str) -> Result<(), Problem> {
                 return Ok(());
             }
             displaced.waits = Some(waits.to_owned());
-            vm.status.reason =
-                Some(format!("host '{}' was shut out, so it was stopped there; {waits}", displaced.from));
+            let why = match displaced.failed {
+                true => format!("it failed on host '{}'", displaced.from),
+                false => format!("host '{}' was shut out, so it was stopped there", displaced.from),
+            };
+            vm.status.reason = Some(format!("{why}; {waits}"));
             let message = format!("VM '{name}' is not started again yet: {waits}");
             let event = app.event(vm.reference(), Severity::Warning, "VmQueued", message);
             let mut change = Change::new();

@@ -229,7 +229,8 @@ async fn displace(app: &App, host: &Host) -> Result<(), Problem> {
                 vm.status.started_at = None;
                 vm.status.guest = None;
                 vm.status.reason = Some(format!("host '{from}' was shut out, so it was stopped there"));
-                vm.status.displaced = Some(Displaced { from: from.clone(), since: app.clock.now(), waits: None });
+                vm.status.displaced =
+                    Some(Displaced { from: from.clone(), since: app.clock.now(), failed: false, waits: None });
                 let message = format!("VM '{name}' runs nowhere: host '{from}' is shut out");
                 let mut event = app.event(vm.reference(), Severity::Warning, "VmDisplaced", message);
                 event.spec.host = Some(from);

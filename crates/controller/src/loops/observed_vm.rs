@@ -52,9 +52,9 @@ pub fn settle(vm: &Vm, host: &Name, observation: Option<&VmObservation>, trusted
         None => settled.status.forget_guest(),
     }
     if let Some(observation) = observation {
-        let restarted = note_restarts(&mut settled, host, observation);
+        let done = note_reactions(&mut settled, host, observation);
         if events.is_empty() {
-            events.extend(restarted);
+            events.extend(done);
         }
     }
     if let Some(observation) = observation.filter(|_| trusted) {
@@ -109,18 +109,38 @@ fn note_probes(vm: &mut Vm, host: &Name, observation: &VmObservation) -> Vec<Tol
     observation.probes.iter().filter_map(told).collect()
 }
 
-fn note_restarts(vm: &mut Vm, host: &Name, observation: &VmObservation) -> Option<Told> {
-    let (told, known) = (&observation.ha.status, vm.status.ha.clone());
-    if *told == known {
-        return None;
+/// Takes over what its host has done about its failures. An event for each kind that is new.
+fn note_reactions(vm: &mut Vm, host: &Name, observation: &VmObservation) -> Vec<Told> {
+    let told = &observation.ha.status;
+    let known = std::mem::replace(&mut vm.status.ha, told.clone());
+    let (name, cause) = (&vm.metadata.name, told.last_cause.as_deref().unwrap_or("it failed"));
+    let mut events = Vec::new();
+    if told.roll_backs > known.roll_backs {
+        let message = format!(
+            "host '{host}' brought the disk of VM '{name}' back to its last known good state: {cause}; what was replaced is \
+             kept for a day: gantry vm recover {name} --undo"
+        );
+        events.push((Severity::Warning, "VmRolledBack", message));
     }
-    vm.status.ha.clone_from(told);
-    if told.restarts <= known.restarts {
-        return None;
+    if told.restarts > known.restarts {
+        let message = format!("VM '{name}' was started again by host '{host}': {cause}");
+        events.push((Severity::Warning, "VmRestarted", message));
     }
-    let cause = told.last_cause.as_deref().unwrap_or("it failed");
-    let message = format!("VM '{}' was started again by host '{host}': {cause}", vm.metadata.name);
-    Some((Severity::Warning, "VmRestarted", message))
+    if told.resets > known.resets {
+        let message = format!("VM '{name}' was reset by host '{host}': {cause}");
+        events.push((Severity::Warning, "VmReset", message));
+    }
+    match (&known.unhealthy, &told.unhealthy) {
+        (None, Some(why)) => {
+            let message = format!("VM '{name}' fails on host '{host}', and its policy is only to tell of it: {why}");
+            events.push((Severity::Warning, "VmUnhealthy", message));
+        }
+        (Some(_), None) => {
+            events.push((Severity::Normal, "VmHealthy", format!("VM '{name}' no longer fails on host '{host}'")));
+        }
+        _ => {}
+    }
+    events
 }
 
 fn phase_of(state: VmRunState) -> Option<VmPhase> {
@@ -178,7 +198,7 @@ fn enter(vm: &mut Vm, host: &Name, phase: VmPhase, reason: Option<String>, missi
 
 #[cfg(test)]
 mod tests {
-    use gantry_types::VmSpec;
+    use gantry_types::{HaStatus, VmSpec};
     use serde_json::json;
     use uuid::Uuid;
 
@@ -251,6 +271,28 @@ mod tests {
         let stopped =
             settle(&known, &"host-1".parse().expect("a name"), Some(&observation(VmRunState::Stopped, 3)), true);
         assert_eq!(stopped.expect("changes").vm.status.probes, []);
+    }
+
+    #[test]
+    fn what_its_host_has_done_is_told_once() {
+        let mut known = vm(VmPhase::Running);
+        let mut told = Vec::new();
+        let (unhealthy, last_cause) = (Some("the guest hangs".to_owned()), Some("the guest panicked".to_owned()));
+        let reset = HaStatus { resets: 1, last_cause, ..HaStatus::default() };
+        let rolled_back = HaStatus { restarts: 1, roll_backs: 1, ..reset.clone() };
+        for status in [reset, rolled_back.clone(), HaStatus { unhealthy, ..rolled_back.clone() }, rolled_back] {
+            for _ in 0..2 {
+                let mut seen = observation(VmRunState::Running, 3);
+                seen.ha.status = status.clone();
+                if let Some(settled) = settle(&known, &"host-1".parse().expect("a name"), Some(&seen), true) {
+                    told.extend(settled.events);
+                    known = settled.vm;
+                }
+            }
+        }
+        let reasons: Vec<_> = told.iter().map(|(_, reason, _)| *reason).collect();
+        assert_eq!(reasons, ["VmReset", "VmRolledBack", "VmRestarted", "VmUnhealthy", "VmHealthy"]);
+        assert_eq!(told[0].2, "VM 'web' was reset by host 'host-1': the guest panicked");
     }
 
     #[test]

@@ -58,7 +58,11 @@ impl Procedure for VmStart {
                     None => ("VmStarted", format!("VM '{}' started{at}", vm.name())),
                     Some(before) => {
                         let from = before.from;
-                        ("VmRunsAgain", format!("VM '{}' runs again{at}; host '{from}' had been shut out", vm.name()))
+                        let why = match before.failed {
+                            true => format!("it had failed on host '{from}'"),
+                            false => format!("host '{from}' had been shut out"),
+                        };
+                        ("VmRunsAgain", format!("VM '{}' runs again{at}; {why}", vm.name()))
                     }
                 };
                 change.event(&context.event(Severity::Normal, reason, message, host.as_ref()))?;
@@ -196,7 +200,9 @@ async fn unfit_host(context: &StepContext, vm: &Vm) -> Result<Option<Name>, Prob
         return Ok(None);
     }
     let host = context.host(name).await?;
-    Ok((!host.is_in_service()).then(|| name.clone()))
+    let has_failed_there = vm.status.displaced.as_ref().is_some_and(|before| before.failed && before.from == *name);
+    let leaves = !host.is_in_service() || has_failed_there && place_elsewhere(&context.app, vm).is_ok();
+    Ok(leaves.then(|| name.clone()))
 }
 
 struct FetchImage;

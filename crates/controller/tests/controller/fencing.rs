@@ -166,6 +166,37 @@ async fn a_protected_vm_of_a_lost_host_starts_elsewhere_after_the_proof_and_not_
 }
 
 #[tokio::test]
+async fn a_vm_that_fails_and_is_to_start_elsewhere_does_or_where_it_was_if_it_has_to() {
+    for (pool, expected) in [(Some("nas"), ("host-2", 2)), (None, ("host-1", 1))] {
+        let (world, controller) = cluster_of_three().await;
+        protected(&world, &controller, "web", pool).await;
+        let vm = web(&world).await;
+        world.hosts.guest_is_left_to_others(&name("host-1"), vm.metadata.uuid, "the guest's kernel panicked");
+        // One report may be from before.
+        for _ in 0..2 {
+            world.reports(&controller).await;
+        }
+        assert_eq!(web(&world).await.status.phase, VmPhase::Failed);
+        let mut memory = failover::Memory::default();
+        fail_over(&controller, &mut memory).await;
+        let now = web(&world).await.status;
+        let at = now.host.as_ref().map_or("none", |host| host.as_str());
+        assert_eq!((now.phase, (at, now.epoch), now.displaced), (VmPhase::Running, expected, None));
+        let events = controller.app.model.list::<Event>();
+        let told = events.iter().find(|event| event.spec.reason == "VmRunsAgain").expect("told");
+        let message = format!("VM 'web' runs again on host '{}'; it had failed on host 'host-1'", expected.0);
+        assert_eq!(told.spec.message, message);
+
+        world.reports(&controller).await;
+        gantry_controller::loops::stray_vms::pass(&controller.app).await;
+        fail_over(&controller, &mut memory).await;
+        assert_eq!(world.on_hosts().len(), 1, "{:?}", world.on_hosts());
+        assert_eq!(web(&world).await.status.epoch, expected.1);
+        world.check().await;
+    }
+}
+
+#[tokio::test]
 async fn without_a_majority_nothing_is_proved_however_long_it_takes() {
     let (world, controller) = cluster_of_three().await;
     protected(&world, &controller, "web", Some("nas")).await;

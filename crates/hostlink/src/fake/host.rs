@@ -284,7 +284,10 @@ fn power(vm: &mut FakeVm, request: &PowerRequest) -> Result<VmObservation, Probl
     let is_off = matches!(vm.guest, Guest::Off { .. });
     vm.guest = match (request.action, &vm.guest) {
         (_, Guest::Incoming) => return Err(Problem::conflict("vm-migrating", "the VM is being migrated")),
-        (PowerAction::Start, _) if is_off => Guest::Running,
+        (PowerAction::Start, _) if is_off => {
+            vm.ha.elsewhere = false;
+            Guest::Running
+        }
         (PowerAction::Start, now) => now.clone(),
         (PowerAction::Kill, _) => {
             vm.migration = None;

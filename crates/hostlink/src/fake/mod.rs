@@ -134,6 +134,16 @@ impl FakeWorld {
         });
     }
 
+    /// The guest fails, and its host leaves it to others to start it.
+    pub fn guest_is_left_to_others(&self, host: &Name, vm: Uuid, cause: &str) {
+        self.with(host, |state| {
+            if let Some(vm) = state.vms.get_mut(&vm) {
+                vm.guest = Guest::Off { failed: true, reason: Some(cause.to_owned()) };
+                vm.ha.elsewhere = true;
+            }
+        });
+    }
+
     /// What the host's probes of the VM say from here on.
     pub fn probes_say(&self, host: &Name, vm: Uuid, probes: Vec<ProbeStatus>) {
         self.with(host, |state| {
