@@ -57,15 +57,14 @@ async fn move_guest(from: &TestVm, to: &TestVm, tls: Option<PathBuf>, postcopy: 
     let (destination, peer) = listen(to, tls, postcopy).await;
     let source = source_of(from, peer);
     source.start_mirror().await.expect("start mirror");
-    let mut copied = None;
-    let note = |progress: MirrorProgress| copied = Some(progress);
-    source.wait_mirrored(Mirrored::NearlyAll, |_| {}, soon()).await.expect("most of the mirror");
-    let tuning =
-        RamTuning { max_bandwidth_bytes_per_s: postcopy.then_some(CRAWL_BYTES_PER_S), downtime_limit_ms: 0, postcopy };
+    source.wait_mirrored(Mirrored::AllBut(1 << 20), |_| {}, soon()).await.expect("most of the mirror");
+    let tuning = RamTuning {
+        max_bandwidth_bytes_per_s: postcopy.then_some(CRAWL_BYTES_PER_S),
+        downtime_limit_ms: LEAST_DOWNTIME_MS,
+        postcopy,
+    };
     source.configure(&tuning).await.expect("configure");
     source.start_ram().await.expect("start");
-    source.wait_mirrored(Mirrored::All, note, soon()).await.expect("mirror");
-    assert!(copied.is_some_and(|progress| progress.copied_bytes > 0));
     source.limit_downtime(RamTuning::default().downtime_limit_ms).await.expect("limit");
     let directive = |progress: &MigrationProgress| match progress.phase {
         MigrationPhase::Active if postcopy => Directive::SwitchToPostcopy,
@@ -73,6 +72,8 @@ async fn move_guest(from: &TestVm, to: &TestVm, tls: Option<PathBuf>, postcopy: 
     };
     let reached = source.wait_pre_switchover(directive, soon()).await;
     reached.expect("pre-switchover");
+    let copied = source.wait_mirrored(Mirrored::All, |_| {}, soon()).await.expect("mirror");
+    assert!(copied.copied_bytes > 0);
     source.continue_switchover().await.expect_err("the mirror still runs");
     source.finish_mirror(soon()).await.expect("finish mirror");
     source.continue_switchover().await.expect("continue");

@@ -1,6 +1,6 @@
 //! When pre-copy is given up for post-copy. Pure.
 
-use gantry_qemu::migration::{Directive, MigrationPhase, MigrationProgress};
+use gantry_qemu::migration::{Directive, LEAST_DOWNTIME_MS, MigrationPhase, MigrationProgress};
 use gantry_types::PostCopy;
 
 /// So many passes over the memory are given to pre-copy before it is judged.
@@ -27,7 +27,7 @@ impl Convergence {
 
     /// What QEMU is told: pre-copy that is not meant to converge ends by itself only when the guest writes nothing.
     pub fn downtime_limit_ms(&self) -> u64 {
-        if self.policy == PostCopy::Always { 0 } else { self.downtime_limit_ms }
+        if self.policy == PostCopy::Always { LEAST_DOWNTIME_MS } else { self.downtime_limit_ms }
     }
 
     pub fn judge(&mut self, progress: &MigrationProgress) -> Directive {

@@ -24,6 +24,7 @@
 //! often as it takes. Meanwhile the guest stands still; what it needs is on both hosts, so neither is released.
 
 mod convergence;
+mod copying;
 mod destination;
 mod interruption;
 mod sending;

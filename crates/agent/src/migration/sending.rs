@@ -7,7 +7,7 @@ use std::time::Duration;
 use gantry_api::AgentApi;
 use gantry_api::agent::{NicAssignment, SendMigration, Verdict};
 use gantry_hostlink::AgentClient;
-use gantry_qemu::migration::{HandedOver, MigrationError, MigrationPhase, MigrationSource, Mirrored, RamTuning};
+use gantry_qemu::migration::{HandedOver, MigrationError, MigrationPhase, MigrationSource};
 use gantry_qemu::qmp::{Event, EventStream, Qmp};
 use gantry_trust::LiveIdentity;
 use gantry_types::{ErrorClass, MigrationFigures, MigrationMode, Name, Problem, Timestamp};
@@ -16,18 +16,17 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::convergence::Convergence;
 use crate::flows;
 use crate::host::Host;
 use crate::problem::problem;
 use crate::vm::{Command, Shared, SourceStep};
 
 /// A disk of terabytes over a slow link; progress is shown, and it can be cancelled at any time.
-const COPY_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const COPY_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Connections that are not sent by then stay behind: the commit waits for them, and the guest for the commit.
 const FLOWS_LIMIT: Duration = Duration::from_secs(1);
 /// The guest stands still during these.
-const SWITCHOVER_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const SWITCHOVER_LIMIT: Duration = Duration::from_secs(30);
 const CANCEL_LIMIT: Duration = Duration::from_secs(30);
 /// So long post-copy may stand still before its connection is given up: nothing else notices a cut cable for minutes.
 const SILENCE_LIMIT: Duration = Duration::from_secs(10);
@@ -65,9 +64,9 @@ pub(super) enum Begin {
 }
 
 /// What is measured on the way.
-struct Measured {
+pub(super) struct Measured {
     started: std::time::Instant,
-    disk_bytes: u64,
+    pub disk_bytes: u64,
     /// Not known if the agent was restarted on the way.
     mode: Option<MigrationMode>,
 }
@@ -127,7 +126,7 @@ impl Sending {
         format!("moving VM '{}' from '{}' to '{}'", self.vm_name, self.host_name, self.request.destination)
     }
 
-    fn failed(&self, error: MigrationError) -> Problem {
+    pub(super) fn failed(&self, error: MigrationError) -> Problem {
         problem("migration-failed", &self.what(), &error)
     }
 
@@ -186,49 +185,6 @@ impl Sending {
             Ok(Err(error)) => tracing::warn!(vm = %self.vm, %error, "the VM moves without its tracked connections"),
             Err(_) => tracing::warn!(vm = %self.vm, "the VM moves without its tracked connections: it took too long"),
         }
-    }
-
-    /// Disk and memory, until the guest stops for the rest. Answers with what QEMU reports from then on.
-    async fn copy(&self, source: &MigrationSource, measured: &mut Measured) -> Result<Option<EventStream>, Problem> {
-        let failed = |error| self.failed(error);
-        let copy_deadline = Instant::now() + COPY_LIMIT;
-        self.phase("disk");
-        source.start_mirror().await.map_err(failed)?;
-        let mut disk_bytes = 0;
-        let mut on_disk = |progress: gantry_qemu::migration::MirrorProgress| {
-            disk_bytes = progress.copied_bytes;
-            self.shared.update_progress(|shown| {
-                shown.disk_bytes_done = progress.copied_bytes;
-                shown.disk_bytes_total = progress.total_bytes;
-            });
-        };
-        source.wait_mirrored(Mirrored::NearlyAll, &mut on_disk, copy_deadline).await.map_err(failed)?;
-
-        let policy = &self.request.policy;
-        let downtime_limit_ms = u64::from(policy.max_downtime_ms);
-        let mut convergence = Convergence::new(policy.post_copy, self.request.post_copy, downtime_limit_ms);
-        let limit = u64::from(policy.bandwidth_mib_per_s) << 20;
-        let tuning = RamTuning {
-            max_bandwidth_bytes_per_s: (limit > 0).then_some(limit),
-            // The guest must not be stopped for its memory while its disk still needs time.
-            downtime_limit_ms: 0,
-            // Both ends must have the same capabilities.
-            postcopy: self.request.post_copy,
-        };
-        source.configure(&tuning).await.map_err(failed)?;
-        let events = self.qmp.as_ref().map(Qmp::events);
-        source.start_ram().await.map_err(failed)?;
-        // Ends even if the guest was stopped meanwhile, as one that writes nothing is: its disk is copied all the same.
-        source.wait_mirrored(Mirrored::All, &mut on_disk, copy_deadline).await.map_err(failed)?;
-        measured.disk_bytes = disk_bytes;
-        self.phase("memory");
-        source.limit_downtime(convergence.downtime_limit_ms()).await.map_err(failed)?;
-        let on_memory = |progress: &gantry_qemu::migration::MigrationProgress| {
-            self.show(progress);
-            convergence.judge(progress)
-        };
-        source.wait_pre_switchover(on_memory, copy_deadline).await.map_err(failed)?;
-        Ok(events)
     }
 
     /// Asks the destination until it has decided. `None` if the agent ends.
@@ -323,21 +279,8 @@ impl Sending {
         resumed.map_err(|error| problem("post-copy-not-resumed", &self.what(), &error))
     }
 
-    fn phase(&self, phase: &str) {
+    pub(super) fn phase(&self, phase: &str) {
         self.shared.update_progress(|shown| shown.phase = phase.to_owned());
-    }
-
-    fn show(&self, progress: &gantry_qemu::migration::MigrationProgress) {
-        let rate_bytes_per_s = (progress.rate_mbps * 125_000.0) as u64;
-        let gain_bytes_per_s = rate_bytes_per_s.saturating_sub(progress.dirty_bytes_per_s);
-        self.shared.update_progress(|shown| {
-            shown.memory_bytes_done = progress.ram_transferred_bytes;
-            shown.memory_bytes_remaining = progress.ram_remaining_bytes;
-            shown.memory_bytes_total = progress.ram_total_bytes;
-            shown.rate_bytes_per_s = rate_bytes_per_s;
-            shown.dirty_bytes_per_s = progress.dirty_bytes_per_s;
-            shown.remaining_ms = (progress.ram_remaining_bytes * 1000).checked_div(gain_bytes_per_s);
-        });
     }
 
     async fn report(&self, step: SourceStep) -> Result<(), Problem> {

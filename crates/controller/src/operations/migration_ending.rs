@@ -1,27 +1,28 @@
 //! What follows in a migration once the VM is the destination's: it is recorded, every host is told, the source is rid of
 //! it, and the guest has to show that it executes.
 //!
-//! Nothing of this can be undone. All but the last step happen as soon as the destination has committed: during
-//! post-copy the guest runs there already, while its memory is still being fetched. The last step waits for the
+//! Nothing of this can be undone. It begins as soon as the destination has committed: during post-copy the guest runs
+//! there already, while its memory is still being fetched. The last step tells the hosts at once, and waits for the
 //! source's own end of the migration, which brings the figures; a source that is lost does not hold it up, and then
 //! there are none. From then on the source has nothing that the guest could still need, so that its clearing away and
-//! the guest's sign of life need not wait for each other.
+//! the guest's sign of life need not wait for each other, nor for the hosts.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use gantry_api::{
     AgentApi,
     agent::{Liveness, MigrationState},
 };
-use gantry_types::{ErrorClass, Host, HostState, MigrationFigures, Name, Problem, Resource};
+use gantry_types::{ErrorClass, Host, HostState, MigrationFigures, Name, Problem, Resource, Vm};
 use uuid::Uuid;
 
 use super::{
-    migration_outcome::{POLL, show},
+    migration_outcome::{POLL, SWITCHOVER_POLL, show},
     step::{Patience, Step, StepContext},
     vm_migrate::Plan,
 };
+use crate::app::App;
 
 /// How far the guest's clock was behind its host's before the move.
 pub(super) const LAG_BEFORE: &str = "lag_before_ms";
@@ -65,28 +66,10 @@ pub(super) async fn record_at(context: &mut StepContext, host: &Name, epoch: u64
 }
 
 /// The other hosts hear where the VM is now: until then they don't reach its guest.
-pub(super) struct Arrival;
-
-#[async_trait]
-impl Step for Arrival {
-    fn name(&self) -> &'static str {
-        "arrival"
-    }
-
-    fn patience(&self) -> Patience {
-        Patience::Unlimited
-    }
-
-    fn reversible(&self) -> bool {
-        false
-    }
-
-    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
-        let plan = Plan::need(context)?;
-        match context.vm().await?.status.nics.is_empty() {
-            true => Ok(()),
-            false => context.app.distribute_everywhere(&plan.destination).await,
-        }
+async fn tell_hosts(app: &App, vm: &Vm, destination: &Name) -> Result<(), Problem> {
+    match vm.status.nics.is_empty() {
+        true => Ok(()),
+        false => app.distribute_everywhere(destination).await,
     }
 }
 
@@ -126,24 +109,11 @@ impl Step for Release {
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let plan = Plan::need(context)?;
         let vm = context.vm().await?;
-        let uuid = vm.metadata.uuid;
         let lag_before = context.memo::<i64>(LAG_BEFORE)?;
-        let source = context.app.model.get::<Host>(plan.source.as_str());
-        // What a lost one still has is removed when it comes back: the stray VM loop knows the VM is elsewhere.
-        let source = source.filter(|host| host.status.state != HostState::Lost);
-        let source = source.map(|host| context.app.links.agent(&host));
-        if let Some(source) = &source {
-            await_source(context, &plan, uuid, &**source).await?;
-        }
-        let released = async {
-            match &source {
-                Some(source) => source.release_migration(uuid, plan.migration).await,
-                None => Ok(()),
-            }
-        };
-        let (liveness, released) = tokio::join!(look_for_life(context, &plan, uuid), released);
-        released?;
-        context.app.model.overlay_mut(|overlay| overlay.left(plan.source.as_str(), uuid));
+        let app = Arc::clone(&context.app);
+        let (told, liveness) =
+            tokio::join!(tell_hosts(&app, &vm, &plan.destination), leave(context, &plan, vm.metadata.uuid));
+        told?;
         let Some(liveness) = liveness? else { return Ok(()) };
         if let Some(figures) = &mut context.operation.status.figures {
             figures.guest_gap_ms = lag_before.zip(liveness.guest_clock_lag_ms).map(gap_ms);
@@ -166,11 +136,34 @@ impl Step for Release {
     }
 }
 
+/// Rids the source of the VM once it needs nothing more of the migration, and looks whether the guest executes.
+async fn leave(context: &mut StepContext, plan: &Plan, vm: Uuid) -> Result<Option<Liveness>, Problem> {
+    let source = context.app.model.get::<Host>(plan.source.as_str());
+    // What a lost one still has is removed when it comes back: the stray VM loop knows the VM is elsewhere.
+    let source = source.filter(|host| host.status.state != HostState::Lost);
+    let source = source.map(|host| context.app.links.agent(&host));
+    if let Some(source) = &source {
+        await_source(context, plan, vm, &**source).await?;
+    }
+    let released = async {
+        match &source {
+            Some(source) => source.release_migration(vm, plan.migration).await,
+            None => Ok(()),
+        }
+    };
+    let (liveness, released) = tokio::join!(look_for_life(context, plan, vm), released);
+    released?;
+    context.app.model.overlay_mut(|overlay| overlay.left(plan.source.as_str(), vm));
+    liveness
+}
+
 /// Waits until the source needs nothing more of the migration, and keeps its figures.
 ///
 /// # Errors
 /// Transient ones, while it does not answer.
 async fn await_source(context: &mut StepContext, plan: &Plan, vm: Uuid, source: &dyn AgentApi) -> Result<(), Problem> {
+    // Mostly it is about to say so; only in post-copy it takes longer.
+    let mut pause = SWITCHOVER_POLL;
     loop {
         let report = match source.migration_report(vm, plan.migration).await {
             // Released by an earlier attempt.
@@ -191,7 +184,8 @@ async fn await_source(context: &mut StepContext, plan: &Plan, vm: Uuid, source: 
         }
         // It has yet to learn that the destination committed, or still sends memory.
         show(context, vm, &report.progress).await?;
-        context.sleep(POLL).await;
+        context.sleep(pause).await;
+        pause = (pause * 2).min(POLL);
     }
 }
 

@@ -28,7 +28,7 @@ use super::{
 
 pub(super) const POLL: Duration = Duration::from_millis(50);
 /// While the guest stands still or has just moved: until the other hosts know, they send its frames to its old host.
-const SWITCHOVER_POLL: Duration = Duration::from_millis(10);
+pub(super) const SWITCHOVER_POLL: Duration = Duration::from_millis(10);
 
 pub(super) enum Outcome {
     /// The destination has committed.

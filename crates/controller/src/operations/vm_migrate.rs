@@ -2,7 +2,7 @@
 //! needs to be shared between the hosts.
 //!
 //! ```text
-//!  check -> image -> receive -> transfer -> record | arrival -> release
+//!  check -> image -> receive -> transfer -> record | release
 //!                                  |               ^ point of no return; from here on: migration_ending.rs
 //!                    outcome decided by the hosts; see migration_outcome.rs
 //! ```
@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::{
     assignment::{assignment, image_of},
-    migration_ending::{Arrival, LAG_BEFORE, NOT_ALIVE, Record, Release},
+    migration_ending::{LAG_BEFORE, NOT_ALIVE, Record, Release},
     migration_outcome::{Outcome, abandon, follow, take_away},
     placing::choose,
     step::{Ending, Patience, Procedure, Step, StepContext, Undone},
@@ -75,7 +75,6 @@ impl Procedure for VmMigrate {
             Box::new(Receive),
             Box::new(Transfer),
             Box::new(Record),
-            Box::new(Arrival),
             Box::new(Release),
         ]
     }

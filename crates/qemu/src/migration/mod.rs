@@ -35,7 +35,9 @@ mod tls;
 
 pub use destination::{ListenOptions, Listening, MigrationDestination};
 pub use progress::{MigrationPhase, MigrationProgress};
-pub use source::{Directive, HandedOver, MigrationSource, MirrorDisk, MirrorProgress, Mirrored, Peer, RamTuning};
+pub use source::{
+    Directive, HandedOver, LEAST_DOWNTIME_MS, MigrationSource, MirrorDisk, MirrorProgress, Mirrored, Peer, RamTuning,
+};
 pub use tls::{ListenTls, PeerTls};
 
 use crate::ErrorClass;

@@ -33,9 +33,8 @@ pub struct Peer {
     pub tls: Option<PeerTls>,
 }
 
-const UNKNOWN_LENGTH_LOOK: Duration = Duration::from_millis(5);
-/// So little of a disk is copied in a moment.
-const NEARLY_ALL_BYTES: u64 = 32 << 20;
+/// No event tells how much is left.
+const MIRROR_LOOK: Duration = Duration::from_millis(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MirrorProgress {
@@ -46,17 +45,21 @@ pub struct MirrorProgress {
 /// How far the copying of the disks has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mirrored {
-    /// All but what is copied in a moment.
-    NearlyAll,
+    /// All but so many bytes of each.
+    AllBut(u64),
     /// All but the latest writes.
     All,
 }
+
+/// With this limit QEMU stops the guest only when it writes next to nothing. With 0 it would do so after the first pass,
+/// whatever was written meanwhile: it looks for that only once what is left is below the limit.
+pub const LEAST_DOWNTIME_MS: u64 = 1;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RamTuning {
     /// `None` means no limit.
     pub max_bandwidth_bytes_per_s: Option<u64>,
-    /// The switchover is made when the rest can be sent within this time.
+    /// The switchover is made when the rest can be sent within this time; [`LEAST_DOWNTIME_MS`] at the least.
     pub downtime_limit_ms: u64,
     /// Allow [`MigrationSource::switch_to_postcopy`]; the destination must have been told, too.
     pub postcopy: bool,
@@ -152,28 +155,31 @@ impl MigrationSource {
         Ok(Some(id))
     }
 
-    /// Waits until so much of every disk is copied.
+    /// Waits until so much of every disk is copied. Answers with how much that is.
     pub async fn wait_mirrored(
         &self,
         wanted: Mirrored,
         mut on_progress: impl FnMut(MirrorProgress),
         deadline: Instant,
-    ) -> Result<(), MigrationError> {
+    ) -> Result<MirrorProgress, MigrationError> {
         let mut events = self.qmp.events();
         loop {
             let jobs = self.mirrors().await?;
-            on_progress(MirrorProgress {
+            let progress = MirrorProgress {
                 copied_bytes: jobs.iter().map(|job| job.offset).sum(),
                 total_bytes: jobs.iter().map(|job| job.len).sum(),
-            });
-            // A job does not know yet how much there is while its length is zero.
-            let nearly = |job: &BlockJobInfo| job.len > 0 && job.len.saturating_sub(job.offset) <= NEARLY_ALL_BYTES;
-            if jobs.iter().all(|job| job.ready || wanted == Mirrored::NearlyAll && nearly(job)) {
-                return Ok(());
+            };
+            on_progress(progress);
+            let done = |job: &BlockJobInfo| match wanted {
+                // A job does not know yet how much there is while its length is zero.
+                Mirrored::AllBut(bytes) => job.len > 0 && job.len.saturating_sub(job.offset) <= bytes,
+                Mirrored::All => false,
+            };
+            if jobs.iter().all(|job| job.ready || done(job)) {
+                return Ok(progress);
             }
-            if wanted == Mirrored::NearlyAll && jobs.iter().any(|job| job.len == 0) && Instant::now() < deadline {
-                // No event tells when it knows, and a small disk is copied before anybody looks again.
-                tokio::time::sleep(UNKNOWN_LENGTH_LOOK).await;
+            if wanted != Mirrored::All && Instant::now() < deadline {
+                tokio::time::sleep(MIRROR_LOOK).await;
                 continue;
             }
             self.look_again(&mut events, deadline, "copying the disks").await?;
@@ -227,8 +233,7 @@ impl MigrationSource {
         Ok(())
     }
 
-    /// Changes how long the guest may stand still, also while its memory is being sent. With 0 it goes on until it writes
-    /// nothing at all.
+    /// Changes how long the guest may stand still, also while its memory is being sent.
     pub async fn limit_downtime(&self, limit_ms: u64) -> Result<(), MigrationError> {
         let limit = MigrateSetParameters { downtime_limit: Some(limit_ms), ..MigrateSetParameters::default() };
         self.qmp.execute(limit).await?;

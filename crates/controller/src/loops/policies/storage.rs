@@ -34,7 +34,7 @@ pub(super) fn look(app: &App, policy: &Policy, rule: &StoragePolicy) -> Findings
         .into_iter()
         .map(|planned| {
             let gib = planned.bytes as f64 / ByteSize::gib(1).bytes() as f64;
-            let reason = format!("{}; {} are copied", planned.reason, ByteSize(planned.bytes));
+            let reason = format!("{}; {} are copied", planned.reason, ByteSize(planned.bytes).approximate());
             let advice = Advice::MoveVolume { volume: planned.name, from: planned.from, to: planned.to };
             recommendation(advice, reason, gib, gib)
         })
