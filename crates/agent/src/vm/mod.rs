@@ -295,11 +295,11 @@ impl Shared {
     fn set_stopped_at(&self, moment: Timestamp) {
         self.lock().stopped_at = Some(moment);
     }
-    /// Nothing measured of one QEMU may be shown for the next.
     /// The guest boots anew.
     fn forget_guest(&self) {
         self.lock().guest = GuestView::default();
     }
+    /// Nothing measured of one QEMU may be shown for the next.
     fn forget_run(&self) {
         let mut state = self.lock();
         state.metrics = None;
