@@ -1,4 +1,4 @@
-//! Stopped VMs that come from another host, and go to one: the host's side of [`RelocationApi`].
+//! Stopped VMs that come from another host, and go to one, and disks of clones: the host's side of [`RelocationApi`].
 //!
 //! What is expected is kept in memory only: a controller whose move goes on says it again. What arrives is staged in the
 //! pool, and becomes a VM in one go, when all of it is here. It is not this host's before the controller defines it; until
@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::agent::Agent;
 use crate::problem::{chain, problem};
-use crate::vm::{Arrival, Command};
+use crate::vm::{Arrival, Command, disk_place};
 
 /// Of what is on the way between the file and the network.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -71,17 +71,17 @@ impl Agent {
             Problem::transient("disk-not-expected", format!("{what} is not expected here"))
                 .remedy("nothing is to be done: the move expects it again, or was given up")
         };
-        let expected_id = {
+        let (expected_id, assignment) = {
             let mut all = self.expected.0.lock().await;
             let expectation = all.get_mut(&vm).ok_or_else(not_expected)?;
             if expectation.request.source != *from {
                 return Err(Problem::denied("not-your-move", format!("{what} is expected from another host")));
             }
             (expectation.received_bytes, expectation.total_bytes) = (0, bytes);
-            expectation.request.relocation
+            (expectation.request.relocation, expectation.request.assignment.clone())
         };
-        let mut staged =
-            self.host.pool.stage_disk().await.map_err(|error| problem("disk-not-received", &what, &error))?;
+        let pool = disk_place(&self.host, &assignment).await?;
+        let mut staged = pool.stage_disk().await.map_err(|error| problem("disk-not-received", &what, &error))?;
         let mut reader = StreamReader::new(content);
         let on_progress = |received_bytes| {
             // Shown, and nothing else: one look that is missed matters to nobody.
@@ -122,14 +122,18 @@ impl RelocationApi for Agent {
     }
 
     async fn send_disk(&self, vm: Uuid, request: &SendDisk) -> Result<(), Problem> {
-        let epoch = request.epoch;
-        let lent = self.existing(vm).await?.ask(vm, |reply| Command::Lend { epoch, reply }).await?;
+        let (epoch, clone) = (request.epoch, request.clone);
+        let task = self.existing(vm).await?;
         let what = format!("the disk of VM {vm} to host '{}'", request.destination);
         let peer = AgentClient::new(&self.host.identity, &request.destination, &request.destination_agent)
             .map_err(|error| Problem::new(error.class(), "no-agent-client", chain(&error)))?;
         let not_sent = |error: std::io::Error| {
             Problem::transient("disk-not-sent", format!("{what} was not sent: {}", chain(&error)))
                 .remedy("look at this host's pool and at the network between the hosts; it is tried again")
+        };
+        let lent = match clone {
+            None => task.ask(vm, |reply| Command::Lend { epoch, reply }).await?,
+            Some(_) => task.ask(vm, |reply| Command::Copy { epoch, reply }).await?.make().await?,
         };
         let bytes = lent.disk.allocated_bytes().map_err(not_sent)?;
         let (mut writer, reader) = tokio::io::duplex(BUFFER_BYTES);
@@ -139,7 +143,7 @@ impl RelocationApi for Agent {
             drop(writer);
             sent
         };
-        let (sent, taken) = tokio::join!(sending, peer.send_disk_content(vm, bytes, body));
+        let (sent, taken) = tokio::join!(sending, peer.send_disk_content(clone.unwrap_or(vm), bytes, body));
         // What the other end says is the cause of a broken pipe here.
         taken?;
         sent.map_err(not_sent)

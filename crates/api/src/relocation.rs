@@ -1,4 +1,5 @@
-//! How a stopped VM goes to another host: its disk is sent as it is, with all states inside it.
+//! How a stopped VM goes to another host: its disk is sent as it is, with all states inside it. A clone gets a copy of its
+//! source's disk in the same way, also on the source's own host.
 //!
 //! ```text
 //!  controller ──expect_disk──▶ destination          controller ──send_disk──▶ source ──content──▶ destination
@@ -23,7 +24,8 @@ pub trait RelocationApi: Send + Sync {
     /// it has `arrived`: the VM is here then, and this host's once it is defined. Removing the VM ends the expectation, too.
     async fn expect_disk(&self, vm: Uuid, request: &ExpectDisk) -> Result<DiskArrival, Problem>;
     /// Source: sends the disk of the VM, which must be stopped and is not started meanwhile, to the host that expects it.
-    /// Answers when all has arrived; whoever stops waiting for the answer stops the sending.
+    /// For a clone it may run: then what its disk holds at one instant is sent, and it is not changed meanwhile. Answers
+    /// when all has arrived; whoever stops waiting for the answer stops the sending.
     async fn send_disk(&self, vm: Uuid, request: &SendDisk) -> Result<(), Problem>;
 }
 
@@ -55,4 +57,8 @@ pub struct SendDisk {
     /// The destination's agent: name and `ADDRESS:PORT`.
     pub destination: Name,
     pub destination_agent: String,
+    /// Another VM that begins with what this one's disk holds now, without the states kept in it. Absent: the VM itself
+    /// moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone: Option<Uuid>,
 }

@@ -227,6 +227,20 @@ pub struct MigrateRequest {
     pub policy: Option<MigrationPolicy>,
 }
 
+/// `POST /v1/vms/{name}/clone`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CloneRequest {
+    /// The new VM's name.
+    pub name: Name,
+    /// Make it and leave it stopped.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
+    /// Bind it to this host, instead of to what its source is bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Name>,
+}
+
 /// `GET /v1/vms/{name}/explain`: what placement would say if it were asked now.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct VmExplanation {
@@ -266,6 +280,32 @@ pub struct ScoreTerm {
     pub value: f64,
     pub weight: f64,
     pub points: f64,
+}
+
+/// `GET /v1/vms/{name}/ha`: what protects it, and what would happen now if it or its host failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HaExplanation {
+    pub vm: Name,
+    /// Where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Name>,
+    /// Its host starts it again when it fails.
+    pub is_protected: bool,
+    /// Where it would start if its host failed now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_on: Option<Name>,
+    /// Why it would wait for its host instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_because: Option<String>,
+    /// All of it for people, in the order in which it is read.
+    pub sentences: Vec<HaSentence>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HaSentence {
+    /// What it is about, for example `if it hangs`.
+    pub about: String,
+    pub text: String,
 }
 
 /// `POST /v1/clusters/{name}/update`

@@ -20,8 +20,12 @@ pub(crate) async fn expectations_repeat(agent: &dyn AgentApi, vm: &Assignment, e
     expect(state(agent, vm.uuid).await?.is_none(), "an expected VM is not there yet")?;
     worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)?;
 
-    let send =
-        |epoch: u64| SendDisk { epoch, destination: elsewhere.clone(), destination_agent: "127.0.0.1:1".to_owned() };
+    let send = |epoch: u64| SendDisk {
+        epoch,
+        destination: elsewhere.clone(),
+        destination_agent: "127.0.0.1:1".to_owned(),
+        clone: None,
+    };
     let unknown = agent.send_disk(vm.uuid, &send(vm.epoch)).await.map_err(|problem| problem.class);
     expect(unknown == Err(ErrorClass::NotFound), format!("sending what is not there: {unknown:?}"))?;
     worked("define", agent.define_vm(vm).await)?;
@@ -34,5 +38,9 @@ pub(crate) async fn expectations_repeat(agent: &dyn AgentApi, vm: &Assignment, e
     expect(nobody == Err(ErrorClass::Transient), format!("sending to nobody: {nobody:?}"))?;
     power(agent, vm, PowerAction::Start).await?;
     refused("sending a running VM's disk", "vm-running", agent.send_disk(vm.uuid, &send(vm.epoch)).await)?;
+    let clone = |epoch: u64| SendDisk { clone: Some(Uuid::new_v4()), ..send(epoch) };
+    refused("an older order for a clone", "stale-epoch", agent.send_disk(vm.uuid, &clone(vm.epoch - 1)).await)?;
+    let nobody = agent.send_disk(vm.uuid, &clone(vm.epoch)).await.map_err(|problem| problem.class);
+    expect(nobody == Err(ErrorClass::Transient), format!("sending a running VM's copy to nobody: {nobody:?}"))?;
     worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)
 }

@@ -8,6 +8,7 @@
 //! * [`guest_agent`]: the agent inside the guest, reached over virtio-serial
 //! * [`migration`]: source and destination primitives of a move with nothing shared
 //! * [`snapshot`]: states kept inside the disks of a running machine
+//! * [`disk_copy`]: what a disk holds at one instant, copied while the machine runs
 //! * [`volume`]: disks that come and go while a machine runs
 //! * [`volume_move`]: such a disk goes to another place under the machine's writes
 //! * [`probe`]: what this machine's QEMU can really do
@@ -15,6 +16,7 @@
 //! Failure behaviour: every error type answers `class()`; nothing is retried in here. A lost
 //! connection is an error of each call in flight, never a hang.
 
+pub mod disk_copy;
 pub mod guest_agent;
 pub mod machine;
 pub mod migration;

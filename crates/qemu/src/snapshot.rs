@@ -78,7 +78,7 @@ fn owned(nodes: &[&str]) -> Vec<String> {
     nodes.iter().map(|node| (*node).to_owned()).collect()
 }
 
-async fn run_job(qmp: &Qmp, id: &str, command: impl Command, limit: Duration) -> Result<(), SnapshotError> {
+pub(crate) async fn run_job(qmp: &Qmp, id: &str, command: impl Command, limit: Duration) -> Result<(), SnapshotError> {
     let deadline = Instant::now() + limit;
     let mut events = qmp.events();
     if find(qmp, id).await?.is_none() {
@@ -103,11 +103,11 @@ async fn run_job(qmp: &Qmp, id: &str, command: impl Command, limit: Duration) ->
     }
 }
 
-async fn find(qmp: &Qmp, id: &str) -> Result<Option<JobInfo>, SnapshotError> {
+pub(crate) async fn find(qmp: &Qmp, id: &str) -> Result<Option<JobInfo>, SnapshotError> {
     Ok(qmp.execute(QueryJobs {}).await?.into_iter().find(|job| job.id == id))
 }
 
-async fn wait_for_change(events: &mut EventStream, id: &str) -> Result<(), SnapshotError> {
+pub(crate) async fn wait_for_change(events: &mut EventStream, id: &str) -> Result<(), SnapshotError> {
     let deadline = Instant::now() + LOOK_AGAIN;
     let change = events.wait_event("JOB_STATUS_CHANGE", |data| data["id"] == id, deadline);
     match timeout(LOOK_AGAIN, change).await {

@@ -219,6 +219,8 @@ async fn every_command_is_in_the_schema() {
             auto_dismiss: false,
         });
     }
+    let (job_id, device, target) = (text(), text(), text());
+    schema.check_command(BlockdevBackup { job_id, device, target, sync: MirrorSync::Top, auto_dismiss: false });
     schema.check_command(BlockJobCancel { device: text(), force: true });
     schema.check_command(JobComplete { id: text() });
     schema.check_command(JobFinalize { id: text() });

@@ -101,18 +101,7 @@ impl DiskDirectory {
             Prepared::Present(disk) => return Ok(disk),
             Prepared::Absent { base, staging, file } => (base, staging, file),
         };
-        let size = spec.size_bytes.to_string();
-        let mut arguments = vec!["create", "-q", "-f", "qcow2", "-o", "compat=1.1"];
-        let base_path = base.as_ref().map(|image| image.path.as_path());
-        if let Some(base_path) = base_path.and_then(Path::to_str) {
-            // -u: the image was verified when it arrived and is not opened again.
-            arguments.extend(["-u", "-F", "qcow2", "-b", base_path]);
-        }
-        arguments.extend([NEW, size.as_str()]);
-        let arguments: Vec<_> = arguments.iter().map(AsRef::as_ref).collect();
-        let run =
-            Run { staging: &staging, uid: WORKER_UID, limits: CREATE_LIMITS, doing: "creating disk", object: &path };
-        run.expect_success(&arguments, |_| {}).await?;
+        fill_empty(&staging, NEW, base.as_ref(), spec.size_bytes, &path).await?;
 
         let (disks, store, wanted) = (self.clone(), images.clone(), spec.clone());
         blocking(move || disks.finish(&store, &wanted, &staging, NEW, &file)).await
@@ -249,6 +238,27 @@ impl DiskDirectory {
             _ => self.leases().remove(disk),
         }
     }
+}
+
+/// Makes a file of a staging directory an empty disk over this image. `disk` is what it is about.
+pub(crate) async fn fill_empty(
+    staging: &StagingDir,
+    name: &str,
+    base: Option<&StoredImage>,
+    size_bytes: u64,
+    disk: &Path,
+) -> Result<(), StorageError> {
+    let size = size_bytes.to_string();
+    let mut arguments = vec!["create", "-q", "-f", "qcow2", "-o", "compat=1.1"];
+    let base_path = base.map(|image| image.path.as_path());
+    if let Some(base_path) = base_path.and_then(Path::to_str) {
+        // -u: the image was verified when it arrived and is not opened again.
+        arguments.extend(["-u", "-F", "qcow2", "-b", base_path]);
+    }
+    arguments.extend([name, size.as_str()]);
+    let arguments: Vec<_> = arguments.iter().map(AsRef::as_ref).collect();
+    let run = Run { staging, uid: WORKER_UID, limits: CREATE_LIMITS, doing: "creating disk", object: disk };
+    run.expect_success(&arguments, |_| {}).await
 }
 
 pub(crate) fn path_in(directory: &Path, disk: Uuid) -> PathBuf {

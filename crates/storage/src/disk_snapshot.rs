@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -100,20 +101,20 @@ impl DirPool {
     }
 
     async fn change_snapshot(&self, disk: Uuid, name: &str, change: Change) -> Result<(), StorageError> {
-        self.run_as_owner(disk, &["snapshot", change.flag(), name], &[], change.doing()).await
+        self.run_as_owner(disk, None, &["snapshot", change.flag(), name], &[], change.doing()).await
     }
 
     /// Makes a disk larger. No QEMU may have it open.
     pub(crate) async fn grow_disk(&self, disk: Uuid, size_bytes: u64) -> Result<(), StorageError> {
         let size = size_bytes.to_string();
-        self.run_as_owner(disk, &["resize", "-q"], &[&size], "growing disk").await
+        self.run_as_owner(disk, None, &["resize", "-q"], &[&size], "growing disk").await
     }
 
     /// Copies a disk into another file of the same owner and size. What was there is overwritten, and on disk afterwards.
-    pub(crate) async fn copy_disk(&self, disk: Uuid, to: &std::path::Path) -> Result<(), StorageError> {
+    pub(crate) async fn copy_disk(&self, disk: Uuid, to: &Path) -> Result<(), StorageError> {
         let target = to.to_string_lossy();
         let before = ["convert", "-n", "-q", "-t", "writeback", "-O", "qcow2"];
-        self.run_as_owner(disk, &before, &[&target], "copying disk").await?;
+        self.run_as_owner(disk, None, &before, &[&target], "copying disk").await?;
         let path = to.to_owned();
         blocking(move || {
             let synced = File::open(&path).and_then(|file| file.sync_all());
@@ -122,10 +123,11 @@ impl DirPool {
         .await
     }
 
-    /// Runs `qemu-img` with the disk between these arguments.
-    async fn run_as_owner(
+    /// Runs `qemu-img` with the disk between these arguments; without its image it reads as zeros where it has nothing.
+    pub(crate) async fn run_as_owner(
         &self,
         disk: Uuid,
+        image: Option<&Path>,
         before: &[&str],
         after: &[&str],
         doing: &'static str,
@@ -133,8 +135,14 @@ impl DirPool {
         let path = self.disk_path(disk);
         let owner = std::fs::metadata(&path).map_err(StorageError::io(doing, &path))?.uid();
         let staging = self.staging().create().map_err(StorageError::io(doing, &path))?;
+        let image = image.map(|image| {
+            serde_json::json!({
+                "driver": "qcow2", "backing": null, "read-only": true,
+                "file": {"driver": "file", "filename": image.to_string_lossy(), "read-only": true},
+            })
+        });
         let source = serde_json::json!({
-            "driver": "qcow2", "backing": null, "discard": "unmap",
+            "driver": "qcow2", "backing": image, "discard": "unmap",
             "file": {"driver": "file", "filename": path.to_string_lossy(), "discard": "unmap"},
         });
         let source = format!("json:{source}");

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{SeekFrom, seek};
@@ -36,7 +36,7 @@ pub(crate) const STAGED: &str = "arriving.qcow2";
 /// Small files that go along with a disk, by name: at most 2048, of 64 MiB each. What they mean is the callers' affair.
 pub type AlongFiles = BTreeMap<String, Vec<u8>>;
 
-/// A disk that arrives: gone with what has come of it, unless a pool takes it.
+/// A disk that arrives, or a copy that is being made: gone with what there is of it, unless a pool takes it.
 #[derive(Debug)]
 pub struct StagedDisk {
     pub(crate) staging: StagingDir,
@@ -98,6 +98,15 @@ fn next_part(file: &File, offset: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
 }
 
 impl StagedDisk {
+    pub fn path(&self) -> PathBuf {
+        self.staging.file_path(STAGED)
+    }
+
+    /// For sending it elsewhere; this must be kept until then.
+    pub fn to_send(&self) -> io::Result<DiskFile> {
+        Ok(DiskFile { file: Arc::new(self.file.try_clone()?) })
+    }
+
     /// Takes what a [`DiskFile`] sends; `on_progress` hears how much has come.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ mod blocking;
 mod decompress;
 mod digest;
 mod disk;
+mod disk_copy;
 mod disk_snapshot;
 mod disk_transfer;
 mod driver;

@@ -139,3 +139,37 @@ async fn a_disk_whose_content_is_elsewhere_is_not_taken() {
     let error = sites.destination.adopt_disk(&spec, staged).await.unwrap_err();
     assert!(matches!(error, StorageError::DiskConflict { .. }), "{error}");
 }
+
+#[tokio::test]
+async fn a_copy_is_what_the_guest_sees_now_and_nothing_besides() {
+    let sites = Sites::new().await;
+    for image in [Some(sites.image), None] {
+        let spec = DiskSpec { image, ..sites.spec() };
+        sites.source.create_disk(&spec).await.unwrap();
+        let path = sites.source.disk_path(DISK);
+        write(&path, 1, 3 * MIB);
+        sites.source.create_disk_snapshot(DISK, "before").await.unwrap();
+        write(&path, 2, 3 * MIB);
+        // Zeros of the guest's own, where the image has something.
+        let zeros = Command::new("qemu-io").args(["-f", "qcow2", "-c", "write -z 0 64k"]).arg(&path).output().unwrap();
+        assert!(zeros.status.success());
+
+        let copy = sites.source.stage_copy(DISK).await.unwrap();
+        sites.source.fill_copy(DISK, &copy).await.unwrap();
+        let mut bytes = Vec::new();
+        copy.to_send().unwrap().send(&AlongFiles::new(), &mut bytes).await.unwrap();
+        let place = copy.path();
+        drop(copy);
+        assert!(!place.exists());
+        let mut arrived = sites.destination.stage_disk().await.unwrap();
+        arrived.fill(&mut bytes.as_slice(), |_| {}).await.unwrap();
+        let clone = DiskSpec { disk: Uuid::new_v4(), ..spec };
+        let found = sites.destination.adopt_disk(&clone, arrived).await.unwrap();
+        assert!(guest_bytes(&found.path) == guest_bytes(&path), "the guest would read something else");
+        assert_eq!(found.image, image);
+        assert!(sites.destination.disk_snapshots(clone.disk).await.unwrap().is_empty());
+        // The rest of the image is not in it.
+        assert!(found.allocated_bytes < 2 * MIB, "{} bytes", found.allocated_bytes);
+        sites.source.delete_disk(DISK).await.unwrap();
+    }
+}

@@ -58,6 +58,12 @@ pub enum Action {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         to: Option<Name>,
     },
+    /// Makes the VM as a copy of another one.
+    VmClone {
+        source: Name,
+        /// Afterwards, start it.
+        start: bool,
+    },
     /// Goes back to a state that is kept for recovery, and starts the VM.
     VmRecover {
         /// The newest good one if not given.
@@ -131,6 +137,7 @@ impl Action {
             Self::VmDelete { .. } => "vm-delete",
             Self::VmMigrate { .. } => "vm-migrate",
             Self::VmRelocate { .. } => "vm-relocate",
+            Self::VmClone { .. } => "vm-clone",
             Self::VmRecover { .. } => "vm-recover",
             Self::SnapshotCreate { .. } => "snapshot-create",
             Self::SnapshotDelete { .. } => "snapshot-delete",

@@ -42,7 +42,7 @@ pub(crate) struct VmTask {
     /// The guest shut down or panicked; QEMU's end follows.
     pub(super) expected_end: Option<End>,
     pub(crate) sending: Option<SendingTask>,
-    /// Held by whoever sends the disk of the stopped VM.
+    /// Held by whoever sends or copies the VM's disk.
     pub(super) loan: Arc<()>,
     /// The task that takes a snapshot.
     pub(super) snapshotting: Option<tokio::task::JoinHandle<()>>,
@@ -192,6 +192,7 @@ impl VmTask {
                 drop(reply.send(self.detach_volume(epoch, volume).await));
             }
             Command::Lend { epoch, reply } => drop(reply.send(self.lend(epoch).await)),
+            Command::Copy { epoch, reply } => drop(reply.send(self.copy(epoch).await)),
             Command::HasArrived { relocation, epoch, reply } => {
                 drop(reply.send(self.has_arrived(relocation, epoch).await));
             }

@@ -367,14 +367,9 @@ fn accelerator_for(host: &Host, record: &Record) -> Accelerator {
     host.qemu.accelerator(record.assignment.arch)
 }
 
-async fn describe(host: &Host, record: &Record, begin: Begin) -> Result<MachineConfig, Problem> {
+/// The VM's disk as QEMU opens it.
+pub(super) async fn disk_of(host: &Host, record: &Record) -> Result<Disk, Problem> {
     let assignment = &record.assignment;
-    let files = files(host, assignment.uuid);
-    let accelerator = accelerator_for(host, record);
-    let default_cpu = match accelerator {
-        Accelerator::Kvm => "host",
-        Accelerator::Tcg => "max",
-    };
     let disks = disk::place(host, assignment).await?;
     let direct_io = match assignment.disk.pool {
         None => host.qemu.direct_io,
@@ -392,7 +387,7 @@ async fn describe(host: &Host, record: &Record, begin: Begin) -> Result<MachineC
         }
         None => None,
     };
-    let disk = Disk {
+    Ok(Disk {
         node_name: DISK_NODE.to_owned(),
         path: disks.disk_path(assignment.uuid),
         format: DiskFormat::Qcow2,
@@ -400,7 +395,18 @@ async fn describe(host: &Host, record: &Record, begin: Begin) -> Result<MachineC
         backing,
         direct_io,
         boot_index: Some(0),
+    })
+}
+
+async fn describe(host: &Host, record: &Record, begin: Begin) -> Result<MachineConfig, Problem> {
+    let assignment = &record.assignment;
+    let files = files(host, assignment.uuid);
+    let accelerator = accelerator_for(host, record);
+    let default_cpu = match accelerator {
+        Accelerator::Kvm => "host",
+        Accelerator::Tcg => "max",
     };
+    let disk = disk_of(host, record).await?;
     let seed = Disk {
         node_name: "seed0".to_owned(),
         path: files.seed,

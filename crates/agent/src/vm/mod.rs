@@ -24,6 +24,7 @@
 
 mod actor;
 mod console;
+mod copying;
 mod definition;
 mod disk;
 mod guest;
@@ -64,6 +65,7 @@ use crate::host::Host;
 use crate::records::Record;
 pub(crate) use actor::{Next, Run, VmTask};
 pub(crate) use console::ConsoleLine;
+pub(crate) use copying::Copying;
 pub(crate) use definition::committed_here;
 pub(crate) use disk::{check_arriving, place as disk_place};
 pub(crate) use liveness::check as check_liveness;
@@ -107,6 +109,10 @@ pub(crate) enum Command {
     Lend {
         epoch: u64,
         reply: Reply<Lent>,
+    },
+    Copy {
+        epoch: u64,
+        reply: Reply<Copying>,
     },
     HasArrived {
         relocation: Uuid,

@@ -16,14 +16,17 @@ use crate::records::{Record, RecoveryRecord, blocking};
 use crate::vm_files;
 
 const RECOVERY: &str = "recovery.json";
+pub(super) const VARIABLES_NOW: &str = "uefi-vars.fd";
 const VARIABLES: &str = "uefi-vars.";
 const VARIABLES_END: &str = "fd";
 
-/// What a stopped VM has; while this is there it is not started or changed.
+/// What a VM has, or a copy of it; while this is there the VM is not started or changed.
 pub(crate) struct Lent {
     pub disk: DiskFile,
     pub along: AlongFiles,
-    _loan: Arc<()>,
+    /// The copy, if it is one.
+    pub(super) _copy: Option<StagedDisk>,
+    pub(super) _loan: Arc<()>,
 }
 
 /// A disk that has come, with all that belongs to it.
@@ -61,7 +64,7 @@ impl VmTask {
             Ok(along)
         });
         let along = read.await.map_err(|error| file_problem(&what, &self.host.records.vm_dir(self.vm), &error))?;
-        Ok(Lent { disk, along, _loan: Arc::clone(&self.loan) })
+        Ok(Lent { disk, along, _copy: None, _loan: Arc::clone(&self.loan) })
     }
 
     /// Whether this relocation has brought the VM here. What another one left that nobody defined since is removed.
@@ -123,21 +126,23 @@ impl VmTask {
         let place = directory.clone();
         let written = blocking(move || vm_files::write_all(&place, &files, owner_uid)).await;
         written.map_err(|error| file_problem(&what, &directory, &error))?;
-        let adopted = self.host.pool.adopt_disk(&spec, staged).await;
+        let pool = disk::place(&self.host, &record.assignment).await?;
+        let adopted = pool.adopt_disk(&spec, staged).await;
         adopted.map_err(|error| problem("disk-not-received", &what, &error))?;
+        drop(disk::claim(&self.host, &record.assignment).await?);
         record.disk_made = true;
         self.host.records.save(record).await.map_err(|error| error.problem())?;
         prepare_files(&self.host, record).await
     }
 
     /// # Errors
-    /// While its disk is being sent, for whatever would change it.
+    /// While its disk is being sent or copied, for whatever would change it.
     pub(crate) fn check_not_lent(&self) -> Result<(), Problem> {
         if Arc::strong_count(&self.loan) == 1 {
             return Ok(());
         }
-        Err(Problem::transient("disk-being-sent", format!("the disk of VM {} is being sent to another host", self.vm))
-            .remedy("wait for the move's end or cancel it: gantry operation list"))
+        Err(Problem::transient("disk-being-sent", format!("the disk of VM {} is being sent or copied", self.vm))
+            .remedy("wait for the end of the move or clone, or cancel it: gantry operation list"))
     }
 }
 

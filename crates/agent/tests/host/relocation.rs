@@ -18,7 +18,7 @@ fn expected(vm: &Assignment) -> ExpectDisk {
 
 fn order(vm: &Assignment) -> SendDisk {
     let destination = "host-2".parse().unwrap();
-    SendDisk { epoch: vm.epoch, destination, destination_agent: "10.77.0.2:7443".to_owned() }
+    SendDisk { epoch: vm.epoch, destination, destination_agent: "10.77.0.2:7443".to_owned(), clone: None }
 }
 
 async fn relocate(world: &World, vm: &Assignment, expected: &ExpectDisk) {
@@ -110,5 +110,57 @@ fn its_firmwares_variables_come_along_and_it_is_not_started_while_it_is_sent() {
         assert!(fs::read(variables(1)).unwrap() == marked, "the variables are others");
         world.agent(0).remove_vm(vm.uuid, vm.epoch).await.unwrap();
         world.agent(1).remove_vm(vm.uuid, vm.epoch + 1).await.unwrap();
+    });
+}
+
+#[test]
+fn a_running_vm_is_copied_for_a_clone_here_and_elsewhere_and_runs_on() {
+    in_world(2, async |mut world| {
+        let vm = world.assignment("web-1");
+        world.boot(0, &vm).await;
+        let snapshot = TakeSnapshot { epoch: vm.epoch, snapshot: Uuid::new_v4(), memory: false, quiesce: false };
+        world.agent(0).take_snapshot(vm.uuid, &snapshot).await.unwrap();
+        let clones = ["copy-1", "copy-2", "copy-3"].map(|name| Assignment { epoch: 1, ..world.assignment(name) });
+        let expect = |clone: &Assignment| ExpectDisk {
+            relocation: Uuid::new_v4(),
+            assignment: clone.clone(),
+            source: "host-1".parse().unwrap(),
+        };
+        let order = |clone: &Assignment, host: usize| SendDisk {
+            destination: world.hosts[host].name.clone(),
+            destination_agent: format!("10.77.0.{}:7443", host + 1),
+            clone: Some(clone.uuid),
+            ..order(&vm)
+        };
+        let orders = [order(&clones[0], 0), order(&clones[1], 1), order(&clones[2], 1)];
+        for (host, clone, order) in [(0, &clones[0], &orders[0]), (1, &clones[1], &orders[1])] {
+            let expectation = expect(clone);
+            let arrival = world.agent(host).expect_disk(clone.uuid, &expectation).await.unwrap();
+            assert!(matches!(arrival, DiskArrival::Expected { .. }), "{arrival:?}");
+            world.agent(0).send_disk(vm.uuid, order).await.unwrap();
+            assert_eq!(world.agent(host).expect_disk(clone.uuid, &expectation).await, Ok(DiskArrival::Arrived));
+            assert_eq!(world.look(0, vm.uuid).await.unwrap().state, VmRunState::Running);
+            let defined = world.agent(host).define_vm(clone).await.unwrap();
+            assert!(defined.recovery_points.is_empty(), "{defined:?}");
+            world.agent(host).power(clone.uuid, &request(clone, PowerAction::Start)).await.unwrap();
+            world.until(host, clone.uuid, "it boots from the copy", |vm| vm.guest_agent).await;
+        }
+
+        // One that is off is copied without its snapshot.
+        world.agent(0).power(vm.uuid, &request(&vm, PowerAction::Kill)).await.unwrap();
+        world.agent(1).expect_disk(clones[2].uuid, &expect(&clones[2])).await.unwrap();
+        world.agent(0).send_disk(vm.uuid, &orders[2]).await.unwrap();
+        world.agent(1).define_vm(&clones[2]).await.unwrap();
+        let to = snapshot.snapshot;
+        let revert = RevertVm { epoch: 1, revert: Uuid::new_v4(), to, memory: false, keep_as: None };
+        assert!(world.agent(1).revert_vm(clones[2].uuid, &revert).await.is_err());
+        world.kill_agent(0);
+        world.start_agent(0).await;
+        for host in 0..2 {
+            assert_eq!(fs::read_dir(world.hosts[host].state_dir.join("pool/images/.staging")).unwrap().count(), 0);
+        }
+        for (host, vm) in [(0, &vm), (0, &clones[0]), (1, &clones[1]), (1, &clones[2])] {
+            world.agent(host).remove_vm(vm.uuid, vm.epoch).await.unwrap();
+        }
     });
 }

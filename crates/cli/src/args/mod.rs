@@ -51,7 +51,9 @@ pub use storage::{
     PoolCommand, PoolCreate, PoolLimits, VolumeClone, VolumeCommand, VolumeCreate, VolumeSet, VolumeSettings,
 };
 pub use user::{UserCommand, UserRole};
-pub use vm::{Create as VmCreate, Migrate as VmMigrate, PostCopyChoice, Set as VmSet, VmCommand, WaitFor};
+pub use vm::{
+    CloneVm as VmClone, Create as VmCreate, Migrate as VmMigrate, PostCopyChoice, Set as VmSet, VmCommand, WaitFor,
+};
 pub use whole::{AuditCommand, AuditList, OverviewOf, SearchFor};
 
 /// Gantry: a datacenter operating system.

@@ -117,6 +117,8 @@ pub enum VmCommand {
     Set(Box<Set>),
     /// Move a VM to another host: while it runs, or stopped with its disk
     Migrate(Migrate),
+    /// Make a VM as a copy of another one, which may run on meanwhile
+    Clone(CloneVm),
     /// Bring a VM's disk back to its last known good state, and start it
     Recover(Recover),
 }
@@ -327,6 +329,31 @@ pub struct Migrate {
     /// Limit for the memory stream
     #[arg(long, value_name = "MIB_PER_S")]
     pub bandwidth: Option<u32>,
+    #[command(flatten)]
+    pub follow: FollowOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct CloneVm {
+    /// The VM that is copied: its spec, its labels, and what its disk holds at this instant
+    pub source: String,
+    /// What the new one is to be called; it has a uuid, MACs and addresses of its own
+    pub name: Name,
+    /// Bind it to this host, instead of to what its source is bound to
+    #[arg(long)]
+    pub host: Option<Name>,
+    /// Make it and leave it stopped
+    #[arg(long, conflicts_with = "wait")]
+    pub stopped: bool,
+    /// Wait until it runs (the default) or its guest answers
+    #[arg(long, value_enum, default_value_t, conflicts_with = "no_wait")]
+    pub wait: WaitFor,
+    /// Give up waiting for the guest after this long
+    #[arg(long, default_value = "5m", value_parser = parse_duration)]
+    pub timeout: Duration,
+    /// Check everything, make nothing
+    #[arg(long)]
+    pub dry_run: bool,
     #[command(flatten)]
     pub follow: FollowOptions,
 }

@@ -13,9 +13,9 @@ use gantry_api::audit::{AuditPage, AuditQuery};
 use gantry_api::energy::{EnergyQuery, EnergyReport};
 use gantry_api::overview::{Overview, SearchQuery, SearchResult};
 use gantry_api::rest::{
-    AttachRequest, CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, FenceRequest, ListQuery,
-    MigrateRequest, MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RevertRequest, StopRequest, Trace,
-    TraceQuery, UpdateClusterRequest, Version, VmExplanation, WriteQuery,
+    AttachRequest, CaptureQuery, Changed, CloneRequest, CreateToken, CreatedToken, DeleteVmQuery, FenceRequest,
+    HaExplanation, ListQuery, MigrateRequest, MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RevertRequest,
+    StopRequest, Trace, TraceQuery, UpdateClusterRequest, Version, VmExplanation, WriteQuery,
 };
 use gantry_hostlink::{answer, causes, checked};
 use gantry_trust::{ClientConfig, ExpectedPeer, TrustError, WebSocket};
@@ -122,6 +122,11 @@ impl Client {
     pub async fn migrate(&self, vm: &str, request: &MigrateRequest) -> Result<Changed<Vm>, Problem> {
         self.vm_verb(vm, "migrate", request).await
     }
+    /// The object is the clone.
+    pub async fn clone_vm(&self, vm: &str, request: &CloneRequest, query: &WriteQuery) -> Result<Changed<Vm>, Problem> {
+        let path = format!("{}/clone", object_path::<Vm>(vm)?);
+        answer(&self.peer, self.verb(&path, request).query(query)).await
+    }
     pub async fn recover(&self, vm: &str, request: &RecoverRequest) -> Result<Changed<Vm>, Problem> {
         self.vm_verb(vm, "recover", request).await
     }
@@ -147,6 +152,9 @@ impl Client {
 
     pub async fn explain(&self, vm: &str) -> Result<VmExplanation, Problem> {
         answer(&self.peer, self.quick(Method::GET, &format!("{}/explain", object_path::<Vm>(vm)?))).await
+    }
+    pub async fn explain_ha(&self, vm: &str) -> Result<HaExplanation, Problem> {
+        answer(&self.peer, self.quick(Method::GET, &format!("{}/ha", object_path::<Vm>(vm)?))).await
     }
     /// Carries a policy's recommendation out.
     pub async fn apply_recommendation(&self, policy: &str, id: &str) -> Result<Operation, Problem> {

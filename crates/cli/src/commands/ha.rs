@@ -1,207 +1,35 @@
-//! `gantry ha …`: what protects a VM, in words.
+//! `gantry ha …`: what protects a VM, in the controller's words.
 
-use gantry_api::rest::VmExplanation;
-use gantry_types::{HaPolicy, Name, Pool, Probe, ProbeKind, ProbeState, Resource, Vm, VmPhase};
+use gantry_api::rest::HaExplanation;
 
 use super::Session;
-use crate::{args::HaCommand, exit::Failure, output::print};
+use crate::{args::HaCommand, exit::Failure};
 
 pub async fn run(session: &Session, command: HaCommand) -> Result<(), Failure> {
     let HaCommand::Explain { name } = command;
-    let client = session.client()?;
-    let vm = client.get::<Vm>(&name).await?;
-    if session.printer.is_structured() {
-        return Ok(session.printer.one(&vm)?);
-    }
-    let pool = match &vm.spec.pool {
-        Some(pool) => Some(client.get::<Pool>(pool.as_str()).await?),
-        None => None,
-    };
-    let placement = client.explain(&name).await?;
-    Ok(print(&explain(&vm, pool.as_ref(), &placement))?)
+    let explanation = session.client()?.explain_ha(&name).await?;
+    Ok(session.printer.value(&explanation, || text(&explanation))?)
 }
 
-/// One line for each thing that can fail.
-fn explain(vm: &Vm, pool: Option<&Pool>, placement: &VmExplanation) -> String {
-    let (name, ha, done) = (&vm.metadata.name, &vm.spec.ha, &vm.status.ha);
-    let host = vm.status.host.as_ref().map_or("its host", |host| host.as_str());
-    let mut rows = vec![("now", format!("{} on {host}", vm.status.phase))];
-    if let Some(displaced) = &vm.status.displaced {
-        let waits = displaced.waits.as_deref().unwrap_or("it is its turn");
-        rows.push(("displaced", format!("{} was shut out at {}; {waits}", displaced.from, displaced.since)));
-    }
-    match ha.policy {
-        HaPolicy::None => {
-            rows.push(("if it fails", "it stays failed until somebody starts it".to_owned()));
-            rows.push(("to protect it", format!("gantry vm set {name} --ha restart")));
-        }
-        HaPolicy::Restart => {
-            let (limit, hang_s) = (ha.restarts_per_hour, ha.hang_s);
-            rows.push(("if its QEMU ends", format!("{host} starts it again at once")));
-            rows.push(("if it panics", format!("{host} starts it again at once")));
-            rows.push(("if it hangs", format!("{host} starts it again after {hang_s} s without a sign of life")));
-            if ha.watchdog {
-                rows.push(("without feeding", format!("{host} starts it again when its watchdog's time is over")));
-            }
-            rows.push((
-                "if that repeats",
-                format!("pauses of 5 s, 10 s, 20 s and so on, {limit} restarts within an hour"),
-            ));
-        }
-    }
-    rows.extend(probe_rows(vm, host));
-    rows.push(("if its host dies", if_host_dies(vm, host, pool, placement)));
-    if !ha.depends_on.is_empty() {
-        let names: Vec<&str> = ha.depends_on.iter().map(Name::as_str).collect();
-        rows.push(("it waits then for", format!("{} to be ready, for two minutes at most", names.join(", "))));
-    }
-    if done.restarts > 0 {
-        let when = done.last_at.map_or_else(String::new, |at| format!(" at {at}"));
-        let cause = done.last_cause.as_deref().unwrap_or("it failed");
-        rows.push(("restarts so far", format!("{} on {host}, the last{when}: {cause}", done.restarts)));
-    }
-    if done.given_up && vm.status.phase == VmPhase::Failed {
-        rows.push(("given up", format!("it failed too often; when the cause is gone: gantry vm start {name}")));
-    }
-    let lines: Vec<String> = rows.iter().map(|(what, answer)| format!("{what:<17} {answer}")).collect();
-    format!("vm/{name}\n{}\n", lines.join("\n"))
-}
-
-/// What its probes are for, and what they say now.
-fn probe_rows(vm: &Vm, host: &str) -> Vec<(&'static str, String)> {
-    let is_restarted = vm.spec.ha.policy == HaPolicy::Restart;
-    let row = |probe: &Probe| {
-        let check = probe.check.to_string();
-        let said = vm.status.probes.iter().find(|said| (said.kind, &said.check) == (probe.kind, &check));
-        let now = said.map_or_else(String::new, |said| match (&said.message, said.state) {
-            (Some(message), ProbeState::Failing) => format!("; now failing: {message}"),
-            (_, state) => format!("; now {state}"),
-        });
-        let (failures, period_s) = (probe.failure_threshold, probe.period_s);
-        match (probe.kind, is_restarted) {
-            (ProbeKind::Readiness, _) => ("ready while", format!("{check} succeeds, asked every {period_s} s{now}")),
-            (ProbeKind::Liveness, true) => {
-                let what =
-                    format!("{host} starts it again after {failures} failures of {check}, {period_s} s apart{now}");
-                ("if it serves not", what)
-            }
-            (ProbeKind::Liveness, false) => {
-                ("if it serves not", format!("that is shown: {check}, {failures} failures {period_s} s apart{now}"))
-            }
-        }
-    };
-    vm.spec.probes.iter().map(row).collect()
-}
-
-/// Where it would run again, from what, or why it would not.
-fn if_host_dies(vm: &Vm, host: &str, pool: Option<&Pool>, placement: &VmExplanation) -> String {
-    let waits = |why: &str| format!("{why}: it can't be started elsewhere; {host} starts it again when it is back");
-    let Some(pool) = pool.filter(|pool| pool.is_shared()) else {
-        return waits(&format!("its disk is only on {host}"));
-    };
-    if vm.spec.ha.policy == HaPolicy::None {
-        return waits("it is not protected");
-    }
-    if vm.spec.host.is_some() {
-        return waits("it may only run there (spec.host)");
-    }
-    if vm.status.phase.may_execute() && !vm.status.is_guarded() {
-        return waits(&format!("{host} has not confirmed yet that it stops it when its lease ends"));
-    }
-    let others = placement.hosts.iter().filter(|verdict| verdict.host.as_str() != host);
-    let fit = others.filter(|verdict| verdict.fits && pool.is_at(&verdict.host));
-    let best = fit.max_by(|a, b| a.score.unwrap_or(0.0).total_cmp(&b.score.unwrap_or(0.0)));
-    match best {
-        Some(best) => format!(
-            "it starts on {} from pool {}, once {host} is proved to be shut out: when its power is seen off, or its last lease \
-             has ended",
-            best.host,
-            pool.name()
-        ),
-        None => waits("no other host that reaches its disk can take it now"),
-    }
+fn text(explanation: &HaExplanation) -> String {
+    let line = |about: &str, text: &str| format!("{about:<17} {text}\n");
+    let lines: String = explanation.sentences.iter().map(|sentence| line(&sentence.about, &sentence.text)).collect();
+    format!("vm/{}\n{lines}", explanation.vm)
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
-    fn vm(ha: serde_json::Value, status: serde_json::Value) -> Vm {
-        let vm = json!({
-            "kind": "vm", "metadata": {"name": "web"}, "status": status,
-            "spec": {"cpus": 1, "memory": "64MiB", "disk": "1GiB", "ha": ha},
-        });
-        serde_json::from_value(vm).expect("a VM")
-    }
-
     #[test]
-    fn probes_are_told_with_what_they_say_now() {
-        let mut vm = vm(
-            json!({"policy": "restart"}),
-            json!({"phase": "running", "host": "host-1", "probes": [
-                {"kind": "readiness", "check": "tcp://:5432", "state": "failing", "message": "port 5432 refuses connections"},
-                {"kind": "liveness", "check": "http://:80/health", "state": "passing"},
-            ]}),
-        );
-        let probe = |kind, check: &str| Probe::new(kind, check.parse().expect("a check"));
-        vm.spec.probes =
-            vec![probe(ProbeKind::Liveness, "http://:80/health"), probe(ProbeKind::Readiness, "tcp://:5432")];
-        let text = explain(&vm, None, &placement(true));
-        for part in [
-            "host-1 starts it again after 3 failures of http://:80/health, 10 s apart; now passing",
-            "tcp://:5432 succeeds, asked every 10 s; now failing: port 5432 refuses connections",
-        ] {
-            assert!(text.contains(part), "{part}: {text}");
-        }
-    }
-
-    fn pool(hosts: &[&str]) -> Pool {
-        let spec = json!({"path": "/srv/nas", "hosts": hosts});
-        serde_json::from_value(json!({"kind": "pool", "metadata": {"name": "nas"}, "spec": spec})).expect("a pool")
-    }
-
-    fn placement(fits: bool) -> VmExplanation {
-        let verdict = |host: &str, score: f64| json!({"host": host, "cluster": "main", "fits": fits, "score": score});
-        let hosts = [verdict("host-1", 9.0), verdict("host-2", 1.0), verdict("host-3", 5.0)];
-        serde_json::from_value(json!({"vm": "web", "summary": "", "hosts": hosts})).expect("an explanation")
-    }
-
-    #[test]
-    fn an_unprotected_vm_is_told_so_and_how_to_protect_it() {
-        let text = explain(&vm(json!({}), json!({"phase": "running", "host": "host-1"})), None, &placement(true));
-        assert!(text.contains("it stays failed") && text.contains("gantry vm set web --ha restart"), "{text}");
-        assert!(text.contains("its disk is only on host-1"), "{text}");
-    }
-
-    #[test]
-    fn a_protected_vm_says_what_happens_and_what_has_happened() {
-        let ha = json!({"policy": "restart", "restarts_per_hour": 3, "hang_s": 60});
-        let done = json!({"restarts": 3, "last_cause": "the guest's kernel panicked", "given_up": true});
-        let text = explain(&vm(ha, json!({"phase": "failed", "host": "host-1", "ha": done})), None, &placement(true));
-        for part in ["after 60 s", "3 restarts within", "3 on host-1", "panicked", "gantry vm start web"] {
-            assert!(text.contains(part), "{part}: {text}");
-        }
-    }
-
-    #[test]
-    fn where_it_would_run_again_depends_on_its_pool_its_guard_and_the_room() {
-        let running =
-            |guarded: u64| json!({"phase": "running", "host": "host-1", "epoch": 3, "guarded_epoch": guarded});
-        let told = |guarded: u64, hosts: &[&str], fits: bool| {
-            let vm = vm(json!({"policy": "restart"}), running(guarded));
-            explain(&vm, Some(&pool(hosts)), &placement(fits))
-        };
-        let all = ["host-1", "host-2", "host-3"];
-        for (text, expected) in [
-            (told(3, &all, true), "it starts on host-3 from pool nas"),
-            (told(3, &all[..2], true), "it starts on host-2 from pool nas"),
-            (told(2, &all, true), "host-1 has not confirmed yet"),
-            (told(3, &all, false), "no other host that reaches its disk can take it now"),
-            (told(3, &all[..1], true), "its disk is only on host-1"),
-        ] {
-            assert!(text.contains(expected), "{expected}: {text}");
-        }
+    fn each_sentence_is_a_line_with_what_it_is_about() {
+        let sentences = serde_json::json!([
+            {"about": "now", "text": "running on host-1"},
+            {"about": "if its host dies", "text": "it starts on host-2"},
+        ]);
+        let explanation = serde_json::json!({"vm": "web", "is_protected": true, "sentences": sentences});
+        let explanation: HaExplanation = serde_json::from_value(explanation).expect("an explanation");
+        let expected = "vm/web\nnow               running on host-1\nif its host dies  it starts on host-2\n";
+        assert_eq!(text(&explanation), expected);
     }
 }

@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use gantry_api::rest::{
-    Changed, DeleteVmQuery, MigrateRequest, RebootRequest, RecoverRequest, StopRequest, WriteQuery,
+    Changed, CloneRequest, DeleteVmQuery, MigrateRequest, RebootRequest, RecoverRequest, StopRequest, WriteQuery,
 };
 use gantry_types::{Labels, PowerState, Problem, Vm, VmSpec};
 
 use super::{Failures, Session, announce, carry_out, objects};
 use crate::{
-    args::{FollowOptions, VmCommand, VmCreate, VmMigrate, VmSet},
+    args::{FollowOptions, VmClone, VmCommand, VmCreate, VmMigrate, VmSet},
     client::Client,
     console,
     exit::Failure,
@@ -54,6 +54,7 @@ pub async fn run(session: &Session, command: VmCommand) -> Result<(), Failure> {
         VmCommand::Console { name } => console::attach(&session.client()?, &name).await,
         VmCommand::Set(arguments) => set(session, *arguments).await,
         VmCommand::Migrate(arguments) => migrate(session, arguments).await,
+        VmCommand::Clone(arguments) => clone(session, arguments).await,
         VmCommand::Recover(arguments) => {
             let (request, names) = (RecoverRequest { to: arguments.to, undo: arguments.undo }, [arguments.name]);
             let recover = async |client: &Client, name| client.recover(name, &request).await;
@@ -123,6 +124,19 @@ async fn create(session: &Session, arguments: VmCreate) -> Result<(), Failure> {
     }
     finish(&client, &changed, arguments.follow, arguments.wait.guest(arguments.timeout)).await?;
     Ok(announce(session.printer, &latest(&client, &changed.object).await, "created")?)
+}
+
+async fn clone(session: &Session, arguments: VmClone) -> Result<(), Failure> {
+    let client = session.client()?;
+    let write = WriteQuery { dry_run: arguments.dry_run, revision: None };
+    let request = CloneRequest { name: arguments.name, stopped: arguments.stopped, host: arguments.host };
+    let changed = client.clone_vm(&arguments.source, &request, &write).await?;
+    if arguments.dry_run {
+        return Ok(announce(session.printer, &changed.object, "cloned (dry run)")?);
+    }
+    finish(&client, &changed, arguments.follow, arguments.wait.guest(arguments.timeout)).await?;
+    let done = format!("cloned from vm/{}", arguments.source);
+    Ok(announce(session.printer, &latest(&client, &changed.object).await, &done)?)
 }
 
 /// Follows the operation, then waits for the guest if that is asked for.

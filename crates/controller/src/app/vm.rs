@@ -49,7 +49,7 @@ pub async fn create(app: &App, caller: &Caller, sent: Vm, query: &WriteQuery) ->
 }
 
 /// Making a VM that could not be started is not the way to start it.
-fn exists(vm: &Vm) -> Problem {
+pub(super) fn exists(vm: &Vm) -> Problem {
     let problem = already_exists(vm);
     if vm.status.phase != VmPhase::Failed {
         return problem;
@@ -359,7 +359,7 @@ pub(super) fn engage(
     Ok(operation)
 }
 
-async fn finish_change(
+pub(super) async fn finish_change(
     app: &App,
     mut change: Change,
     mut vm: Vm,

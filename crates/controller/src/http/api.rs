@@ -21,10 +21,10 @@ use gantry_api::{
     },
     paths,
     rest::{
-        AttachRequest, CaptureQuery, Changed, CreateToken, CreatedToken, DeleteVmQuery, FenceRequest, JoinRequest,
-        JoinResponse, ListQuery, MigrateRequest, MigrateVolumeRequest, Page, RebootRequest, RecoverRequest,
-        RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, UploadState, Version, VmExplanation,
-        WatchEvent, WriteQuery,
+        AttachRequest, CaptureQuery, Changed, CloneRequest, CreateToken, CreatedToken, DeleteVmQuery, FenceRequest,
+        HaExplanation, JoinRequest, JoinResponse, ListQuery, MigrateRequest, MigrateVolumeRequest, Page, RebootRequest,
+        RecoverRequest, RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, UploadState, Version,
+        VmExplanation, WatchEvent, WriteQuery,
     },
 };
 use gantry_types::{
@@ -132,6 +132,12 @@ fn of_vms(routes: Routes) -> Routes {
         Vm::KIND,
         "Why it is where it is, and why not elsewhere",
     );
+    let ha = Endpoint::new(
+        HttpMethod::Get,
+        "/v1/vms/{name}/ha",
+        Vm::KIND,
+        "What protects it, and what would happen now if it or its host failed",
+    );
     let console = |kind: ConsoleKind, summary: &str| {
         let path = format!("/v1/vms/{{name}}/{}", kind.path());
         Endpoint::new(HttpMethod::Get, path, Vm::KIND, summary).query::<ConsoleQuery>().status(101)
@@ -152,11 +158,16 @@ fn of_vms(routes: Routes) -> Routes {
         .add(verb("resume", "Let its virtual processors go on"), post(vms::resume))
         .add(verb("migrate", "Move it to another host while it runs").body::<MigrateRequest>(), post(vms::migrate))
         .add(
+            verb("clone", "Make a VM as a copy of it, with what its disk holds at this instant").body::<CloneRequest>(),
+            post(vms::clone),
+        )
+        .add(
             verb("recover", "Bring its disk back to a state that is known to be good, and start it")
                 .body::<RecoverRequest>(),
             post(vms::recover),
         )
         .add(explain.answers::<VmExplanation>(200), get(vms::explain))
+        .add(ha.answers::<HaExplanation>(200), get(vms::explain_ha))
         .add(console(ConsoleKind::Serial, serial), get(console::open_serial))
         .add(console(ConsoleKind::Vnc, screen), get(console::open_screen))
         .add(ticket.body::<TicketRequest>().answers::<ConsoleTicket>(200), post(console::ticket))

@@ -7,7 +7,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use gantry_api::rest::{
-    Changed, DeleteVmQuery, MigrateRequest, RebootRequest, RecoverRequest, StopRequest, VmExplanation, WriteQuery,
+    Changed, CloneRequest, DeleteVmQuery, HaExplanation, MigrateRequest, RebootRequest, RecoverRequest, StopRequest,
+    VmExplanation, WriteQuery,
 };
 use gantry_hostlink::Refusal;
 use gantry_types::{Problem, Vm};
@@ -17,7 +18,7 @@ use super::{
     caller::User,
     request::{Answer, Body, OptionalBody, Path, QueryOf},
 };
-use crate::app::{explain, vm};
+use crate::app::{explain, ha_explain, vm, vm_clone};
 
 type Outcome = Result<Response, Refusal>;
 
@@ -64,6 +65,14 @@ pub async fn explain(
     Path(name): Path<String>,
 ) -> Answer<VmExplanation> {
     Ok(Json(explain::vm(&front.app, &caller, &name)?))
+}
+
+pub async fn explain_ha(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+) -> Answer<HaExplanation> {
+    Ok(Json(ha_explain::vm(&front.app, &caller, &name)?))
 }
 
 pub async fn start(
@@ -131,4 +140,14 @@ pub async fn migrate(
     OptionalBody(request): OptionalBody<MigrateRequest>,
 ) -> Outcome {
     told(vm::migrate(&front.app, &caller, &name, &request, &query).await)
+}
+
+pub async fn clone(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<WriteQuery>,
+    Body(request): Body<CloneRequest>,
+) -> Outcome {
+    told(vm_clone::clone(&front.app, &caller, &name, &request, &query).await)
 }

@@ -1,8 +1,8 @@
 //! Removes what hosts still have of VMs that are not theirs any more: after a host that was lost comes back, or after
 //! an operation had to leave something behind.
 //!
-//! A VM is a stray on a host only if this datacenter has deleted it, which a deletion that succeeded proves, or if
-//! nothing places it there: it is recorded elsewhere with a higher epoch (or nowhere with one as high), is not moving
+//! A VM is a stray on a host only if this datacenter has deleted it, which a deletion that succeeded or a clone that was
+//! undone proves, or if nothing places it there: it is recorded elsewhere with a higher epoch (or nowhere with one as high), is not moving
 //! there, and no operation is at work on it. The host refuses the removal if it knows a higher epoch, so a decision made
 //! on old knowledge does nothing.
 //!
@@ -102,9 +102,14 @@ fn past_of(tables: &Tables, vm: Uuid) -> Past {
     if operations.clone().any(|operation| !operation.status.phase.is_finished()) {
         return Past::Busy;
     }
-    // Only a deletion that was carried through proves that nobody wants what is left of it.
+    // Only a deletion that was carried through, or a clone that was undone, proves that nobody wants what is left of it.
     let deleted = operations.any(|operation| {
-        matches!(operation.spec.action, Action::VmDelete { .. }) && operation.status.phase == OperationPhase::Succeeded
+        let succeeded = operation.status.phase == OperationPhase::Succeeded;
+        match operation.spec.action {
+            Action::VmDelete { .. } => succeeded,
+            Action::VmClone { .. } => !succeeded,
+            _ => false,
+        }
     });
     if deleted { Past::Deleted } else { Past::Unknown }
 }

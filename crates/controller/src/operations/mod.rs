@@ -12,6 +12,7 @@ mod addresses;
 mod assignment;
 mod children;
 mod cluster_update;
+mod disk_sending;
 pub mod executor;
 mod host_drain;
 mod host_empty;
@@ -26,6 +27,7 @@ mod pool_mark;
 mod snapshot_create;
 mod snapshot_delete;
 pub mod step;
+mod vm_clone;
 mod vm_delete;
 mod vm_migrate;
 mod vm_power;
@@ -84,6 +86,7 @@ pub fn procedure(action: &Action) -> Box<dyn Procedure> {
         Action::VmDelete { .. } => Box::new(vm_delete::VmDelete),
         Action::VmMigrate { .. } => Box::new(vm_migrate::VmMigrate),
         Action::VmRelocate { .. } => Box::new(vm_relocate::VmRelocate),
+        Action::VmClone { start, .. } => Box::new(vm_clone::VmClone { start: *start }),
         Action::VmRecover { .. } | Action::SnapshotRevert { .. } => Box::new(vm_revert::VmRevert),
         Action::SnapshotCreate { .. } => Box::new(snapshot_create::SnapshotCreate),
         Action::SnapshotDelete { .. } => Box::new(snapshot_delete::SnapshotDelete),

@@ -85,7 +85,7 @@ impl Step for Remove {
 }
 
 /// The VM's ports: those that were made with it go, with their addresses; those made beforehand are free again.
-async fn give_back(context: &StepContext, vm: &Vm, change: &mut Change) -> Result<(), Problem> {
+pub(super) async fn give_back(context: &StepContext, vm: &Vm, change: &mut Change) -> Result<(), Problem> {
     let objects = &context.app.objects;
     let name = &vm.metadata.name;
     let mut kept = Vec::new();

@@ -7,27 +7,27 @@
 //! Nothing runs, so one transaction decides: until `record` the VM is the source's, and what has been copied is removed
 //! again if the move fails. From then on it is the destination's, and the source's disk goes.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use gantry_api::relocation::{DiskArrival, ExpectDisk, SendDisk};
+use gantry_api::relocation::ExpectDisk;
 use gantry_placement::{Likeness, Request};
-use gantry_types::{Action, ByteSize, Host, HostState, Name, Problem, Progress, Resource, Severity};
+use gantry_types::{Action, ByteSize, Name, Problem, Resource, Severity};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{
     assignment::{assignment, image_of},
+    disk_sending::{Origin, expect_answering, send, take_back},
     migration_ending::record_at,
     placing::choose,
-    step::{CANCELLED, Ending, Patience, Procedure, Step, StepContext, Undone},
+    step::{Ending, Patience, Procedure, Step, StepContext, Undone},
     vm_power::back_to_former,
     vm_start::or_absent,
 };
 use crate::{app::snapshot, objects::Change};
 
 const PLAN: &str = "plan";
-const POLL: Duration = Duration::from_millis(200);
 
 /// Decided once, at the beginning.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -141,16 +141,6 @@ impl Step for Check {
     }
 }
 
-/// # Errors
-/// Transient: a host that is not there now may be back in a moment.
-fn expect_answering(context: &StepContext, host: &Name) -> Result<Arc<Host>, Problem> {
-    let known = context.app.model.get::<Host>(host.as_str());
-    known.filter(|known| known.status.state == HostState::Ready).ok_or_else(|| {
-        Problem::transient("host-not-ready", format!("host '{host}' is not ready"))
-            .remedy("see what is wrong with it: gantry host list")
-    })
-}
-
 struct FetchImage;
 
 #[async_trait]
@@ -179,61 +169,21 @@ impl Step for Copy {
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let plan = Plan::need(context)?;
         let vm = context.vm().await?;
-        let (source, destination) = (context.agent(&plan.source).await?, context.agent(&plan.destination).await?);
         let expected = ExpectDisk {
             relocation: plan.relocation,
             assignment: assignment(&context.app, &vm, plan.epoch())?,
             source: plan.source.clone(),
         };
-        let order = SendDisk {
-            epoch: plan.source_epoch,
-            destination: plan.destination.clone(),
-            destination_agent: context.host(&plan.destination).await?.status.agent_address,
-        };
-        let uuid = vm.metadata.uuid;
-        let mut sending = None;
-        loop {
-            match destination.expect_disk(uuid, &expected).await? {
-                DiskArrival::Arrived => return Ok(()),
-                DiskArrival::Expected { received_bytes, total_bytes } => {
-                    context.progress(progress(received_bytes, total_bytes)).await?;
-                }
-            }
-            if context.cancel_requested() {
-                // Nobody waits for the source's answer any more: it stops sending.
-                return Err(Problem::conflict(CANCELLED, "the move was cancelled; the VM is where it was"));
-            }
-            for host in [&plan.source, &plan.destination] {
-                expect_answering(context, host)?;
-            }
-            let running = sending.get_or_insert_with(|| source.send_disk(uuid, &order));
-            tokio::select! {
-                sent = running => {
-                    sent?;
-                    sending = None;
-                }
-                () = context.sleep(POLL) => {}
-            }
-        }
+        let from = Origin { host: plan.source, vm: vm.metadata.uuid, epoch: plan.source_epoch };
+        send(context, &from, &plan.destination, &expected).await
     }
 
     async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
         let Some(plan) = context.memo::<Plan>(PLAN)? else { return Ok(Undone::Yes) };
         let vm = context.operation.spec.target.uuid;
-        let removed = or_absent(context.agent(&plan.destination).await?.remove_vm(vm, plan.epoch()).await);
-        let is_ready = expect_answering(context, &plan.destination).is_ok();
-        match removed {
-            // What a host that is lost has got is never its VM: the stray VM loop removes it when it is back.
-            Err(problem) if problem.is_transient() && !is_ready => {}
-            removed => removed?,
-        }
-        context.app.model.overlay_mut(|overlay| overlay.left(plan.destination.as_str(), vm));
+        take_back(context, &plan.destination, vm, plan.epoch()).await?;
         Ok(Undone::Yes)
     }
-}
-
-fn progress(bytes_done: u64, bytes_total: u64) -> Progress {
-    Progress { message: "disk".to_owned(), bytes_done, bytes_total, ..Progress::default() }
 }
 
 struct Record;

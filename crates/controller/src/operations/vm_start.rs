@@ -134,7 +134,7 @@ pub(crate) fn place_elsewhere(app: &App, vm: &Vm) -> Result<(), Problem> {
     choose(app, vm, &request(vm, image.as_ref(), vm.status.host.as_ref())).map(drop)
 }
 
-struct Place;
+pub(super) struct Place;
 
 #[async_trait]
 impl Step for Place {
@@ -205,7 +205,7 @@ async fn unfit_host(context: &StepContext, vm: &Vm) -> Result<Option<Name>, Prob
     Ok(leaves.then(|| name.clone()))
 }
 
-struct FetchImage;
+pub(super) struct FetchImage;
 
 #[async_trait]
 impl Step for FetchImage {
@@ -225,7 +225,7 @@ impl Step for FetchImage {
     }
 }
 
-struct Define;
+pub(super) struct Define;
 
 #[async_trait]
 impl Step for Define {
@@ -256,7 +256,7 @@ impl Step for Define {
     }
 }
 
-struct JoinNetwork;
+pub(super) struct JoinNetwork;
 
 #[async_trait]
 impl Step for JoinNetwork {

@@ -33,7 +33,7 @@ use gantry_controller::{
 };
 use gantry_hostlink::fake::{Fault, When};
 use gantry_store::SharedStore;
-use gantry_types::{Name, Operation, OperationPhase, PoolPhase, Problem, Resource, SnapshotPhase};
+use gantry_types::{Name, Operation, OperationPhase, PoolPhase, Problem, Resource, SnapshotPhase, VmPhase};
 use scenarios::Scenario;
 use world::{Controller, World, succeeded};
 
@@ -62,6 +62,11 @@ async fn expect_result(world: &World, scenario: Scenario) {
         let mut everywhere = world.on_hosts();
         // The host that is lost still has what it had.
         everywhere.retain(|vm| scenario != Scenario::StartElsewhere || !vm.starts_with("host-1"));
+        if let Some(runs) = scenario.expected_clone() {
+            let clone = expect_clone(world, vm, runs).await;
+            everywhere.retain(|vm| !vm.starts_with("host-2"));
+            assert!(scenario.expected_disk() == Some((clone, 1)), "{scenario:?}: its disk has {clone}");
+        }
         assert!(everywhere.len() == 1 && everywhere[0].starts_with(host.as_str()), "{scenario:?}: {everywhere:?}");
         assert_eq!(vm.status.nics.len(), 1, "{scenario:?}");
     }
@@ -94,6 +99,23 @@ async fn expect_result(world: &World, scenario: Scenario) {
     if expected.is_none() {
         assert!(world.on_hosts().is_empty(), "{scenario:?}: {:?}", world.on_hosts());
     }
+}
+
+/// The clone is on host-2 with an identity of its own, and without the states in its source's disk. What its disk holds.
+async fn expect_clone(world: &World, source: &gantry_types::Vm, runs: bool) -> u64 {
+    let clone = world.vm("copy").await.expect("a clone");
+    let phase = if runs { VmPhase::Running } else { VmPhase::Stopped };
+    let host = world::name("host-2");
+    assert_eq!((clone.status.phase, clone.status.host.as_ref()), (phase, Some(&host)), "{clone:?}");
+    let (nic, its) = (&clone.status.nics[0], &source.status.nics[0]);
+    assert!(nic.address != its.address && nic.mac != its.mac && nic.port != its.port, "{nic:?} of {its:?}");
+    assert_eq!(
+        clone.spec,
+        gantry_types::VmSpec { host: Some(host.clone()), power: clone.spec.power, ..source.spec.clone() }
+    );
+    let (content, kept) = world.hosts.disk_on(&host, clone.metadata.uuid).expect("a disk");
+    assert!(kept.is_empty(), "{kept:?}");
+    content
 }
 
 /// Runs the operation to its end, and with it all that it needs.
@@ -192,6 +214,9 @@ async fn with_fault(scenario: Scenario, fault: Fault) -> OperationPhase {
                 && !scenario.is_of_hosts();
         if scenario.is_of_hosts() {
             hosts_work::expect_back_to_work(&world).await;
+        }
+        if scenario.expected_clone().is_some() {
+            assert_eq!(world.vm("copy").await, None, "{scenario:?} with {fault:?}");
         }
         let final_step = operation.status.steps.iter().any(|step| step.name == "record" && step.attempts > 0);
         if undoable && !final_step {
@@ -292,6 +317,7 @@ async fn a_cancel_at_any_write_unwinds_or_comes_too_late() {
                             | Scenario::StartElsewhere
                     ) {
                         assert_eq!(world.everything(), before, "{scenario:?} cancelled after write {write}");
+                        assert_eq!(world.vm("copy").await, None, "{scenario:?} cancelled after write {write}");
                     }
                 }
                 _ => panic!("{scenario:?} cancelled after write {write}: {operation:#?}"),

@@ -1,12 +1,12 @@
 //! One operation each, ready to be run, with all that has to be there before.
 
 use gantry_api::rest::{
-    AttachRequest, MigrateRequest, MigrateVolumeRequest, RebootRequest, RecoverRequest, RevertRequest, StopRequest,
-    WriteQuery,
+    AttachRequest, CloneRequest, MigrateRequest, MigrateVolumeRequest, RebootRequest, RecoverRequest, RevertRequest,
+    StopRequest, WriteQuery,
 };
 use gantry_controller::{
     Caller,
-    app::{cluster, host_work, image, pool, snapshot, vm, volume},
+    app::{cluster, host_work, image, pool, snapshot, vm, vm_clone, volume},
 };
 use gantry_types::{
     ByteSize, HostUpdate, MigrationPolicy, Name, Pool, PoolSpec, PostCopy, RecoveryPoint, RecoveryPointKind, Snapshot,
@@ -34,6 +34,9 @@ pub enum Scenario {
     StartElsewhere,
     /// Of a stopped VM that has a snapshot.
     Relocate,
+    /// Of a VM that runs and has a snapshot.
+    Clone,
+    CloneStopped,
     SnapshotCreate,
     SnapshotOfStopped,
     SnapshotDelete,
@@ -60,7 +63,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 40] = [
         Self::Start,
         Self::Restart,
         Self::Stop,
@@ -76,6 +79,8 @@ impl Scenario {
         Self::MigrateInPool,
         Self::StartElsewhere,
         Self::Relocate,
+        Self::Clone,
+        Self::CloneStopped,
         Self::SnapshotCreate,
         Self::SnapshotOfStopped,
         Self::SnapshotDelete,
@@ -320,6 +325,12 @@ impl Scenario {
         }
         controller.execute(&created).await;
         write();
+        if matches!(self, Self::Clone | Self::CloneStopped) {
+            let stopped = self == Self::CloneStopped;
+            let request = CloneRequest { name: name("copy"), stopped, host: Some(name("host-2")) };
+            let changed = vm_clone::clone(app, caller, "web", &request, query).await.expect("accepted");
+            return changed.operation.expect("an operation").metadata.name;
+        }
         if self == Self::Relocate {
             let stop = StopRequest { grace_s: 0, force: true };
             let stopped = vm::stop(app, caller, "web", stop, query).await.expect("stops");
@@ -340,9 +351,18 @@ impl Scenario {
         match self {
             Self::SnapshotCreate | Self::SnapshotOfStopped => Some((1, 1)),
             Self::SnapshotDelete => Some((2, 0)),
-            Self::Relocate => Some((2, 1)),
+            Self::Relocate | Self::Clone | Self::CloneStopped => Some((2, 1)),
             // What was replaced is kept, too.
             Self::Revert | Self::RevertMemory | Self::Recover => Some((1, 2)),
+            _ => None,
+        }
+    }
+
+    /// After success, of the clone: whether it runs.
+    pub fn expected_clone(self) -> Option<bool> {
+        match self {
+            Self::Clone => Some(true),
+            Self::CloneStopped => Some(false),
             _ => None,
         }
     }
@@ -358,6 +378,8 @@ impl Scenario {
             | Self::Restart
             | Self::Reboot
             | Self::Resume
+            | Self::Clone
+            | Self::CloneStopped
             | Self::SnapshotCreate
             | Self::SnapshotDelete
             | Self::Revert

@@ -41,6 +41,7 @@ pub fn sample_body(method: &Method, path: &str) -> String {
         ["users" | "tokens"] => json!({"name": "absent", "role": "admin"}),
         ["clusters", _, "update"] => json!({"method": "reboot"}),
         ["hosts", _, "fence"] => json!({"why": "smoke"}),
+        ["vms", _, "clone"] => json!({"name": "copy"}),
         ["volumes", _, "attach"] => json!({"vm": "absent"}),
         ["volumes", _, "migrate"] => json!({"to": "absent"}),
         [_, _, _] => return String::new(),

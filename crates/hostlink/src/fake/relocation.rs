@@ -1,4 +1,4 @@
-//! Stopped VMs that go from one fake host to another: all at once, when the source is asked to send.
+//! Stopped VMs and clones that go from one fake host to another: all at once, when the source is asked to send.
 
 use async_trait::async_trait;
 use gantry_api::{
@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     FakeHost, HostState, State,
-    guest::{FakeVm, Guest},
+    guest::{FakeDisk, FakeVm, Guest},
     host::{handed_over, stale},
     unreachable,
 };
@@ -38,23 +38,28 @@ impl State {
         let vm = self.host(source)?.vm(uuid)?.clone();
         stale(&vm, request.epoch)?;
         handed_over(&vm)?;
-        if vm.is_moving() || !matches!(vm.guest, Guest::Off { .. }) {
+        if vm.is_moving() || request.clone.is_none() && !matches!(vm.guest, Guest::Off { .. }) {
             return Err(Problem::conflict("vm-running", "only a stopped VM's disk is sent"));
         }
         let destination = self.host(&request.destination)?;
         if destination.cut {
             return Err(unreachable(&request.destination));
         }
-        let Some(expected) = destination.expected.remove(&uuid).filter(|expected| expected.source == *source) else {
+        let goes_as = request.clone.unwrap_or(uuid);
+        let Some(expected) = destination.expected.remove(&goes_as).filter(|expected| expected.source == *source) else {
             return Err(Problem::transient("disk-not-expected", "that host does not expect it"));
         };
+        let (disk, points) = match request.clone {
+            None => (vm.disk.clone(), vm.points.clone()),
+            Some(_) => (FakeDisk { content: vm.disk.content, ..FakeDisk::default() }, Vec::new()),
+        };
         let arrived = FakeVm {
-            disk: vm.disk.clone(),
-            points: vm.points.clone(),
+            disk,
+            points,
             arrived: Some(expected.relocation),
             ..FakeVm::new(expected.assignment, destination.next_uid())
         };
-        destination.vms.insert(uuid, arrived);
+        destination.vms.insert(goes_as, arrived);
         Ok(())
     }
 }

@@ -253,7 +253,8 @@ impl MachineConfig {
     }
 }
 
-fn add_disk(args: &mut Args, disk: &Disk) -> Result<(), MachineError> {
+/// The disk as QEMU opens it.
+pub(crate) fn disk_node(disk: &Disk) -> Result<Value, MachineError> {
     let file = |path: &Path, read_only: bool| -> Result<Value, MachineError> {
         Ok(json!({"driver": "file", "filename": utf8(path)?, "read-only": read_only,
                   "cache": {"direct": disk.direct_io}, "discard": "unmap"}))
@@ -282,7 +283,11 @@ fn add_disk(args: &mut Args, disk: &Disk) -> Result<(), MachineError> {
             }
         };
     }
-    args.json("-blockdev", node);
+    Ok(node)
+}
+
+fn add_disk(args: &mut Args, disk: &Disk) -> Result<(), MachineError> {
+    args.json("-blockdev", disk_node(disk)?);
     let mut device = json!({
         "driver": "virtio-blk-pci",
         "id": format!("disk-{}", disk.node_name),

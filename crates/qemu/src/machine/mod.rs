@@ -16,6 +16,7 @@ mod volume;
 
 use std::path::PathBuf;
 
+pub(crate) use argv::disk_node;
 pub use argv::{Launch, MachineError};
 pub use locate::{LocateError, find_binary, find_uefi};
 pub use volume::{SLOTS, Volume};

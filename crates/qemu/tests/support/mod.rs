@@ -253,19 +253,35 @@ pub fn check_history(machines: &[&TestVm]) {
         assert_eq!(count, last + 1, "the guest's count must go on where it was");
         last = count;
     }
-    let dir = &machines.last().expect("a machine").dir;
-    let raw = dir.join("disk.raw");
-    run(Command::new("qemu-img").args(["convert", "-O", "raw"]).args([&dir.join("disk.qcow2"), &raw]));
-    let disk = std::fs::read(&raw).expect("read");
+    let disk = Records::read(&machines.last().expect("a machine").dir.join("disk.qcow2"));
     // The guest may have been in the middle of the next round.
     let oldest = (last + 2).saturating_sub(RECORD_SECTORS).max(1);
     for count in oldest..=last {
+        assert_eq!(disk.at(count), Some(count), "the acknowledged record {count} is not on the disk");
+    }
+}
+
+/// What a counting guest has written to a disk.
+pub struct Records(Vec<u8>);
+
+impl Records {
+    pub fn read(disk: &Path) -> Self {
+        let raw = disk.with_extension("raw");
+        run(Command::new("qemu-img").args(["convert", "-O", "raw"]).args([disk, &raw]));
+        Self(std::fs::read(&raw).expect("read"))
+    }
+
+    /// The count in the place where this one is written; none if the sector is of several.
+    pub fn at(&self, count: u64) -> Option<u64> {
         let sector = FIRST_RECORD_SECTOR + count % RECORD_SECTORS;
         let at = usize::try_from(sector * 512).expect("fits");
-        let mut words = disk[at..at + 512].as_chunks::<4>().0.iter();
-        assert!(
-            words.all(|word| u64::from(u32::from_le_bytes(*word)) == count),
-            "the acknowledged record {count} is not on the disk"
-        );
+        let words = self.0[at..at + 512].as_chunks::<4>().0;
+        let first = words[0];
+        words.iter().all(|word| *word == first).then(|| u64::from(u32::from_le_bytes(first)))
+    }
+
+    /// The highest count on it.
+    pub fn last(&self) -> u64 {
+        (0..RECORD_SECTORS).filter_map(|place| self.at(place)).max().expect("records")
     }
 }

@@ -130,7 +130,7 @@ pub struct BlockdevDel {
 }
 command!(BlockdevDel, "blockdev-del", Nothing);
 
-/// How much of a disk a mirror copies.
+/// How much of a disk a mirror or a backup copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MirrorSync {
@@ -164,6 +164,18 @@ pub struct BlockdevMirror {
     pub auto_dismiss: bool,
 }
 command!(BlockdevMirror, "blockdev-mirror", Nothing);
+
+/// Copies a disk as it is when the command is answered, while its guest writes on.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BlockdevBackup {
+    pub job_id: String,
+    pub device: String,
+    pub target: String,
+    pub sync: MirrorSync,
+    pub auto_dismiss: bool,
+}
+command!(BlockdevBackup, "blockdev-backup", Nothing);
 
 #[derive(Debug, Clone, Serialize)]
 pub struct BlockJobCancel {

@@ -1,0 +1,75 @@
+//! A guest that writes is cloned while it runs: the clone has what was on the disk at one instant, and both run.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use gantry_e2e::lab::{SETTLE_LIMIT, address};
+use gantry_e2e::{Lab, Observer, Workload, disk, eventually, http_get};
+use gantry_types::{Operation, OperationPhase, Vm};
+
+const VM: &str = "web";
+
+async fn writes_go_on(observer: &Observer) -> Result<()> {
+    let before = observer.count();
+    eventually("the source goes on writing", SETTLE_LIMIT, async || {
+        ensure!(observer.count() >= before + 50, "{} acknowledgements since", observer.count() - before);
+        Ok(())
+    })
+    .await
+}
+
+/// What the guest says of itself.
+fn said(vm: &Vm, what: &str) -> Result<String> {
+    let text = http_get(address(vm)?, "/cgi-bin/who", Duration::from_secs(5)).context("no HTTP answer")?;
+    let found = text.split_whitespace().find_map(|word| word.strip_prefix(&format!("{what}=")));
+    found.map(str::to_owned).with_context(|| format!("no {what} in {text}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_guest_is_cloned_as_of_one_instant_and_both_run() -> Result<()> {
+    let lab = Lab::up(2).await?;
+    lab.import_guest().await?;
+    let observer = Observer::listen(lab.outside())?;
+    let workload = Workload { writes_to: Some(observer.address()), ..Workload::default() };
+    let source = lab.run_vm(VM, Some(1), &workload).await?;
+    writes_go_on(&observer).await?;
+    lab.gantry(&["snapshot", "create", VM, "its-own"]).await?.ok()?;
+
+    let before = observer.last();
+    lab.gantry(&["vm", "clone", VM, "copy", "--stopped", "--host", "host-2"]).await?.ok()?;
+    let after = observer.last();
+    let copy: Vm = lab.client().get("copy").await?;
+    let copied = disk::check(&lab.disk(2, copy.metadata.uuid), before)?;
+    ensure!(copied.last <= after + 1, "the copy has {} and the guest was at {after}", copied.last);
+    writes_go_on(&observer).await?;
+
+    // Both ends of the work die: it is carried through, or nothing is left; the source goes on either way.
+    lab.gantry(&["vm", "clone", VM, "again", "--stopped", "--host", "host-2", "--no-wait"]).await?.ok()?;
+    lab.crash_agent(1)?;
+    lab.crash_controller()?;
+    lab.resume().await?;
+    let operations: Vec<Operation> = lab.client().list(None).await?;
+    let cloning = operations.iter().find(|operation| operation.spec.target.name.as_str() == "again");
+    let ended = lab.operation_end(cloning.context("no operation")?.metadata.name.as_str()).await?;
+    if ended.status.phase == OperationPhase::Succeeded {
+        let again: Vm = lab.client().get("again").await?;
+        disk::check(&lab.disk(2, again.metadata.uuid), after)?;
+    } else {
+        ensure!(lab.client().get::<Vm>("again").await.is_err(), "{ended:?}");
+    }
+    writes_go_on(&observer).await?;
+
+    lab.gantry(&["vm", "clone", VM, "twin", "--wait", "ready"]).await?.ok()?;
+    let twin = lab.serving("twin").await?;
+    ensure!(address(&twin)? != address(&source)?, "both have {}", address(&twin)?);
+    for what in ["host", "iid", "mac"] {
+        let (its, of_source) = (said(&twin, what)?, said(&source, what)?);
+        ensure!(its != of_source, "both say {what}={its}");
+    }
+    for name in [VM, "twin"] {
+        lab.runs_in_one_place(name).await?;
+    }
+    lab.gantry(&["vm", "delete", VM, "copy", "twin"]).await?.ok()?;
+    lab.passed();
+    Ok(())
+}
