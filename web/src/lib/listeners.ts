@@ -15,6 +15,23 @@ export function listenersOf(text: string): Listener[] {
     });
 }
 
+/** As it is typed. */
+export function listenerText({ protocol = 'tcp', port, target_port: target }: Listener): string {
+  return `${protocol}:${port}${target && target !== port ? `:${target}` : ''}`;
+}
+
+/** The commands that make the listeners of one these: what is new is listened on, what is gone is not. */
+export function listenCli(name: string, before: readonly Listener[], after: readonly Listener[]): string {
+  const [then, now] = [before.map(listenerText), after.map(listenerText)];
+  const added = now.filter((one) => !then.includes(one));
+  const gone = then.filter((one) => !now.includes(one)).map((one) => one.split(':').slice(0, 2).join(':'));
+  const lines = [
+    ...(gone.length > 0 ? [`gantry load-balancer unlisten ${name} ${gone.join(' ')}`] : []),
+    ...(added.length > 0 ? [`gantry load-balancer listen ${name} ${added.join(' ')}`] : []),
+  ];
+  return lines.join(' && ');
+}
+
 export function listenerWords({ protocol = 'tcp', port, target_port: target }: Listener): string {
   return `${protocol.toUpperCase()} ${port}${target && target !== port ? ` (to ${target})` : ''}`;
 }

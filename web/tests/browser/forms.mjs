@@ -1,5 +1,6 @@
 // Networks, groups, a router and a policy, each made in its dialog as the controller checks it; and what they then show.
 import { must, mustHaveNoBarriers, picture } from './browser.mjs';
+import { BOOT_MS } from './guest.mjs';
 
 export async function forms({ tally, page }) {
   const dialog = page.getByRole('dialog');
@@ -101,6 +102,48 @@ export async function forms({ tally, page }) {
     await picture(page, 'wide-light-fence');
     // Others need it.
     await dialog.getByRole('button', { name: 'Leave it' }).click();
+  });
+
+  await tally.test('what would happen to a VM is told, and its snapshots are scheduled', async () => {
+    await page.goto('/vms/web?tab=fails');
+    await page.getByText('If its host fails, it waits for it').waitFor();
+    await page.getByText('if it panics').waitFor();
+    await page.goto('/vms/web?tab=snapshots');
+    await page.getByRole('button', { name: 'Make a schedule' }).click();
+    await dialog.getByLabel('Hours').fill('24');
+    await dialog.getByLabel('Days').fill('7');
+    must((await dialog.locator('details pre').first().textContent()) === 'gantry snapshot schedule web --hourly 24 --daily 7', 'the command line is not what is done');
+    await mustHaveNoBarriers(page);
+    await picture(page, 'wide-light-schedule');
+    await dialog.getByRole('button', { name: 'Change' }).click();
+    await page.getByText('the newest of each of the last 24 hours and 7 days').waitFor();
+    // The first one is due at once; the next one is told by its time.
+    await page.getByText('The last one').waitFor({ timeout: BOOT_MS });
+    await picture(page, 'wide-light-scheduled');
+    await page.getByRole('button', { name: 'Change schedule' }).click();
+    await dialog.getByLabel('Hours').fill('0');
+    await dialog.getByLabel('Days').fill('0');
+    await dialog.getByRole('button', { name: 'Change' }).click();
+    await page.getByRole('button', { name: 'Make a schedule' }).waitFor();
+  });
+
+  await tally.test('a VM that runs is cloned', async () => {
+    await page.getByRole('button', { name: 'More for web', exact: true }).click();
+    await page.getByRole('menuitem', { name: 'Clone it' }).click();
+    await dialog.getByLabel('Name of the clone').fill('copy');
+    await dialog.getByLabel('Start it at once').uncheck();
+    await mustHaveNoBarriers(page);
+    await picture(page, 'wide-light-clone-vm');
+    await dialog.getByRole('button', { name: 'Clone' }).click();
+    await page.waitForURL('**/vms/copy');
+    await page.locator('header .pill', { hasText: 'stopped' }).waitFor({ timeout: BOOT_MS });
+    await page.goto('/vms/web');
+    await page.locator('header .pill', { hasText: 'running' }).waitFor();
+    await page.goto('/vms/copy');
+    await page.getByRole('button', { name: 'More for copy' }).click();
+    await page.getByRole('menuitem', { name: 'Delete' }).click();
+    await dialog.getByRole('button', { name: 'Delete' }).click();
+    await page.getByText('There is no VM copy').waitFor({ timeout: BOOT_MS });
   });
 
   /** Once the controller has checked it. */

@@ -39,6 +39,17 @@ export async function storage({ tally, page }) {
     await row('data').getByText('ready').waitFor();
   });
 
+  await tally.test('a volume is cloned, and the clone is deleted', async () => {
+    await page.getByRole('button', { name: 'More for data' }).click();
+    await page.getByRole('menuitem', { name: 'Clone' }).click();
+    await dialog.getByLabel('Name', { exact: true }).fill('twin');
+    must((await dialog.locator('details pre').first().textContent()) === 'gantry volume clone data twin', 'the command line is not what is done');
+    await made('Clone volume', 'wide-light-clone-volume');
+    await row('twin').getByText('ready').waitFor();
+    await choose('twin', 'Delete');
+    await row('twin').waitFor({ state: 'detached' });
+  });
+
   await tally.test('a volume is attached to a VM that runs, limited and grown there', async () => {
     await page.goto('/vms/web?tab=volumes');
     await page.getByRole('button', { name: 'Attach volume' }).click();

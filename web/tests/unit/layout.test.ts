@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import type { GroupRule, Network, Port, Router, SecurityGroup, Vm } from '../../src/lib/api/types';
 import { cliOfRules, reachOf, ruleWords } from '../../src/lib/groups';
-import { listenersOf, listenerWords } from '../../src/lib/listeners';
+import { listenCli, listenersOf, listenerText, listenerWords } from '../../src/lib/listeners';
 import { topologyOf } from '../../src/lib/topology';
 import { treeOf } from '../../src/lib/tree';
 
@@ -93,5 +93,12 @@ describe('listeners', () => {
       { protocol: 'what', port: 0 },
     ]);
     expect(listenersOf('tcp:80:8080').map(listenerWords)).toEqual(['TCP 80 (to 8080)']);
+    expect(listenersOf('tcp:80:8080, udp:53').map(listenerText)).toEqual(['tcp:80:8080', 'udp:53']);
+  });
+
+  it('changed say what is new and what is gone', () => {
+    const before = listenersOf('tcp:80, udp:53');
+    expect(listenCli('front', before, listenersOf('tcp:80, udp:53'))).toBe('');
+    expect(listenCli('front', before, listenersOf('tcp:80, tcp:443:8443'))).toBe('gantry load-balancer unlisten front udp:53 && gantry load-balancer listen front tcp:443:8443');
   });
 });

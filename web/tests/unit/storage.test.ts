@@ -3,7 +3,7 @@ import { poolActions, volumeActions } from '../../src/lib/actions/storage';
 import type { Pool, Volume } from '../../src/lib/api/types';
 import { toneOf } from '../../src/lib/format/phase';
 import { limitWords, stateOf, useOf } from '../../src/lib/storage';
-import { cliOf, draftOf, specOf } from '../../src/features/storage/volume';
+import { cliOf, cloneDraftOf, draftOf, specOf } from '../../src/features/storage/volume';
 
 const GIB = 2 ** 30;
 const pool = (status: object, name = 'fast') => ({ metadata: { name }, spec: { path: '/srv/fast', hosts: ['host-1'], overcommit_percent: 150, alarm_percent: 90 }, status }) as unknown as Pool;
@@ -45,6 +45,14 @@ describe('a volume', () => {
     expect(cliOf({ ...draftOf(before), size: '2GiB' }, before)).toBe('gantry volume set data --size 2GiB');
     expect(cliOf({ ...draftOf(before), iops: '' }, before)).toBe('gantry volume set data --iops 0');
     expect(specOf({ ...draftOf(before), iops: '' })).toEqual({ pool: 'fast', size: '1GiB' });
+  });
+
+  it('is cloned with the settings of its source, but for what is changed', () => {
+    const source = volume({ limits: { iops: 500 } });
+    const draft = { ...cloneDraftOf(source), name: 'data-2' };
+    expect(specOf(draft)).toEqual({ pool: 'fast', size: '1GiB', limits: { iops: 500 }, clone_of: 'data' });
+    expect(cliOf(draft, undefined, source)).toBe('gantry volume clone data data-2');
+    expect(cliOf({ ...draft, pool: 'slow', size: '2GiB', iops: '' }, undefined, source)).toBe('gantry volume clone data data-2 --pool slow --size 2GiB --iops 0');
   });
 
   it('says its limits in words', () => {

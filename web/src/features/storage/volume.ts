@@ -11,6 +11,8 @@ export interface VolumeDraft {
   rate: string;
   cache: 'none' | 'writeback';
   discard: boolean;
+  /** The volume that it begins as; empty for a blank one. */
+  cloneOf: string;
 }
 
 export function draftOf(volume: Volume | undefined, pool = ''): VolumeDraft {
@@ -23,7 +25,13 @@ export function draftOf(volume: Volume | undefined, pool = ''): VolumeDraft {
     rate: spec?.limits?.bytes_per_s ?? '',
     cache: spec?.cache ?? 'none',
     discard: spec?.discard ?? true,
+    cloneOf: spec?.clone_of ?? '',
   };
+}
+
+/** A new one with this one's content. */
+export function cloneDraftOf(volume: Volume): VolumeDraft {
+  return { ...draftOf(volume), name: '', cloneOf: volume.metadata.name };
 }
 
 export function specOf(draft: VolumeDraft): VolumeSpec {
@@ -35,16 +43,20 @@ export function specOf(draft: VolumeDraft): VolumeSpec {
     ...(iops || rate ? { limits } : {}),
     ...(draft.cache === 'none' ? {} : { cache: draft.cache }),
     ...(draft.discard ? {} : { discard: false }),
+    ...(draft.cloneOf ? { clone_of: draft.cloneOf } : {}),
   };
 }
 
-/** What is as it was is not said again; 0 takes a limit away. */
-export function cliOf(draft: VolumeDraft, before?: Volume): string {
-  const old = draftOf(before);
+/** What is as it was, or as the source of a clone has it, is not said again; 0 takes a limit away. */
+export function cliOf(draft: VolumeDraft, before?: Volume, source?: Volume): string {
+  const old = draftOf(before ?? source);
   const flag = (name: string, now: string, then: string) => (now.trim() === then ? [] : [`--${name} ${quoted(now.trim() || '0')}`]);
-  const words = before
-    ? [`gantry volume set ${before.metadata.name}`, ...flag('size', draft.size, old.size)]
-    : [`gantry volume create ${quoted(draft.name.trim() || 'NAME')} --size ${quoted(draft.size.trim() || 'SIZE')} --pool ${draft.pool || 'POOL'}`];
+  const name = quoted(draft.name.trim() || 'NAME');
+  const words = source
+    ? [`gantry volume clone ${source.metadata.name} ${name}`, ...flag('pool', draft.pool, old.pool), ...flag('size', draft.size, old.size)]
+    : before
+      ? [`gantry volume set ${before.metadata.name}`, ...flag('size', draft.size, old.size)]
+      : [`gantry volume create ${name} --size ${quoted(draft.size.trim() || 'SIZE')} --pool ${draft.pool || 'POOL'}`];
   return [
     ...words,
     ...flag('iops', draft.iops, old.iops),

@@ -64,6 +64,17 @@ export function policyActions(policy: Policy): Action[] {
   ];
 }
 
+export function updateAction(cluster: string, method: 'await_restart' | 'reboot'): Action {
+  return {
+    id: 'update',
+    label: 'Update',
+    icon: 'reboot',
+    cli: `gantry cluster update ${cluster}${method === 'reboot' ? ' --reboot' : ''}`,
+    call: call('POST', '/v1/clusters/{name}/update', { params: { path: { name: cluster } }, body: { method } }),
+    asked: `Cluster ${cluster} is being updated`,
+  };
+}
+
 /** In words: what it would do. */
 export function adviceWords(advice: Recommendation): string {
   if (advice.advice === 'move') return `Move ${advice.vm} from ${advice.from} to ${advice.to}`;

@@ -1,7 +1,7 @@
 // What can be done to a VM in its phase, after docs/objects.md. The server decides; this only spares a refusal.
 import { call } from '../api/client';
 import type { Vm, VmSpec } from '../api/types';
-import type { Action } from './action';
+import { quoted, type Action } from './action';
 
 const AT_WORK = ['running', 'paused', 'migrating'];
 const DOWN = ['pending', 'stopped', 'failed'];
@@ -74,6 +74,21 @@ export function migrateAction(name: string, to: string): Action {
     cli: `gantry vm migrate ${name}${to ? ` --to ${to}` : ''}`,
     call: call('POST', '/v1/vms/{name}/migrate', { params: { path: { name } }, body: to ? { to } : {} }),
     asked: to ? `${name} is moving to ${to}` : `${name} is moving`,
+  };
+}
+
+export function cloneAction(source: string, name: string, start: boolean, host: string): Action {
+  return {
+    id: 'clone',
+    label: 'Clone',
+    icon: 'copy',
+    blocked: name ? undefined : 'it needs a name',
+    cli: ['gantry vm clone', source, quoted(name || 'NAME'), ...(host ? [`--host ${host}`] : []), ...(start ? [] : ['--stopped'])].join(' '),
+    call: call('POST', '/v1/vms/{name}/clone', {
+      params: { path: { name: source } },
+      body: { name, ...(host ? { host } : {}), ...(start ? {} : { stopped: true }) },
+    }),
+    asked: `${source} is being cloned as ${name}`,
   };
 }
 

@@ -69,6 +69,17 @@ export class PagedList<K extends Plural> {
     return this.#blocks.get(Math.floor(index / BLOCK))?.[index % BLOCK];
   }
 
+  /** As many of the first as have come. */
+  first(count: number): Listed[K][] {
+    const found: Listed[K][] = [];
+    for (let index = 0; index < count; index += 1) {
+      const item = this.at(index);
+      if (item === undefined) break;
+      found.push(item);
+    }
+    return found;
+  }
+
   see(first: number, end: number) {
     this.#view = [first, Math.max(end, first + 1)];
     this.#fetchView(false);
