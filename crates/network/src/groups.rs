@@ -2,9 +2,12 @@
 //!
 //! ```text
 //!   prerouting, raw     zones: the bridge a packet comes in on decides its connection tracking zone
-//!   forward, filter−1   egress:   always → replies → (bridge, source)      → profile → its groups' chains → drop
-//!   forward, filter     ingress:  always → replies → (bridge, destination) → profile → its groups' chains → drop
+//!   forward, filter−1   egress:   replies → (bridge, source)      → profile → its groups' chains → always → drop
+//!   forward, filter     ingress:  replies → (bridge, destination) → profile → its groups' chains → always → drop
 //! ```
+//! The order is that of how often it decides: each rule costs every packet that passes it. `egress` is there only if a
+//! group here has a rule for it, and a rule compares ports before it looks up its peer.
+//!
 //! The kernel shows bridged packets to these chains (br_netfilter) with the bridge as interface: it is the network, so
 //! equal addresses in different networks are different ports. That a packet has its sender's own address is the guards'
 //! business. A *profile* is a combination of groups: ports with the same groups share its chain, so rules grow with the
@@ -19,8 +22,8 @@
 //! when it comes back from it: an answer that a load balancer's address has to be put back into ([`crate::steering`]) is
 //! known only then.
 //!
-//! Always allowed: what IPv6 neighbours, routers and multicast listeners need, DHCP, and the services at the link-local
-//! address. ARP never comes here.
+//! Always allowed: messages about what was let through (`related`), what IPv6 neighbours, routers and multicast listeners
+//! need, DHCP, and the services at the link-local address. ARP never comes here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -38,8 +41,6 @@ use crate::ruleset::{Chain, Hook, Ruleset, Set};
 
 /// Where a host's own services answer its guests.
 pub const SERVICE_ADDRESSES: [&str; 3] = ["169.254.169.254", "fd00:ec2::254", "fe80::a9fe:a9fe"];
-/// The set of bridges whose packets are looked at.
-const NETWORKS: &str = "networks";
 const ALWAYS: &str = "always";
 /// The set of routers' addresses on those bridges.
 const ROUTERS: &str = "routers";
@@ -68,22 +69,15 @@ fn rule_text(rule: &HostGroupRule) -> String {
 pub fn compile(desired: &HostNetworks) -> Ruleset {
     let groups: BTreeMap<Uuid, &HostGroup> = desired.groups.iter().map(|group| (group.uuid, group)).collect();
     let mut rules = Ruleset::default();
-    let mut filtered = Set::new(&["ifname"], false);
     let mut zones = Vec::new();
     let mut maps: BTreeMap<(Direction, bool), Set> = BTreeMap::new();
-    for direction in [Direction::Ingress, Direction::Egress] {
-        maps.insert((direction, true), Set::verdicts(&["ifname", "ipv4_addr"]));
-        maps.insert((direction, false), Set::verdicts(&["ifname", "ipv6_addr"]));
-    }
     for network in &desired.networks {
         let bridge = network.bridge();
         let guarded: Vec<&LocalPort> = network.local.iter().filter(|port| !port.groups.is_empty()).collect();
         if guarded.is_empty() {
             continue;
         }
-        filtered.insert(&json!(bridge));
-        let zone = json!({"mangle": {"key": ct("zone"), "value": network.ct_zone()}});
-        zones.push(rule(vec![is(meta("iifname"), json!(bridge)), zone]));
+        zones.push(json!([bridge, network.ct_zone()]));
         for port in guarded {
             let profile = Profile::of(port, &groups);
             for direction in [Direction::Ingress, Direction::Egress] {
@@ -93,32 +87,45 @@ pub fn compile(desired: &HostNetworks) -> Ruleset {
                 profile.add_to(&mut rules, direction);
                 let chain = profile.chain(direction);
                 for address in addresses_of(port) {
-                    let map = maps.get_mut(&(direction, address.is_ipv4()));
+                    let kind = if address.is_ipv4() { "ipv4_addr" } else { "ipv6_addr" };
+                    let map = maps.entry((direction, address.is_ipv4()));
                     let key = concat(&[json!(bridge), json!(address.to_string())]);
-                    map.into_iter().for_each(|map| map.insert(&json!([key, jump(&chain)])));
+                    map.or_insert_with(|| Set::verdicts(&["ifname", kind])).insert(&json!([key, jump(&chain)]));
                 }
             }
         }
     }
-    if filtered.elements.is_empty() {
+    if zones.is_empty() {
         return Ruleset::default();
     }
     let mut routers = Set::new(&["ifname", "ether_addr"], false);
     for leg in desired.routers.iter().flat_map(|router| &router.legs) {
         routers.insert(&concat(&[json!(crate::names::bridge_name(leg.vni)), json!(leg.mac.to_string())]));
     }
-    rules.sets.insert(ROUTERS.to_owned(), routers);
-    rules.sets.insert(NETWORKS.to_owned(), filtered);
+    let has_routers = !routers.elements.is_empty();
+    if has_routers {
+        rules.sets.insert(ROUTERS.to_owned(), routers);
+    }
+    rules.chains.insert("zones".to_owned(), Chain::at(Hook::new("filter", "prerouting", -300), vec![zone_of(zones)]));
+    rules.chains.insert(ALWAYS.to_owned(), Chain::of(always()));
+    for (name, direction, priority) in [("egress", Direction::Egress, -1), ("ingress", Direction::Ingress, 0)] {
+        let families = [true, false].into_iter().filter(|is_v4| maps.contains_key(&(direction, *is_v4)));
+        let looked_up = looked_up(direction, families, has_routers);
+        if !looked_up.is_empty() {
+            rules.chains.insert(name.to_owned(), Chain::at(Hook::new("filter", "forward", priority), looked_up));
+        }
+    }
     for ((direction, is_v4), map) in maps {
         rules.sets.insert(map_name(direction, is_v4), map);
     }
-    rules.chains.insert("zones".to_owned(), Chain::at(Hook::new("filter", "prerouting", -300), zones));
-    rules.chains.insert(ALWAYS.to_owned(), Chain::of(always()));
-    for (name, direction, priority) in [("egress", Direction::Egress, -1), ("ingress", Direction::Ingress, 0)] {
-        let chain = Chain::at(Hook::new("filter", "forward", priority), looked_up(direction));
-        rules.chains.insert(name.to_owned(), chain);
-    }
     rules
+}
+
+/// By one look into a map, however many networks there are.
+fn zone_of(mut zones: Vec<Value>) -> Value {
+    zones.sort_by_key(Value::to_string);
+    let zone = json!({"map": {"key": meta("iifname"), "data": {"set": zones}}});
+    rule(vec![json!({"mangle": {"key": ct("zone"), "value": zone}})])
 }
 
 /// A port's own, and the link-local one that belongs to its MAC.
@@ -132,22 +139,22 @@ fn map_name(direction: Direction, is_v4: bool) -> String {
     format!("{way}{}", if is_v4 { 4 } else { 6 })
 }
 
-fn looked_up(direction: Direction) -> Vec<Value> {
+/// What a direction's packets pass; nothing if no port here restricts it. Only what belongs to a connection has a direction,
+/// so an answer needs no more to be known.
+fn looked_up(direction: Direction, families: impl Iterator<Item = bool>, has_routers: bool) -> Vec<Value> {
     let field = if direction == Direction::Ingress { "daddr" } else { "saddr" };
-    let own_end = concat(&[meta("iifname"), payload("ether", field)]);
-    let by = |protocol: &str, is_v4: bool| {
-        let key = concat(&[meta("iifname"), payload(protocol, field)]);
+    let by = |is_v4: bool| {
+        let key = concat(&[meta("iifname"), payload(if is_v4 { "ip" } else { "ip6" }, field)]);
         rule(vec![verdict_by(key, &map_name(direction, is_v4))])
     };
-    vec![
-        rule(vec![is_not(meta("iifname"), json!(format!("@{NETWORKS}"))), accept()]),
-        rule(vec![in_set(own_end, ROUTERS), accept()]),
-        rule(vec![jump(ALWAYS)]),
-        rule(vec![is(ct("direction"), json!("reply")), state_is(&["established", "related"]), accept()]),
-        rule(vec![state_is(&["related"]), accept()]),
-        by("ip", true),
-        by("ip6", false),
-    ]
+    let maps: Vec<_> = families.map(by).collect();
+    if maps.is_empty() {
+        return maps;
+    }
+    let answers = rule(vec![is(ct("direction"), json!("reply")), accept()]);
+    let own_end = concat(&[meta("iifname"), payload("ether", field)]);
+    let routers = has_routers.then(|| rule(vec![in_set(own_end, ROUTERS), accept()]));
+    [answers].into_iter().chain(routers).chain(maps).collect()
 }
 
 fn always() -> Vec<Value> {
@@ -189,6 +196,7 @@ fn always() -> Vec<Value> {
         rules.push(rule(vec![to(), is(payload("udp", "dport"), json!(53)), accept()]));
         rules.push(rule(vec![from, is(payload("udp", "sport"), json!(53)), accept()]));
     }
+    rules.push(rule(vec![state_is(&["related"]), accept()]));
     rules
 }
 
@@ -230,6 +238,7 @@ impl<'a> Profile<'a> {
             }
             jumps.push(rule(vec![jump(&chain)]));
         }
+        jumps.push(rule(vec![jump(ALWAYS)]));
         let names: Vec<_> = self.groups.iter().map(|group| group.name.as_str()).collect();
         jumps.push(commented(&clipped(&format!("allowed by none of: {}", names.join(" "))), vec![counted(), drop()]));
         rules.chains.insert(name, Chain::of(jumps));
@@ -256,8 +265,8 @@ fn compile_group(group: &HostGroup, direction: Direction, rules: &mut Ruleset) -
             continue;
         }
         let comment = clipped(&format!("{}: {}", group.name, rule_text(one)));
-        for mut matches in peer_matches(one, rules) {
-            matches.extend(protocol_match(one));
+        for peer in peer_matches(one, rules) {
+            let mut matches: Vec<_> = protocol_match(one).into_iter().chain(peer).collect();
             matches.extend([counted_as(&counter), accept()]);
             compiled.push(commented(&comment, matches));
         }

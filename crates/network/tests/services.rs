@@ -51,6 +51,11 @@ async fn services(host: &Namespace) -> ServicesPort {
     let neighbours = [11, 12].map(|last| (IpAddr::from(guest_address(last)), mac(last)));
     let reach = Reach { subnets: ["10.9.0.0/24".parse().unwrap()].into(), neighbours: neighbours.into() };
     port.set_reach(reach).await.unwrap();
+    let name = services_name(VNI);
+    eventually("the services' port to forward", || {
+        host.bridge(&format!("link show dev {name}")).contains("state forwarding")
+    })
+    .await;
     port
 }
 
