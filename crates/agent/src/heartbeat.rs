@@ -8,6 +8,7 @@ use gantry_api::{
     heartbeat::{Heartbeat, HeartbeatReply},
     paths,
 };
+use gantry_types::Inventory;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -38,7 +39,7 @@ pub(crate) async fn run(host: Arc<Host>, agent: Arc<Agent>, http: reqwest::Clien
             sequence,
             agent_address: host.config.agent_address.to_string(),
             underlay_address: host.config.underlay_address.to_string(),
-            inventory: host.qemu.inventory(&host.pool),
+            inventory: Inventory { links: host.links.known(), ..host.qemu.inventory(&host.pool) },
             metrics: meter.measure(),
             vms,
             networks_generation: host.networks.generation(),

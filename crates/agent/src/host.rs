@@ -12,6 +12,7 @@ use crate::counting::Counted;
 use crate::health::Health;
 use crate::inventory::QemuHost;
 use crate::lease::LeaseKeeper;
+use crate::links::Links;
 use crate::migration::Verdicts;
 use crate::networks::Networks;
 use crate::pools::Pools;
@@ -36,6 +37,7 @@ pub(crate) struct Host {
     pub services: ServicesNamespaces,
     pub health: Health,
     pub counted: Counted,
+    pub links: Links,
     pub qemu: QemuHost,
     pub uids: Uids,
 }

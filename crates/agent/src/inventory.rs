@@ -123,6 +123,7 @@ impl QemuHost {
             kernel,
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             pools: pools.into_iter().collect(),
+            links: None,
         }
     }
 }

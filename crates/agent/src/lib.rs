@@ -28,6 +28,7 @@ mod images;
 mod inventory;
 mod join;
 mod lease;
+mod links;
 mod migration;
 mod network_watch;
 mod networks;
@@ -127,10 +128,11 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     let health = health::run(host.clone(), shutdown.clone());
     let pools = pools::run(&host, shutdown.clone());
     let counting = counting::run(&host, shutdown.clone());
+    let links = links::run(&host, shutdown.clone());
     let resources = resources::run(host.clone(), shutdown.clone());
     let lease = lease::run(host.clone(), controller.clone(), shutdown.clone());
     let heartbeat = heartbeat::run(host.clone(), agent, controller, shutdown.clone());
-    let kept = async { tokio::join!(renewal, services, health, resources, watch, pools, counting, lease) };
+    let kept = async { tokio::join!(renewal, services, health, resources, watch, pools, counting, links, lease) };
     tokio::join!(server.serve(listener, router, shutdown), heartbeat, kept);
     Ok(())
 }
@@ -172,7 +174,7 @@ async fn open(config: AgentConfig) -> Result<(Arc<Host>, Vec<Loaded>), AgentErro
     let lease = LeaseKeeper::open(&config).map_err(failed("read what it knows of leases (lease.json)"))?;
     let uids = Uids::new(config.first_uid, records.taken_uids(&loaded));
     let pools = Pools::new(pool.clone());
-    let (services, health, counted) = Default::default();
+    let (services, health, counted, links) = Default::default();
     let host = Host {
         config,
         identity,
@@ -187,6 +189,7 @@ async fn open(config: AgentConfig) -> Result<(Arc<Host>, Vec<Loaded>), AgentErro
         services,
         health,
         counted,
+        links,
         qemu,
         uids,
     };

@@ -1,7 +1,8 @@
 //! A cluster as the engine sees it: the read model with the hosts' last reports, forecasts and schedules laid over it.
 //!
 //! One snapshot is one cluster: its hosts and the VMs on them. It is kept from decision to decision and takes in what has
-//! changed in the model since ([`with_snapshot`]); what everything depends on (the cluster's spec, schedules, images)
+//! changed in the model since ([`with_snapshot`]); what everything depends on (the cluster's spec, schedules, images,
+//! interfaces that networks need)
 //! makes it anew. It is never out of step with the model: the changes come in the order of the tables, and are taken in
 //! while the tables stand still.
 
@@ -28,6 +29,7 @@ use uuid::Uuid;
 use crate::{
     app::{App, cluster::hosts_of, volume},
     model::{AnyObject, ModelChange, Tables},
+    reach::{self, Uplink},
 };
 
 /// Samples after which one counts for a third.
@@ -132,12 +134,14 @@ struct Kept {
 struct Basis {
     spec: ClusterSpec,
     schedules: Vec<(Name, Selector, Selector)>,
+    /// What networks need of hosts' interfaces.
+    uplinks: BTreeMap<Name, Uplink>,
 }
 
 impl Basis {
     fn of(tables: &Tables, cluster: &Name, schedules: Vec<(Name, Selector, Selector)>) -> Self {
         let spec = tables.clusters.get(cluster.as_str()).map(|it: &Arc<Cluster>| it.spec.clone());
-        Self { spec: spec.unwrap_or_default(), schedules }
+        Self { spec: spec.unwrap_or_default(), schedules, uplinks: reach::uplinks(tables) }
     }
 }
 
@@ -203,7 +207,7 @@ fn build(app: &App, tables: &Tables, cluster: &Name, basis: &Basis, histories: &
         }
     }
     let reached = |host: &Host| pools.get(&host.metadata.name).map_or(&[][..], Vec::as_slice);
-    let hosts = hosts_of(tables, cluster).map(|host| host_facts(app, host, reached(host)));
+    let hosts = hosts_of(tables, cluster).map(|host| host_facts(app, basis, host, reached(host)));
     let vms = tables.vms.values().filter(|vm| is_in(tables, cluster, vm));
     let vms = vms.map(|vm| vm_facts(app, tables, &basis.schedules, vm, histories));
     Snapshot::build(settings_of(&basis.spec), hosts, vms)
@@ -248,7 +252,7 @@ impl Kept {
                 (Some(known), Some(host)) => {
                     let reached: Vec<&Pool> =
                         tables.pools.values().filter(|pool| pool.is_at(name)).map(|pool| &**pool).collect();
-                    let facts = host_facts(app, host, &reached);
+                    let facts = host_facts(app, &self.basis, host, &reached);
                     if known.machine != facts.machine {
                         // What runs there can only go on where it is alike.
                         let there = self.snapshot.vms_on(name);
@@ -303,7 +307,7 @@ fn is_in(tables: &Tables, cluster: &Name, vm: &Vm) -> bool {
 }
 
 /// `reached`: the pools that the host reaches.
-fn host_facts(app: &App, host: &Host, reached: &[&Pool]) -> HostFacts {
+fn host_facts(app: &App, basis: &Basis, host: &Host, reached: &[&Pool]) -> HostFacts {
     let host = &app.model.decorate(host);
     let pools: Vec<Pool> = reached.iter().map(|pool| app.model.decorate(*pool)).collect();
     let asleep = matches!(host.status.state, HostState::Sleeping | HostState::Waking);
@@ -315,6 +319,7 @@ fn host_facts(app: &App, host: &Host, reached: &[&Pool]) -> HostFacts {
             None => host.status.state,
         },
         asleep,
+        out_of_reach: reach::out_of_reach(&basis.uplinks, host),
         maintenance: host.status.maintenance != Maintenance::Off,
         wake_proven: host.status.wake_proof.is_some() && host.spec.power.is_some(),
         ..HostFacts::from(host).with_pools(&pools)

@@ -35,6 +35,7 @@ pub mod model;
 pub mod objects;
 pub mod operations;
 pub mod power;
+mod reach;
 pub mod run;
 pub mod settings;
 mod snapshot_tree;

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use gantry_types::HostLinks;
 use tokio::sync::mpsc;
 
 use crate::desired::{HostNetwork, HostNetworks, LocalPort, Validate};
@@ -195,5 +196,14 @@ impl DataPlane for FakeDataPlane {
             return underlay::check_uplink(network, interface, world.uplinks.get(interface).cloned());
         }
         underlay::check(network, world.underlay.get(&network.underlay_address).cloned())
+    }
+
+    async fn links(&self, underlay: IpAddr) -> Result<HostLinks> {
+        let world = self.working("list the host's interfaces")?;
+        let free = world.uplinks.iter().filter(|(_, (_, used))| used.is_none());
+        Ok(HostLinks {
+            underlay_mtu: world.underlay.get(&underlay).map(|report| report.mtu),
+            interfaces: free.map(|(name, (mtu, _))| (name.clone(), *mtu)).collect(),
+        })
     }
 }

@@ -6,12 +6,15 @@
 //!
 //! Rules are written exactly as nft 1.0 lists them, so that "is it there?" is an equality and a rule changed or
 //! removed by hand is seen. Handles and counter values are stripped, set elements sorted.
+//!
+//! What a tap's chain drops counts for its reason, and in one named counter for the port, which is quick to list and
+//! outlives a chain that is written anew.
 
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-use crate::desired::LocalPort;
+use crate::desired::{LocalPort, PortDevice};
 use crate::groups::SERVICE_ADDRESSES;
 use crate::mac::EthernetAddress;
 use crate::names::services_mac;
@@ -43,15 +46,17 @@ pub fn port_guard(vni: u32, port: &LocalPort) -> Guard {
     let client = json!({"payload": {"base": "th", "offset": 288, "len": 48}});
     let own = port.mac.0.iter().fold(0u64, |number, octet| number << 8 | u64::from(*octet));
 
+    let counter = port.tap();
+    let lie = |reason: &str, matches: Vec<Value>| dropping(reason, matches, Some(&counter));
     let mut rules = vec![
-        drop_rule("mac", vec![is_not(payload("ether", "saddr"), vec![mac.clone()])]),
-        drop_rule("arp", vec![is_not(payload("arp", "saddr ether"), vec![mac])]),
-        drop_rule("arp", vec![is_not(payload("arp", "saddr ip"), arp_senders)]),
+        lie("mac", vec![is_not(payload("ether", "saddr"), vec![mac.clone()])]),
+        lie("arp", vec![is_not(payload("arp", "saddr ether"), vec![mac])]),
+        lie("arp", vec![is_not(payload("arp", "saddr ip"), arp_senders)]),
         accept_rule(vec![is(payload("ether", "type"), json!("arp"))]),
         accept_rule(vec![is(payload("ether", "type"), json!(RARP))]),
         // Guests are no DHCP servers, of either family.
-        drop_rule("dhcp", vec![is(payload("udp", "sport"), json!({"set": [547, 67]}))]),
-        drop_rule(
+        lie("dhcp", vec![is(payload("udp", "sport"), json!({"set": [547, 67]}))]),
+        lie(
             "dhcp",
             vec![is(payload("udp", "dport"), json!(67)), json!({"match": {"op": "!=", "left": client, "right": own}})],
         ),
@@ -63,21 +68,21 @@ pub fn port_guard(vni: u32, port: &LocalPort) -> Guard {
     ];
     rules.extend(SERVICE_ADDRESSES.map(|address| to_services(vni, address)));
     if v4.is_empty() {
-        rules.push(drop_rule("ipv4", vec![is(payload("ether", "type"), json!("ip"))]));
+        rules.push(lie("ipv4", vec![is(payload("ether", "type"), json!("ip"))]));
     } else {
-        rules.push(drop_rule("ipv4", vec![is_not(payload("ip", "saddr"), v4)]));
+        rules.push(lie("ipv4", vec![is_not(payload("ip", "saddr"), v4)]));
         rules.push(accept_rule(vec![is(payload("ether", "type"), json!("ip"))]));
     }
     rules.extend([
         // Guests are no routers.
-        drop_rule("router", vec![is(icmpv6_type(), json!({"set": ["nd-router-advert", "nd-redirect"]}))]),
+        lie("router", vec![is(icmpv6_type(), json!({"set": ["nd-router-advert", "nd-redirect"]}))]),
         // Duplicate address detection and multicast reports come from the unspecified address.
         accept_rule(vec![
             is(payload("ip6", "saddr"), json!("::")),
             is(icmpv6_type(), json!({"set": ["nd-neighbor-solicit", "nd-router-solicit", "mld2-listener-report"]})),
         ]),
-        drop_rule("ipv6", vec![is_not(payload("ip6", "saddr"), v6)]),
-        drop_rule(
+        lie("ipv6", vec![is_not(payload("ip6", "saddr"), v6)]),
+        lie(
             "neighbour",
             vec![
                 is(icmpv6_type(), json!("nd-neighbor-advert")),
@@ -85,7 +90,7 @@ pub fn port_guard(vni: u32, port: &LocalPort) -> Guard {
             ],
         ),
         accept_rule(vec![is(payload("ether", "type"), json!("ip6"))]),
-        drop_rule("other", vec![]),
+        lie("other", vec![]),
     ]);
     canonical(Guard { drops_by_default: true, rules })
 }
@@ -160,10 +165,15 @@ pub fn transaction<'a>(
     set: impl IntoIterator<Item = (&'a String, &'a Guard)>,
 ) -> Value {
     let chain = |device: &str| json!({"family": "netdev", "table": TABLE, "name": device});
+    let add_counter = |name: &str| json!({"add": {"counter": chain(name)}});
     let mut commands = vec![json!({"add": {"table": {"family": "netdev", "name": TABLE}}})];
     for device in remove {
         commands.push(json!({"flush": {"chain": chain(device)}}));
         commands.push(json!({"delete": {"chain": chain(device)}}));
+        if device_of(device) == device {
+            // Added first: what is not there can't be deleted, and a bridge's chain has none.
+            commands.extend([add_counter(device), json!({"delete": {"counter": chain(device)}})]);
+        }
     }
     for (device, guard) in set {
         if existing(device) {
@@ -175,6 +185,9 @@ pub fn transaction<'a>(
             "family": "netdev", "table": TABLE, "name": device,
             "type": "filter", "hook": hook_of(device), "dev": device_of(device), "prio": PRIORITY, "policy": policy,
         }}}));
+        let mut counters: Vec<_> = guard.rules.iter().filter_map(named_counter).collect();
+        counters.dedup();
+        commands.extend(counters.into_iter().map(add_counter));
         for rule in &guard.rules {
             let mut rule = rule.clone();
             rule["family"] = json!("netdev");
@@ -184,6 +197,10 @@ pub fn transaction<'a>(
         }
     }
     json!({"nftables": commands})
+}
+
+fn named_counter(rule: &Value) -> Option<&str> {
+    rule["expr"].as_array()?.iter().find_map(|expression| expression["counter"].as_str())
 }
 
 fn payload(protocol: &str, field: &str) -> Value {
@@ -216,7 +233,12 @@ fn accept_rule(mut matches: Vec<Value>) -> Value {
 }
 
 /// The comment names the reason in counters and in `nft list`.
-fn drop_rule(reason: &str, mut matches: Vec<Value>) -> Value {
-    matches.extend([json!({"counter": null}), json!({"drop": null})]);
+fn drop_rule(reason: &str, matches: Vec<Value>) -> Value {
+    dropping(reason, matches, None)
+}
+
+fn dropping(reason: &str, mut matches: Vec<Value>, counter: Option<&str>) -> Value {
+    let named = counter.map(|name| json!({"counter": name}));
+    matches.extend([json!({"counter": null})].into_iter().chain(named).chain([json!({"drop": null})]));
     json!({"comment": reason, "expr": matches})
 }

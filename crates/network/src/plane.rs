@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use gantry_types::HostLinks;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -60,14 +61,14 @@ pub struct PortCounters {
     pub received_packets: u64,
     pub sent_bytes: u64,
     pub sent_packets: u64,
-    /// Frames the guard refused since its chain was last written.
+    /// Frames that the guard refused.
     pub spoofed_packets: u64,
 }
 
 /// Counters of a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// By the tap; without what the guards refused.
+    /// By the tap.
     pub taps: BTreeMap<String, PortCounters>,
     /// Packets and bytes by [`crate::groups::counter_name`].
     pub rules: BTreeMap<String, (u64, u64)>,
@@ -123,4 +124,7 @@ pub trait DataPlane: Send + Sync {
     /// Checks that the underlay can carry the network's MTU plus the VXLAN overhead; of a bridged network, that its
     /// interface is there, free, and can carry the network's MTU.
     async fn check_underlay(&self, network: &HostNetwork) -> Result<UnderlayReport>;
+
+    /// What networks find on this host, whose underlay address is `underlay`.
+    async fn links(&self, underlay: IpAddr) -> Result<HostLinks>;
 }

@@ -1,15 +1,10 @@
 //! Whether the underlay can carry a network's frames inside VXLAN without fragments, and whether an interface can be
 //! given to a bridged network.
 
-use std::net::IpAddr;
+use gantry_types::vxlan_overhead_bytes;
 
 use crate::desired::HostNetwork;
 use crate::error::{NetworkError, Result};
-
-/// Outer headers: Ethernet of the inner frame 14, VXLAN 8, UDP 8, and IPv4 20 or IPv6 40.
-pub fn overhead_bytes(vtep: IpAddr) -> u32 {
-    if vtep.is_ipv4() { 50 } else { 70 }
-}
 
 /// The interface that carries a network's VTEP address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +19,7 @@ pub fn check(network: &HostNetwork, interface: Option<UnderlayReport>) -> Result
     let Some(found) = interface else {
         return Err(NetworkError::NoUnderlay { network: network.name.clone(), address });
     };
-    let overhead = overhead_bytes(address);
+    let overhead = vxlan_overhead_bytes(address);
     let needed = network.mtu + overhead;
     if found.mtu >= needed {
         return Ok(found);

@@ -203,6 +203,10 @@ async fn spoofed_frames_are_dropped_and_counted() {
     }
     let counters = site.plane(1).port_counters(&port_ref(11)).await.unwrap();
     assert_eq!(counters.spoofed_packets, 12);
+    // Counted for the port, too, whatever becomes of the chain; a port without a lie has none.
+    let told = async || site.plane(1).traffic().await.unwrap().taps;
+    let of = |last: u8| tap_name(port(last, true).id);
+    assert_eq!((told().await[&of(11)].spoofed_packets, told().await[&of(12)].spoofed_packets), (12, 0));
     assert!(counters.received_packets >= 14 && counters.received_bytes > 0, "{counters:?}");
 
     // The same frames without the lie pass.

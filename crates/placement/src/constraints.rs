@@ -104,9 +104,9 @@ impl Ask<'_> {
         self.request.volume_pools.iter().find(|wanted| !reached.iter().any(|pool| pool.name == **wanted))
     }
 
-    fn network_out_of_reach(&self, host: u32) -> Option<&gantry_types::Name> {
-        let reached = self.snapshot.entry(host).facts.networks.as_ref()?;
-        self.request.networks.iter().find(|network| !reached.contains(*network))
+    fn network_out_of_reach(&self, host: u32) -> Option<(&gantry_types::Name, &String)> {
+        let out_of_reach = &self.snapshot.entry(host).facts.out_of_reach;
+        self.request.networks.iter().find_map(|network| out_of_reach.get_key_value(network))
     }
 
     /// The obstacle in words and figures.
@@ -147,7 +147,7 @@ impl Ask<'_> {
                 },
             },
             Obstacle::Network => match self.network_out_of_reach(host) {
-                Some(network) => Reason::NetworkOutOfReach { network: network.clone() },
+                Some((network, why)) => Reason::NetworkOutOfReach { network: network.clone(), why: why.clone() },
                 None => Reason::Joining,
             },
             Obstacle::Failover => self.failover.clone().unwrap_or(Reason::Excluded),

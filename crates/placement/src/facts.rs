@@ -1,6 +1,6 @@
 //! What the engine is told about hosts and VMs.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use gantry_types::{
     ByteSize, FailureDomain, Host, HostState, Labels, Maintenance, Name, Pool, PoolInfo, PoolSpace, Vm, VmPhase,
@@ -35,8 +35,8 @@ pub struct HostFacts {
     pub pools: Vec<PoolInfo>,
     /// Those that can be asked for by name.
     pub named_pools: Vec<PoolInfo>,
-    /// Networks it reaches; `None`: all.
-    pub networks: Option<BTreeSet<Name>>,
+    /// Networks that it does not reach, with the reason.
+    pub out_of_reach: BTreeMap<Name, String>,
     /// Watts at 0, 10, … 100 % of its processors, where known.
     pub watts: Option<[f64; 11]>,
 }
@@ -64,7 +64,7 @@ impl From<&Host> for HostFacts {
             memory: ByteSize(memory.saturating_sub(MEMORY_RESERVE.bytes())),
             pools: inventory.map(|inventory| inventory.pools.clone()).unwrap_or_default(),
             named_pools: Vec::new(),
-            networks: None,
+            out_of_reach: BTreeMap::new(),
             watts: host.spec.curve(),
         }
     }

@@ -55,7 +55,7 @@ impl HostRow {
             cordoned: facts.cordoned,
             maintenance: facts.maintenance,
             asleep: facts.asleep,
-            limited_networks: facts.networks.is_some(),
+            limited_networks: !facts.out_of_reach.is_empty(),
             rank: 0,
             machine,
             domains,

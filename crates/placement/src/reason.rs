@@ -60,6 +60,7 @@ pub enum Reason {
     },
     NetworkOutOfReach {
         network: Name,
+        why: String,
     },
     /// A rule between VMs, the request's own or one of a VM that is placed.
     VmRule {
@@ -117,7 +118,7 @@ impl fmt::Display for Reason {
                 write!(f, "has {} of disk free, {} are needed", free.approximate(), needed.approximate())
             }
             Self::NoSuchPool { pool } => write!(f, "has no storage pool '{pool}'"),
-            Self::NetworkOutOfReach { network } => write!(f, "does not reach network '{network}'"),
+            Self::NetworkOutOfReach { network, why } => write!(f, "does not reach network '{network}': {why}"),
             Self::VmRule { keep, selector, domain, own } => {
                 let whose = if *own { "the VM" } else { "a VM that is placed" };
                 match keep {

@@ -42,6 +42,7 @@ fn host(text: &str, memory_mib: u64) -> Host {
             capacity: ByteSize::gib(10),
             free: ByteSize::gib(5),
         }],
+        links: None,
     });
     host
 }

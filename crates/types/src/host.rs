@@ -1,5 +1,7 @@
 //! `host`: a server that runs VMs.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -204,6 +206,20 @@ pub struct Inventory {
     pub kernel: String,
     pub agent_version: String,
     pub pools: Vec<PoolInfo>,
+    /// What networks find there; absent until the agent has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<HostLinks>,
+}
+
+/// What networks find on a host.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostLinks {
+    /// The MTU of the interface that has the underlay address, if one has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay_mtu: Option<u32>,
+    /// The MTU of each interface that a bridged network can have for itself, by name.
+    #[serde(default)]
+    pub interfaces: BTreeMap<String, u32>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

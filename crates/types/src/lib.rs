@@ -52,8 +52,8 @@ pub use fencing::{Fence, FenceProof, FenceProofKind, HostFence, HostLease, Lease
 pub use flow::{Flow, FlowPlace, FlowTuple, TcpFlow};
 pub use ha::{Displaced, FailureReaction, HaPolicy, HaSpec, HaStatus, Priority};
 pub use host::{
-    Asleep, CpuInfo, Host, HostMetrics, HostPower, HostSpec, HostState, HostStatus, Inventory, Maintenance, PoolInfo,
-    PowerDriverKind, WakeProof,
+    Asleep, CpuInfo, Host, HostLinks, HostMetrics, HostPower, HostSpec, HostState, HostStatus, Inventory, Maintenance,
+    PoolInfo, PowerDriverKind, WakeProof,
 };
 pub use host_network::{
     ExternalLeg, HostBalancer, HostFloatingIp, HostGroup, HostGroupRule, HostMember, HostNetwork, HostNetworks,
@@ -70,6 +70,7 @@ pub use migration::{MigrationFigures, MigrationMode, MigrationPolicy, MigrationP
 pub use name::{InvalidName, Name};
 pub use network::{
     InvalidNetworkType, Network, NetworkSpec, NetworkStatus, NetworkType, PortLease, conntrack_zone, gateway_mac,
+    vxlan_overhead_bytes,
 };
 pub use operation::{
     Action, HostUpdate, Operation, OperationPhase, OperationSpec, OperationStatus, Progress, StepState, StepStatus,

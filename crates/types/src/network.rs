@@ -140,6 +140,12 @@ impl PortLease {
     }
 }
 
+/// What VXLAN adds to a frame's MTU towards this underlay address: Ethernet of the inner frame 14, VXLAN 8, UDP 8, and
+/// IPv4 20 or IPv6 40.
+pub fn vxlan_overhead_bytes(vtep: IpAddr) -> u32 {
+    if vtep.is_ipv4() { 50 } else { 70 }
+}
+
 /// The connection tracking zone of a network's flows on every host (1–65535). Networks share one if their identifiers
 /// differ by a multiple of 65535; the controller lets no two such networks be made.
 pub fn conntrack_zone(vni: u32) -> u16 {

@@ -58,4 +58,7 @@ pub struct PortTraffic {
     pub received_packets: u64,
     pub sent_bytes: u64,
     pub sent_packets: u64,
+    /// Frames of the guest that were dropped because they were not in its own name.
+    #[serde(default)]
+    pub spoofed_packets: u64,
 }

@@ -6,7 +6,7 @@ use gantry_api::{agent::NicAssignment, heartbeat::HostTraffic};
 use gantry_network::flows::FlowTable;
 use gantry_network::groups::counter_name;
 use gantry_network::{NetworkError, tap_name};
-use gantry_types::{HealthCheck, HostGroup, HostRouter, PortTraffic, RuleTraffic};
+use gantry_types::{HealthCheck, HostGroup, HostLinks, HostRouter, PortTraffic, RuleTraffic};
 use ipnet::IpNet;
 use uuid::Uuid;
 
@@ -59,6 +59,11 @@ impl Networks {
         state.desired.routers.iter().map(of).filter(|flows| !flows.own.is_empty()).collect()
     }
 
+    /// What networks find on this host.
+    pub async fn links(&self) -> Result<HostLinks, NetworkError> {
+        self.plane.links(self.underlay_address).await
+    }
+
     /// What this host has counted for its ports and their groups.
     pub async fn traffic(&self) -> Result<HostTraffic, NetworkError> {
         let counted = self.plane.traffic().await?;
@@ -71,6 +76,7 @@ impl Networks {
                 received_packets: tap.sent_packets,
                 sent_bytes: tap.received_bytes,
                 sent_packets: tap.received_packets,
+                spoofed_packets: tap.spoofed_packets,
             };
             Some((nic.port, traffic))
         };

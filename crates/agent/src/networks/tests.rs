@@ -134,6 +134,36 @@ async fn a_port_keeps_its_groups_until_it_is_told_others() {
     assert!(!filtered().await);
 }
 
+#[tokio::test]
+async fn the_groups_of_a_guest_that_is_coming_are_in_force_before_it_gets_or_sends_a_frame() {
+    let directory = tempfile::tempdir().unwrap();
+    let plane = Arc::new(FakeDataPlane::new());
+    plane.set_underlay(HERE.parse().unwrap(), "eth1", 1500);
+    let networks = networks(&plane, directory.path()).await;
+    let vm = Uuid::from_u128(1);
+    networks.ensure(vm, &[nic()], 200_001, Place::Coming).await.unwrap();
+    let mut desired = wanted(1, &[(100, 1400)]);
+    let mut port = LocalPort::new(nic().port, nic().mac, vec![nic().address], 200_001, false);
+    port.groups.push(Uuid::from_u128(9));
+    desired.networks[0].local.push(port);
+    desired.networks[0].remote.push(remote());
+    networks.apply(&desired).await.unwrap();
+
+    let before = plane.observe().await.unwrap();
+    let reference = port_ref(&nic());
+    let goes_to = |state: &gantry_network::Observed| {
+        state.bridge_fdb.get(&(reference.bridge(), reference.mac)).cloned().expect("an entry")
+    };
+    // Locked without an entry: what the guest would send goes nowhere, and what is for it to where it still runs.
+    assert_eq!(goes_to(&before), reference.vxlan());
+    assert!(before.links[&reference.tap()].port.is_some_and(|flags| flags.locked && !flags.broadcast_flood));
+    assert!(before.groups.sets["in4"].elements.iter().any(|element| element.contains(&nic().address.to_string())));
+
+    networks.activate(vm).await.unwrap();
+    let after = plane.observe().await.unwrap();
+    assert_eq!((goes_to(&after), &after.groups), (reference.tap(), &before.groups));
+}
+
 #[test]
 fn a_guest_that_is_here_wins_over_a_stale_view_of_the_controller() {
     for stale in [vec![], vec![remote()]] {

@@ -15,11 +15,16 @@ pub fn exposition(app: &App, caller: &Caller) -> Result<String, Problem> {
     let mut text = String::new();
     let (ports, groups) = (app.model.list::<Port>(), app.model.list::<SecurityGroup>());
     type Read = fn(&gantry_types::PortTraffic) -> u64;
-    let of_ports: [(&str, &str, Read); 4] = [
+    let of_ports: [(&str, &str, Read); 5] = [
         ("gantry_port_received_bytes_total", "Bytes that a port's guest has received.", |t| t.received_bytes),
         ("gantry_port_received_packets_total", "Packets that a port's guest has received.", |t| t.received_packets),
         ("gantry_port_sent_bytes_total", "Bytes that a port's guest has sent.", |t| t.sent_bytes),
         ("gantry_port_sent_packets_total", "Packets that a port's guest has sent.", |t| t.sent_packets),
+        (
+            "gantry_port_spoofed_packets_total",
+            "Packets of a port's guest that were dropped because they were not in its own name.",
+            |t| t.spoofed_packets,
+        ),
     ];
     app.model.overlay(|overlay| {
         for (name, help, read) in of_ports {

@@ -8,6 +8,7 @@ use gantry_types::{
 use super::{App, Caller, already_exists, check_labels, check_name, check_precondition};
 use crate::{
     objects::Change,
+    reach,
     subnets::{network_mistakes, overlapping},
 };
 
@@ -33,6 +34,7 @@ pub async fn create(
         return Err(already_exists(&network));
     }
     check_interface(app, &network)?;
+    app.model.read(|tables| reach::check_mtu(&network, tables))?;
     network.status = NetworkStatus { vni: choose_vni(app, &network)?, ..NetworkStatus::default() };
     if !query.dry_run {
         let mut change = Change::new();
@@ -152,6 +154,9 @@ pub async fn put(
                 return Ok(Changed { object: current, operation: None });
             }
             check_change(&current, &network)?;
+            if network.spec.mtu != current.spec.mtu {
+                app.model.read(|tables| reach::check_mtu(&network, tables))?;
+            }
             if !query.dry_run {
                 let mut change = Change::new();
                 change.update(&network)?;

@@ -15,6 +15,7 @@ mod networking;
 mod policies;
 mod pool_balance;
 mod protection;
+mod reach;
 mod resource_pools;
 mod scenarios;
 mod snapshots;

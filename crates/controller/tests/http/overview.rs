@@ -214,7 +214,8 @@ async fn what_hosts_have_counted_is_shown_with_ports_and_groups_and_told_to_prom
     assert_eq!(port.status.traffic, None);
     let rule = group.spec.rules[0].to_string();
     let let_through = |packets: u64| RuleTraffic { rule: rule.clone(), packets, bytes: packets * 100 };
-    let passed = PortTraffic { received_bytes: 1, received_packets: 2, sent_bytes: 3, sent_packets: 4 };
+    let passed =
+        PortTraffic { received_bytes: 1, received_packets: 2, sent_bytes: 3, sent_packets: 4, spoofed_packets: 5 };
     let report = |packets: u64| HostTraffic {
         ports: [].into(),
         rules: [(group.metadata.uuid, vec![let_through(packets)])].into(),
@@ -235,6 +236,7 @@ async fn what_hosts_have_counted_is_shown_with_ports_and_groups_and_told_to_prom
         "# TYPE gantry_port_sent_bytes_total counter".to_owned(),
         r#"gantry_port_received_packets_total{port="front",network="default",vm=""} 2"#.to_owned(),
         r#"gantry_port_sent_bytes_total{port="front",network="default",vm=""} 3"#.to_owned(),
+        r#"gantry_port_spoofed_packets_total{port="front",network="default",vm=""} 5"#.to_owned(),
         format!(r#"gantry_rule_packets_total{{security_group="web",rule="{rule}"}} 11"#),
         format!(r#"gantry_rule_bytes_total{{security_group="web",rule="{rule}"}} 1100"#),
     ] {

@@ -1,5 +1,6 @@
-//! What ports and rules have counted: one file and one listing for the whole host.
+//! What ports and rules have counted: one file and two listings for the whole host.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use serde_json::Value;
@@ -15,15 +16,7 @@ use crate::ruleset::{self, Family};
 const DEVICES: &str = "/proc/thread-self/net/dev";
 
 pub async fn read(tools: &Tools) -> Result<Traffic> {
-    // Of this table alone: the guards of hundreds of ports would take long to read. Without groups there is none.
-    let (args, attempt) = (["-j", "list", "counters", "table", Family::Inet.word(), ruleset::TABLE], "read counters");
-    let output = tools.run(Tool::Nft, &args, b"", attempt).await?;
-    let is_absent = String::from_utf8_lossy(&output.stderr).contains("No such file or directory");
-    if !output.status.success() && !is_absent {
-        return Err(refused(Tool::Nft, attempt.to_owned(), &output));
-    }
-    let listing: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-    let rules = ruleset::read::counters(&listing).map(|(name, packets, bytes)| (name, (packets, bytes)));
+    let (rules, guards) = tokio::try_join!(counters(tools, Family::Inet.word()), counters(tools, "netdev"))?;
     let text = inside(tools.namespace.as_deref(), || {
         fs::read_to_string(DEVICES).map_err(|error| NetworkError::Refused {
             attempt: format!("read {DEVICES}"),
@@ -32,7 +25,25 @@ pub async fn read(tools: &Tools) -> Result<Traffic> {
             class: ErrorClass::Permanent,
         })
     })?;
-    Ok(Traffic { taps: text.lines().filter_map(tap).collect(), rules: rules.collect() })
+    let mut taps: BTreeMap<_, _> = text.lines().filter_map(tap).collect();
+    for (name, counters) in &mut taps {
+        counters.spoofed_packets = guards.get(name).map_or(0, |(packets, _)| *packets);
+    }
+    Ok(Traffic { taps, rules })
+}
+
+/// Packets and bytes of the named counters of the family's table; of this table alone, because a listing of the rules of
+/// hundreds of ports would take long.
+async fn counters(tools: &Tools, family: &str) -> Result<BTreeMap<String, (u64, u64)>> {
+    let (args, attempt) = (["-j", "list", "counters", "table", family, ruleset::TABLE], "read counters");
+    let output = tools.run(Tool::Nft, &args, b"", attempt).await?;
+    // Without groups or ports there is none.
+    let is_absent = String::from_utf8_lossy(&output.stderr).contains("No such file or directory");
+    if !output.status.success() && !is_absent {
+        return Err(refused(Tool::Nft, attempt.to_owned(), &output));
+    }
+    let listing: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    Ok(ruleset::read::counters(&listing).map(|(name, packets, bytes)| (name, (packets, bytes))).collect())
 }
 
 /// A line of `/proc/net/dev` that is a tap's: name, then bytes and packets at places 0 and 1 of what it received, 8 and 9

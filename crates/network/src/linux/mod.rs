@@ -11,6 +11,7 @@ pub(crate) mod command;
 pub(crate) mod conntrack;
 mod counters;
 mod execute;
+mod interfaces;
 mod read;
 pub(crate) mod router;
 pub mod services;
@@ -23,6 +24,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
+use gantry_types::HostLinks;
 use tokio::sync::{Mutex, mpsc};
 
 use self::command::Tools;
@@ -171,8 +173,12 @@ impl DataPlane for LinuxDataPlane {
 
     async fn check_underlay(&self, network: &HostNetwork) -> Result<UnderlayReport> {
         if let Some(interface) = &network.interface {
-            return underlay::check_uplink(network, interface, read::interface_named(&self.tools, interface).await?);
+            return underlay::check_uplink(network, interface, interfaces::named(&self.tools, interface).await?);
         }
-        underlay::check(network, read::interface_with(&self.tools, network.underlay_address).await?)
+        underlay::check(network, interfaces::with(&self.tools, network.underlay_address).await?)
+    }
+
+    async fn links(&self, underlay: IpAddr) -> Result<HostLinks> {
+        interfaces::links(&self.tools, underlay).await
     }
 }

@@ -15,7 +15,6 @@ use crate::names::{self, Role};
 use crate::observed::{BridgeOptions, Guard, Link, LinkKind, Observed, PortFlags, VxlanOptions};
 use crate::plane::{PortCounters, PortRef};
 use crate::ruleset::{self, Family, Ruleset};
-use crate::underlay::UnderlayReport;
 
 pub async fn observe(tools: &Tools) -> Result<Observed> {
     let (links, fdb, neighbours, ruleset, groups, steering) = tokio::try_join!(
@@ -271,46 +270,4 @@ fn dropped_packets(ruleset: &Value, chain: &str) -> u64 {
     let expressions = rules.filter_map(|r| r["expr"].as_array());
     let dropping = expressions.filter(|e| e.iter().any(|x| x.get("drop").is_some()));
     dropping.flatten().filter_map(|x| x["counter"]["packets"].as_u64()).sum()
-}
-
-/// An interface by its name, with what it is used for otherwise: its addresses, or the bridge that it is in.
-pub async fn interface_named(tools: &Tools, name: &str) -> Result<Option<(u32, Option<String>)>> {
-    #[derive(Deserialize)]
-    struct Row {
-        ifname: String,
-        mtu: u32,
-        master: Option<String>,
-        #[serde(default)]
-        addr_info: Vec<Address>,
-    }
-    #[derive(Deserialize)]
-    struct Address {
-        local: Option<IpAddr>,
-        scope: String,
-    }
-    let rows: Vec<Row> = tools.query(Tool::Ip, &["-j", "addr", "show"], "list addresses").await?;
-    let row = rows.into_iter().find(|row| row.ifname == name);
-    Ok(row.map(|row| {
-        let address = row.addr_info.iter().find(|address| address.scope != "link").and_then(|address| address.local);
-        let address = address.map(|address| format!("it has the address {address}"));
-        (row.mtu, address.or_else(|| row.master.map(|master| format!("it is in '{master}'"))))
-    }))
-}
-
-/// The interface that carries an address, with its MTU.
-pub async fn interface_with(tools: &Tools, address: IpAddr) -> Result<Option<UnderlayReport>> {
-    #[derive(Deserialize)]
-    struct Row {
-        ifname: String,
-        mtu: u32,
-        #[serde(default)]
-        addr_info: Vec<Address>,
-    }
-    #[derive(Deserialize)]
-    struct Address {
-        local: Option<IpAddr>,
-    }
-    let rows: Vec<Row> = tools.query(Tool::Ip, &["-j", "addr", "show"], "list addresses").await?;
-    let row = rows.into_iter().find(|r| r.addr_info.iter().any(|a| a.local == Some(address)));
-    Ok(row.map(|r| UnderlayReport { interface: r.ifname, mtu: r.mtu }))
 }

@@ -39,7 +39,7 @@ pub fn host(number: usize, memory_mib: u64, cpus: u32) -> HostFacts {
         memory: ByteSize::mib(memory_mib),
         pools: vec![],
         named_pools: vec![],
-        networks: None,
+        out_of_reach: Default::default(),
         watts: Some([100.0, 105.0, 110.0, 115.0, 120.0, 125.0, 130.0, 135.0, 140.0, 145.0, 150.0]),
     }
 }

@@ -157,7 +157,7 @@ fn host_facts(host: usize, names: &[Name]) -> HostFacts {
         memory: ByteSize::mib(u64::from(kind.ram_mb)),
         pools: Vec::new(),
         named_pools: Vec::new(),
-        networks: None,
+        out_of_reach: BTreeMap::new(),
         watts: Some(kind.watts),
     }
 }
