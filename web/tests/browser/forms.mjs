@@ -1,4 +1,5 @@
 // Networks, groups, a router and a policy, each made in its dialog as the controller checks it; and what they then show.
+import { readFileSync } from 'node:fs';
 import { must, mustHaveNoBarriers, picture } from './browser.mjs';
 import { BOOT_MS } from './guest.mjs';
 
@@ -127,7 +128,43 @@ export async function forms({ tally, page }) {
     await page.getByRole('button', { name: 'Make a schedule' }).waitFor();
   });
 
+  await tally.test('an address set is made, and a token, whose secret is shown once', async () => {
+    await page.goto('/networks?tab=groups');
+    await page.getByRole('button', { name: 'Create address set' }).click();
+    await dialog.getByLabel('Name', { exact: true }).fill('office');
+    await dialog.getByLabel('Addresses').fill('10.1.0.5\n192.0.2.0/24');
+    await made('Create address set', 'wide-light-create-address-set');
+    await page.getByText('10.1.0.5, 192.0.2.0/24').waitFor();
+
+    await page.goto('/users?tab=tokens');
+    await page.getByRole('button', { name: 'Create token' }).click();
+    await dialog.getByLabel('Name').fill('reader');
+    await mustHaveNoBarriers(page);
+    await picture(page, 'wide-light-create-token');
+    await dialog.getByRole('button', { name: 'Create token' }).click();
+    await dialog.getByText('shown this once').waitFor();
+    await dialog.getByRole('button', { name: 'Done' }).click();
+    await page.getByRole('row').filter({ hasText: 'reader' }).getByText('viewer').waitFor();
+  });
+
+  await tally.test('what passes a port is saved as a file', async () => {
+    await page.goto('/networks?tab=ports');
+    await page.getByRole('button', { name: 'More for web-eth0' }).click();
+    await page.getByRole('menuitem', { name: 'Capture' }).click();
+    await dialog.getByLabel('Seconds').fill('2');
+    await mustHaveNoBarriers(page);
+    await picture(page, 'wide-light-capture');
+    const saving = page.waitForEvent('download');
+    await dialog.getByRole('button', { name: 'Capture' }).click();
+    const saved = await saving;
+    must(saved.suggestedFilename() === 'web-eth0.pcap', saved.suggestedFilename());
+    // The first four bytes of a pcap file (libpcap's savefile format), in either order.
+    const begin = readFileSync(await saved.path()).subarray(0, 4).toString('hex');
+    must(['d4c3b2a1', 'a1b2c3d4', '4d3cb2a1', 'a1b23c4d'].includes(begin), `it begins with ${begin}`);
+  });
+
   await tally.test('a VM that runs is cloned', async () => {
+    await page.goto('/vms/web');
     await page.getByRole('button', { name: 'More for web', exact: true }).click();
     await page.getByRole('menuitem', { name: 'Clone it' }).click();
     await dialog.getByLabel('Name of the clone').fill('copy');

@@ -22,7 +22,7 @@ pub use placement::placement;
 pub use report::{Better, Figure, Report};
 pub use start::start;
 pub use storage::storage;
-pub use ui::ui;
+pub use ui::{UI_OBJECTS, ui};
 
 /// The middle value; of an even number, the mean of the two in the middle.
 pub fn median(values: &[Duration]) -> Duration {

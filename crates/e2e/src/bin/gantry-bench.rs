@@ -21,9 +21,9 @@ struct Arguments {
     /// Ports of `network`
     #[arg(long, default_value_t = bench::PORTS, value_parser = clap::value_parser!(u32).range(100..=60_000))]
     ports: u32,
-    /// Objects in the store of `api` and `ui`
-    #[arg(long, default_value_t = bench::OBJECTS, value_parser = clap::value_parser!(u32).range(1..))]
-    objects: u32,
+    /// VMs in the store: 100,000 for `api` and 400,000 for `ui` if not given
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    objects: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -70,7 +70,7 @@ async fn run(arguments: Arguments) -> Result<bool> {
         report.figures.extend(bench::network(arguments.ports, arguments.runs.into()).await?);
     }
     if wanted(Bench::Api) {
-        report.figures.extend(bench::api(arguments.objects).await?);
+        report.figures.extend(bench::api(arguments.objects.unwrap_or(bench::OBJECTS)).await?);
     }
     if wanted(Bench::Placement) {
         report.figures.extend(bench::placement()?);
@@ -79,7 +79,7 @@ async fn run(arguments: Arguments) -> Result<bool> {
         report.figures.extend(bench::storage(arguments.runs.into()).await?);
     }
     if wanted(Bench::Ui) {
-        report.figures.extend(bench::ui(arguments.objects).await?);
+        report.figures.extend(bench::ui(arguments.objects.unwrap_or(bench::UI_OBJECTS)).await?);
     }
     println!("{}", report.table());
     if let Some(path) = arguments.json {

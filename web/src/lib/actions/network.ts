@@ -3,7 +3,7 @@ import { call, type Call } from '../api/client';
 import type { FloatingIp, Metadata } from '../api/types';
 import type { Action, Answer } from './action';
 
-type Kind = 'network' | 'subnet' | 'port' | 'router' | 'floating-ip' | 'load-balancer' | 'security-group';
+type Kind = 'network' | 'subnet' | 'port' | 'router' | 'floating-ip' | 'load-balancer' | 'security-group' | 'address-set';
 
 /** Why it may be refused stands in the question, so that nobody is afraid to press. */
 const ASKS: Record<Kind, string> = {
@@ -14,6 +14,7 @@ const ASKS: Record<Kind, string> = {
   'floating-ip': 'The address is given back; what it led to is not reached by it any more.',
   'load-balancer': 'Its address answers no more. Refused while a floating address leads to it.',
   'security-group': 'Refused while a port has it or a rule names it.',
+  'address-set': 'Refused while a rule names it.',
 };
 
 export function deleteAction(kind: Kind, { name }: Metadata): Action {
@@ -26,8 +27,28 @@ export function deleteAction(kind: Kind, { name }: Metadata): Action {
     'floating-ip': () => call('DELETE', '/v1/floating-ips/{name}', { params }),
     'load-balancer': () => call('DELETE', '/v1/load-balancers/{name}', { params }),
     'security-group': () => call('DELETE', '/v1/security-groups/{name}', { params }),
+    'address-set': () => call('DELETE', '/v1/address-sets/{name}', { params }),
   };
   return { id: 'delete', label: 'Delete', icon: 'delete', danger: true, ask: ASKS[kind], cli: `gantry ${kind} delete ${name}`, call: calls[kind](), asked: `${name} is deleted` };
+}
+
+/** From now on, until one of the limits is reached. */
+export function captureOf(port: string, seconds: number, mib: number) {
+  return {
+    cli: `gantry port capture ${port} -w ${port}.pcap --time ${seconds}s --size ${mib}MiB`,
+    call: call('GET', '/v1/ports/{name}/capture', { params: { path: { name: port }, query: { seconds, max_bytes: mib * 2 ** 20 } } }),
+  };
+}
+
+/** The commands that make the addresses of a set these. */
+export function addressesCli(name: string, before: readonly string[] | undefined, after: readonly string[]): string {
+  if (before === undefined) return ['gantry address-set create', name, ...after].join(' ');
+  const added = after.filter((one) => !before.includes(one));
+  const gone = before.filter((one) => !after.includes(one));
+  return [
+    ...(added.length > 0 ? [`gantry address-set add ${name} ${added.join(' ')}`] : []),
+    ...(gone.length > 0 ? [`gantry address-set remove ${name} ${gone.join(' ')}`] : []),
+  ].join(' && ');
 }
 
 export function detachAction(floating: FloatingIp): Action {

@@ -3,6 +3,8 @@ import type { components, paths } from './schema';
 
 type Schemas = components['schemas'];
 
+export type ApiToken = Schemas['ApiToken'];
+export type AddressSet = Schemas['AddressSet'];
 export type AuditEntry = Schemas['AuditEntry'];
 export type Cluster = Schemas['Cluster'];
 export type EnergyReport = Schemas['EnergyReport'];
