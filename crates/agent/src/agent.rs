@@ -16,6 +16,7 @@ use gantry_types::{Flow, HostNetworks, HostResources, Name, Problem, ResourcesRe
 use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
+use crate::backups::RepositoryWorks;
 use crate::host::Host;
 use crate::images::Images;
 use crate::migration::{decide_unknown, settled_report};
@@ -32,11 +33,19 @@ pub(crate) struct Agent {
     /// VMs whose record can't be read, and why.
     damaged: Mutex<BTreeMap<Uuid, String>>,
     pub(crate) expected: Expected,
+    pub(crate) repository_works: RepositoryWorks,
 }
 
 impl Agent {
     pub fn new(host: Arc<Host>, images: Images) -> Self {
-        Self { host, images, vms: Mutex::default(), damaged: Mutex::default(), expected: Expected::default() }
+        Self {
+            host,
+            images,
+            vms: Mutex::default(),
+            damaged: Mutex::default(),
+            expected: Expected::default(),
+            repository_works: RepositoryWorks::default(),
+        }
     }
 
     /// Takes up the VMs of the last run. Ports and guards come first, guests after them.

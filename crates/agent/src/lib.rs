@@ -16,6 +16,7 @@
 
 mod agent;
 mod asking;
+mod backups;
 mod config;
 mod counting;
 mod durable;
@@ -46,6 +47,7 @@ mod storage;
 mod vm;
 mod vm_files;
 mod warden;
+mod work;
 
 use std::sync::Arc;
 

@@ -22,6 +22,7 @@ macro_rules! classified {
 
 classified! {
     gantry_network::NetworkError,
+    gantry_qemu::backup::BackupError,
     gantry_qemu::machine::LocateError,
     gantry_qemu::machine::MachineError,
     gantry_qemu::migration::MigrationError,

@@ -26,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::backup::BackupApi;
 use crate::fencing::FencingApi;
 use crate::relocation::RelocationApi;
 use crate::storage::{PoolAssignment, StorageApi, VolumeAssignment, VolumePlace};
@@ -33,7 +34,7 @@ use crate::storage::{PoolAssignment, StorageApi, VolumeAssignment, VolumePlace};
 /// The host side of Gantry. The agent implements it on real QEMU; the controller's tests implement it in memory; an
 /// HTTP client implements it for a host that is elsewhere.
 #[async_trait]
-pub trait AgentApi: StorageApi + RelocationApi + FencingApi {
+pub trait AgentApi: StorageApi + BackupApi + RelocationApi + FencingApi {
     /// Everything this host has of any VM.
     async fn observe(&self) -> Result<Vec<VmObservation>, Problem>;
 

@@ -43,6 +43,12 @@ pub mod host {
     pub const DISK_SENDING: &str = "/v1/vms/{vm}/disk/sending";
     pub const DISK_CONTENT: &str = "/v1/vms/{vm}/disk/content";
 
+    pub const VM_BACKUP: &str = "/v1/vms/{vm}/backups/{backup}";
+    pub const DISK_FILLING: &str = "/v1/vms/{vm}/disk/filling";
+    pub const BACKUP_CHECK: &str = "/v1/backups/{backup}/check";
+    pub const BACKUP_DELETION: &str = "/v1/backups/{backup}/deletion";
+    pub const BACKUP_CONTENT: &str = "/v1/backups/{backup}/content";
+
     /// Whether this member has a record against the host that asks: `POST`.
     pub const FENCE_QUESTION: &str = "/v1/fences/question";
     /// The record against a host: `PUT` stores it, `DELETE` lifts it.
@@ -72,6 +78,12 @@ pub mod host {
     }
     pub fn vm_volume(vm: Uuid, volume: Uuid) -> String {
         format!("/v1/vms/{vm}/volumes/{volume}")
+    }
+    pub fn vm_backup(vm: Uuid, backup: Uuid) -> String {
+        format!("/v1/vms/{vm}/backups/{backup}")
+    }
+    pub fn backup_part(backup: Uuid, part: &str) -> String {
+        format!("/v1/backups/{backup}/{part}")
     }
     pub fn port_capture(port: Uuid) -> String {
         format!("/v1/ports/{port}/capture")

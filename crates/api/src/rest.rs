@@ -92,6 +92,32 @@ pub struct DeleteVmQuery {
     pub force: bool,
 }
 
+/// Query of `DELETE /v1/backups/{name}`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeleteBackupQuery {
+    /// Check everything, answer as if it were done, change nothing.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
+    /// Refuse with a conflict unless the object is at this revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<u64>,
+    /// Forget it without asking its repository, which may be gone; what is there stays.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+/// Query of `GET /v1/backups/{name}/files`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct BackupFilesQuery {
+    /// Absolute, as the guest had it in its file system.
+    pub path: String,
+    /// From which byte of a file on; 0 if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+}
+
 /// Query of `GET /v1/ports/{name}/trace`.
 #[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -340,6 +366,26 @@ pub struct RecoverRequest {
 pub struct RevertRequest {
     /// Leave the snapshot's memory out: the VM starts from the disk.
     pub disk_only: bool,
+}
+
+/// `POST /v1/backups/{name}/restore`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RestoreBackupRequest {
+    /// What the VM is called: as it was if not given, and with the addresses that it had. Under another name it gets new ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// Where it is made; the host that made the backup if not given, as long as it is in service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<Name>,
+    /// Start it.
+    pub start: bool,
+}
+
+impl Default for RestoreBackupRequest {
+    fn default() -> Self {
+        Self { name: None, host: None, start: true }
+    }
 }
 
 /// `POST /v1/volumes/{name}/attach`

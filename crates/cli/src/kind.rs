@@ -19,6 +19,7 @@ pub enum Kind {
     FloatingIp,
     LoadBalancer,
     Snapshot,
+    Backup,
     Pool,
     Volume,
     Operation,
@@ -28,7 +29,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Vm,
         Self::Host,
         Self::Cluster,
@@ -44,6 +45,7 @@ impl Kind {
         Self::FloatingIp,
         Self::LoadBalancer,
         Self::Snapshot,
+        Self::Backup,
         Self::Pool,
         Self::Volume,
         Self::Operation,
@@ -74,6 +76,7 @@ impl Kind {
             ],
             Self::Host => &["joining", "ready", "lost", "sleeping", "waking"],
             Self::Image => &["pending", "importing", "ready", "failed"],
+            Self::Backup => &["creating", "ready", "damaged", "deleting"],
             Self::Snapshot | Self::Pool => &["creating", "ready", "deleting"],
             Self::Volume => &["creating", "ready", "attaching", "attached", "detaching", "deleting"],
             Self::Operation => &["pending", "running", "unwinding", "succeeded", "failed", "cancelled"],
@@ -107,6 +110,7 @@ impl Kind {
             Self::FloatingIp => &["floating-ip", "floating-ips", "fip"],
             Self::LoadBalancer => &["load-balancer", "load-balancers", "lb"],
             Self::Snapshot => &["snapshot", "snapshots", "snap"],
+            Self::Backup => &["backup", "backups"],
             Self::Pool => &["pool", "pools"],
             Self::Volume => &["volume", "volumes", "vol"],
             Self::Operation => &["operation", "operations", "op", "ops"],
@@ -200,6 +204,10 @@ macro_rules! with_kind {
                 type $type = gantry_types::Snapshot;
                 $body
             }
+            $crate::kind::Kind::Backup => {
+                type $type = gantry_types::Backup;
+                $body
+            }
             $crate::kind::Kind::Pool => {
                 type $type = gantry_types::Pool;
                 $body
@@ -232,7 +240,7 @@ pub(crate) use with_kind;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gantry_types::{HostState, ImagePhase, OperationPhase, PoolPhase, Resource, VmPhase, VolumePhase};
+    use gantry_types::{BackupPhase, HostState, ImagePhase, OperationPhase, PoolPhase, Resource, VmPhase, VolumePhase};
     use serde::de::DeserializeOwned;
 
     #[test]
@@ -247,6 +255,7 @@ mod tests {
         all_are::<ImagePhase>(Kind::Image);
         all_are::<OperationPhase>(Kind::Operation);
         all_are::<PoolPhase>(Kind::Pool);
+        all_are::<BackupPhase>(Kind::Backup);
         all_are::<VolumePhase>(Kind::Volume);
         assert_eq!(Kind::Vm.phases().to_vec(), VmPhase::ALL.map(|phase| phase.to_string()));
     }

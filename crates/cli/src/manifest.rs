@@ -22,7 +22,7 @@ use crate::kind::Kind;
 /// A larger file is a mistake, such as an image.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// An object that a file can describe; snapshots are of a moment, and operations, events and tokens are made by the
+/// An object that a file can describe; snapshots and backups are of a moment, and operations, events and tokens are made by the
 /// controller only.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Object {
@@ -265,6 +265,7 @@ fn object_of(file: &str, number: usize, mut value: Value) -> Result<Object, Prob
         Some(Kind::Host) => Object::Host(Box::new(typed(value).map_err(at)?)),
         Some(Kind::User) => return Err(at("users are made with: gantry user create".to_owned())),
         Some(Kind::Snapshot) => return Err(at("snapshots are taken with: gantry snapshot create".to_owned())),
+        Some(Kind::Backup) => return Err(at("backups are made with: gantry backup create".to_owned())),
         Some(Kind::Token) => return Err(at("tokens are made with: gantry token create".to_owned())),
         Some(Kind::Operation | Kind::Event) => {
             return Err(at(format!("{kind}s are made by the controller and can't be applied")));

@@ -46,7 +46,9 @@ async fn a_real_agent_is_what_the_trait_promises() -> Result<()> {
         kind: PoolType::Dir,
         path: place.path().join("fast").to_str().context("its path is text")?.to_owned(),
     };
-    conformance::run(&agent, &template, &pool).await.map_err(|why| anyhow!(why))?;
+    let repository = place.path().join("backup");
+    let repository = repository.to_str().context("its path is text")?;
+    conformance::run(&agent, &template, &pool, repository).await.map_err(|why| anyhow!(why))?;
     lab.passed();
     Ok(())
 }

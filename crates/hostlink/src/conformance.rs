@@ -15,12 +15,13 @@ use gantry_types::{CpuPart, ErrorClass, HostPool, HostResources, MemoryPart, Nam
 use uuid::Uuid;
 
 use crate::{
+    backup_conformance::backups_repeat,
     relocation_conformance::expectations_repeat,
     storage_conformance::{adoptions_repeat, volumes_repeat},
 };
 
 /// The checks, in the order in which [`run`] makes them.
-pub const CHECKS: [&str; 12] = [
+pub const CHECKS: [&str; 13] = [
     "define can be repeated",
     "power can be repeated",
     "a lower epoch is refused",
@@ -33,13 +34,20 @@ pub const CHECKS: [&str; 12] = [
     "a host is divided again and again",
     "a VM is adopted with its disk, by a later epoch only",
     "a stopped VM is expected again and again, and sent by who has it",
+    "a VM is backed up and another one filled from that, again and again",
 ];
 
-/// Runs all checks with a VM like this one, which must need no image and no network, and in a pool that can be opened.
+/// Runs all checks with a VM like this one, which must need no image and no network, in a pool that can be opened, and with a
+/// repository that can be made.
 ///
 /// # Errors
 /// The first check that failed, and why.
-pub async fn run(agent: &dyn AgentApi, template: &Assignment, pool: &PoolAssignment) -> Result<(), String> {
+pub async fn run(
+    agent: &dyn AgentApi,
+    template: &Assignment,
+    pool: &PoolAssignment,
+    repository: &str,
+) -> Result<(), String> {
     let fresh = |epoch: u64| Assignment { uuid: Uuid::new_v4(), epoch, ..template.clone() };
     named(CHECKS[0], define_repeats(agent, &fresh(1)).await)?;
     named(CHECKS[1], power_repeats(agent, &fresh(1)).await)?;
@@ -52,7 +60,8 @@ pub async fn run(agent: &dyn AgentApi, template: &Assignment, pool: &PoolAssignm
     named(CHECKS[8], volumes_repeat(agent, &fresh(2), pool).await)?;
     named(CHECKS[9], divisions_repeat(agent, &fresh(1)).await)?;
     named(CHECKS[10], adoptions_repeat(agent, &fresh(2), pool).await)?;
-    named(CHECKS[11], expectations_repeat(agent, &fresh(2), &source()?).await)
+    named(CHECKS[11], expectations_repeat(agent, &fresh(2), &source()?).await)?;
+    named(CHECKS[12], backups_repeat(agent, &fresh(2), repository).await)
 }
 
 /// Of a host that has this VM, stopped: in a pool, in another, and in none.
@@ -296,7 +305,7 @@ mod tests {
         let pool = serde_json::from_value(serde_json::json!({
             "uuid": Uuid::new_v4(), "name": "fast", "type": "dir", "path": "/srv/fast"
         }));
-        assert_eq!(run(&host, &template, &pool.expect("a pool")).await, Ok(()));
+        assert_eq!(run(&host, &template, &pool.expect("a pool"), "/srv/backup").await, Ok(()));
         assert!(world.vms_on(host.name()).is_empty());
     }
 }

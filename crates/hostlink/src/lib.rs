@@ -4,6 +4,9 @@
 //! ([`fake`]) and the [`conformance`] suite that it and the real agent have to pass. It decides nothing: what a call
 //! means is the agent's business, when to make it is the controller's.
 
+mod backup_client;
+mod backup_conformance;
+mod backup_router;
 mod client;
 pub mod conformance;
 pub mod fake;

@@ -31,7 +31,7 @@ pub(crate) fn routes() -> Router<Host> {
         .route(paths::VM_VOLUME, put(attach_volume).delete(detach_volume))
 }
 
-fn same(what: &str, path: Uuid, body: Uuid) -> Result<(), Refusal> {
+pub(crate) fn same(what: &str, path: Uuid, body: Uuid) -> Result<(), Refusal> {
     if path == body {
         return Ok(());
     }

@@ -128,7 +128,7 @@ async fn a_host_behind_http_conforms() {
     let pool = serde_json::from_value(serde_json::json!({
         "uuid": Uuid::new_v4(), "name": "fast", "type": "dir", "path": "/srv/fast"
     }));
-    assert_eq!(conformance::run(&link.controller(), &template(), &pool.expect("a pool")).await, Ok(()));
+    assert_eq!(conformance::run(&link.controller(), &template(), &pool.expect("a pool"), "/srv/backup").await, Ok(()));
     assert!(link.world.vms_on(&name("host-1")).is_empty());
 }
 

@@ -7,6 +7,7 @@
 //! * [`qmp`]: the control connection, its typed commands and its events
 //! * [`guest_agent`]: the agent inside the guest, reached over virtio-serial
 //! * [`migration`]: source and destination primitives of a move with nothing shared
+//! * [`backup`]: content of the disks of a running machine as of one instant
 //! * [`snapshot`]: states kept inside the disks of a running machine
 //! * [`disk_copy`]: what a disk holds at one instant, copied while the machine runs
 //! * [`volume`]: disks that come and go while a machine runs
@@ -16,6 +17,7 @@
 //! Failure behaviour: every error type answers `class()`; nothing is retried in here. A lost
 //! connection is an error of each call in flight, never a hang.
 
+pub mod backup;
 pub mod disk_copy;
 pub mod guest_agent;
 pub mod machine;

@@ -234,9 +234,37 @@ async fn every_command_is_in_the_schema() {
     schema.check_command(SnapshotDelete { job_id: text(), tag: text(), devices: vec![text()] });
     let action = TransactionAction::BlockdevSnapshotInternalSync { device: text(), name: text() };
     schema.check_command(Transaction { actions: vec![action] });
+    let bitmap = || DirtyBitmap { node: text(), name: text() };
+    let noting = || DirtyBitmapAdd { node: text(), name: text(), persistent: false };
+    let keeping = || BlockdevBackup {
+        job_id: text(),
+        device: text(),
+        target: text(),
+        sync: MirrorSync::None,
+        auto_dismiss: true,
+    };
+    schema.check_command(noting());
+    schema.check_command(DirtyBitmapRemove(bitmap()));
+    schema.check_command(keeping());
+    let actions = vec![
+        TransactionAction::BlockDirtyBitmapDisable(bitmap()),
+        TransactionAction::BlockDirtyBitmapAdd(noting()),
+        TransactionAction::BlockdevBackup(keeping()),
+    ];
+    schema.check_command(Transaction { actions });
+    schema.check_command(QueryBlockExports {});
+    schema.check_command(BlockExportDel { id: text(), mode: "hard".to_owned() });
+    let addr = SocketAddressLegacy::Unix(UnixAddress { path: text() });
+    schema.check_command(NbdServerStart { addr, tls_creds: None, tls_authz: None });
     let addr = SocketAddressLegacy::Inet(address());
     schema.check_command(NbdServerStart { addr, tls_creds: Some(text()), tls_authz: Some(text()) });
-    schema.check_command(BlockExportAdd::Nbd { id: text(), node_name: text(), name: text(), writable: true });
+    schema.check_command(BlockExportAdd::Nbd {
+        id: text(),
+        node_name: text(),
+        name: text(),
+        writable: true,
+        bitmaps: vec![text()],
+    });
     for capability in ["events", "return-path", "pause-before-switchover", "postcopy-ram"] {
         let capability = MigrationCapability { capability: capability.to_owned(), state: true };
         schema.check_command(MigrateSetCapabilities { capabilities: vec![capability] });

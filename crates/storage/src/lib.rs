@@ -6,8 +6,9 @@
 //! - [`PoolDriver`] is what every kind of pool can do with volumes; [`MarkedDir`] does it in a directory.
 //! - [`DirPool::claim_disk`] keeps two hosts that reach one pool from using one disk.
 //! - [`Seed`] builds the NoCloud disk a guest reads its identity and addresses from.
+//! - [`DirPool::serve_disk`] serves a disk that no VM has open, [`NbdClient`] reads and writes what is served.
 //!
-//! Only this crate runs `qemu-img`, and only this crate knows how a pool is laid out on disk.
+//! Only this crate runs `qemu-img` and `qemu-nbd`, and only this crate knows how a pool is laid out on disk.
 //! It does not know about VMs, hosts or the network between hosts: callers bring ids, bytes and
 //! the uid that a disk belongs to.
 //!
@@ -20,6 +21,7 @@ mod decompress;
 mod digest;
 mod disk;
 mod disk_copy;
+mod disk_server;
 mod disk_snapshot;
 mod disk_transfer;
 mod driver;
@@ -28,6 +30,7 @@ mod image_store;
 mod import;
 mod lease;
 mod marked_dir;
+mod nbd;
 mod network_config;
 mod pool;
 pub mod probe;
@@ -37,6 +40,7 @@ mod staging;
 
 pub use digest::{DigestError, Sha256Digest};
 pub use disk::{DiskInfo, DiskSpec, DiskUsers};
+pub use disk_server::{DiskServer, EXPORT as SERVED_EXPORT, ServeMode};
 pub use disk_transfer::{AlongFiles, DiskFile, StagedDisk};
 pub use driver::{PoolDriver, PoolFinding};
 pub use error::StorageError;
@@ -44,6 +48,7 @@ pub use image_store::{ImageStore, StoredImage};
 pub use import::{ImageInfo, ImportLimits, ImportOptions, ImportPhase, ImportProgress};
 pub use lease::{Claim, DiskHold, Lease};
 pub use marked_dir::MarkedDir;
+pub use nbd::{Extent, NbdClient};
 pub use network_config::SeedNic;
 pub use pool::{DirPool, PoolCapacity};
 pub use probe::{Compression, InternalSnapshot, Refusal};

@@ -4,6 +4,7 @@
 //! shapes, their validation and their transition tables. It does no I/O, reads no clock and draws no random numbers:
 //! times and ids come in as values.
 
+mod backup;
 mod cluster;
 mod energy;
 mod error;
@@ -44,6 +45,7 @@ mod vm;
 mod vm_phase;
 mod volume;
 
+pub use backup::{Backup, BackupDisk, BackupPhase, BackupSpec, BackupStatus, LostRange};
 pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CpuBaseline, MAIN_CLUSTER};
 pub use energy::EnergySource;
 pub use error::ErrorClass;

@@ -85,6 +85,26 @@ pub enum Action {
         #[serde(default)]
         disk_only: bool,
     },
+    /// Writes what the VM's disks are now into a repository.
+    BackupCreate {
+        backup: Name,
+    },
+    /// Makes the VM, with its disk as in a backup.
+    BackupRestore {
+        backup: Name,
+        /// Where it is made; chosen by placement if not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<Name>,
+        /// And starts it.
+        start: bool,
+    },
+    BackupDelete {
+        /// Do not ask its repository.
+        #[serde(default)]
+        force: bool,
+    },
+    /// Reads all of it.
+    BackupVerify,
     ImageImport,
     ImageDelete,
     PoolCreate,
@@ -142,6 +162,10 @@ impl Action {
             Self::SnapshotCreate { .. } => "snapshot-create",
             Self::SnapshotDelete { .. } => "snapshot-delete",
             Self::SnapshotRevert { .. } => "snapshot-revert",
+            Self::BackupCreate { .. } => "backup-create",
+            Self::BackupRestore { .. } => "backup-restore",
+            Self::BackupDelete { .. } => "backup-delete",
+            Self::BackupVerify => "backup-verify",
             Self::ImageImport => "image-import",
             Self::ImageDelete => "image-delete",
             Self::PoolCreate => "pool-create",

@@ -24,6 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gantry-store", &[]),
     ("gantry-qemu", &["gantry-types"]),
     ("gantry-storage", &["gantry-types"]),
+    ("gantry-backup", &[]),
     ("gantry-cgroup", &["gantry-types"]),
     ("gantry-netservices", &["gantry-types"]),
     ("gantry-network", &["gantry-types"]),
@@ -35,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "gantry-agent",
         &[
             "gantry-api",
+            "gantry-backup",
             "gantry-cgroup",
             "gantry-ha",
             "gantry-hostlink",

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::backup::BackupWork;
 use super::happening::{Happening, happening, moment};
 use super::last_known_good::LOOK_INTERVAL;
 use super::machine::{self, Machine};
@@ -46,6 +47,7 @@ pub(crate) struct VmTask {
     pub(super) loan: Arc<()>,
     /// The task that takes a snapshot.
     pub(super) snapshotting: Option<tokio::task::JoinHandle<()>>,
+    pub(super) backup_work: Option<BackupWork>,
     /// Post-copy to this host was interrupted and waits to go on.
     pub(crate) interrupted: Option<Interrupted>,
     /// Of the VM that is on its way here: deleted again if it does not come.
@@ -101,6 +103,7 @@ impl VmTask {
             sending: None,
             loan: Arc::default(),
             snapshotting: None,
+            backup_work: None,
             interrupted: None,
             adopted_flows: Vec::new(),
             recovering,
@@ -159,6 +162,7 @@ impl VmTask {
                     Next::Continue
                 }
                 _ = points_look.tick(), if reachable => {
+                    self.give_room_back();
                     self.go_on_with_room().await;
                     self.look_after_points().await;
                     Next::Continue
@@ -185,6 +189,9 @@ impl VmTask {
                 drop(reply.send(self.delete_snapshot(epoch, snapshot).await));
             }
             Command::Revert(request, reply) => drop(reply.send(self.revert(request).await)),
+            Command::BackUp(request, reply) => drop(reply.send(self.back_up(*request).await)),
+            Command::CancelBackup(backup, reply) => drop(reply.send(self.cancel_backup(backup).await)),
+            Command::FillDisk(request, reply) => drop(reply.send(self.fill_disk(*request).await)),
             Command::AttachVolume(request, reply) => drop(reply.send(self.attach_volume(*request).await)),
             Command::MoveVolume(request, reply) => drop(reply.send(self.move_volume(request).await)),
             Command::CancelVolumeMove(request, reply) => drop(reply.send(self.cancel_volume_move(request).await)),

@@ -111,6 +111,7 @@ impl VmTask {
             return Ok(());
         }
         self.check_epoch(epoch)?;
+        self.end_backup_work().await;
         self.check_not_handed_over("removed")?;
         if self.is_receiving() && self.decide_aborted("the VM was removed").await? == Verdict::Committed {
             // Its source has been told to let it go: this may be the only one there is.

@@ -23,6 +23,7 @@
 //! If the agent ends, QEMU goes on; a new agent's task takes it over from the record ([`recover`]).
 
 mod actor;
+mod backup;
 mod console;
 mod copying;
 mod definition;
@@ -56,6 +57,7 @@ use gantry_api::agent::{
     AdoptVm, Assignment, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm, ReceiveMigration, RevertVm,
     SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation, VmRunState,
 };
+use gantry_api::backup::{BackUp, BackedUp, FillDisk, Work};
 use gantry_api::storage::{AttachVolume, MoveVolume, VolumeMoveReport};
 use gantry_types::{Flow, GuestInfo, MigrationFigures, MigrationProgress, Problem, Timestamp, VmMetrics};
 use tokio::sync::{Notify, futures::Notified, mpsc, oneshot};
@@ -98,6 +100,9 @@ pub(crate) enum Command {
         reply: Reply<()>,
     },
     Revert(RevertVm, Reply<VmObservation>),
+    BackUp(Box<BackUp>, Reply<Work<BackedUp>>),
+    CancelBackup(Uuid, Reply<()>),
+    FillDisk(Box<FillDisk>, Reply<Work<()>>),
     AttachVolume(Box<AttachVolume>, Reply<()>),
     MoveVolume(MoveVolume, Reply<VolumeMoveReport>),
     CancelVolumeMove(MoveVolume, Reply<VolumeMoveReport>),

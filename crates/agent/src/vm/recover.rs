@@ -35,6 +35,7 @@ impl VmTask {
             Ok(Adopted::Gone) => {}
             Err(error) => tracing::error!(vm = %self.vm, %error, "cannot look for QEMU"),
         }
+        self.settle_backup().await;
         self.guard_adopted().await;
         let migration = self.record.as_ref().and_then(|record| record.migration.as_ref());
         let role = migration.map(|migration| (matches!(migration.role, MigrationRole::Source(_)), migration.state));

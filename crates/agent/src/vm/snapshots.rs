@@ -28,7 +28,7 @@ use crate::vm_files;
 /// Writing out 4 TiB of memory takes long.
 pub(super) const STATE_LIMIT: Duration = Duration::from_secs(3600);
 /// The longest that a guest's file systems are kept frozen.
-const FREEZE_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const FREEZE_LIMIT: Duration = Duration::from_secs(10);
 /// QEMU's answer to a snapshot of the disk: it goes through the disk's tables.
 pub(super) const TABLES_LIMIT: Duration = Duration::from_secs(300);
 
@@ -160,7 +160,7 @@ impl VmTask {
 
     pub(crate) fn check_no_snapshot_at_work(&self) -> Result<(), Problem> {
         if self.snapshotting.as_ref().is_none_or(tokio::task::JoinHandle::is_finished) {
-            return Ok(());
+            return self.check_no_backup_at_work();
         }
         Err(Problem::transient("snapshot-at-work", format!("a snapshot of {} is being taken", self.named()?))
             .remedy("wait for its end"))

@@ -161,13 +161,17 @@ fn the_agent_conforms() {
         let place = tempfile::tempdir().unwrap();
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(place.path(), open).unwrap();
+        let repository = place.path().join("backup");
         let pool = PoolAssignment {
             uuid: Uuid::new_v4(),
             name: "fast".parse().unwrap(),
             kind: PoolType::Dir,
             path: place.path().join("fast").to_str().unwrap().to_owned(),
         };
-        assert_eq!(gantry_hostlink::conformance::run(&world.agent(0), &template, &pool).await, Ok(()));
+        assert_eq!(
+            gantry_hostlink::conformance::run(&world.agent(0), &template, &pool, repository.to_str().unwrap()).await,
+            Ok(())
+        );
         assert!(world.qemus(0).is_empty());
     });
 }

@@ -3,6 +3,7 @@
 //! Two habits live side by side: kubectl's (`get vm web`, `apply -f`) and virsh's (`vm start web`). Both end in the same
 //! functions.
 
+mod backup;
 mod energy;
 mod ha;
 mod load_balancer;
@@ -27,6 +28,7 @@ use gantry_types::Name;
 
 use crate::{kind::Kind, wait::Condition};
 
+pub use backup::{BackupCommand, BackupCreate, BackupRestore};
 pub use energy::{EnergyCommand, EnergyReportOf};
 pub use ha::HaCommand;
 pub use load_balancer::{HealthOptions, LoadBalancerCommand, LoadBalancerCreate};
@@ -144,6 +146,9 @@ pub enum Command {
     /// States of VMs that can be gone back to
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Contents of VMs' disks outside their pools
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// Places for volumes
     #[command(subcommand)]
     Pool(PoolCommand),
@@ -211,7 +216,7 @@ pub enum Command {
 }
 
 const KINDS: &str = "vm, host, cluster, policy, resource-pool, image, network, subnet, port, security-group, address-set, router, floating-ip, \
-snapshot, pool, volume, operation, event, token or user; also their plurals, and rp, img, net, sg, fip, snap, vol, op, ev for short";
+snapshot, backup, pool, volume, operation, event, token or user; also their plurals, and rp, img, net, sg, fip, snap, vol, op, ev for short";
 
 #[derive(Debug, Args)]
 pub struct Get {

@@ -10,16 +10,18 @@ use std::time::Duration;
 
 use gantry_api::access::{ConsoleKind, CreateUser, CreatedUser, PasswordSet, SetPassword};
 use gantry_api::audit::{AuditPage, AuditQuery};
+use gantry_api::backup::BackupContent;
 use gantry_api::energy::{EnergyQuery, EnergyReport};
 use gantry_api::overview::{Overview, SearchQuery, SearchResult};
 use gantry_api::rest::{
-    AttachRequest, CaptureQuery, Changed, CloneRequest, CreateToken, CreatedToken, DeleteVmQuery, FenceRequest,
-    HaExplanation, ListQuery, MigrateRequest, MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RevertRequest,
-    StopRequest, Trace, TraceQuery, UpdateClusterRequest, Version, VmExplanation, WriteQuery,
+    AttachRequest, BackupFilesQuery, CaptureQuery, Changed, CloneRequest, CreateToken, CreatedToken, DeleteBackupQuery,
+    DeleteVmQuery, FenceRequest, HaExplanation, ListQuery, MigrateRequest, MigrateVolumeRequest, Page, RebootRequest,
+    RecoverRequest, RestoreBackupRequest, RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, Version,
+    VmExplanation, WriteQuery,
 };
 use gantry_hostlink::{answer, causes, checked};
 use gantry_trust::{ClientConfig, ExpectedPeer, TrustError, WebSocket};
-use gantry_types::{Cluster, Host, Operation, Port, Problem, Resource, Snapshot, User, Vm, Volume};
+use gantry_types::{Backup, Cluster, Host, Operation, Port, Problem, Resource, Snapshot, User, Vm, Volume};
 use reqwest::{
     Method, RequestBuilder,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
@@ -132,6 +134,20 @@ impl Client {
     }
     pub async fn revert(&self, snapshot: &str, request: &RevertRequest) -> Result<Changed<Snapshot>, Problem> {
         answer(&self.peer, self.verb(&format!("{}/revert", object_path::<Snapshot>(snapshot)?), request)).await
+    }
+    pub async fn restore_backup(&self, backup: &str, request: &RestoreBackupRequest) -> Result<Changed<Vm>, Problem> {
+        answer(&self.peer, self.verb(&format!("{}/restore", object_path::<Backup>(backup)?), request)).await
+    }
+    pub async fn verify_backup(&self, backup: &str) -> Result<Changed<Backup>, Problem> {
+        answer(&self.peer, self.verb(&format!("{}/verify", object_path::<Backup>(backup)?), &())).await
+    }
+    pub async fn backup_files(&self, backup: &str, query: &BackupFilesQuery) -> Result<BackupContent, Problem> {
+        let path = format!("{}/files", object_path::<Backup>(backup)?);
+        answer(&self.peer, self.quick(Method::GET, &path).query(query)).await
+    }
+    /// With what only the deletion of a backup can be told.
+    pub async fn delete_backup(&self, backup: &str, query: &DeleteBackupQuery) -> Result<Changed<Backup>, Problem> {
+        answer(&self.peer, self.quick(Method::DELETE, &object_path::<Backup>(backup)?).query(query)).await
     }
     pub async fn attach(&self, volume: &str, request: &AttachRequest) -> Result<Changed<Volume>, Problem> {
         answer(&self.peer, self.verb(&format!("{}/attach", object_path::<Volume>(volume)?), request)).await

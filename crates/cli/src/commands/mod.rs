@@ -1,6 +1,7 @@
 //! What each command does: one file per family. Everything shared by the families is here.
 
 mod apply;
+mod backups;
 mod clusters;
 mod contexts;
 mod energy;
@@ -75,6 +76,7 @@ pub async fn dispatch(cli: Cli, programs: &impl Programs) -> Result<(), Failure>
         Command::LoadBalancer(command) => load_balancers::run(&session, command).await,
         Command::AddressSet(command) => networking::address_sets(&session, command).await,
         Command::Snapshot(command) => snapshots::run(&session, command).await,
+        Command::Backup(command) => backups::run(&session, command).await,
         Command::Pool(command) => storage::pools(&session, command).await,
         Command::Volume(command) => storage::volumes(&session, command).await,
         Command::Host(command) => hosts::run(&session, command, programs).await,

@@ -1,6 +1,6 @@
 //! Columns of pools and volumes.
 
-use gantry_types::{Pool, Resource, Volume};
+use gantry_types::{Backup, ByteSize, Pool, Resource, Volume};
 
 use super::{
     Row, Surroundings, age,
@@ -38,6 +38,38 @@ impl Row for Pool {
             format!("{} %", self.spec.alarm_percent),
             self.metadata.uuid.to_string(),
             or_dash(self.status.reason.as_ref()),
+        ]
+    }
+}
+
+impl Row for Backup {
+    const PLURAL_FOR_PEOPLE: &'static str = "backups";
+    const HEADERS: &'static [&'static str] = &["NAME", "VM", "PHASE", "SIZE", "READ", "ADDED", "REPOSITORY", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["FROZEN", "VERIFIED", "HOST", "UUID", "REASON"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        let status = &self.status;
+        let size = status.disks.iter().map(|disk| disk.size.bytes()).reduce(|all, one| all.saturating_add(one));
+        vec![
+            self.name().to_owned(),
+            self.spec.vm.to_string(),
+            status.phase.to_string(),
+            or_dash(size.map(|size| ByteSize(size).approximate())),
+            or_dash(status.read.map(|read| read.approximate())),
+            or_dash(status.written.map(|written| written.approximate())),
+            self.spec.repository.clone(),
+            age(status.taken_at.or(self.metadata.created_at), around.now),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        let status = &self.status;
+        vec![
+            or_dash(status.frozen_ms.map(|frozen_ms| format!("{frozen_ms} ms"))),
+            or_dash(status.verified_at),
+            or_dash(status.host.as_ref()),
+            self.metadata.uuid.to_string(),
+            or_dash(status.reason.as_ref()),
         ]
     }
 }

@@ -4,6 +4,7 @@
 //! operation and event in one transaction. It returns after the read model shows the change, so that whoever reads
 //! next sees it. With `dry_run` it does everything but write.
 
+pub mod backup;
 mod caller;
 pub mod cluster;
 pub mod event;

@@ -7,7 +7,7 @@ use std::{collections::BinaryHeap, fmt::Write};
 
 use gantry_api::overview::{Found, Matched, SearchQuery, SearchResult};
 use gantry_types::{
-    Cluster, FloatingIp, Host, Image, LoadBalancer, Network, Policy, Pool, Problem, ResourcePool, Router,
+    Backup, Cluster, FloatingIp, Host, Image, LoadBalancer, Network, Policy, Pool, Problem, ResourcePool, Router,
     SecurityGroup, Snapshot, User, Vm, Volume,
 };
 
@@ -103,6 +103,7 @@ pub fn search(app: &App, caller: &Caller, query: &SearchQuery) -> Result<SearchR
         search.among::<Pool>(tables);
         search.among::<Volume>(tables);
         search.among::<Snapshot>(tables);
+        search.among::<Backup>(tables);
         search.among::<User>(tables);
         search.found.finish()
     });

@@ -14,6 +14,7 @@ use gantry_api::{
         SetPassword, TicketRequest,
     },
     audit::{AuditPage, AuditQuery},
+    backup::BackupContent,
     energy::{EnergyQuery, EnergyReport},
     overview::{
         MetricsHistory, MetricsQuery, Overview, OverviewChange, OverviewHosts, OverviewHostsQuery, OverviewQuery,
@@ -21,15 +22,17 @@ use gantry_api::{
     },
     paths,
     rest::{
-        AttachRequest, CaptureQuery, Changed, CloneRequest, CreateToken, CreatedToken, DeleteVmQuery, FenceRequest,
-        HaExplanation, JoinRequest, JoinResponse, ListQuery, MigrateRequest, MigrateVolumeRequest, Page, RebootRequest,
-        RecoverRequest, RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, UploadState, Version,
-        VmExplanation, WatchEvent, WriteQuery,
+        AttachRequest, BackupFilesQuery, CaptureQuery, Changed, CloneRequest, CreateToken, CreatedToken,
+        DeleteBackupQuery, DeleteVmQuery, FenceRequest, HaExplanation, JoinRequest, JoinResponse, ListQuery,
+        MigrateRequest, MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RestoreBackupRequest, RevertRequest,
+        StopRequest, Trace, TraceQuery, UpdateClusterRequest, UploadState, Version, VmExplanation, WatchEvent,
+        WriteQuery,
     },
 };
 use gantry_types::{
-    AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Network, NetworkSubnet, Operation,
-    Policy, Pool, Port, Problem, Resource, ResourcePool, SecurityGroup, Snapshot, User as StoredUser, Vm, Volume,
+    AddressSet, ApiToken, Backup, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Network, NetworkSubnet,
+    Operation, Policy, Pool, Port, Problem, Resource, ResourcePool, SecurityGroup, Snapshot, User as StoredUser, Vm,
+    Volume,
 };
 use utoipa::{
     IntoParams, ToSchema,
@@ -37,7 +40,7 @@ use utoipa::{
 };
 
 use super::{
-    Front, Shared, assets, audit,
+    Front, Shared, assets, audit, backups,
     caller::User,
     capture, console,
     endpoint::{Endpoint, Routes},
@@ -90,6 +93,7 @@ fn routes() -> Routes {
     routes = readable::<Image>(routes);
     routes = readable::<Network>(routes);
     routes = readable::<Snapshot>(routes);
+    routes = readable::<Backup>(routes);
     routes = readable::<Pool>(routes);
     routes = readable::<Volume>(routes);
     routes = readable::<Operation>(routes);
@@ -100,6 +104,7 @@ fn routes() -> Routes {
     routes = of_hosts(routes);
     routes = of_policies(routes);
     routes = of_snapshots(routes);
+    routes = of_backups(routes);
     routes = of_storage(routes);
     routes = of_the_rest(routes);
     routes = managed::<ResourcePool>(routes);
@@ -236,6 +241,22 @@ fn of_snapshots(routes: Routes) -> Routes {
             revert.query::<WriteQuery>().body::<RevertRequest>().answers::<Changed<Snapshot>>(202),
             post(snapshots::revert),
         )
+}
+
+fn of_backups(routes: Routes) -> Routes {
+    let verb = |method, verb: &str, summary: &str| {
+        Endpoint::new(method, format!("/v1/backups/{{name}}/{verb}"), Backup::KIND, summary)
+    };
+    let restore = verb(HttpMethod::Post, "restore", "Make a VM whose disk has its content");
+    let verify = verb(HttpMethod::Post, "verify", "Read all of it, and find out what is lost");
+    let files = verb(HttpMethod::Get, "files", "A directory or a part of a file in it, without restoring it");
+    written::<Backup, DeleteBackupQuery>(routes, post(backups::create), put(backups::put), delete(backups::delete))
+        .add(
+            restore.query::<WriteQuery>().body::<RestoreBackupRequest>().answers::<Changed<Vm>>(202),
+            post(backups::restore),
+        )
+        .add(verify.query::<WriteQuery>().answers::<Changed<Backup>>(202), post(backups::verify))
+        .add(files.query::<BackupFilesQuery>().answers::<BackupContent>(200), get(backups::files))
 }
 
 fn of_storage(routes: Routes) -> Routes {

@@ -8,6 +8,7 @@
 mod api;
 mod assets;
 mod audit;
+mod backups;
 mod caller;
 mod capture;
 mod console;

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use gantry_types::{Event, Host, Image, Network, Operation, Pool, Port, Snapshot, Vm, Volume};
+use gantry_types::{Backup, Event, Host, Image, Network, Operation, Pool, Port, Snapshot, Vm, Volume};
 use serde::Serialize;
 
 #[derive(Debug, Default)]
@@ -85,6 +85,11 @@ pub(super) fn of_port(port: &Port) -> Facts<'_> {
         addresses: port.status.addresses.clone(),
         ..Facts::default()
     }
+}
+
+pub(super) fn of_backup(backup: &Backup) -> Facts<'_> {
+    let (vm, about) = (Some(backup.spec.vm.as_str()), Some(backup.spec.repository.as_str()));
+    Facts { phase: api_name(&backup.status.phase), vm, about, ..Facts::default() }
 }
 
 pub(super) fn of_snapshot(snapshot: &Snapshot) -> Facts<'_> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gantry_store::KeyValue;
 use gantry_types::{
-    AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Name, Network, NetworkSubnet,
+    AddressSet, ApiToken, Backup, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Name, Network, NetworkSubnet,
     Operation, Policy, Pool, Port, Problem, Resource, ResourcePool, Router, SecurityGroup, Snapshot, User, Vm, Volume,
 };
 
@@ -147,6 +147,7 @@ kinds! {
     FloatingIp in floating_ips;
     LoadBalancer in load_balancers;
     Snapshot in snapshots, facts facts::of_snapshot;
+    Backup in backups, facts facts::of_backup;
     Pool in pools, facts facts::of_pool, lay_over |pool, overlay| {
         let reports = pool.spec.hosts.iter().filter_map(|host| overlay.hosts.get(host.as_str()));
         let its = reports.flat_map(|report| &report.pools).filter(|report| report.pool == pool.metadata.uuid);

@@ -22,8 +22,8 @@ use std::{
 
 use gantry_api::rest::Change as ChangeKind;
 use gantry_types::{
-    AddressSet, ApiToken, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Network, NetworkSubnet, Operation,
-    Policy, Pool, Port, Problem, ResourcePool, Router, SecurityGroup, Snapshot, User, Vm, Volume,
+    AddressSet, ApiToken, Backup, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Network, NetworkSubnet,
+    Operation, Policy, Pool, Port, Problem, ResourcePool, Router, SecurityGroup, Snapshot, User, Vm, Volume,
 };
 use tokio::sync::{broadcast, watch};
 
@@ -53,6 +53,7 @@ pub struct Tables {
     pub floating_ips: Table<FloatingIp>,
     pub load_balancers: Table<LoadBalancer>,
     pub snapshots: Table<Snapshot>,
+    pub backups: Table<Backup>,
     pub pools: Table<Pool>,
     pub volumes: Table<Volume>,
     pub operations: Table<Operation>,

@@ -10,6 +10,10 @@
 
 mod addresses;
 mod assignment;
+mod backup_create;
+mod backup_keep;
+mod backup_place;
+mod backup_restore;
 mod children;
 mod cluster_update;
 mod disk_sending;
@@ -46,6 +50,8 @@ use gantry_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::app::{App, Caller, fresh_name};
+pub(crate) use backup_create::machine_with_identity;
+pub(crate) use backup_place::{place_of, reaching_host};
 pub(crate) use snapshot_create::machine_of;
 use step::Procedure;
 pub(crate) use vm_revert::choose_point;
@@ -90,6 +96,10 @@ pub fn procedure(action: &Action) -> Box<dyn Procedure> {
         Action::VmRecover { .. } | Action::SnapshotRevert { .. } => Box::new(vm_revert::VmRevert),
         Action::SnapshotCreate { .. } => Box::new(snapshot_create::SnapshotCreate),
         Action::SnapshotDelete { .. } => Box::new(snapshot_delete::SnapshotDelete),
+        Action::BackupCreate { .. } => Box::new(backup_create::BackupCreate),
+        Action::BackupRestore { start, .. } => Box::new(backup_restore::BackupRestore { start: *start }),
+        Action::BackupDelete { .. } => Box::new(backup_keep::BackupDelete),
+        Action::BackupVerify => Box::new(backup_keep::BackupVerify),
         Action::ImageImport => Box::new(image_import::ImageImport),
         Action::ImageDelete => Box::new(image_delete::ImageDelete),
         Action::PoolCreate => Box::new(pool_mark::PoolCreate),

@@ -9,7 +9,7 @@
 use async_trait::async_trait;
 use gantry_api::agent::{AdoptVm, ImageRef, PowerAction, PowerRequest, VmObservation, VmRunState};
 use gantry_placement::Request;
-use gantry_types::{ByteSize, ErrorClass, Name, PowerState, Problem, Resource, Severity, Vm, VmPhase};
+use gantry_types::{Action, ByteSize, ErrorClass, Name, PowerState, Problem, Resource, Severity, Vm, VmPhase};
 use std::time::Duration;
 
 use super::{
@@ -147,7 +147,12 @@ impl Step for Place {
         let vm = context.vm().await?;
         let image = image_of(&app, &vm)?;
         let leaves = unfit_host(context, &vm).await?;
-        let request = request(&vm, image.as_ref(), leaves.as_ref());
+        let mut request = request(&vm, image.as_ref(), leaves.as_ref());
+        if let (None, Action::BackupRestore { host: Some(host), .. }) =
+            (&vm.status.host, &context.operation.spec.action)
+        {
+            request.only = Some(host.clone());
+        }
         // Not held while a host wakes: others are placed meanwhile.
         let (_placing, host) = loop {
             let placing = app.placement.lock().await;

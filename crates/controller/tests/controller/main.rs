@@ -3,6 +3,7 @@
 //! is what the hosts do.
 
 mod app;
+mod backups;
 mod balancing;
 mod cluster_view;
 mod crashing_store;
@@ -78,6 +79,9 @@ async fn expect_result(world: &World, scenario: Scenario) {
         assert_eq!((found, kept.len()), (content, states), "{scenario:?}");
         let snapshots = world.snapshots().await;
         assert!(snapshots.iter().all(|snapshot| snapshot.status.phase == SnapshotPhase::Ready), "{snapshots:?}");
+    }
+    if let Some((count, is_read)) = scenario.expected_backups() {
+        backups::expect(world, count, is_read).await;
     }
     if let Some((has_pool, volume)) = scenario.expected_storage() {
         let pools = world.pools().await;
@@ -209,7 +213,7 @@ async fn with_fault(scenario: Scenario, fault: Fault) -> OperationPhase {
         assert!(operation.status.error.is_some());
         // A stop that fails may have stopped the guest; a removal may have been done.
         let undoable = !matches!(scenario, Scenario::Stop | Scenario::Kill | Scenario::Delete | Scenario::SnapshotDelete)
-                && !matches!(scenario, Scenario::VolumeDelete | Scenario::VolumeDetach)
+                && !matches!(scenario, Scenario::VolumeDelete | Scenario::VolumeDetach | Scenario::BackupDelete)
                 // Whoever has adopted it keeps it.
                 && scenario != Scenario::StartElsewhere
                 && !scenario.is_of_hosts();
@@ -219,7 +223,8 @@ async fn with_fault(scenario: Scenario, fault: Fault) -> OperationPhase {
         if scenario.expected_clone().is_some() {
             assert_eq!(world.vm("copy").await, None, "{scenario:?} with {fault:?}");
         }
-        let final_step = operation.status.steps.iter().any(|step| step.name == "record" && step.attempts > 0);
+        let is_final = |name: &str| ["record", "keep"].contains(&name);
+        let final_step = operation.status.steps.iter().any(|step| is_final(&step.name) && step.attempts > 0);
         if undoable && !final_step {
             assert_eq!(world.everything(), before, "{scenario:?} with {fault:?}: {operation:#?}");
         }
@@ -315,6 +320,7 @@ async fn a_cancel_at_any_write_unwinds_or_comes_too_late() {
                             | Scenario::SnapshotDelete
                             | Scenario::VolumeDelete
                             | Scenario::VolumeDetach
+                            | Scenario::BackupDelete
                             | Scenario::StartElsewhere
                     ) {
                         assert_eq!(world.everything(), before, "{scenario:?} cancelled after write {write}");

@@ -1,20 +1,20 @@
 //! One operation each, ready to be run, with all that has to be there before.
 
 use gantry_api::rest::{
-    AttachRequest, CloneRequest, MigrateRequest, MigrateVolumeRequest, RebootRequest, RecoverRequest, RevertRequest,
-    StopRequest, WriteQuery,
+    AttachRequest, CloneRequest, DeleteBackupQuery, MigrateRequest, MigrateVolumeRequest, RebootRequest,
+    RecoverRequest, RestoreBackupRequest, RevertRequest, StopRequest, WriteQuery,
 };
 use gantry_controller::{
     Caller,
-    app::{cluster, host_work, image, pool, snapshot, vm, vm_clone, volume},
+    app::{backup, cluster, host_work, image, pool, snapshot, vm, vm_clone, volume},
 };
 use gantry_types::{
-    ByteSize, HostUpdate, MigrationPolicy, Name, Pool, PoolSpec, PostCopy, RecoveryPoint, RecoveryPointKind, Snapshot,
-    Timestamp, VmPhase, Volume, VolumePhase,
+    Backup, ByteSize, HostUpdate, MigrationPolicy, Name, Pool, PoolSpec, PostCopy, RecoveryPoint, RecoveryPointKind,
+    Snapshot, Timestamp, VmPhase, Volume, VolumePhase,
 };
 use uuid::Uuid;
 
-use crate::world::{Controller, World, name};
+use crate::world::{Controller, REPOSITORY, World, name};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scenario {
@@ -55,6 +55,11 @@ pub enum Scenario {
     VolumeMigrate,
     VolumeMigrateLoose,
     VolumeClone,
+    BackupCreate,
+    BackupVerify,
+    BackupDelete,
+    /// Of a VM that is no more.
+    BackupRestore,
     HostDrain,
     HostSleep,
     HostWake,
@@ -63,7 +68,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 44] = [
         Self::Start,
         Self::Restart,
         Self::Stop,
@@ -99,6 +104,10 @@ impl Scenario {
         Self::VolumeMigrate,
         Self::VolumeMigrateLoose,
         Self::VolumeClone,
+        Self::BackupCreate,
+        Self::BackupVerify,
+        Self::BackupDelete,
+        Self::BackupRestore,
         Self::HostDrain,
         Self::HostSleep,
         Self::HostWake,
@@ -199,6 +208,9 @@ impl Scenario {
         }
         if self.is_of_storage() {
             return Some(self.ask_of_storage(controller).await);
+        }
+        if self.expected_backups().is_some() {
+            return Some(self.ask_of_backup(world, controller).await);
         }
         if self.expected_disk().is_some() {
             return Some(self.ask_of_disk(world, controller).await);
@@ -301,6 +313,44 @@ impl Scenario {
         }
     }
 
+    /// The guest writes once before the backup and once afterwards.
+    async fn ask_of_backup(self, world: &World, controller: &Controller) -> Name {
+        let (app, caller, query) = (&controller.app, &Caller::controller(), &WriteQuery::default());
+        let uuid = world.vm("web").await.expect("a VM").metadata.uuid;
+        let write = || world.hosts.guest_writes(&name("host-1"), uuid);
+        write();
+        let spec = serde_json::json!({"vm": "web", "repository": REPOSITORY});
+        let sent = Backup::new(name("web-first"), serde_json::from_value(spec).expect("a spec"));
+        let created = backup::create(app, caller, sent, query).await.expect("accepted").operation;
+        let created = created.expect("an operation").metadata.name;
+        if self == Self::BackupCreate {
+            return created;
+        }
+        controller.execute(&created).await;
+        write();
+        if self == Self::BackupRestore {
+            let deleted = vm::delete(app, caller, "web", false, query).await.expect("accepted").operation;
+            controller.execute(&deleted.expect("an operation").metadata.name).await;
+            let restored = backup::restore(app, caller, "web-first", &RestoreBackupRequest::default(), query).await;
+            return restored.expect("accepted").operation.expect("an operation").metadata.name;
+        }
+        let changed = match self {
+            Self::BackupVerify => backup::verify(app, caller, "web-first", query).await,
+            _ => backup::delete(app, caller, "web-first", &DeleteBackupQuery::default()).await,
+        };
+        changed.expect("accepted").operation.expect("an operation").metadata.name
+    }
+
+    /// After success: how many backups there are, and whether one was read as a whole.
+    pub fn expected_backups(self) -> Option<(usize, bool)> {
+        match self {
+            Self::BackupCreate | Self::BackupRestore => Some((1, false)),
+            Self::BackupVerify => Some((1, true)),
+            Self::BackupDelete => Some((0, false)),
+            _ => None,
+        }
+    }
+
     /// The guest writes once before a state is kept and once afterwards.
     async fn ask_of_disk(self, world: &World, controller: &Controller) -> Name {
         let (app, caller, query) = (&controller.app, &Caller::controller(), &WriteQuery::default());
@@ -354,6 +404,7 @@ impl Scenario {
             Self::Relocate | Self::Clone | Self::CloneStopped => Some((2, 1)),
             // What was replaced is kept, too.
             Self::Revert | Self::RevertMemory | Self::Recover => Some((1, 2)),
+            Self::BackupRestore => Some((1, 0)),
             _ => None,
         }
     }
@@ -385,6 +436,7 @@ impl Scenario {
             | Self::Revert
             | Self::RevertMemory
             | Self::Recover => Some((VmPhase::Running, Some("host-1"))),
+            _ if self.expected_backups().is_some() => Some((VmPhase::Running, Some("host-1"))),
             _ if self.is_of_storage() => Some((VmPhase::Running, Some("host-1"))),
             Self::Stop | Self::Kill | Self::SnapshotOfStopped => Some((VmPhase::Stopped, Some("host-1"))),
             Self::Pause => Some((VmPhase::Paused, Some("host-1"))),

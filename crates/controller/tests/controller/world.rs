@@ -27,7 +27,7 @@ use gantry_controller::{
 use gantry_hostlink::fake::FakeWorld;
 use gantry_store::{MemoryStore, SharedStore};
 use gantry_types::{
-    Host, HostSpec, HostState, Image, ImageFormat, Name, Network, Operation, OperationPhase, Pool, PoolSpec,
+    Backup, Host, HostSpec, HostState, Image, ImageFormat, Name, Network, Operation, OperationPhase, Pool, PoolSpec,
     PowerStatus, Problem, Snapshot, Timestamp, Vm, VmPhase, Volume, VolumePhase,
 };
 use serde_json::json;
@@ -35,6 +35,9 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 pub const HOSTS: [&str; 3] = ["host-1", "host-2", "host-3"];
+
+/// Where backups go.
+pub const REPOSITORY: &str = "/srv/backup";
 
 pub fn name(text: &str) -> Name {
     text.parse().expect("a name")
@@ -269,6 +272,10 @@ impl World {
         Objects::new(Arc::clone(&self.store)).list().await.expect("a store")
     }
 
+    pub async fn backups(&self) -> Vec<Backup> {
+        Objects::new(Arc::clone(&self.store)).list().await.expect("a store")
+    }
+
     pub async fn pools(&self) -> Vec<Pool> {
         Objects::new(Arc::clone(&self.store)).list().await.expect("a store")
     }
@@ -426,9 +433,10 @@ impl World {
         found
     }
 
-    /// The same, with pools and their volumes; sizes are left out, because what has grown stays so.
+    /// The same, with pools and their volumes, and the backups; sizes are left out, because what has grown stays so.
     pub fn everything(&self) -> Vec<String> {
         let mut found = self.on_hosts();
+        found.push(format!("backups {:?}", self.hosts.backups_in(REPOSITORY)));
         for host in HOSTS.map(name) {
             for report in self.hosts.pool_reports(&host) {
                 let volumes: Vec<_> = report.volumes.iter().map(|volume| volume.volume).collect();

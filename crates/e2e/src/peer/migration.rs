@@ -147,6 +147,7 @@ async fn script(source: &Qmp, destination: &Qmp, tls_dir: &str) -> Result<()> {
             node_name: DISK_NODE.to_owned(),
             name: DISK_NODE.to_owned(),
             writable: true,
+            bitmaps: Vec::new(),
         })
         .await?;
     source

@@ -6,6 +6,7 @@
 //! its source is asked about it, and as far as it can with [`FakeWorld::settle`]. Faults are injected by the name of
 //! a call: before its effect, or after it (then only the answer is lost).
 
+mod backups;
 mod faults;
 mod fencing;
 mod guest;
@@ -29,6 +30,7 @@ use uuid::Uuid;
 pub use faults::{Call, Fault, When};
 pub use host::{CLOCK_LAG_MS, FakeHost};
 
+use backups::FakeRepositories;
 use faults::Faults;
 use fencing::FakeLease;
 use guest::{FakeVm, Guest};
@@ -44,6 +46,7 @@ pub struct FakeWorld {
 struct State {
     hosts: BTreeMap<Name, HostState>,
     faults: Faults,
+    repositories: FakeRepositories,
     /// Every time a VM executed on two hosts.
     violations: Vec<String>,
 }

@@ -342,7 +342,7 @@ fn check_word(what: &'static str, value: &str, allowed: impl Fn(char) -> bool) -
     Err(MachineError::Characters { what, value: value.to_owned() })
 }
 
-pub(super) fn utf8(path: &Path) -> Result<&str, MachineError> {
+pub(crate) fn utf8(path: &Path) -> Result<&str, MachineError> {
     path.to_str().ok_or_else(|| MachineError::PathNotUtf8 { path: path.to_owned() })
 }
 

@@ -16,8 +16,8 @@ mod volume;
 
 use std::path::PathBuf;
 
-pub(crate) use argv::disk_node;
 pub use argv::{Launch, MachineError};
+pub(crate) use argv::{disk_node, utf8};
 pub use locate::{LocateError, find_binary, find_uefi};
 pub use volume::{SLOTS, Volume};
 

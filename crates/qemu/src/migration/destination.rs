@@ -102,6 +102,7 @@ impl MigrationDestination {
                     node_name: node_name.clone(),
                     name: node_name.clone(),
                     writable: true,
+                    bitmaps: Vec::new(),
                 })
                 .await?;
         }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, Nothing};
+use super::{Command, DirtyBitmap, DirtyBitmapAdd, Nothing};
 
 plain_command!(QueryBlockstats, "query-blockstats", Vec<BlockStats>);
 plain_command!(QueryBlockJobs, "query-block-jobs", Vec<BlockJobInfo>);
@@ -74,6 +74,17 @@ pub struct BlockNodeInfo {
     /// What it is made of, as QEMU writes it down.
     pub file: String,
     pub image: NodeImageInfo,
+    #[serde(rename = "dirty-bitmaps", default)]
+    pub dirty_bitmaps: Vec<DirtyBitmapInfo>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct DirtyBitmapInfo {
+    #[serde(default)]
+    pub name: String,
+    /// It notes what is written.
+    #[serde(default)]
+    pub recording: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -121,6 +132,12 @@ pub enum SocketAddress {
 #[serde(tag = "type", content = "data", rename_all = "lowercase")]
 pub enum SocketAddressLegacy {
     Inet(InetAddress),
+    Unix(UnixAddress),
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct UnixAddress {
+    pub path: String,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -138,6 +155,8 @@ pub enum MirrorSync {
     Full,
     /// Only what the top overlay holds; the destination's overlay has the same backing image.
     Top,
+    /// Nothing but what is overwritten in the meantime: for a backup, which goes on until it is cancelled.
+    None,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -241,7 +260,14 @@ command!(Transaction, "transaction", Nothing);
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "type", content = "data", rename_all = "kebab-case")]
 pub enum TransactionAction {
-    BlockdevSnapshotInternalSync { device: String, name: String },
+    BlockdevSnapshotInternalSync {
+        device: String,
+        name: String,
+    },
+    BlockdevBackup(BlockdevBackup),
+    BlockDirtyBitmapAdd(DirtyBitmapAdd),
+    /// It notes nothing any more.
+    BlockDirtyBitmapDisable(DirtyBitmap),
 }
 
 /// Lets a job that is ready come to its end.
@@ -286,6 +312,14 @@ command!(NbdServerStart, "nbd-server-start", Nothing);
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum BlockExportAdd {
     #[serde(rename_all = "kebab-case")]
-    Nbd { id: String, node_name: String, name: String, writable: bool },
+    Nbd {
+        id: String,
+        node_name: String,
+        name: String,
+        writable: bool,
+        /// Of the node or one below it; they may not change meanwhile.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        bitmaps: Vec<String>,
+    },
 }
 command!(BlockExportAdd, "block-export-add", Nothing);

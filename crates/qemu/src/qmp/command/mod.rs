@@ -44,10 +44,12 @@ pub struct QmpCapabilities {
 }
 command!(QmpCapabilities, "qmp_capabilities", Nothing);
 
+mod backup;
 mod block;
 mod migration;
 mod volume;
 
+pub use backup::*;
 pub use block::*;
 pub use migration::*;
 pub use volume::*;

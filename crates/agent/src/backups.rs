@@ -1,0 +1,180 @@
+//! The host's side of [`BackupApi`]: what is about a VM goes to its task; what is about a repository is done here.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Mutex as StdMutex;
+use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use gantry_api::BackupApi;
+use gantry_api::backup::{BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, Work};
+use gantry_backup::guest_files::{Found, look_up};
+use gantry_backup::{CHUNK_BYTES, Class, DiskReader, Lost, Repository, RepositoryError};
+use gantry_types::{ByteSize, ErrorClass, LostRange, Problem};
+use uuid::Uuid;
+
+use crate::agent::Agent;
+use crate::problem::chain;
+use crate::vm::Command;
+use crate::work::Running;
+
+/// What is quickly done is answered at once.
+const PATIENCE: Duration = Duration::from_millis(500);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What is done in repositories now, by backup.
+#[derive(Default)]
+pub(crate) struct RepositoryWorks {
+    checks: StdMutex<HashMap<Uuid, Running<BackupCheck>>>,
+    deletions: StdMutex<HashMap<Uuid, Running<()>>>,
+}
+
+fn lock<T>(works: &StdMutex<HashMap<Uuid, Running<T>>>) -> MutexGuard<'_, HashMap<Uuid, Running<T>>> {
+    // Each holder inserts or removes one entry.
+    works.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Begins the work if it is not under way, waits a little, and tells how far it is.
+async fn advance<T: Send + 'static>(
+    works: &StdMutex<HashMap<Uuid, Running<T>>>,
+    backup: Uuid,
+    begin: impl FnOnce() -> Running<T>,
+) -> Result<Work<T>, Problem> {
+    lock(works).entry(backup).or_insert_with(begin);
+    let until = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let over = {
+            let mut works = lock(works);
+            match works.get(&backup) {
+                Some(running) if !running.is_over() && tokio::time::Instant::now() >= until => {
+                    return Ok(running.report());
+                }
+                Some(running) if running.is_over() => works.remove(&backup),
+                _ => None,
+            }
+        };
+        if let Some(over) = over {
+            return over.outcome().await.map(Work::Done);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// An error of a repository, told about `what`.
+pub(crate) fn repository_problem(what: &str, error: &RepositoryError) -> Problem {
+    let class = match error.class() {
+        Class::Invalid => ErrorClass::Invalid,
+        Class::NotFound => ErrorClass::NotFound,
+        Class::Permanent => ErrorClass::Permanent,
+        Class::Transient => ErrorClass::Transient,
+    };
+    let (code, remedy) = match error {
+        RepositoryError::NotARepository { .. } => (
+            "repository-missing",
+            "name a directory on the VM's host that is empty, new, or a repository already; mount it there if it is a share",
+        ),
+        RepositoryError::Place { .. } | RepositoryError::Store { .. } => {
+            ("repository-unavailable", "check the file system of the repository on its host: is there space?")
+        }
+        RepositoryError::Locked { .. } => {
+            ("repository-locked", "wait for its end; a lock whose holder died ends in minutes")
+        }
+        RepositoryError::LockLost => ("repository-lock-lost", "nothing is to be done: it is tried again"),
+        RepositoryError::BackupMissing { .. } => ("backup-missing", "see: gantry backup list"),
+        RepositoryError::ManifestDamaged { .. }
+        | RepositoryError::ChunkMissing { .. }
+        | RepositoryError::ChunkDamaged { .. } => {
+            ("backup-damaged", "see what is lost: gantry backup verify VM NAME; use another backup: gantry backup list")
+        }
+        RepositoryError::DiskMissing { .. } => ("disk-missing", "see which it has: gantry backup show VM NAME"),
+        RepositoryError::DiskSize { .. } => ("disk-size", "make the disk's size a whole number of sectors"),
+        RepositoryError::GuestFiles(_) => (
+            "file-not-read",
+            "restore the backup under another name and look there: gantry backup restore VM --as NAME",
+        ),
+    };
+    Problem::new(class, code, format!("{what}: {}", chain(error))).remedy(remedy)
+}
+
+fn lost_range(lost: Lost) -> LostRange {
+    let Lost { disk, offset_bytes, length_bytes, why } = lost;
+    LostRange { disk, offset_bytes, length_bytes, why }
+}
+
+async fn check(place: BackupPlace, progress: &crate::work::Progress) -> Result<BackupCheck, RepositoryError> {
+    let repository = Repository::open_directory(Path::new(&place.repository), false).await?;
+    let manifest = repository.manifest(place.backup).await?;
+    progress.add_total(manifest.disks.iter().map(|disk| disk.size_bytes).sum());
+    let verification = repository.verify(place.backup, || progress.add_done(CHUNK_BYTES as u64)).await?;
+    let lost = verification.lost.into_iter().map(lost_range).collect();
+    Ok(BackupCheck { checked: ByteSize(verification.checked_bytes), lost })
+}
+
+async fn delete(place: BackupPlace, holder: String) -> Result<(), RepositoryError> {
+    let repository = Repository::open_directory(Path::new(&place.repository), false).await?;
+    repository.delete(place.backup).await?;
+    match repository.collect(&holder).await {
+        Ok(collected) => tracing::info!(backup = %place.backup, ?collected, "a backup was deleted"),
+        // The backup is gone. Its space is given back with the next that is deleted.
+        Err(error) => tracing::warn!(backup = %place.backup, error = chain(&error), "its chunks are not collected yet"),
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl BackupApi for Agent {
+    async fn back_up(&self, vm: Uuid, request: &BackUp) -> Result<Work<BackedUp>, Problem> {
+        self.existing(vm).await?.ask(vm, |reply| Command::BackUp(Box::new(request.clone()), reply)).await
+    }
+
+    async fn cancel_backup(&self, vm: Uuid, backup: Uuid) -> Result<(), Problem> {
+        match self.find(vm).await {
+            Some(handle) => handle.ask(vm, |reply| Command::CancelBackup(backup, reply)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn fill_disk(&self, vm: Uuid, request: &FillDisk) -> Result<Work<()>, Problem> {
+        self.existing(vm).await?.ask(vm, |reply| Command::FillDisk(Box::new(request.clone()), reply)).await
+    }
+
+    async fn check_backup(&self, place: &BackupPlace) -> Result<Work<BackupCheck>, Problem> {
+        let wanted = place.clone();
+        let begin = || {
+            Running::start(|progress, _| async move {
+                let what = format!("backup {}", wanted.backup);
+                check(wanted, &progress).await.map_err(|error| repository_problem(&what, &error))
+            })
+        };
+        advance(&self.repository_works.checks, place.backup, begin).await
+    }
+
+    async fn delete_backup(&self, place: &BackupPlace) -> Result<Work<()>, Problem> {
+        let (unwanted, holder) = (place.clone(), format!("host '{}', which removes garbage", self.host.config.name));
+        let begin = || {
+            Running::start(|_, _| async move {
+                let what = format!("backup {}", unwanted.backup);
+                delete(unwanted, holder).await.map_err(|error| repository_problem(&what, &error))
+            })
+        };
+        advance(&self.repository_works.deletions, place.backup, begin).await
+    }
+
+    async fn read_backup(&self, request: &ReadBackup) -> Result<BackupContent, Problem> {
+        let found = async {
+            let repository = Repository::open_directory(Path::new(&request.place.repository), false).await?;
+            let manifest = repository.manifest(request.place.backup).await?;
+            let missing = || RepositoryError::DiskMissing { backup: manifest.backup, disk: "the VM's own".to_owned() };
+            let disk = manifest.disks.first().ok_or_else(missing)?;
+            look_up(DiskReader::new(&repository, disk), &request.path, request.offset_bytes).await
+        };
+        let what = format!("'{}' in backup {}", request.path, request.place.backup);
+        match found.await.map_err(|error| repository_problem(&what, &error))? {
+            Found::File { size_bytes, part } => Ok(BackupContent::File { size_bytes, part: STANDARD.encode(part) }),
+            Found::Directory { entries } => Ok(BackupContent::Directory { entries }),
+        }
+    }
+}

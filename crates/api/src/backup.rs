@@ -1,0 +1,116 @@
+//! What a host does with backups: writes them into a repository, reads them, and fills disks from them.
+//!
+//! A repository is a directory that the host reaches, named in each call. What takes long is begun by the first call and
+//! goes on by itself; whoever wants it asks again, with the same request, until it is done. The end is told once; asked after
+//! that, or by a host whose agent has started anew, it is looked whether the effect is there, and begun again if not.
+
+use async_trait::async_trait;
+use gantry_types::{ByteSize, LostRange, Name, Problem, VmSpec};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// The part of a host that keeps backups.
+#[async_trait]
+pub trait BackupApi: Send + Sync {
+    /// Writes the content that all disks of the VM have at one instant. The guest goes on writing meanwhile. One that is
+    /// there already is success.
+    async fn back_up(&self, vm: Uuid, request: &BackUp) -> Result<Work<BackedUp>, Problem>;
+    /// Gives a backup up that is being written; nothing of it is left on the VM's disks. Nothing to give up is success.
+    async fn cancel_backup(&self, vm: Uuid, backup: Uuid) -> Result<(), Problem>;
+    /// Makes the disk of a VM that does not run what it was in a backup. The disk is empty and as large.
+    async fn fill_disk(&self, vm: Uuid, request: &FillDisk) -> Result<Work<()>, Problem>;
+    /// Reads all of a backup, and says what of it is lost.
+    async fn check_backup(&self, place: &BackupPlace) -> Result<Work<BackupCheck>, Problem>;
+    /// Deletes a backup, and what it alone needed. One that is not there is success.
+    async fn delete_backup(&self, place: &BackupPlace) -> Result<Work<()>, Problem>;
+    /// Looks a path up in the file systems of a backup's first disk.
+    async fn read_backup(&self, request: &ReadBackup) -> Result<BackupContent, Problem>;
+}
+
+/// How far something is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Work<T> {
+    Working {
+        done_bytes: u64,
+        /// 0 if unknown.
+        total_bytes: u64,
+    },
+    Done(T),
+}
+
+/// A backup in its repository.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BackupPlace {
+    /// An absolute path on the host.
+    pub repository: String,
+    pub backup: Uuid,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BackUp {
+    pub epoch: u64,
+    pub place: BackupPlace,
+    /// Have the guest's agent freeze its file systems for the instant.
+    pub quiesce: bool,
+    /// Kept in the backup, for whoever has nothing else.
+    pub name: Name,
+    pub spec: VmSpec,
+}
+
+/// What a backup took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BackedUp {
+    /// Sizes of its disks; the VM's own is the first, its volumes follow.
+    pub disks: Vec<BackedUpDisk>,
+    /// Read from the disks: what they have allocated, or what has changed since the backup before.
+    pub read: ByteSize,
+    /// New in the repository, compressed.
+    pub written: ByteSize,
+    /// How long the guest's file systems were frozen; absent without that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frozen_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BackedUpDisk {
+    /// `disk` for the VM's own, a volume's name otherwise.
+    pub name: String,
+    pub size: ByteSize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FillDisk {
+    pub epoch: u64,
+    pub place: BackupPlace,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BackupCheck {
+    /// Content that is right.
+    pub checked: ByteSize,
+    pub lost: Vec<LostRange>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReadBackup {
+    pub place: BackupPlace,
+    pub path: String,
+    pub offset_bytes: u64,
+}
+
+/// What a path in a backup leads to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum BackupContent {
+    File {
+        size_bytes: u64,
+        /// A part of its content from the offset on, at most 4 MiB, in Base64.
+        part: String,
+    },
+    Directory {
+        /// Names, directories with a slash at the end; at most 10,000.
+        entries: Vec<String>,
+    },
+}

@@ -1,0 +1,159 @@
+//! Backups as a user asks for them: what is refused and why, what a restored VM is, and what is told of damage.
+
+use gantry_api::backup::BackupContent;
+use gantry_api::rest::{BackupFilesQuery, Changed, DeleteBackupQuery, RestoreBackupRequest, WriteQuery};
+use gantry_controller::{
+    Caller,
+    app::{backup, vm},
+};
+use gantry_hostlink::fake::{Fault, When};
+use gantry_types::{Backup, BackupPhase, Event, LostRange, OperationPhase, Problem, Role, Severity, VmPhase};
+use serde_json::json;
+
+use crate::world::{Controller, REPOSITORY, World, name, succeeded};
+
+/// What there has to be: so many whole backups, with what is known of them, in the store and in the repository.
+pub async fn expect(world: &World, count: usize, is_read: bool) {
+    let backups = world.backups().await;
+    assert_eq!(backups.len(), count);
+    for backup in &backups {
+        assert_eq!((backup.status.phase, &backup.status.operation), (BackupPhase::Ready, &None));
+        assert_eq!(backup.status.verified_at.is_some(), is_read);
+        assert!(backup.status.taken_at.is_some() && backup.status.machine.is_some(), "{backup:?}");
+    }
+    let kept = world.hosts.backups_in(REPOSITORY);
+    assert_eq!(kept, backups.iter().map(|backup| backup.metadata.uuid).collect::<Vec<_>>());
+}
+
+fn admin() -> Caller {
+    Caller::token("admin", Role::Admin)
+}
+fn now() -> WriteQuery {
+    WriteQuery::default()
+}
+fn code<T: std::fmt::Debug>(result: Result<T, Problem>) -> String {
+    result.expect_err("must be refused").code().to_owned()
+}
+fn sent(short: &str, repository: &str) -> Backup {
+    let spec = serde_json::from_value(json!({"vm": "web", "repository": repository})).expect("a spec");
+    Backup::new(name(&format!("web-{short}")), spec)
+}
+
+async fn done<T>(world: &World, controller: &Controller, changed: Result<Changed<T>, Problem>) {
+    let operation = changed.map_err(|problem| format!("{problem:?}")).expect("accepted").operation;
+    let operation = operation.expect("an operation").metadata.name;
+    controller.execute(&operation).await;
+    succeeded(&world.operation(operation.as_str()).await);
+}
+
+async fn a_backup() -> (World, Controller) {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    controller.import().await;
+    controller.running("web").await;
+    done(&world, &controller, backup::create(&controller.app, &admin(), sent("a", REPOSITORY), &now()).await).await;
+    (world, controller)
+}
+
+#[tokio::test]
+async fn what_can_not_be_backed_up_is_refused() {
+    let (world, controller) = a_backup().await;
+    let app = &*controller.app;
+    let create = async |backup: Backup| backup::create(app, &admin(), backup, &now()).await;
+    let viewer = Caller::token("v", Role::Viewer);
+    assert_eq!(code(backup::create(app, &viewer, sent("b", REPOSITORY), &now()).await), "denied");
+    let query = BackupFilesQuery { path: "/etc".to_owned(), offset: None };
+    assert_eq!(code(backup::files(app, &viewer, "web-a", &query).await), "denied", "it is as secret as the disk");
+    for bad in ["srv/backup", "/", "/srv/../etc", ""] {
+        assert_eq!(code(create(sent("b", bad)).await), "invalid-backup", "{bad}");
+    }
+    assert_eq!(code(create(sent("a", REPOSITORY)).await), "already-exists");
+    let other = Backup { spec: sent("a", "/srv/other").spec, ..sent("a", REPOSITORY) };
+    assert_eq!(code(backup::put(app, &admin(), "web-a", other, &now()).await), "unchangeable");
+    expect(&world, 1, false).await;
+}
+
+#[tokio::test]
+async fn a_restored_vm_is_another_one_or_the_same_again() {
+    let (world, controller) = a_backup().await;
+    let app = &*controller.app;
+    let before = world.vm("web").await.expect("a VM");
+    let exists = backup::restore(app, &admin(), "web-a", &RestoreBackupRequest::default(), &now()).await;
+    assert_eq!(code(exists), "already-exists");
+    let as_copy = RestoreBackupRequest { name: Some(name("web2")), start: false, ..RestoreBackupRequest::default() };
+    done(&world, &controller, backup::restore(app, &admin(), "web-a", &as_copy, &now()).await).await;
+    let copy = world.vm("web2").await.expect("a VM");
+    assert_eq!(copy.status.phase, VmPhase::Stopped);
+    assert_eq!((&copy.status.host, &copy.spec.image), (&before.status.host, &None));
+    assert_ne!(copy.metadata.uuid, before.metadata.uuid);
+    assert_ne!(copy.status.nics[0].mac, before.status.nics[0].mac);
+    assert_ne!(copy.status.nics[0].address, before.status.nics[0].address);
+
+    done(&world, &controller, vm::delete(app, &admin(), "web", false, &now()).await).await;
+    let again = backup::restore(app, &admin(), "web-a", &RestoreBackupRequest::default(), &now()).await;
+    done(&world, &controller, again).await;
+    let again = world.vm("web").await.expect("a VM");
+    assert_eq!(again.status.phase, VmPhase::Running);
+    assert_eq!(again.status.nics[0].mac, before.status.nics[0].mac);
+    assert_eq!(again.status.nics[0].address, before.status.nics[0].address);
+    world.check().await;
+}
+
+#[tokio::test]
+async fn a_vm_that_is_restored_and_does_not_start_is_kept() {
+    let (world, controller) = a_backup().await;
+    let app = &*controller.app;
+    world.hosts.inject(Fault::once("power", When::Before, Problem::permanent("no-memory", "there is no memory left")));
+    let request = RestoreBackupRequest { name: Some(name("web2")), ..RestoreBackupRequest::default() };
+    let changed = backup::restore(app, &admin(), "web-a", &request, &now()).await.expect("accepted");
+    let operation = changed.operation.expect("an operation").metadata.name;
+    controller.execute(&operation).await;
+    assert_eq!(world.operation(operation.as_str()).await.status.phase, OperationPhase::Failed);
+    let copy = world.vm("web2").await.expect("its disk is there, so it stays");
+    assert_eq!((copy.status.phase, copy.status.operation), (VmPhase::Failed, None));
+    done(&world, &controller, vm::start(app, &admin(), "web2", &now()).await).await;
+}
+
+#[tokio::test]
+async fn damage_is_found_told_and_not_restored() {
+    let (world, controller) = a_backup().await;
+    let app = &*controller.app;
+    let uuid = world.backups().await[0].metadata.uuid;
+    let lost = LostRange {
+        disk: "disk".to_owned(),
+        offset_bytes: 1 << 20,
+        length_bytes: 256 << 10,
+        why: "chunk ab is missing".to_owned(),
+    };
+    world.hosts.damage_backup(uuid, lost.clone());
+    done(&world, &controller, backup::verify(app, &admin(), "web-a", &now()).await).await;
+    let found = world.backups().await.remove(0);
+    assert_eq!((found.status.phase, found.status.lost.clone()), (BackupPhase::Damaged, vec![lost]));
+    let reason = found.status.reason.unwrap_or_default();
+    assert!(reason.contains("262144 bytes at 1048576 of disk 'disk'"), "{reason}");
+    let told: Vec<Event> = app.objects.list().await.expect("a store");
+    let told = told.into_iter().find(|event| event.spec.reason == "BackupDamaged").expect("an event");
+    assert_eq!(told.spec.severity, Severity::Warning);
+    let request = RestoreBackupRequest { name: Some(name("web2")), ..RestoreBackupRequest::default() };
+    assert_eq!(code(backup::restore(app, &admin(), "web-a", &request, &now()).await), "wrong-phase");
+    let query = BackupFilesQuery { path: "/etc".to_owned(), offset: None };
+    let content = backup::files(app, &admin(), "web-a", &query).await.expect("what is not lost can be read");
+    assert!(matches!(content, BackupContent::Directory { .. }));
+}
+
+#[tokio::test]
+async fn one_whose_repository_is_gone_can_be_forgotten() {
+    let (world, controller) = a_backup().await;
+    let app = &*controller.app;
+    let gone = Problem::permanent("repository-missing", "it is no repository");
+    world.hosts.inject(Fault { times: usize::MAX, ..Fault::once("delete_backup", When::Before, gone) });
+    let query = DeleteBackupQuery::default();
+    let operation = backup::delete(app, &admin(), "web-a", &query).await.expect("accepted").operation;
+    controller.execute(&operation.expect("an operation").metadata.name).await;
+    let left = world.backups().await.remove(0);
+    assert_eq!(left.status.phase, BackupPhase::Deleting);
+    assert!(left.status.reason.unwrap_or_default().contains("gantry backup delete web a"));
+    let query = DeleteBackupQuery { force: true, ..query };
+    done(&world, &controller, backup::delete(app, &admin(), "web-a", &query).await).await;
+    assert!(world.backups().await.is_empty());
+}

@@ -1,0 +1,72 @@
+//! What every implementation of [`BackupApi`](gantry_api::BackupApi) must do, as the rest of the conformance suite.
+
+use std::time::Duration;
+
+use gantry_api::{
+    AgentApi,
+    agent::{Assignment, PowerAction},
+    backup::{BackUp, BackupPlace, FillDisk, Work},
+};
+use gantry_types::{ErrorClass, Problem, VmSpec};
+use uuid::Uuid;
+
+use crate::conformance::{expect, power, refused, worked};
+
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// A backup of a few MiB is done long before.
+const ASKED_MAX: u32 = 3000;
+
+/// Asks until it is done.
+async fn done<T>(what: &str, ask: impl AsyncFn() -> Result<Work<T>, Problem>) -> Result<T, String> {
+    for _ in 0..ASKED_MAX {
+        match worked(what, ask().await)? {
+            Work::Done(done) => return Ok(done),
+            Work::Working { .. } => tokio::time::sleep(LOOK_AGAIN).await,
+        }
+    }
+    Err(format!("{what} does not end"))
+}
+
+/// A stopped VM is backed up, another one is filled from that; each can be repeated.
+pub(crate) async fn backups_repeat(agent: &dyn AgentApi, vm: &Assignment, repository: &str) -> Result<(), String> {
+    let place = BackupPlace { repository: repository.to_owned(), backup: Uuid::new_v4() };
+    let spec = VmSpec::new(vm.cpus, vm.memory);
+    let request = BackUp { epoch: vm.epoch, place: place.clone(), quiesce: false, name: vm.name.clone(), spec };
+    worked("define", agent.define_vm(vm).await)?;
+    let older = BackUp { epoch: vm.epoch - 1, ..request.clone() };
+    refused("a backup at an older epoch", "stale-epoch", agent.back_up(vm.uuid, &older).await)?;
+    let first = done("back_up", async || agent.back_up(vm.uuid, &request).await).await?;
+    let again = done("back_up again", async || agent.back_up(vm.uuid, &request).await).await?;
+    expect(first == again, format!("a repeated backup took {again:?}, the first {first:?}"))?;
+    for _ in 0..2 {
+        worked("cancel of what is done", agent.cancel_backup(vm.uuid, place.backup).await)?;
+    }
+    for _ in 0..2 {
+        let check = done("check_backup", async || agent.check_backup(&place).await).await?;
+        expect(check.lost.is_empty(), format!("a new backup has lost {:?}", check.lost))?;
+    }
+
+    let other = Assignment { uuid: Uuid::new_v4(), ..vm.clone() };
+    worked("define another", agent.define_vm(&other).await)?;
+    let fill = FillDisk { epoch: other.epoch, place: place.clone() };
+    for _ in 0..2 {
+        done("fill_disk", async || agent.fill_disk(other.uuid, &fill).await).await?;
+    }
+    power(agent, &other, PowerAction::Start).await?;
+    refused("filling under a guest", "vm-running", agent.fill_disk(other.uuid, &fill).await)?;
+    power(agent, &other, PowerAction::Kill).await?;
+    for vm in [vm, &other] {
+        worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)?;
+    }
+    for _ in 0..2 {
+        done("delete_backup", async || agent.delete_backup(&place).await).await?;
+    }
+    for _ in 0..ASKED_MAX {
+        match agent.check_backup(&place).await {
+            Ok(Work::Working { .. }) => tokio::time::sleep(LOOK_AGAIN).await,
+            Err(problem) if problem.class == ErrorClass::NotFound => return Ok(()),
+            other => return Err(format!("a backup that was deleted is still there: {other:?}")),
+        }
+    }
+    Err("the check of a backup that was deleted does not end".to_owned())
+}

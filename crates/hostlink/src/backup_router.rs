@@ -1,0 +1,65 @@
+//! The routes of an agent that are about backups. The repository is named in each body.
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    routing::{post, put},
+};
+use gantry_api::{
+    backup::{BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, Work},
+    paths::host as paths,
+};
+use uuid::Uuid;
+
+use crate::{
+    router::{Answer, Host},
+    storage_router::same,
+};
+
+pub(crate) fn routes() -> Router<Host> {
+    Router::new()
+        .route(paths::VM_BACKUP, put(back_up).delete(cancel_backup))
+        .route(paths::DISK_FILLING, post(fill_disk))
+        .route(paths::BACKUP_CHECK, post(check_backup))
+        .route(paths::BACKUP_DELETION, post(delete_backup))
+        .route(paths::BACKUP_CONTENT, post(read_backup))
+}
+
+async fn back_up(
+    State(host): State<Host>,
+    Path((vm, backup)): Path<(Uuid, Uuid)>,
+    Json(request): Json<BackUp>,
+) -> Answer<Work<BackedUp>> {
+    same("backup", backup, request.place.backup)?;
+    Ok(Json(host.back_up(vm, &request).await?))
+}
+async fn cancel_backup(State(host): State<Host>, Path((vm, backup)): Path<(Uuid, Uuid)>) -> Answer<()> {
+    Ok(Json(host.cancel_backup(vm, backup).await?))
+}
+async fn fill_disk(State(host): State<Host>, Path(vm): Path<Uuid>, Json(request): Json<FillDisk>) -> Answer<Work<()>> {
+    Ok(Json(host.fill_disk(vm, &request).await?))
+}
+async fn check_backup(
+    State(host): State<Host>,
+    Path(backup): Path<Uuid>,
+    Json(place): Json<BackupPlace>,
+) -> Answer<Work<BackupCheck>> {
+    same("backup", backup, place.backup)?;
+    Ok(Json(host.check_backup(&place).await?))
+}
+async fn delete_backup(
+    State(host): State<Host>,
+    Path(backup): Path<Uuid>,
+    Json(place): Json<BackupPlace>,
+) -> Answer<Work<()>> {
+    same("backup", backup, place.backup)?;
+    Ok(Json(host.delete_backup(&place).await?))
+}
+async fn read_backup(
+    State(host): State<Host>,
+    Path(backup): Path<Uuid>,
+    Json(request): Json<ReadBackup>,
+) -> Answer<BackupContent> {
+    same("backup", backup, request.place.backup)?;
+    Ok(Json(host.read_backup(&request).await?))
+}

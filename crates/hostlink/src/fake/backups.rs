@@ -1,0 +1,167 @@
+//! Repositories that all fake hosts reach, and what fake hosts do with them.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use gantry_api::{
+    BackupApi,
+    backup::{BackUp, BackedUp, BackedUpDisk, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, Work},
+};
+use gantry_types::{ByteSize, LostRange, Problem};
+use uuid::Uuid;
+
+use super::{
+    FakeHost, State,
+    guest::Guest,
+    host::{handed_over, stale},
+};
+
+/// How often each work says that it goes on before it is done.
+const ROUNDS: u32 = 2;
+const SIZE: ByteSize = ByteSize::mib(1);
+
+/// What all hosts see under the paths of repositories.
+#[derive(Debug, Default)]
+pub(super) struct FakeRepositories {
+    backups: BTreeMap<(String, Uuid), FakeBackup>,
+    /// How often works have been asked about, by what they are about.
+    rounds: BTreeMap<(&'static str, Uuid), u32>,
+}
+
+#[derive(Debug, Clone)]
+struct FakeBackup {
+    content: u64,
+    taken: BackedUp,
+    lost: Vec<LostRange>,
+}
+
+fn key(place: &BackupPlace) -> (String, Uuid) {
+    (place.repository.clone(), place.backup)
+}
+
+impl FakeRepositories {
+    fn find(&self, place: &BackupPlace) -> Result<&FakeBackup, Problem> {
+        self.backups.get(&key(place)).ok_or_else(|| Problem::not_found("backup", &place.backup.to_string()))
+    }
+
+    /// Whether the work is done with this question.
+    fn is_done(&mut self, work: &'static str, about: Uuid) -> bool {
+        let rounds = self.rounds.entry((work, about)).or_default();
+        *rounds += 1;
+        let done = *rounds > ROUNDS;
+        if done {
+            self.rounds.remove(&(work, about));
+        }
+        done
+    }
+}
+
+const WORKING: (u64, u64) = (1, 2);
+
+fn working<T>() -> Work<T> {
+    Work::Working { done_bytes: WORKING.0, total_bytes: WORKING.1 }
+}
+
+impl State {
+    fn back_up(&mut self, host: &gantry_types::Name, vm: Uuid, request: &BackUp) -> Result<Work<BackedUp>, Problem> {
+        let found = self.host(host)?.vm(vm)?;
+        stale(found, request.epoch)?;
+        handed_over(found)?;
+        if found.is_moving() {
+            return Err(Problem::conflict("vm-migrating", "the VM is being migrated"));
+        }
+        let content = found.disk.content;
+        if let Ok(known) = self.repositories.find(&request.place) {
+            return Ok(Work::Done(known.taken.clone()));
+        }
+        if !self.repositories.is_done("back_up", request.place.backup) {
+            return Ok(working());
+        }
+        let disks = vec![BackedUpDisk { name: "disk".to_owned(), size: SIZE }];
+        let taken = BackedUp { disks, read: SIZE, written: SIZE, frozen_ms: request.quiesce.then_some(1) };
+        let backup = FakeBackup { content, taken: taken.clone(), lost: Vec::new() };
+        self.repositories.backups.insert(key(&request.place), backup);
+        Ok(Work::Done(taken))
+    }
+
+    fn fill_disk(&mut self, host: &gantry_types::Name, vm: Uuid, request: &FillDisk) -> Result<Work<()>, Problem> {
+        let backup = self.repositories.find(&request.place)?.clone();
+        let is_done = self.repositories.is_done("fill_disk", vm);
+        let found = self.host(host)?.vm(vm)?;
+        stale(found, request.epoch)?;
+        if !matches!(found.guest, Guest::Off { .. }) {
+            return Err(Problem::conflict("vm-running", "the VM runs"));
+        }
+        if !backup.lost.is_empty() {
+            return Err(Problem::permanent("backup-damaged", "the backup is damaged"));
+        }
+        if !is_done {
+            return Ok(working());
+        }
+        found.disk.content = backup.content;
+        Ok(Work::Done(()))
+    }
+}
+
+#[async_trait]
+impl BackupApi for FakeHost {
+    async fn back_up(&self, vm: Uuid, request: &BackUp) -> Result<Work<BackedUp>, Problem> {
+        self.call("back_up", |state| state.back_up(&self.name, vm, request))
+    }
+
+    async fn cancel_backup(&self, _vm: Uuid, backup: Uuid) -> Result<(), Problem> {
+        self.call("cancel_backup", |state| {
+            state.repositories.rounds.remove(&("back_up", backup));
+            Ok(())
+        })
+    }
+
+    async fn fill_disk(&self, vm: Uuid, request: &FillDisk) -> Result<Work<()>, Problem> {
+        self.call("fill_disk", |state| state.fill_disk(&self.name, vm, request))
+    }
+
+    async fn check_backup(&self, place: &BackupPlace) -> Result<Work<BackupCheck>, Problem> {
+        self.call("check_backup", |state| {
+            let lost = state.repositories.find(place)?.lost.clone();
+            let done = state.repositories.is_done("check_backup", place.backup);
+            Ok(if done { Work::Done(BackupCheck { checked: SIZE, lost }) } else { working() })
+        })
+    }
+
+    async fn delete_backup(&self, place: &BackupPlace) -> Result<Work<()>, Problem> {
+        self.call("delete_backup", |state| {
+            if !state.repositories.is_done("delete_backup", place.backup) {
+                return Ok(working());
+            }
+            state.repositories.backups.remove(&key(place));
+            Ok(Work::Done(()))
+        })
+    }
+
+    async fn read_backup(&self, request: &ReadBackup) -> Result<BackupContent, Problem> {
+        self.call("read_backup", |state| {
+            state.repositories.find(&request.place)?;
+            let name = request.path.trim_start_matches('/').to_owned();
+            Ok(BackupContent::Directory { entries: vec![name] })
+        })
+    }
+}
+
+impl super::FakeWorld {
+    /// The backups in a repository.
+    pub fn backups_in(&self, repository: &str) -> Vec<Uuid> {
+        let state = self.lock();
+        let ours = state.repositories.backups.keys().filter(|(place, _)| place == repository);
+        ours.map(|(_, backup)| *backup).collect()
+    }
+
+    /// A part of a backup rots.
+    pub fn damage_backup(&self, backup: Uuid, lost: LostRange) {
+        let mut state = self.lock();
+        for ((_, id), kept) in &mut state.repositories.backups {
+            if *id == backup {
+                kept.lost.push(lost.clone());
+            }
+        }
+    }
+}
