@@ -1,5 +1,5 @@
-//! Networks with real guests: equal addresses kept apart, security groups while a client talks, rules removed by hand, and
-//! a floating address that follows its VM.
+//! Networks with real guests: equal addresses kept apart, security groups while a client talks, rules removed by hand, a
+//! floating address that follows its VM, IPv6 from host to host, and a group that changes while a host is away.
 
 use std::fs;
 use std::net::IpAddr;
@@ -138,6 +138,81 @@ async fn equal_addresses_are_kept_apart_and_a_floating_address_follows_its_vm_th
     answers(outside, "red-1").await?;
     lab.gantry(&["security-group", "revoke", "closed", "--tcp", "80"]).await?.ok()?;
     is_silent(outside).await?;
+    lab.passed();
+    Ok(())
+}
+
+/// A network of both families and a group for the one that is asked.
+const BOTH_FAMILIES: &str = "
+kind: subnet
+metadata: {name: six}
+spec: {network: default, cidr: fd00:66::/64}
+---
+kind: security-group
+metadata: {name: web}
+spec: {rules: [{protocol: tcp, ports: 80}]}
+";
+
+/// The guest asks the other one by IPv6, again and again.
+fn asking(other: IpAddr) -> String {
+    format!(
+        "#!/bin/sh\nmkdir -p /tmp/found\nln -s /tmp/found /www/found\nwhile :; do\n\
+         printf 'GET /cgi-bin/who HTTP/1.0\\r\\n\\r\\n' | nc -w 2 {other} 80 > /tmp/six && cp /tmp/six /tmp/found/six\n\
+         ping6 -c 1 -W 1 {other} > /tmp/ping; mv /tmp/ping /tmp/found/ping\nusleep 200000\ndone &\n"
+    )
+}
+
+async fn both(lab: &Lab, name: &str, host: u8, groups: &[&str], script: Option<String>) -> Result<Vm> {
+    let mut vm = lab.guest(name, &Workload::default())?;
+    vm.spec.host = Some(format!("host-{host}").parse()?);
+    if let Some(script) = script {
+        vm.spec.user_data = Some(script);
+    }
+    vm.spec.nics = vec![NicSpec {
+        security_groups: groups.iter().map(|group| group.parse()).collect::<Result<_, _>>()?,
+        ..NicSpec::new("default".parse()?)
+    }];
+    let created = lab.client().create(&vm, &WriteQuery::default()).await?;
+    lab.follow(&created).await?;
+    ready(lab, name).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guests_reach_each_other_by_ipv6_and_a_group_that_changed_holds_on_a_host_that_was_away() -> Result<()> {
+    let lab = Lab::up(2).await?;
+    lab.import_guest().await?;
+    lab.cli().run_with_input(&["apply", "-f", "-"], BOTH_FAMILIES).await?.ok()?;
+    let server = both(&lab, "server", 2, &["web"], None).await?;
+    let six = server.status.nics[0].more_addresses.iter().copied().find(IpAddr::is_ipv6);
+    let asker = both(&lab, "asker", 1, &[], Some(asking(six.context("the server has no IPv6 address")?))).await?;
+    let asks = asker.status.nics[0].address;
+    // TCP over IPv6, through the group; the echo that no rule allows is not answered.
+    eventually("the asker is answered by IPv6", PATIENCE, async || {
+        let answer = http_get(asks, "/found/six", ANSWER)?;
+        ensure!(answer.contains("host=server"), "it is '{answer}'");
+        Ok(())
+    })
+    .await?;
+    eventually("pings are lost", PATIENCE, async || {
+        let pings = http_get(asks, "/found/ping", ANSWER)?;
+        ensure!(pings.contains("100% packet loss"), "the group lets pings in: {pings}");
+        Ok(())
+    })
+    .await?;
+
+    // While its host is cut off the group changes; it holds when the host is back.
+    lab.cable("cut", 2).await?;
+    lab.gantry(&["security-group", "revoke", "web", "--tcp", "80"]).await?.ok()?;
+    lab.gantry(&["security-group", "allow", "web", "--icmp"]).await?.ok()?;
+    lab.cable("mend", 2).await?;
+    lab.all_hosts_ready().await?;
+    eventually("the changed group holds", PATIENCE, async || {
+        let pings = http_get(asks, "/found/ping", ANSWER)?;
+        ensure!(pings.contains(" 0% packet loss"), "{pings}");
+        Ok(())
+    })
+    .await?;
+    ensure!(http_get(server.status.nics[0].address, "/", ANSWER).is_err(), "what was revoked is let in");
     lab.passed();
     Ok(())
 }
