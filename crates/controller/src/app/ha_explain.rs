@@ -1,7 +1,9 @@
 //! What protects a VM, and what would happen now if it or its host failed, in words.
 
 use gantry_api::rest::{HaExplanation, HaSentence, VmExplanation};
-use gantry_types::{HaPolicy, Name, Pool, Probe, ProbeKind, ProbeState, Problem, Resource, Vm, VmPhase};
+use gantry_types::{
+    FailureReaction, HaPolicy, HaStatus, Name, Pool, Probe, ProbeKind, ProbeState, Problem, Resource, Vm, VmPhase,
+};
 
 use super::{App, Caller, explain as placement};
 
@@ -29,11 +31,23 @@ fn explain(vm: &Vm, pool: Option<&Pool>, placement: &VmExplanation) -> HaExplana
         }
         HaPolicy::Restart => {
             let (limit, hang_s) = (ha.restarts_per_hour, ha.hang_s);
+            let on_guest = done_about(ha.on_guest_failure, host);
             rows.push(("if its QEMU ends", format!("{host} starts it again at once")));
-            rows.push(("if it panics", format!("{host} starts it again at once")));
-            rows.push(("if it hangs", format!("{host} starts it again after {hang_s} s without a sign of life")));
+            rows.push((
+                "if it panics",
+                if ha.on_guest_failure == FailureReaction::Alarm {
+                    "it stays failed until somebody starts it".to_owned()
+                } else {
+                    format!("at once, {on_guest}")
+                },
+            ));
+            rows.push(("if it hangs", format!("after {hang_s} s without a sign of life, {on_guest}")));
             if ha.watchdog {
-                rows.push(("without feeding", format!("{host} starts it again when its watchdog's time is over")));
+                rows.push(("without feeding", format!("when its watchdog's time is over, {on_guest}")));
+            }
+            if let Some(failures) = ha.roll_back_after {
+                let what = "without having been good in between, its disk goes back to its last known good state";
+                rows.push(("if worn out", format!("after {failures} failures of guest or application {what}")));
             }
             rows.push((
                 "if that repeats",
@@ -54,10 +68,13 @@ fn explain(vm: &Vm, pool: Option<&Pool>, placement: &VmExplanation) -> HaExplana
         let names: Vec<&str> = ha.depends_on.iter().map(Name::as_str).collect();
         rows.push(("it waits then for", format!("{} to be ready, for two minutes at most", names.join(", "))));
     }
-    if done.restarts > 0 {
+    if let Some(unhealthy) = &done.unhealthy {
+        rows.push(("only told of", unhealthy.clone()));
+    }
+    if done.restarts + done.resets > 0 {
         let when = done.last_at.map_or_else(String::new, |at| format!(" at {at}"));
         let cause = done.last_cause.as_deref().unwrap_or("it failed");
-        rows.push(("restarts so far", format!("{} on {host}, the last{when}: {cause}", done.restarts)));
+        rows.push(("restarts so far", format!("{} on {host}, the last{when}: {cause}", counted(done))));
     }
     if done.given_up && vm.status.phase == VmPhase::Failed {
         rows.push(("given up", format!("it failed too often; when the cause is gone: gantry vm start {name}")));
@@ -71,6 +88,22 @@ fn explain(vm: &Vm, pool: Option<&Pool>, placement: &VmExplanation) -> HaExplana
         waits_because: elsewhere.err(),
         sentences,
     }
+}
+
+fn done_about(reaction: FailureReaction, host: &str) -> String {
+    match reaction {
+        FailureReaction::Restart => format!("{host} starts it again"),
+        FailureReaction::Reset => format!("{host} resets its machine"),
+        FailureReaction::RestartElsewhere => format!("it is started on another host than {host} if its disk allows"),
+        FailureReaction::Alarm => "it is told of and nothing is done".to_owned(),
+    }
+}
+
+/// What was done so far.
+fn counted(done: &HaStatus) -> String {
+    let others = [(done.resets, "resets"), (done.roll_backs, "returns to a good state")];
+    let others = others.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(" and {count} {what}"));
+    format!("{}{}", done.restarts, others.collect::<String>())
 }
 
 /// What its probes are for, and what they say now.
@@ -87,9 +120,8 @@ fn probe_rows(vm: &Vm, host: &str) -> Vec<(&'static str, String)> {
         match (probe.kind, is_restarted) {
             (ProbeKind::Readiness, _) => ("ready while", format!("{check} succeeds, asked every {period_s} s{now}")),
             (ProbeKind::Liveness, true) => {
-                let what =
-                    format!("{host} starts it again after {failures} failures of {check}, {period_s} s apart{now}");
-                ("if it serves not", what)
+                let done = done_about(vm.spec.ha.on_application_failure, host);
+                ("if it serves not", format!("after {failures} failures of {check}, {period_s} s apart, {done}{now}"))
             }
             (ProbeKind::Liveness, false) => {
                 ("if it serves not", format!("that is shown: {check}, {failures} failures {period_s} s apart{now}"))
@@ -153,7 +185,7 @@ mod tests {
             vec![probe(ProbeKind::Liveness, "http://:80/health"), probe(ProbeKind::Readiness, "tcp://:5432")];
         let text = told(&explain(&vm, None, &placement(true)));
         for part in [
-            "host-1 starts it again after 3 failures of http://:80/health, 10 s apart; now passing",
+            "after 3 failures of http://:80/health, 10 s apart, host-1 starts it again; now passing",
             "tcp://:5432 succeeds, asked every 10 s; now failing: port 5432 refuses connections",
         ] {
             assert!(text.contains(part), "{part}: {text}");
@@ -186,6 +218,26 @@ mod tests {
         let text =
             told(&explain(&vm(ha, json!({"phase": "failed", "host": "host-1", "ha": done})), None, &placement(true)));
         for part in ["after 60 s", "3 restarts within", "3 on host-1", "panicked", "gantry vm start web"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn its_policy_for_guest_and_application_is_told() {
+        let ha = json!({
+            "policy": "restart", "on_guest_failure": "reset", "on_application_failure": "alarm", "roll_back_after": 3,
+        });
+        let done = json!({"resets": 2, "roll_backs": 1, "unhealthy": "port 80 refuses connections"});
+        let mut vm = vm(ha, json!({"phase": "running", "host": "host-1", "ha": done}));
+        vm.spec.probes = vec![Probe::new(ProbeKind::Liveness, "tcp://:80".parse().expect("a check"))];
+        let text = told(&explain(&vm, None, &placement(true)));
+        for part in [
+            "at once, host-1 resets its machine",
+            "after 3 failures of guest or application",
+            "10 s apart, it is told of and nothing is done",
+            "0 and 2 resets and 1 returns to a good state on host-1",
+            "only told of port 80 refuses connections",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }
