@@ -8,6 +8,7 @@
 
 pub mod access;
 pub mod agent;
+pub mod alarms;
 pub mod audit;
 pub mod backup;
 pub mod energy;

@@ -22,6 +22,9 @@ pub enum Kind {
     Backup,
     Pool,
     Volume,
+    Alarm,
+    Receiver,
+    Notice,
     Operation,
     Event,
     Token,
@@ -29,7 +32,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::Vm,
         Self::Host,
         Self::Cluster,
@@ -48,6 +51,9 @@ impl Kind {
         Self::Backup,
         Self::Pool,
         Self::Volume,
+        Self::Alarm,
+        Self::Receiver,
+        Self::Notice,
         Self::Operation,
         Self::Event,
         Self::Token,
@@ -79,6 +85,8 @@ impl Kind {
             Self::Backup => &["creating", "ready", "damaged", "deleting"],
             Self::Snapshot | Self::Pool => &["creating", "ready", "deleting"],
             Self::Volume => &["creating", "ready", "attaching", "attached", "detaching", "deleting"],
+            Self::Alarm => &["ok", "silenced", "acknowledged", "firing"],
+            Self::Notice => &["pending", "delivered", "failed"],
             Self::Operation => &["pending", "running", "unwinding", "succeeded", "failed", "cancelled"],
             Self::Cluster
             | Self::Policy
@@ -88,7 +96,8 @@ impl Kind {
             | Self::Port
             | Self::SecurityGroup
             | Self::AddressSet => &[],
-            Self::Router | Self::FloatingIp | Self::LoadBalancer | Self::Event | Self::Token | Self::User => &[],
+            Self::Router | Self::FloatingIp | Self::LoadBalancer | Self::Receiver => &[],
+            Self::Event | Self::Token | Self::User => &[],
         }
     }
 
@@ -113,6 +122,9 @@ impl Kind {
             Self::Backup => &["backup", "backups"],
             Self::Pool => &["pool", "pools"],
             Self::Volume => &["volume", "volumes", "vol"],
+            Self::Alarm => &["alarm", "alarms"],
+            Self::Receiver => &["receiver", "receivers"],
+            Self::Notice => &["notice", "notices"],
             Self::Operation => &["operation", "operations", "op", "ops"],
             Self::Event => &["event", "events", "ev"],
             Self::Token => &["token", "tokens"],
@@ -216,6 +228,18 @@ macro_rules! with_kind {
                 type $type = gantry_types::Volume;
                 $body
             }
+            $crate::kind::Kind::Alarm => {
+                type $type = gantry_types::Alarm;
+                $body
+            }
+            $crate::kind::Kind::Receiver => {
+                type $type = gantry_types::Receiver;
+                $body
+            }
+            $crate::kind::Kind::Notice => {
+                type $type = gantry_types::Notice;
+                $body
+            }
             $crate::kind::Kind::Operation => {
                 type $type = gantry_types::Operation;
                 $body
@@ -240,7 +264,9 @@ pub(crate) use with_kind;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gantry_types::{BackupPhase, HostState, ImagePhase, OperationPhase, PoolPhase, Resource, VmPhase, VolumePhase};
+    use gantry_types::{
+        AlarmState, BackupPhase, HostState, ImagePhase, OperationPhase, PoolPhase, Resource, VmPhase, VolumePhase,
+    };
     use serde::de::DeserializeOwned;
 
     #[test]
@@ -253,6 +279,8 @@ mod tests {
         all_are::<VmPhase>(Kind::Vm);
         all_are::<HostState>(Kind::Host);
         all_are::<ImagePhase>(Kind::Image);
+        all_are::<AlarmState>(Kind::Alarm);
+        all_are::<gantry_types::NoticePhase>(Kind::Notice);
         all_are::<OperationPhase>(Kind::Operation);
         all_are::<PoolPhase>(Kind::Pool);
         all_are::<BackupPhase>(Kind::Backup);

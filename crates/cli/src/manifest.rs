@@ -11,8 +11,8 @@ use std::{
 };
 
 use gantry_types::{
-    AddressSet, Cluster, FloatingIp, Host, Image, Labels, LoadBalancer, Metadata, Network, NetworkSubnet, Policy, Pool,
-    Port, Problem, Resource, ResourcePool, Router, SecurityGroup, Vm, Volume,
+    AddressSet, Alarm, Cluster, FloatingIp, Host, Image, Labels, LoadBalancer, Metadata, Network, NetworkSubnet,
+    Policy, Pool, Port, Problem, Receiver, Resource, ResourcePool, Router, SecurityGroup, Vm, Volume,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -40,6 +40,8 @@ pub enum Object {
     Pool(Pool),
     Volume(Volume),
     Image(Image),
+    Alarm(Alarm),
+    Receiver(Receiver),
     Host(Box<Host>),
     Vm(Box<Vm>),
 }
@@ -61,6 +63,8 @@ impl Object {
             Self::Pool(_) => Kind::Pool,
             Self::Volume(_) => Kind::Volume,
             Self::Image(_) => Kind::Image,
+            Self::Alarm(_) => Kind::Alarm,
+            Self::Receiver(_) => Kind::Receiver,
             Self::Host(_) => Kind::Host,
             Self::Vm(_) => Kind::Vm,
         }
@@ -81,6 +85,8 @@ impl Object {
             Self::Pool(object) => object.name(),
             Self::Volume(object) => object.name(),
             Self::Image(object) => object.name(),
+            Self::Alarm(object) => object.name(),
+            Self::Receiver(object) => object.name(),
             Self::Host(object) => object.name(),
             Self::Vm(object) => object.name(),
         }
@@ -96,7 +102,8 @@ impl Object {
             Self::Host(_) => 5,
             Self::Pool(_) | Self::ResourcePool(_) => 6,
             Self::Vm(_) | Self::Volume(_) => 7,
-            Self::FloatingIp(_) | Self::Policy(_) => 8,
+            Self::FloatingIp(_) | Self::Policy(_) | Self::Alarm(_) => 8,
+            Self::Receiver(_) => 9,
         }
     }
 }
@@ -262,12 +269,14 @@ fn object_of(file: &str, number: usize, mut value: Value) -> Result<Object, Prob
         Some(Kind::LoadBalancer) => Object::LoadBalancer(typed(value).map_err(at)?),
         Some(Kind::Pool) => Object::Pool(typed(value).map_err(at)?),
         Some(Kind::Volume) => Object::Volume(typed(value).map_err(at)?),
+        Some(Kind::Alarm) => Object::Alarm(typed(value).map_err(at)?),
+        Some(Kind::Receiver) => Object::Receiver(typed(value).map_err(at)?),
         Some(Kind::Host) => Object::Host(Box::new(typed(value).map_err(at)?)),
         Some(Kind::User) => return Err(at("users are made with: gantry user create".to_owned())),
         Some(Kind::Snapshot) => return Err(at("snapshots are taken with: gantry snapshot create".to_owned())),
         Some(Kind::Backup) => return Err(at("backups are made with: gantry backup create".to_owned())),
         Some(Kind::Token) => return Err(at("tokens are made with: gantry token create".to_owned())),
-        Some(Kind::Operation | Kind::Event) => {
+        Some(Kind::Operation | Kind::Event | Kind::Notice) => {
             return Err(at(format!("{kind}s are made by the controller and can't be applied")));
         }
         None => {

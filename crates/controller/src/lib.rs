@@ -14,6 +14,7 @@
 pub mod access;
 pub mod addresses;
 pub mod agent_links;
+pub mod alarms;
 pub mod app;
 pub mod audit;
 pub mod clock;

@@ -10,6 +10,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     agent_links::AgentLinks,
+    alarms::built_in,
     app::{App, cluster},
     clock::{Clock, SystemClock},
     config::Config,
@@ -41,7 +42,9 @@ pub async fn run(
     let agents = Arc::new(AgentLinks::new(identity.clone()));
     let images = Arc::new(StoredImages::open(&config).await?);
     let power = Arc::new(power);
-    cluster::ensure_main(&Objects::new(Arc::clone(&store)), &*clock).await?;
+    let objects = Objects::new(Arc::clone(&store));
+    cluster::ensure_main(&objects, &*clock).await?;
+    built_in::ensure(&objects, &*clock).await?;
     let (app, feed) = App::open(config, store, agents.clone(), images, power, clock.clone()).await?;
 
     let listener = TcpListener::bind(app.config.listen).await.map_err(|error| {

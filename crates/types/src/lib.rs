@@ -4,6 +4,7 @@
 //! shapes, their validation and their transition tables. It does no I/O, reads no clock and draws no random numbers:
 //! times and ids come in as values.
 
+mod alarm;
 mod backup;
 mod cluster;
 mod energy;
@@ -22,6 +23,7 @@ mod meta;
 mod migration;
 mod name;
 mod network;
+mod notice;
 mod operation;
 mod placement;
 mod policy;
@@ -30,6 +32,7 @@ mod port;
 mod power;
 mod probe;
 mod problem;
+mod receiver;
 mod resource;
 mod resource_pool;
 mod router;
@@ -45,6 +48,10 @@ mod vm;
 mod vm_phase;
 mod volume;
 
+pub use alarm::{
+    Alarm, AlarmCondition, AlarmMetric, AlarmSeverity, AlarmSpec, AlarmState, AlarmStatus, EventCondition, FIRINGS_MAX,
+    Firing, MetricCondition, ObjectSelector, Silence,
+};
 pub use backup::{Backup, BackupDisk, BackupPhase, BackupSpec, BackupStatus, LostRange};
 pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CpuBaseline, MAIN_CLUSTER};
 pub use energy::EnergySource;
@@ -74,6 +81,7 @@ pub use network::{
     InvalidNetworkType, Network, NetworkSpec, NetworkStatus, NetworkType, PortLease, conntrack_zone, gateway_mac,
     vxlan_overhead_bytes,
 };
+pub use notice::{Notice, NoticePhase, NoticeSpec, NoticeState, NoticeStatus};
 pub use operation::{
     Action, HostUpdate, Operation, OperationPhase, OperationSpec, OperationStatus, Progress, StepState, StepStatus,
 };
@@ -87,6 +95,7 @@ pub use port::{Port, PortSpec, PortStatus, PortTraffic};
 pub use power::{PowerAnswer, PowerOrder, PowerStatus, PowerSwitch};
 pub use probe::{Exec, HttpGet, PROBES_PER_VM_MAX, Probe, ProbeCheck, ProbeKind, ProbeState, ProbeStatus, TcpSocket};
 pub use problem::{FieldError, Problem};
+pub use receiver::{Channel, Email, MailEncryption, Receiver, ReceiverSpec, ReceiverStatus, Webhook};
 pub use resource::Resource;
 pub use resource_pool::{
     CpuPart, HostPool, HostResources, MAX_POOL_DEPTH, MemoryPart, PoolOnHost, ResourcePool, ResourcePoolSpec,

@@ -3,6 +3,7 @@
 //! Two habits live side by side: kubectl's (`get vm web`, `apply -f`) and virsh's (`vm start web`). Both end in the same
 //! functions.
 
+mod alarms;
 mod backup;
 mod energy;
 mod ha;
@@ -28,6 +29,7 @@ use gantry_types::Name;
 
 use crate::{kind::Kind, wait::Condition};
 
+pub use alarms::{AlarmCommand, AlarmList, AlarmSilence, ReceiverCommand};
 pub use backup::{BackupCommand, BackupCreate, BackupRestore};
 pub use energy::{EnergyCommand, EnergyReportOf};
 pub use ha::HaCommand;
@@ -116,6 +118,12 @@ pub enum Command {
     /// High availability
     #[command(subcommand)]
     Ha(HaCommand),
+    /// Conditions that people are to hear of
+    #[command(subcommand)]
+    Alarm(AlarmCommand),
+    /// Who is told of alarms, by HTTP or e-mail
+    #[command(subcommand)]
+    Receiver(ReceiverCommand),
     /// Disk images
     #[command(subcommand)]
     Image(ImageCommand),

@@ -9,6 +9,7 @@ mod watch;
 use std::time::Duration;
 
 use gantry_api::access::{ConsoleKind, CreateUser, CreatedUser, PasswordSet, SetPassword};
+use gantry_api::alarms::{AcknowledgeRequest, SilenceRequest};
 use gantry_api::audit::{AuditPage, AuditQuery};
 use gantry_api::backup::BackupContent;
 use gantry_api::energy::{EnergyQuery, EnergyReport};
@@ -21,7 +22,9 @@ use gantry_api::rest::{
 };
 use gantry_hostlink::{answer, causes, checked};
 use gantry_trust::{ClientConfig, ExpectedPeer, TrustError, WebSocket};
-use gantry_types::{Backup, Cluster, Host, Operation, Port, Problem, Resource, Snapshot, User, Vm, Volume};
+use gantry_types::{
+    Alarm, Backup, Cluster, Host, Notice, Operation, Port, Problem, Receiver, Resource, Snapshot, User, Vm, Volume,
+};
 use reqwest::{
     Method, RequestBuilder,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
@@ -185,6 +188,15 @@ impl Client {
     }
     pub async fn fence(&self, host: &str, request: &FenceRequest) -> Result<Changed<Host>, Problem> {
         answer(&self.peer, self.verb(&format!("{}/fence", object_path::<Host>(host)?), request)).await
+    }
+    pub async fn acknowledge(&self, alarm: &str, request: &AcknowledgeRequest) -> Result<Changed<Alarm>, Problem> {
+        answer(&self.peer, self.verb(&format!("{}/acknowledge", object_path::<Alarm>(alarm)?), request)).await
+    }
+    pub async fn silence(&self, alarm: &str, request: &SilenceRequest) -> Result<Changed<Alarm>, Problem> {
+        answer(&self.peer, self.verb(&format!("{}/silence", object_path::<Alarm>(alarm)?), request)).await
+    }
+    pub async fn test_receiver(&self, receiver: &str) -> Result<Changed<Notice>, Problem> {
+        answer(&self.peer, self.verb(&format!("{}/test", object_path::<Receiver>(receiver)?), &())).await
     }
     pub async fn update_cluster(
         &self,

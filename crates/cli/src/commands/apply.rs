@@ -39,6 +39,8 @@ macro_rules! with_object {
             Object::Pool($object) => $body,
             Object::Volume($object) => $body,
             Object::Image($object) => $body,
+            Object::Alarm($object) => $body,
+            Object::Receiver($object) => $body,
             Object::Host($object) => {
                 let $object = &**$object;
                 $body
@@ -204,7 +206,10 @@ fn named_by(object: &Object) -> Vec<(Kind, &Name)> {
             let parent = pool.spec.parent.iter().map(|parent| (Kind::ResourcePool, parent));
             parent.chain([(Kind::Cluster, &pool.spec.cluster)]).collect()
         }
-        Object::Cluster(_) | Object::Network(_) | Object::AddressSet(_) | Object::Image(_) => Vec::new(),
+        Object::Receiver(receiver) => receiver.spec.alarms.iter().map(|alarm| (Kind::Alarm, alarm)).collect(),
+        Object::Cluster(_) | Object::Alarm(_) | Object::Network(_) | Object::AddressSet(_) | Object::Image(_) => {
+            Vec::new()
+        }
     }
 }
 

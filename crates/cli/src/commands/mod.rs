@@ -1,5 +1,6 @@
 //! What each command does: one file per family. Everything shared by the families is here.
 
+mod alarms;
 mod apply;
 mod backups;
 mod clusters;
@@ -66,6 +67,8 @@ pub async fn dispatch(cli: Cli, programs: &impl Programs) -> Result<(), Failure>
         Command::Wait(arguments) => objects::wait(&session, &arguments).await,
         Command::Vm(command) => vms::run(&session, command).await,
         Command::Ha(command) => ha::run(&session, command).await,
+        Command::Alarm(command) => alarms::alarms(&session, command).await,
+        Command::Receiver(command) => alarms::receivers(&session, command).await,
         Command::Image(command) => images::run(&session, command).await,
         Command::Network(command) => networks::run(&session, command).await,
         Command::Subnet(command) => networking::subnets(&session, command).await,

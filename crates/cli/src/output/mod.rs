@@ -4,6 +4,7 @@
 //! file name smuggled into an object gets through.
 
 mod age;
+mod alarm_rows;
 mod cluster_rows;
 mod describe;
 mod explanation;
@@ -19,6 +20,7 @@ use std::io::{self, IsTerminal, Write};
 use gantry_types::{Problem, Timestamp};
 
 pub use age::{age, duration};
+pub use alarm_rows::is_active;
 pub use describe::describe;
 pub use explanation::explanation_text;
 pub use rows::{Retry, api_name, current_step, yes_no};

@@ -4,6 +4,7 @@
 //! operation and event in one transaction. It returns after the read model shows the change, so that whoever reads
 //! next sees it. With `dry_run` it does everything but write.
 
+pub mod alarm;
 pub mod backup;
 mod caller;
 pub mod cluster;
@@ -25,6 +26,7 @@ mod own_address;
 pub mod policy;
 pub mod pool;
 pub mod port;
+pub mod receiver;
 pub(crate) mod resource_pool;
 pub mod router;
 pub mod search;
@@ -106,6 +108,8 @@ pub struct Wakeups {
     pub fences: Notify,
     pub failover: Notify,
     pub resources: Notify,
+    pub alarms: Notify,
+    pub notices: Notify,
 }
 
 impl App {

@@ -13,6 +13,7 @@ use gantry_api::{
         ConsoleKind, ConsoleQuery, ConsoleTicket, CreateUser, CreatedUser, Login, PasswordSet, SessionInfo,
         SetPassword, TicketRequest,
     },
+    alarms::{AcknowledgeRequest, SilenceRequest},
     audit::{AuditPage, AuditQuery},
     backup::BackupContent,
     energy::{EnergyQuery, EnergyReport},
@@ -30,9 +31,9 @@ use gantry_api::{
     },
 };
 use gantry_types::{
-    AddressSet, ApiToken, Backup, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Network, NetworkSubnet,
-    Operation, Policy, Pool, Port, Problem, Resource, ResourcePool, SecurityGroup, Snapshot, User as StoredUser, Vm,
-    Volume,
+    AddressSet, Alarm, ApiToken, Backup, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Network, NetworkSubnet,
+    Notice, Operation, Policy, Pool, Port, Problem, Receiver, Resource, ResourcePool, SecurityGroup, Snapshot,
+    User as StoredUser, Vm, Volume,
 };
 use utoipa::{
     IntoParams, ToSchema,
@@ -40,7 +41,7 @@ use utoipa::{
 };
 
 use super::{
-    Front, Shared, assets, audit, backups,
+    Front, Shared, alarms, assets, audit, backups,
     caller::User,
     capture, console,
     endpoint::{Endpoint, Routes},
@@ -107,6 +108,7 @@ fn routes() -> Routes {
     routes = of_backups(routes);
     routes = of_storage(routes);
     routes = of_the_rest(routes);
+    routes = of_alarms(routes);
     routes = managed::<ResourcePool>(routes);
     routes = managed::<NetworkSubnet>(routes);
     routes = managed::<Port>(routes);
@@ -195,6 +197,23 @@ fn of_hosts(routes: Routes) -> Routes {
         .add(verb("sleep", "Empty it and switch it off"), post(host_work::sleep))
         .add(verb("wake", "Switch it on and wait for its agent"), post(host_work::wake))
         .add(verb("reboot", "Empty it, switch it off and on, wait for its agent"), post(host_work::reboot))
+}
+
+fn of_alarms(routes: Routes) -> Routes {
+    let verb = |verb: &str, summary: &str| {
+        let path = format!("/v1/alarms/{{name}}/{verb}");
+        Endpoint::new(HttpMethod::Post, path, Alarm::KIND, summary).query::<WriteQuery>().answers::<Changed<Alarm>>(200)
+    };
+    let test =
+        Endpoint::new(HttpMethod::Post, "/v1/receivers/{name}/test", Receiver::KIND, "Send it a message about nothing");
+    let routes = readable::<Notice>(managed::<Receiver>(managed::<Alarm>(routes)));
+    routes
+        .add(
+            verb("acknowledge", "Say that somebody takes care of it").body::<AcknowledgeRequest>(),
+            post(alarms::acknowledge),
+        )
+        .add(verb("silence", "Tell nobody of it for a while").body::<SilenceRequest>(), post(alarms::silence))
+        .add(test.query::<WriteQuery>().answers::<Changed<Notice>>(200), post(alarms::test))
 }
 
 fn of_policies(routes: Routes) -> Routes {

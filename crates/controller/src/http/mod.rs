@@ -5,6 +5,7 @@
 //! the same declarations. Every error, also of the HTTP layer itself, is a problem document (RFC 9457). What
 //! is outside `/v1` is the web UI.
 
+mod alarms;
 mod api;
 mod assets;
 mod audit;

@@ -2,6 +2,7 @@
 //!
 //! None has state that matters, none retries inside a pass: what failed is still missing in the next.
 
+pub mod alarm_keeper;
 pub mod audit_keeper;
 pub mod cluster_keeper;
 pub mod energy_accountant;
@@ -12,6 +13,7 @@ pub mod host_fencer;
 pub mod intake;
 pub mod load_balancers;
 pub mod network_distributor;
+pub mod notice_sender;
 pub mod observed_vm;
 pub mod policies;
 pub mod pool_keeper;
@@ -44,6 +46,8 @@ pub async fn run(app: Arc<App>, feed: ModelFeed) {
     tasks.spawn(pool_keeper::run(Arc::clone(&app)));
     tasks.spawn(snapshot_schedules::run(Arc::clone(&app)));
     tasks.spawn(energy_accountant::run(Arc::clone(&app)));
+    tasks.spawn(alarm_keeper::run(Arc::clone(&app)));
+    tasks.spawn(notice_sender::run(Arc::clone(&app)));
     tasks.spawn(audit_keeper::run(Arc::clone(&app)));
     tasks.spawn(event_trimmer::run(app));
     // Each of them runs for ever, so the first to end says that nothing can go on.

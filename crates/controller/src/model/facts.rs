@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use gantry_types::{Backup, Event, Host, Image, Network, Operation, Pool, Port, Snapshot, Vm, Volume};
+use gantry_types::{Alarm, Backup, Event, Host, Image, Network, Notice, Operation, Pool, Port, Snapshot, Vm, Volume};
 use serde::Serialize;
 
 #[derive(Debug, Default)]
@@ -94,6 +94,15 @@ pub(super) fn of_backup(backup: &Backup) -> Facts<'_> {
 
 pub(super) fn of_snapshot(snapshot: &Snapshot) -> Facts<'_> {
     Facts { phase: api_name(&snapshot.status.phase), vm: Some(snapshot.spec.vm.as_str()), ..Facts::default() }
+}
+
+pub(super) fn of_alarm(alarm: &Alarm) -> Facts<'_> {
+    Facts { phase: api_name(&alarm.status.state), ..Facts::default() }
+}
+
+pub(super) fn of_notice(notice: &Notice) -> Facts<'_> {
+    let about = Some(notice.spec.object.name.as_str());
+    Facts { phase: api_name(&notice.status.phase), about, ..Facts::default() }
 }
 
 pub(super) fn of_event(event: &Event) -> Facts<'_> {

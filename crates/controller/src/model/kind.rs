@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use gantry_store::KeyValue;
 use gantry_types::{
-    AddressSet, ApiToken, Backup, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Name, Network, NetworkSubnet,
-    Operation, Policy, Pool, Port, Problem, Resource, ResourcePool, Router, SecurityGroup, Snapshot, User, Vm, Volume,
+    AddressSet, Alarm, ApiToken, Backup, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Name, Network,
+    NetworkSubnet, Notice, Operation, Policy, Pool, Port, Problem, Receiver, Resource, ResourcePool, Router,
+    SecurityGroup, Snapshot, User, Vm, Volume,
 };
 
 use super::{Facts, Overlay, Table, Tables, facts};
@@ -169,6 +170,9 @@ kinds! {
             pool.status = status.clone();
         }
     };
+    Alarm in alarms, facts facts::of_alarm;
+    Receiver in receivers, lay_over |receiver, _| drop(receiver.spec.secret_mut().take());
+    Notice in notices, facts facts::of_notice;
     Event in events, facts facts::of_event;
     ApiToken in tokens, lay_over |token, _| token.status.hash.clear();
     User in users, lay_over |user, _| user.status.password_hash.clear();

@@ -22,8 +22,9 @@ use std::{
 
 use gantry_api::rest::Change as ChangeKind;
 use gantry_types::{
-    AddressSet, ApiToken, Backup, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Network, NetworkSubnet,
-    Operation, Policy, Pool, Port, Problem, ResourcePool, Router, SecurityGroup, Snapshot, User, Vm, Volume,
+    AddressSet, Alarm, ApiToken, Backup, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Network, NetworkSubnet,
+    Notice, Operation, Policy, Pool, Port, Problem, Receiver, ResourcePool, Router, SecurityGroup, Snapshot, User, Vm,
+    Volume,
 };
 use tokio::sync::{broadcast, watch};
 
@@ -59,6 +60,9 @@ pub struct Tables {
     pub operations: Table<Operation>,
     pub policies: Table<Policy>,
     pub resource_pools: Table<ResourcePool>,
+    pub alarms: Table<Alarm>,
+    pub receivers: Table<Receiver>,
+    pub notices: Table<Notice>,
     pub events: Table<Event>,
     pub tokens: Table<ApiToken>,
     pub users: Table<User>,

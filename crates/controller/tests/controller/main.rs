@@ -2,6 +2,7 @@
 //! controller killed at each write, a cancel at each write. After all of it no VM runs twice, and what the objects say
 //! is what the hosts do.
 
+mod alarms;
 mod app;
 mod backups;
 mod balancing;
