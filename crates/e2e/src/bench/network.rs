@@ -4,7 +4,7 @@
 //! the same with security groups, and through a bridge and a VXLAN made by hand. The endpoints are the same: a tap of a
 //! namespace of their own, whose frames this process carries to and from the host's tap, as QEMU does for a guest.
 //!
-//! An endpoint has the offloads of virtio-net with any current guest: checksums are left to the other end, and TCP comes in
+//! An endpoint has the offloads that Linux guests use with virtio-net: checksums are left to the other end, and TCP comes in
 //! frames of up to 64 KiB. With groups the stream is also measured without, in frames of the MTU: the worst case, where
 //! what is done for each frame counts 40 times as much.
 
