@@ -37,7 +37,7 @@ impl Repository {
     /// # Errors
     /// [`RepositoryError::Locked`] while a backup is written; those of the manifests and maps.
     pub async fn collect(&self, holder: &str) -> Result<Collected, RepositoryError> {
-        let lock = Lock::take(self, Kind::Exclusive, holder).await?;
+        let lock = Lock::take(self, Uuid::new_v4(), Kind::Exclusive, holder).await?;
         let collected = self.collect_alone(&lock).await;
         // What was done counts, whether the lock is given back or runs out.
         let released = lock.release().await;

@@ -48,14 +48,14 @@ pub(crate) struct Lock {
     id: Uuid,
     until_ms: Arc<AtomicU64>,
     renewing: tokio::task::JoinHandle<()>,
-    is_released: bool,
 }
 
 impl Lock {
+    /// The same `id` again takes over what its former holder, who has died, has left.
+    ///
     /// # Errors
     /// [`RepositoryError::Locked`].
-    pub async fn take(repository: &Repository, kind: Kind, holder: &str) -> Result<Self, RepositoryError> {
-        let id = Uuid::new_v4();
+    pub async fn take(repository: &Repository, id: Uuid, kind: Kind, holder: &str) -> Result<Self, RepositoryError> {
         let until_ms = Arc::new(AtomicU64::new(write(repository, id, kind, holder).await?));
         match in_the_way(repository, id, kind).await {
             Ok(None) => {}
@@ -69,7 +69,7 @@ impl Lock {
             }
         }
         let renewing = tokio::spawn(renew(repository.clone(), id, kind, holder.to_owned(), Arc::clone(&until_ms)));
-        Ok(Self { repository: repository.clone(), id, until_ms, renewing, is_released: false })
+        Ok(Self { repository: repository.clone(), id, until_ms, renewing })
     }
 
     /// # Errors
@@ -81,9 +81,8 @@ impl Lock {
         Err(RepositoryError::LockLost)
     }
 
-    pub async fn release(mut self) -> Result<(), RepositoryError> {
+    pub async fn release(self) -> Result<(), RepositoryError> {
         self.renewing.abort();
-        self.is_released = true;
         self.repository.tree.delete(&path(self.id)).await
     }
 }
@@ -91,11 +90,6 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         self.renewing.abort();
-        // Of work that was given up. Where nobody can take it away any more, it runs out.
-        if let (false, Ok(runtime)) = (self.is_released, tokio::runtime::Handle::try_current()) {
-            let (tree, path) = (self.repository.tree.clone(), path(self.id));
-            runtime.spawn(async move { drop(tree.delete(&path).await) });
-        }
     }
 }
 

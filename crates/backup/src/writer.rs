@@ -48,7 +48,7 @@ impl Repository {
     /// # Errors
     /// [`RepositoryError::Locked`].
     pub async fn write(&self, backup: Uuid, holder: &str) -> Result<BackupWriter, RepositoryError> {
-        let lock = Lock::take(self, Kind::Shared, holder).await?;
+        let lock = Lock::take(self, backup, Kind::Shared, holder).await?;
         Ok(BackupWriter { repository: self.clone(), backup, lock, written_bytes: AtomicU64::new(0) })
     }
 }

@@ -142,11 +142,17 @@ impl VmTask {
             let reachable = !matches!(self.run, Run::Deaf(_));
             next = tokio::select! {
                 command = self.commands.recv() => match command {
-                    Some(command) => self.obey(command).await,
+                    Some(command) => {
+                        let next = self.obey(command).await;
+                        self.over_if_nothing(next)
+                    }
                     // The agent ends; QEMU stays.
                     None => return,
                 },
-                happening = happening(&mut self.run, &run_dir) => self.react(happening).await,
+                happening = happening(&mut self.run, &run_dir) => {
+                    let next = self.react(happening).await;
+                    self.over_if_nothing(next)
+                }
                 // The keeper lives as long as the host: this ends only with a change.
                 _ = self.lease_views.changed() => Next::Continue,
                 () = moment(self.keep_up_at) => {
@@ -168,11 +174,12 @@ impl VmTask {
                     Next::Continue
                 }
             };
-            // Nothing was made of a VM whose first command failed.
-            if self.record.is_none() {
-                next = Next::Over;
-            }
         }
+    }
+
+    /// Nothing was made of a VM whose first command failed. Until that command has come, the task waits for it.
+    fn over_if_nothing(&self, next: Next) -> Next {
+        if self.record.is_none() { Next::Over } else { next }
     }
 
     async fn obey(&mut self, command: Command) -> Next {

@@ -49,6 +49,9 @@ pub fn sample_body(method: &Method, path: &str) -> String {
         ["networks", ..] => json!({"metadata": {"name": "absent"}, "spec": {"subnet": {"cidr": "10.8.0.0/24"}}}),
         ["users", ..] => json!({"metadata": {"name": "absent"}, "spec": {"role": "admin"}}),
         ["subnets", ..] => json!({"metadata": {"name": "absent"}, "spec": {"network": "lan", "cidr": "10.8.0.0/24"}}),
+        ["backups", ..] => {
+            json!({"metadata": {"name": "absent-a"}, "spec": {"vm": "absent", "repository": "/srv/backup"}})
+        }
         ["snapshots", ..] => json!({"metadata": {"name": "absent-a"}, "spec": {"vm": "absent"}}),
         ["pools", ..] => json!({"metadata": {"name": "absent"}, "spec": {"path": "/srv/absent", "hosts": ["absent"]}}),
         ["volumes", ..] => json!({"metadata": {"name": "absent"}, "spec": {"pool": "absent", "size": "1GiB"}}),
@@ -142,7 +145,9 @@ async fn a_viewer_reads_everything_and_changes_nothing() {
     let datacenter = Datacenter::new().await;
     datacenter.network().await;
     let viewer = datacenter.as_role(Role::Viewer).await;
-    for plural in ["vms", "hosts", "images", "networks", "snapshots", "operations", "events", "tokens", "users"] {
+    for plural in
+        ["vms", "hosts", "images", "networks", "snapshots", "backups", "operations", "events", "tokens", "users"]
+    {
         assert!(viewer.get::<Value>(&format!("/v1/{plural}")).await.is_ok(), "{plural}");
     }
     assert!(viewer.get::<Value>("/v1/networks/default").await.is_ok());

@@ -49,7 +49,9 @@ async fn every_route_refuses_a_user_but_for_his_own_vms() {
             continue;
         }
         let body = crate::tokens::sample_body(&method, &path);
-        let path = if path.ends_with("/trace") { format!("{path}?to=10.8.0.1") } else { path };
+        let needed = if path.ends_with("/trace") { "?to=10.8.0.1" } else { "" };
+        let needed = if path.ends_with("/files") { "?path=/etc" } else { needed };
+        let path = format!("{path}{needed}");
         let expected = match is_for_users(&method, &path) {
             // It is somebody else's, of which he knows nothing; and this is no websocket.
             true if path.ends_with("/console") || path.ends_with("/vnc") => 400,

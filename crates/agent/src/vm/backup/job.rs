@@ -51,15 +51,7 @@ type Earlier = Option<(Uuid, Manifest)>;
 
 impl Job {
     pub async fn run(self, progress: Arc<Progress>, cancel: CancellationToken) -> Result<BackedUp, Problem> {
-        let done = tokio::select! {
-            done = self.write(&progress) => done,
-            () = cancel.cancelled() => {
-                let detail = format!("the backup of {} was given up", self.what);
-                Err(Problem::conflict("backup-given-up", detail).remedy(
-                    "if nobody cancelled it, its VM's pool was full of what the guest overwrote meanwhile: make room there"
-                ))
-            }
-        };
+        let done = self.write(&progress, &cancel).await;
         let tidied = self.tidy_up(done.is_ok()).await;
         if let (Err(_), Err(error)) = (&done, &tidied) {
             tracing::warn!(vm = %self.vm, %error, "a backup that failed may have left something");
@@ -67,7 +59,14 @@ impl Job {
         done.and_then(|made| tidied.map(|()| made))
     }
 
-    async fn write(&self, progress: &Progress) -> Result<BackedUp, Problem> {
+    fn given_up(&self) -> Problem {
+        let detail = format!("the backup of {} was given up", self.what);
+        Problem::conflict("backup-given-up", detail).remedy(
+            "if nobody cancelled it, its VM's pool was full of what the guest overwrote meanwhile: make room there",
+        )
+    }
+
+    async fn write(&self, progress: &Progress, cancel: &CancellationToken) -> Result<BackedUp, Problem> {
         let (place, failed) = (&self.request.place, |error| repository_problem(&self.what, &error));
         let repository = Repository::open_directory(Path::new(&place.repository), true).await.map_err(failed)?;
         match repository.manifest(place.backup).await {
@@ -77,7 +76,10 @@ impl Job {
         }
         let holder = format!("host '{}' for a backup of {}", self.host, self.what);
         let writer = repository.write(place.backup, &holder).await.map_err(failed)?;
-        let written = self.write_disks(&repository, &writer, progress).await;
+        let written = tokio::select! {
+            written = self.write_disks(&repository, &writer, progress) => written,
+            () = cancel.cancelled() => Err(self.given_up()),
+        };
         let (disks, read_bytes, frozen_ms) = match written {
             Ok(written) => written,
             Err(error) => {
