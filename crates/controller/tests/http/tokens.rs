@@ -44,6 +44,7 @@ pub fn sample_body(method: &Method, path: &str) -> String {
         ["vms", _, "clone"] => json!({"name": "copy"}),
         ["volumes", _, "attach"] => json!({"vm": "absent"}),
         ["volumes", _, "migrate"] => json!({"to": "absent"}),
+        ["alarms", _, "silence"] => json!({"for_s": 60}),
         [_, _, _] => return String::new(),
         ["vms", ..] => json!({"metadata": {"name": "absent"}, "spec": {"cpus": 1, "memory": "64MiB", "disk": "1GiB"}}),
         ["networks", ..] => json!({"metadata": {"name": "absent"}, "spec": {"subnet": {"cidr": "10.8.0.0/24"}}}),
@@ -51,6 +52,14 @@ pub fn sample_body(method: &Method, path: &str) -> String {
         ["subnets", ..] => json!({"metadata": {"name": "absent"}, "spec": {"network": "lan", "cidr": "10.8.0.0/24"}}),
         ["backups", ..] => {
             json!({"metadata": {"name": "absent-a"}, "spec": {"vm": "absent", "repository": "/srv/backup"}})
+        }
+        ["alarms", ..] => {
+            let condition = json!({"metric": {"metric": "host_lost", "above": 0}});
+            json!({"metadata": {"name": "absent"}, "spec": {"condition": condition}})
+        }
+        ["receivers", ..] => {
+            let via = json!({"webhook": {"url": "https://absent.example/alarms"}});
+            json!({"metadata": {"name": "absent"}, "spec": {"via": via}})
         }
         ["snapshots", ..] => json!({"metadata": {"name": "absent-a"}, "spec": {"vm": "absent"}}),
         ["pools", ..] => json!({"metadata": {"name": "absent"}, "spec": {"path": "/srv/absent", "hosts": ["absent"]}}),
@@ -145,9 +154,21 @@ async fn a_viewer_reads_everything_and_changes_nothing() {
     let datacenter = Datacenter::new().await;
     datacenter.network().await;
     let viewer = datacenter.as_role(Role::Viewer).await;
-    for plural in
-        ["vms", "hosts", "images", "networks", "snapshots", "backups", "operations", "events", "tokens", "users"]
-    {
+    for plural in [
+        "vms",
+        "hosts",
+        "images",
+        "networks",
+        "snapshots",
+        "backups",
+        "alarms",
+        "receivers",
+        "notices",
+        "operations",
+        "events",
+        "tokens",
+        "users",
+    ] {
         assert!(viewer.get::<Value>(&format!("/v1/{plural}")).await.is_ok(), "{plural}");
     }
     assert!(viewer.get::<Value>("/v1/networks/default").await.is_ok());
