@@ -44,6 +44,7 @@ pub fn sample_body(method: &Method, path: &str) -> String {
         ["vms", _, "clone"] => json!({"name": "copy"}),
         ["volumes", _, "attach"] => json!({"vm": "absent"}),
         ["volumes", _, "migrate"] => json!({"to": "absent"}),
+        ["alarms", _, "acknowledge"] => json!({}),
         ["alarms", _, "silence"] => json!({"for_s": 60}),
         [_, _, _] => return String::new(),
         ["vms", ..] => json!({"metadata": {"name": "absent"}, "spec": {"cpus": 1, "memory": "64MiB", "disk": "1GiB"}}),
