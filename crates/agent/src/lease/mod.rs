@@ -210,6 +210,11 @@ impl LeaseKeeper {
         .await
     }
 
+    /// Whether protected VMs may run here at this moment, whatever their tasks have heard of so far.
+    pub fn is_held(&self) -> bool {
+        self.lock().lease.standing(boottime()).may_run()
+    }
+
     /// # Errors
     /// `lease-not-held` (transient) if protected VMs may not run here now.
     pub fn expect_held(&self, what: &str) -> Result<(), Problem> {
