@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,7 @@ const ECHO_LIMIT: Duration = Duration::from_secs(60);
 /// Asks a guest's HTTP server until stopped, with a new connection each time.
 pub struct Prober {
     stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
     thread: JoinHandle<ProbeReport>,
 }
 
@@ -35,13 +36,15 @@ impl Prober {
     pub fn start(address: IpAddr) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
+        let answered = Arc::new(AtomicUsize::new(0));
+        let so_far = answered.clone();
         let thread = std::thread::spawn(move || {
             let mut report = ProbeReport::default();
             let mut last: Option<Instant> = None;
             while !stopped.load(Ordering::Relaxed) {
                 if http_get(address, "/", REQUEST_LIMIT).is_ok() {
                     let now = Instant::now();
-                    report.answered += 1;
+                    report.answered = so_far.fetch_add(1, Ordering::Relaxed) + 1;
                     report.longest_gap = report.longest_gap.max(last.map_or(Duration::ZERO, |last| now - last));
                     last = Some(now);
                 } else {
@@ -53,7 +56,12 @@ impl Prober {
             report.longest_gap = report.longest_gap.max(last.map_or(Duration::ZERO, |last| last.elapsed()));
             report
         });
-        Self { stop, thread }
+        Self { stop, answered, thread }
+    }
+
+    /// So far.
+    pub fn answered(&self) -> usize {
+        self.answered.load(Ordering::Relaxed)
     }
 
     pub fn finish(self) -> Result<ProbeReport> {

@@ -65,12 +65,17 @@ async fn a_busy_guest_moves_there_and_back_and_nobody_notices() -> Result<()> {
         ensure!(host_of(&vm)? == to);
         writes_on(&watched.writes).await?;
     }
+    // Three moves may be over before so many were answered.
+    eventually("its clients go on being served", PROGRESS_LIMIT, async || {
+        ensure!(prober.answered() > 100, "{} requests were answered", prober.answered());
+        Ok(())
+    })
+    .await?;
     let echo = echo.finish()?;
     let probes = prober.finish()?;
     eprintln!("{echo:?} {probes:?}");
-    // Three moves take a few seconds, or many on a busy machine.
-    ensure!(echo.exchanged > 30, "the long-lived connection hardly worked: {echo:?}");
-    ensure!(probes.answered > 20, "{probes:?}");
+    ensure!(echo.exchanged > 100, "the long-lived connection hardly worked: {echo:?}");
+    ensure!(probes.answered > 100, "{probes:?}");
     let before = workload_figure(address, "passes")?;
     eventually("memory is verified after the last move", PROGRESS_LIMIT, async || {
         ensure!(workload_figure(address, "passes")? > before + 1);
