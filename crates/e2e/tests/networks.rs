@@ -1,5 +1,6 @@
 //! Networks with real guests: equal addresses kept apart, security groups while a client talks, rules removed by hand, a
-//! floating address that follows its VM, IPv6 from host to host, and a group that changes while a host is away.
+//! floating address that follows its VM, IPv6 from host to host, a group that changes while a host is away, and guests that are
+//! stations of a LAN.
 
 use std::fs;
 use std::net::IpAddr;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use gantry_api::rest::WriteQuery;
 use gantry_e2e::lab::host_of;
+use gantry_e2e::peer::Namespace;
 use gantry_e2e::{Lab, Workload, eventually, http_get};
 use gantry_types::{FloatingIp, MigrationPolicy, NicSpec, Vm, VmPhase};
 
@@ -213,6 +215,55 @@ async fn guests_reach_each_other_by_ipv6_and_a_group_that_changed_holds_on_a_hos
     })
     .await?;
     ensure!(http_get(server.status.nics[0].address, "/", ANSWER).is_err(), "what was revoked is let in");
+    lab.passed();
+    Ok(())
+}
+
+/// A LAN that every host is plugged into by an interface, `lan0`. Its switch is a station of it.
+fn lan_of(lab: &Lab) -> Result<Namespace> {
+    let lan = Namespace::create()?;
+    lan.ip(&["link", "add", "switch", "type", "bridge"])?;
+    lan.ip(&["addr", "add", "192.168.77.1/24", "dev", "switch"])?;
+    lan.ip(&["link", "set", "switch", "up"])?;
+    for host in lab.room().hosts() {
+        let (port, host) = (format!("to-host-{host}"), lab.room().layout().host_namespace(host));
+        lan.ip(&["link", "add", &port, "type", "veth", "peer", "name", "lan0", "netns", &host])?;
+        lan.ip(&["link", "set", &port, "master", "switch", "up"])?;
+    }
+    Ok(lan)
+}
+
+/// What the station in the LAN is answered.
+async fn answer_in(lan: &Namespace, address: IpAddr) -> Result<String> {
+    let asked = lan.enter(move || http_get(address, "/cgi-bin/who", ANSWER))?;
+    tokio::task::spawn_blocking(move || asked.join().ok().context("the client panicked")?).await?
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_on_a_bridged_network_is_a_station_of_the_lan_also_after_its_move() -> Result<()> {
+    let lab = Lab::up(2).await?;
+    lab.import_guest().await?;
+    let create = "network create office --type bridged --interface lan0 --subnet 192.168.77.0/24 --reserve 192.168.77.1";
+    lab.gantry(&create.split(' ').collect::<Vec<_>>()).await?.ok()?;
+    // No host has the interface yet.
+    let line = ["vm", "create", "station", "--image", "guest", "--memory", "128MiB", "--network", "office"];
+    lab.gantry(&line).await?.ok()?;
+    let explained = lab.gantry(&["vm", "explain", "station"]).await?.ok()?;
+    ensure!(explained.contains("its interface 'lan0'"), "{explained}");
+    let lan = lan_of(&lab)?;
+    let vm = ready(&lab, "station").await?;
+    let address = vm.status.nics[0].address;
+    let answers = async || {
+        let answer = answer_in(&lan, address).await.context("no answer")?;
+        ensure!(answer.contains("host=station"), "it is '{answer}'");
+        Ok(())
+    };
+    eventually("the LAN is answered", PATIENCE, answers).await?;
+    let to = 3 - host_of(&vm)?;
+    lab.follow(&lab.migrate("station", to, MigrationPolicy::default()).await?).await?;
+    eventually("the LAN is answered after the move", PATIENCE, answers).await?;
+    lab.gantry(&["vm", "delete", "station"]).await?.ok()?;
+    lab.gantry(&["network", "delete", "office"]).await?.ok()?;
     lab.passed();
     Ok(())
 }
