@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 #[serde(default, deny_unknown_fields)]
 pub struct MigrationPolicy {
     pub post_copy: PostCopy,
-    /// How long QEMU may stop the guest to send the rest, 1–10000 ms.
+    /// How long the guest may stand still, 1–10000 ms: half of it for the rest of its memory, a quarter for that of its disk.
     pub max_downtime_ms: u32,
     /// Limit for the memory stream; 0 is no limit.
     pub bandwidth_mib_per_s: u32,

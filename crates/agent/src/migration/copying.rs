@@ -19,8 +19,10 @@ use super::sending::{COPY_LIMIT, Measured, SWITCHOVER_LIMIT, Sending};
 const MEMORY_BEGINS_BYTES: u64 = 32 << 20;
 /// With so little left of a disk, the guest may be stopped.
 const MAY_STOP_BYTES: u64 = 4 << 20;
-/// This part of the time that the guest may stand still is for the rest of its disk.
+/// Of the time that the guest may stand still, a quarter is for the rest of its disk and half for that of its memory; the
+/// hosts need what is left to agree.
 const DISK_SHARE_OF_DOWNTIME: u64 = 4;
+const MEMORY_SHARE_OF_DOWNTIME: u64 = 2;
 
 impl Sending {
     /// Answers with what QEMU reports from the memory's first byte on.
@@ -56,7 +58,8 @@ impl Sending {
         source.wait_mirrored(Mirrored::AllBut(may_stop), on_disk, deadline).await.map_err(failed)?;
 
         self.phase("memory");
-        let mut convergence = Convergence::new(policy.post_copy, self.request.post_copy, downtime_limit_ms);
+        let for_memory_ms = (downtime_limit_ms / MEMORY_SHARE_OF_DOWNTIME).max(LEAST_DOWNTIME_MS);
+        let mut convergence = Convergence::new(policy.post_copy, self.request.post_copy, for_memory_ms);
         source.limit_downtime(convergence.downtime_limit_ms()).await.map_err(failed)?;
         let on_memory = |progress: &MigrationProgress| {
             self.show(progress);
