@@ -236,14 +236,16 @@ fn lan_of(lab: &Lab) -> Result<Namespace> {
 /// What the station in the LAN is answered.
 async fn answer_in(lan: &Namespace, address: IpAddr) -> Result<String> {
     let asked = lan.enter(move || http_get(address, "/cgi-bin/who", ANSWER))?;
-    tokio::task::spawn_blocking(move || asked.join().ok().context("the client panicked")?).await?
+    let answered = tokio::task::spawn_blocking(move || asked.join().ok().context("the client panicked")).await??;
+    Ok(answered?)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_on_a_bridged_network_is_a_station_of_the_lan_also_after_its_move() -> Result<()> {
     let lab = Lab::up(2).await?;
     lab.import_guest().await?;
-    let create = "network create office --type bridged --interface lan0 --subnet 192.168.77.0/24 --reserve 192.168.77.1";
+    let create =
+        "network create office --type bridged --interface lan0 --subnet 192.168.77.0/24 --reserve 192.168.77.1";
     lab.gantry(&create.split(' ').collect::<Vec<_>>()).await?.ok()?;
     // No host has the interface yet.
     let line = ["vm", "create", "station", "--image", "guest", "--memory", "128MiB", "--network", "office"];
