@@ -9,7 +9,7 @@ use gantry_api::agent::{
     AdoptVm, Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm,
     ReceiveMigration, RevertVm, SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation, VmRunState,
 };
-use gantry_api::{AgentApi, fencing::LeaseReport, rest::CaptureQuery};
+use gantry_api::{AgentApi, fencing::LeaseReport, rest::CaptureQuery, storage::PoolAssignment};
 use gantry_hostlink::{Console, Content, Streams};
 use gantry_qemu::machine::SocketsDir;
 use gantry_types::{Flow, HostNetworks, HostResources, Name, Problem, ResourcesReport};
@@ -23,6 +23,7 @@ use crate::migration::{decide_unknown, settled_report};
 use crate::problem::{chain, problem};
 use crate::records::Loaded;
 use crate::relocation::Expected;
+use crate::storage::pool_problem;
 use crate::vm::{self, Command, VmHandle};
 
 /// One host.
@@ -124,10 +125,24 @@ impl Agent {
     }
 
     pub(crate) async fn ensure_base(&self, assignment: &Assignment) -> Result<(), Problem> {
-        let Some(image) = &assignment.disk.image else { return Ok(()) };
-        match &assignment.disk.pool {
-            None => self.images.ensure(image).await,
-            Some(_) => self.images.ensure_in(&vm::disk_place(&self.host, assignment).await?, image).await,
+        self.ensure_image_at(assignment.disk.pool.as_ref(), assignment.disk.image.as_ref()).await
+    }
+
+    /// The image is where a disk is to lie over it: in this pool, or the host's own.
+    pub(crate) async fn ensure_image_at(
+        &self,
+        pool: Option<&PoolAssignment>,
+        image: Option<&ImageRef>,
+    ) -> Result<(), Problem> {
+        match (image, pool) {
+            (None, _) => Ok(()),
+            (Some(image), None) => self.images.ensure(image).await,
+            (Some(image), Some(pool)) => {
+                let disks = self.host.pools.disks(pool).await;
+                let disks = disks
+                    .map_err(|error| pool_problem("image-not-fetched", &format!("pool '{}'", pool.name), &error))?;
+                self.images.ensure_in(&disks, image).await
+            }
         }
     }
 

@@ -13,6 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use gantry_api::agent::{Assignment, MigrationEndpoint, MigrationState, SendMigration};
+use gantry_api::storage::PoolAssignment;
 use gantry_ha::reaction::Next;
 use gantry_types::{HaPolicy, HaStatus, MigrationFigures, Name, PowerState, ProbeStatus, Problem, RecoveryPoint};
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,9 @@ pub(crate) struct Record {
     /// The relocation that has brought it here, until the controller says that it is this host's.
     #[serde(default)]
     pub arrived: Option<Uuid>,
+    /// The pool that its disk has moved away from and may still be in, where another host could take it for the VM's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_disk: Option<PoolAssignment>,
 }
 
 /// The states of its disk that are kept so that the VM can be brought back.
@@ -95,6 +99,9 @@ pub(crate) struct ProcessRecord {
     pub start_time_ticks: u64,
     pub boot_id: String,
     pub accelerator: String,
+    /// What it calls the VM's own disk, where that has moved since it was started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk_node: Option<String>,
 }
 
 /// How a VM's last run ended.
@@ -169,6 +176,7 @@ impl Record {
             probes: Vec::new(),
             recovery: RecoveryRecord::default(),
             arrived: None,
+            left_disk: None,
         }
     }
 
@@ -418,6 +426,7 @@ pub(crate) mod tests {
             guarded: false,
             fenced: None,
             arrived: None,
+            left_disk: None,
         }
     }
 

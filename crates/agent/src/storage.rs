@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use gantry_api::StorageApi;
 use gantry_api::agent::VmObservation;
 use gantry_api::storage::{
-    AttachVolume, CopyVolume, MoveVolume, PoolAssignment, VolumeAssignment, VolumeMoveReport, VolumePlace,
+    AttachVolume, CopyVolume, LeftDisk, MoveDisk, MoveVolume, PoolAssignment, VolumeAssignment, VolumeMoveReport,
+    VolumePlace,
 };
 use gantry_storage::{DiskSpec, StorageError};
 use gantry_types::{ErrorClass, PoolHealth, Problem};
@@ -105,6 +106,20 @@ impl StorageApi for Agent {
 
     async fn cancel_volume_move(&self, vm: Uuid, request: &MoveVolume) -> Result<VolumeMoveReport, Problem> {
         self.existing(vm).await?.ask(vm, |reply| Command::CancelVolumeMove(request.clone(), reply)).await
+    }
+
+    async fn move_disk(&self, vm: Uuid, request: &MoveDisk) -> Result<VolumeMoveReport, Problem> {
+        let task = self.existing(vm).await?;
+        self.ensure_image_at(request.to.as_ref(), request.image.as_ref()).await?;
+        task.ask(vm, |reply| Command::MoveDisk(request.clone(), reply)).await
+    }
+
+    async fn cancel_disk_move(&self, vm: Uuid, request: &MoveDisk) -> Result<VolumeMoveReport, Problem> {
+        self.existing(vm).await?.ask(vm, |reply| Command::CancelDiskMove(request.clone(), reply)).await
+    }
+
+    async fn clear_left_disk(&self, vm: Uuid, request: &LeftDisk) -> Result<(), Problem> {
+        self.existing(vm).await?.ask(vm, |reply| Command::ClearLeftDisk(request.clone(), reply)).await
     }
 
     async fn copy_volume(&self, request: &CopyVolume) -> Result<(), Problem> {

@@ -65,6 +65,9 @@ pub mod host {
     pub const POOL_VOLUME_COPY: &str = "/v1/pools/{pool}/volumes/{volume}/copy";
     pub const VM_VOLUME_MOVE: &str = "/v1/vms/{vm}/volumes/{volume}/move";
     pub const VM_VOLUME_MOVE_CANCEL: &str = "/v1/vms/{vm}/volumes/{volume}/move/cancel";
+    pub const VM_DISK_MOVE: &str = "/v1/vms/{vm}/disk/move";
+    pub const VM_DISK_MOVE_CANCEL: &str = "/v1/vms/{vm}/disk/move/cancel";
+    pub const VM_DISK_LEFT: &str = "/v1/vms/{vm}/disk/left";
     pub const VM_VOLUME: &str = "/v1/vms/{vm}/volumes/{volume}";
 
     pub fn fence(host: &str) -> String {

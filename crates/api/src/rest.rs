@@ -248,6 +248,9 @@ pub struct MigrateRequest {
     /// The destination; placement chooses if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<Name>,
+    /// Instead of the VM, its own disk moves: to this pool, which the VM's host reaches.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool: Option<Name>,
     /// Instead of the VM's own policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<MigrationPolicy>,

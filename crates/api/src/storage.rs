@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::agent::ImageRef;
+
 /// The part of a host that keeps volumes.
 #[async_trait]
 pub trait StorageApi: Send + Sync {
@@ -40,6 +42,14 @@ pub trait StorageApi: Send + Sync {
     async fn move_volume(&self, vm: Uuid, request: &MoveVolume) -> Result<VolumeMoveReport, Problem>;
     /// Gives the move up, unless it has moved already.
     async fn cancel_volume_move(&self, vm: Uuid, request: &MoveVolume) -> Result<VolumeMoveReport, Problem>;
+    /// Begins to move a VM's own disk to another pool of this host, also while it runs, or tells how far that is; asked
+    /// again and again until it has moved. With QEMU at work snapshots inside the disk stay behind. A copy that failed is
+    /// an error once, and begins anew when asked again.
+    async fn move_disk(&self, vm: Uuid, request: &MoveDisk) -> Result<VolumeMoveReport, Problem>;
+    /// Gives the move up, unless it has moved already: then nothing is left in the other pool.
+    async fn cancel_disk_move(&self, vm: Uuid, request: &MoveDisk) -> Result<VolumeMoveReport, Problem>;
+    /// Deletes what a disk that has moved left where it was; nothing there is success. Refused where the disk is.
+    async fn clear_left_disk(&self, vm: Uuid, request: &LeftDisk) -> Result<(), Problem>;
     /// Copies a volume that no running VM has to another pool, or to another volume, where there is room for it already.
     async fn copy_volume(&self, request: &CopyVolume) -> Result<(), Problem>;
 }
@@ -94,6 +104,27 @@ pub struct MoveVolume {
     pub epoch: u64,
     pub volume: Uuid,
     pub to: PoolAssignment,
+}
+
+/// A VM's own disk is to be in another pool of its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MoveDisk {
+    pub epoch: u64,
+    /// The host's own place for disks if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<PoolAssignment>,
+    /// What the disk lies over: it has to be in the new pool, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageRef>,
+}
+
+/// Where a VM's own disk was before it moved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LeftDisk {
+    pub epoch: u64,
+    /// The host's own place for disks if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<PoolAssignment>,
 }
 
 /// How far a move is.

@@ -246,7 +246,10 @@ impl Lab {
     /// Asks for a move; returns its operation.
     pub async fn migrate(&self, vm: &str, to: u8, policy: MigrationPolicy) -> Result<Changed<Vm>> {
         let to: Name = format!("host-{to}").parse()?;
-        Ok(self.client.migrate(vm, &MigrateRequest { to: Some(to), policy: Some(policy) }).await?)
+        Ok(self
+            .client
+            .migrate(vm, &MigrateRequest { to: Some(to), policy: Some(policy), ..MigrateRequest::default() })
+            .await?)
     }
 
     pub async fn all_hosts_ready(&self) -> Result<()> {

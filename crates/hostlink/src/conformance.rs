@@ -17,11 +17,11 @@ use uuid::Uuid;
 use crate::{
     backup_conformance::backups_repeat,
     relocation_conformance::expectations_repeat,
-    storage_conformance::{adoptions_repeat, volumes_repeat},
+    storage_conformance::{adoptions_repeat, disk_moves_repeat, volumes_repeat},
 };
 
 /// The checks, in the order in which [`run`] makes them.
-pub const CHECKS: [&str; 13] = [
+pub const CHECKS: [&str; 14] = [
     "define can be repeated",
     "power can be repeated",
     "a lower epoch is refused",
@@ -35,6 +35,7 @@ pub const CHECKS: [&str; 13] = [
     "a VM is adopted with its disk, by a later epoch only",
     "a stopped VM is expected again and again, and sent by who has it",
     "a VM is backed up and another one filled from that, again and again",
+    "a VM's own disk goes to a pool and back, again and again",
 ];
 
 /// Runs all checks with a VM like this one, which must need no image and no network, in a pool that can be opened, and with a
@@ -61,7 +62,8 @@ pub async fn run(
     named(CHECKS[9], divisions_repeat(agent, &fresh(1)).await)?;
     named(CHECKS[10], adoptions_repeat(agent, &fresh(2), pool).await)?;
     named(CHECKS[11], expectations_repeat(agent, &fresh(2), &source()?).await)?;
-    named(CHECKS[12], backups_repeat(agent, &fresh(2), repository).await)
+    named(CHECKS[12], backups_repeat(agent, &fresh(2), repository).await)?;
+    named(CHECKS[13], disk_moves_repeat(agent, &fresh(2), pool).await)
 }
 
 /// Of a host that has this VM, stopped: in a pool, in another, and in none.

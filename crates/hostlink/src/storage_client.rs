@@ -4,14 +4,16 @@ use async_trait::async_trait;
 use gantry_api::{
     StorageApi,
     paths::host as paths,
-    storage::{AttachVolume, CopyVolume, MoveVolume, PoolAssignment, VolumeAssignment, VolumeMoveReport},
+    storage::{
+        AttachVolume, CopyVolume, LeftDisk, MoveDisk, MoveVolume, PoolAssignment, VolumeAssignment, VolumeMoveReport,
+    },
 };
 use gantry_types::Problem;
 use reqwest::Method;
 use uuid::Uuid;
 
 use crate::{
-    client::{AgentClient, SLOW, STATE},
+    client::{AgentClient, FETCH, SLOW, STATE},
     reply::{answer, done},
 };
 
@@ -47,6 +49,16 @@ impl StorageApi for AgentClient {
     async fn cancel_volume_move(&self, vm: Uuid, request: &MoveVolume) -> Result<VolumeMoveReport, Problem> {
         let path = format!("{}/move/cancel", paths::vm_volume(vm, request.volume));
         answer(&self.host, self.post(&path, request, SLOW)).await
+    }
+    async fn move_disk(&self, vm: Uuid, request: &MoveDisk) -> Result<VolumeMoveReport, Problem> {
+        // The first call may bring the image.
+        answer(&self.host, self.post(&paths::vm_part(vm, "disk/move"), request, FETCH)).await
+    }
+    async fn cancel_disk_move(&self, vm: Uuid, request: &MoveDisk) -> Result<VolumeMoveReport, Problem> {
+        answer(&self.host, self.post(&paths::vm_part(vm, "disk/move/cancel"), request, SLOW)).await
+    }
+    async fn clear_left_disk(&self, vm: Uuid, request: &LeftDisk) -> Result<(), Problem> {
+        done(&self.host, self.post(&paths::vm_part(vm, "disk/left"), request, SLOW)).await
     }
     async fn copy_volume(&self, request: &CopyVolume) -> Result<(), Problem> {
         let path = format!("{}/copy", paths::pool_volume(request.from.pool.uuid, request.from.uuid));

@@ -3,9 +3,12 @@
 use gantry_api::{
     AgentApi,
     agent::{AdoptVm, Assignment, DiskAssignment, PowerAction},
-    storage::{AttachVolume, PoolAssignment, VolumeAssignment},
+    storage::{AttachVolume, LeftDisk, MoveDisk, PoolAssignment, VolumeAssignment, VolumeMoveReport},
 };
+use std::time::Duration;
+
 use gantry_types::{ByteSize, Problem};
+use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::conformance::{power, refused, worked};
@@ -114,4 +117,60 @@ pub(crate) async fn adoptions_repeat(
         worked("close", agent.close_pool(pool).await)?;
     }
     Ok(())
+}
+
+const MOVE_LIMIT: Duration = Duration::from_secs(120);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+async fn until_moved(agent: &dyn AgentApi, vm: Uuid, request: &MoveDisk) -> Result<(), String> {
+    let until = Instant::now() + MOVE_LIMIT;
+    while worked("move", agent.move_disk(vm, request).await)? != VolumeMoveReport::Moved {
+        if Instant::now() >= until {
+            return Err("the disk has not moved".to_owned());
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
+/// A VM's own disk goes to a pool while it is off and back while it runs; it is in one place, and nothing is left in another.
+pub(crate) async fn disk_moves_repeat(
+    agent: &dyn AgentApi,
+    vm: &Assignment,
+    pool: &PoolAssignment,
+) -> Result<(), String> {
+    let to =
+        |pool: Option<&PoolAssignment>| MoveDisk { epoch: vm.epoch, to: pool.cloned(), image: vm.disk.image.clone() };
+    let left = |pool: Option<&PoolAssignment>| LeftDisk { epoch: vm.epoch, from: pool.cloned() };
+    worked("define", agent.define_vm(vm).await)?;
+    fails("a move to a pool that was not opened", agent.move_disk(vm.uuid, &to(Some(pool))).await)?;
+    worked("open", agent.open_pool(pool).await)?;
+    let older = MoveDisk { epoch: vm.epoch - 1, ..to(Some(pool)) };
+    refused("a move at an older epoch", "stale-epoch", agent.move_disk(vm.uuid, &older).await)?;
+    if worked("move", agent.move_disk(vm.uuid, &to(None)).await)? != VolumeMoveReport::Moved {
+        return Err("a disk moves to where it is".to_owned());
+    }
+    for (place, former, action) in [(Some(pool), None, PowerAction::Start), (None, Some(pool), PowerAction::Kill)] {
+        worked("begin", agent.move_disk(vm.uuid, &to(place)).await)?;
+        for _ in 0..2 {
+            let cancelled = worked("cancel", agent.cancel_disk_move(vm.uuid, &to(place)).await)?;
+            if cancelled != VolumeMoveReport::Cancelled {
+                return Err(format!("a move was not given up: {cancelled:?}"));
+            }
+        }
+        for _ in 0..2 {
+            until_moved(agent, vm.uuid, &to(place)).await?;
+        }
+        let late = worked("cancel", agent.cancel_disk_move(vm.uuid, &to(place)).await)?;
+        if late != VolumeMoveReport::Moved {
+            return Err(format!("what has moved was cancelled: {late:?}"));
+        }
+        refused("clearing where it is", "disk-in-use", agent.clear_left_disk(vm.uuid, &left(place)).await)?;
+        for _ in 0..2 {
+            worked("clear", agent.clear_left_disk(vm.uuid, &left(former)).await)?;
+        }
+        power(agent, vm, action).await?;
+    }
+    worked("close", agent.close_pool(pool).await)?;
+    worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)
 }

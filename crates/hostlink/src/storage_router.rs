@@ -7,7 +7,9 @@ use axum::{
 };
 use gantry_api::{
     paths::host as paths,
-    storage::{AttachVolume, CopyVolume, MoveVolume, PoolAssignment, VolumeAssignment, VolumeMoveReport},
+    storage::{
+        AttachVolume, CopyVolume, LeftDisk, MoveDisk, MoveVolume, PoolAssignment, VolumeAssignment, VolumeMoveReport,
+    },
 };
 use gantry_types::Problem;
 use uuid::Uuid;
@@ -28,6 +30,9 @@ pub(crate) fn routes() -> Router<Host> {
         .route(paths::POOL_VOLUME_COPY, post(copy_volume))
         .route(paths::VM_VOLUME_MOVE, post(move_volume))
         .route(paths::VM_VOLUME_MOVE_CANCEL, post(cancel_volume_move))
+        .route(paths::VM_DISK_MOVE, post(move_disk))
+        .route(paths::VM_DISK_MOVE_CANCEL, post(cancel_disk_move))
+        .route(paths::VM_DISK_LEFT, post(clear_left_disk))
         .route(paths::VM_VOLUME, put(attach_volume).delete(detach_volume))
 }
 
@@ -110,6 +115,23 @@ async fn cancel_volume_move(
 ) -> Answer<VolumeMoveReport> {
     same("volume", volume, request.volume)?;
     Ok(Json(host.cancel_volume_move(vm, &request).await?))
+}
+async fn move_disk(
+    State(host): State<Host>,
+    Path(vm): Path<Uuid>,
+    Json(request): Json<MoveDisk>,
+) -> Answer<VolumeMoveReport> {
+    Ok(Json(host.move_disk(vm, &request).await?))
+}
+async fn cancel_disk_move(
+    State(host): State<Host>,
+    Path(vm): Path<Uuid>,
+    Json(request): Json<MoveDisk>,
+) -> Answer<VolumeMoveReport> {
+    Ok(Json(host.cancel_disk_move(vm, &request).await?))
+}
+async fn clear_left_disk(State(host): State<Host>, Path(vm): Path<Uuid>, Json(request): Json<LeftDisk>) -> Answer<()> {
+    Ok(Json(host.clear_left_disk(vm, &request).await?))
 }
 async fn copy_volume(
     State(host): State<Host>,

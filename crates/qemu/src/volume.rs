@@ -119,7 +119,7 @@ async fn close(qmp: &Qmp, node: &str) -> Result<(), VolumeError> {
 }
 
 /// The places of the volume that QEMU has open.
-pub(crate) async fn nodes_below(qmp: &Qmp, volume: &Volume) -> Result<Vec<String>, VolumeError> {
+async fn nodes_below(qmp: &Qmp, volume: &Volume) -> Result<Vec<String>, VolumeError> {
     let nodes = qmp.execute(QueryNamedBlockNodes { flat: true }).await?;
     let names = nodes.into_iter().filter_map(|node| node.node_name);
     Ok(names.filter(|name| name.starts_with(&volume.format_prefix())).collect())

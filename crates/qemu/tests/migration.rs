@@ -48,7 +48,7 @@ async fn listen(to: &TestVm, tls: Option<PathBuf>, postcopy: bool) -> (Migration
 }
 
 fn source_of(from: &TestVm, peer: Peer) -> MigrationSource {
-    let disk = MirrorDisk { node_name: DISK_NODE.to_owned(), sync: MirrorSync::Full };
+    let disk = MirrorDisk { node_name: DISK_NODE.to_owned(), export: DISK_NODE.to_owned(), sync: MirrorSync::Full };
     MigrationSource::new(from.qmp.clone(), vec![disk], peer)
 }
 

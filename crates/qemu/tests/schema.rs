@@ -215,6 +215,7 @@ async fn every_command_is_in_the_schema() {
             copy_mode: MirrorCopyMode::Background,
             speed: 0,
             replaces: Some(text()),
+            filter_node_name: Some(text()),
             auto_finalize: false,
             auto_dismiss: false,
         });

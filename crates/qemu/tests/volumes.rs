@@ -2,11 +2,11 @@
 
 mod support;
 
-use gantry_qemu::machine::{Arch, Volume};
-use gantry_qemu::qmp::command::{QueryNamedBlockNodes, SystemReset, ThrottleLimits};
+use gantry_qemu::machine::{Arch, Disk, DiskFormat, Volume};
+use gantry_qemu::qmp::command::{QueryBlockstats, QueryNamedBlockNodes, SystemReset, ThrottleLimits};
 use gantry_qemu::volume::{VolumeError, plug, unplug};
-use gantry_qemu::volume_move::{VolumeMove, advance, finish, give_up, settle};
-use support::TestVm;
+use gantry_qemu::volume_move::{Movable, VolumeMove, advance, finish, give_up, is_under_way, settle};
+use support::{DISK_NODE, Records, TestVm};
 use tokio::time::{Duration, Instant, sleep};
 
 const MIB: u64 = 1 << 20;
@@ -62,7 +62,7 @@ fn qemu(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-async fn until_pending(vm: &TestVm, from: &Volume, to: &Volume) {
+async fn until_pending<M: Movable>(vm: &TestVm, from: &M, to: &M) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while advance(&vm.qmp, from, to).await.expect("goes on") != VolumeMove::Pending {
         assert!(Instant::now() < deadline, "it does not catch up");
@@ -128,4 +128,70 @@ async fn a_volume_moves_there_and_back_and_an_interrupted_decision_is_kept() {
         let seen = qemu("qemu-io", &read);
         assert!(!seen.contains("fail"), "{}: {seen}", volume.place);
     }
+}
+
+#[tokio::test]
+async fn a_machines_own_disk_moves_under_its_writes_and_an_interrupted_decision_is_kept() {
+    let scratch = tempfile::tempdir().expect("tempdir");
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(scratch.path(), open).expect("chmod");
+    let vm = TestVm::counting(scratch.path(), "vm").await;
+    let at = |node_name: &str, path: std::path::PathBuf| Disk {
+        node_name: node_name.to_owned(),
+        path,
+        format: DiskFormat::Qcow2,
+        read_only: false,
+        backing: None,
+        direct_io: false,
+        boot_index: None,
+    };
+    let make = |place: &str| {
+        let path = scratch.path().join(format!("{place}.qcow2"));
+        qemu("qemu-img", &["create", "-q", "-f", "qcow2", path.to_str().expect("text"), "16M"]);
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("chmod");
+        path
+    };
+    let one = at(DISK_NODE, vm.dir.join("disk.qcow2"));
+    let other = at(&format!("{DISK_NODE}-other"), make("other"));
+    let back = at(&format!("{DISK_NODE}-one"), make("one"));
+    let uses = async |disk: &Disk| {
+        assert!(!is_under_way(&vm.qmp, disk).await.expect("jobs"));
+        let nodes = vm.qmp.execute(QueryNamedBlockNodes { flat: true }).await.expect("nodes");
+        let names: Vec<_> = nodes.into_iter().filter_map(|node| node.node_name).collect();
+        let own: Vec<_> = names.iter().filter(|name| name.starts_with(DISK_NODE)).collect();
+        assert_eq!(own, [&disk.node_name], "{names:?}");
+        let all = vm.qmp.execute(QueryBlockstats {}).await.expect("statistics");
+        let device = all.iter().find(|one| one.qdev.as_deref().is_some_and(|qdev| Disk::is_device(qdev, DISK_NODE)));
+        assert_eq!(device.and_then(|one| one.node_name.as_deref()), Some(&*disk.node_name));
+    };
+    vm.counts_on().await;
+
+    // Given up at the last moment, it stays where it was.
+    until_pending(&vm, &one, &other).await;
+    for _ in 0..2 {
+        give_up(&vm.qmp, &one, &other).await.expect("given up");
+    }
+    uses(&one).await;
+    vm.counts_on().await;
+    // Interrupted at the last moment, what is noted decides.
+    until_pending(&vm, &one, &other).await;
+    settle(&vm.qmp, &one).await.expect("settled");
+    uses(&one).await;
+    until_pending(&vm, &one, &other).await;
+    settle(&vm.qmp, &other).await.expect("settled");
+    uses(&other).await;
+    vm.counts_on().await;
+    // A move to another place than the one that is under way is refused.
+    advance(&vm.qmp, &other, &back).await.expect("begun");
+    let elsewhere = at(&format!("{DISK_NODE}-third"), make("third"));
+    assert!(matches!(advance(&vm.qmp, &other, &elsewhere).await, Err(VolumeError::Move { .. })));
+    until_pending(&vm, &other, &back).await;
+    for _ in 0..2 {
+        finish(&vm.qmp, &other, &back).await.expect("finished");
+    }
+    uses(&back).await;
+    vm.counts_on().await;
+    let acknowledged = vm.last_ack().expect("acknowledgements");
+    vm.quit().await;
+    assert!(Records::read(&back.path).last() >= acknowledged, "what was acknowledged is in the place it moved to last");
 }

@@ -107,6 +107,28 @@ impl StagedDisk {
         Ok(DiskFile { file: Arc::new(self.file.try_clone()?) })
     }
 
+    /// Takes the whole of a disk of this host; `on_progress` hears how much has come.
+    pub async fn copy_of(&mut self, disk: &DiskFile, mut on_progress: impl FnMut(u64)) -> io::Result<()> {
+        let (mut offset, mut copied) = (0, 0);
+        loop {
+            let (from, to) = (Arc::clone(&disk.file), self.file.try_clone()?);
+            let part = blocking(move || {
+                let part = next_part(&from, offset)?;
+                if let Some((at, bytes)) = &part {
+                    to.write_all_at(bytes, *at)?;
+                } else {
+                    to.set_len(from.metadata()?.len())?;
+                    to.sync_all()?;
+                }
+                Ok::<_, io::Error>(part.map(|(at, bytes)| (at, bytes.len() as u64)))
+            });
+            let Some((at, bytes)) = part.await? else { return Ok(()) };
+            offset = at + bytes;
+            copied += bytes;
+            on_progress(copied);
+        }
+    }
+
     /// Takes what a [`DiskFile`] sends; `on_progress` hears how much has come.
     ///
     /// # Errors

@@ -58,6 +58,10 @@ pub enum Action {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         to: Option<Name>,
     },
+    /// Moves a VM's own disk to another pool of its host, while its guest writes.
+    VmDiskMigrate {
+        to: Name,
+    },
     /// Makes the VM as a copy of another one.
     VmClone {
         source: Name,
@@ -157,6 +161,7 @@ impl Action {
             Self::VmDelete { .. } => "vm-delete",
             Self::VmMigrate { .. } => "vm-migrate",
             Self::VmRelocate { .. } => "vm-relocate",
+            Self::VmDiskMigrate { .. } => "vm-disk-migrate",
             Self::VmClone { .. } => "vm-clone",
             Self::VmRecover { .. } => "vm-recover",
             Self::SnapshotCreate { .. } => "snapshot-create",

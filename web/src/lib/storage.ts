@@ -1,5 +1,5 @@
 // How full pools are, and what a volume's settings are in words. Pure.
-import type { Pool, Volume, VolumeSpec } from './api/types';
+import type { Pool, Vm, Volume, VolumeSpec } from './api/types';
 import type { Tone } from './format/phase';
 import { bytesOf, showSize } from './format/size';
 
@@ -33,6 +33,13 @@ export function stateOf({ status }: Pool): { state: string; tone?: Tone } {
   const { phase = 'ready', health = 'unknown' } = status ?? {};
   if (phase !== 'ready') return { state: phase };
   return health === 'unknown' ? { state: health, tone: 'idle' } : { state: health };
+}
+
+/** Where a VM's own disk is, and where it could go: pools that the VM's host reaches. */
+export function poolsForDisk({ spec, status }: Vm, pools: readonly Pool[]): { here: string; others: Pool[] } {
+  const here = spec.pool ?? `local-${status?.host}`;
+  const others = pools.filter((pool) => pool.metadata.name !== here && pool.spec.hosts.some((host) => host === status?.host));
+  return { here, others };
 }
 
 /** What a volume may do at most; nothing if there is no limit. */

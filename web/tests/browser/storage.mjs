@@ -82,6 +82,19 @@ export async function storage({ tally, page }) {
     await atRest();
   });
 
+  await tally.test('a VM’s own disk is offered the pools that its host reaches', async () => {
+    await page.goto('/vms/web');
+    await page.getByRole('button', { name: 'More for web' }).click();
+    await page.getByRole('menuitem', { name: 'Move its disk to another pool' }).click();
+    await dialog.getByText(`It is in local-${await hostOf(page)} now`).waitFor();
+    await dialog.getByLabel('To').selectOption('fast');
+    must((await dialog.locator('details pre').first().textContent()) === 'gantry vm migrate web --pool fast', 'the command line is not what is done');
+    await mustHaveNoBarriers(page);
+    await picture(page, 'wide-light-move-disk');
+    await dialog.getByRole('button', { name: 'Leave it' }).click();
+    await dialog.waitFor({ state: 'detached' });
+  });
+
   /** Once all pages have been looked at. */
   return async () => {
     await tally.test('what was made is detached and deleted again', async () => {

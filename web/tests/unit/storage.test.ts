@@ -1,8 +1,9 @@
 import { describe, expect, it } from 'vitest';
 import { poolActions, volumeActions } from '../../src/lib/actions/storage';
-import type { Pool, Volume } from '../../src/lib/api/types';
+import { moveDiskAction } from '../../src/lib/actions/vm';
+import type { Pool, Vm, Volume } from '../../src/lib/api/types';
 import { toneOf } from '../../src/lib/format/phase';
-import { limitWords, stateOf, useOf } from '../../src/lib/storage';
+import { limitWords, poolsForDisk, stateOf, useOf } from '../../src/lib/storage';
 import { cliOf, cloneDraftOf, draftOf, specOf } from '../../src/features/storage/volume';
 
 const GIB = 2 ** 30;
@@ -27,6 +28,24 @@ describe('a pool', () => {
     expect(poolActions(pool({ volumes: 0 }))[0]!.blocked).toBeUndefined();
     expect(poolActions(pool({ volumes: 1 }))[0]!.blocked).toBe('it has volumes');
     expect(poolActions(pool({}, 'local-host-1'))[0]!.blocked).toBe('it is its host’s own');
+  });
+});
+
+describe('a VM’s own disk', () => {
+  const vm = (pool?: string) => ({ metadata: { name: 'web' }, spec: { pool }, status: { host: 'host-1' } }) as unknown as Vm;
+  const elsewhere = { ...pool({}, 'third'), spec: { path: '/srv/third', hosts: ['host-3'] } } as Pool;
+  const pools = [pool({}, 'local-host-1'), pool({}, 'nas'), elsewhere];
+  const names = (pool?: string) => poolsForDisk(vm(pool), pools).others.map(({ metadata }) => metadata.name);
+
+  it('goes to any pool that its host reaches, and not to where it is', () => {
+    expect(poolsForDisk(vm(), pools).here).toBe('local-host-1');
+    expect(names()).toEqual(['nas']);
+    expect(names('nas')).toEqual(['local-host-1']);
+  });
+
+  it('moves by a command that says where to', () => {
+    expect(moveDiskAction('web', '').blocked).toBe('no pool is chosen');
+    expect(moveDiskAction('web', 'nas')).toMatchObject({ blocked: undefined, cli: 'gantry vm migrate web --pool nas' });
   });
 });
 

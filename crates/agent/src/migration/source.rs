@@ -112,7 +112,8 @@ impl VmTask {
         let has_image = self.known()?.assignment.disk.image.is_some();
         let sync = if has_image { MirrorSync::Top } else { MirrorSync::Full };
         let mirrored = self.known()?.assignment.disk.pool.is_none();
-        let disk = MirrorDisk { node_name: request.endpoint.disk_export.clone(), sync };
+        let export = request.endpoint.disk_export.clone();
+        let disk = MirrorDisk { node_name: machine.disk_node.clone(), export, sync };
         let disks = mirrored.then_some(disk).into_iter().collect();
         let peer = Peer {
             host: request.endpoint.address.to_string(),

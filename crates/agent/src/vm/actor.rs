@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::backup::BackupWork;
+use super::disk_move::DiskMove;
 use super::happening::{Happening, happening, moment};
 use super::last_known_good::LOOK_INTERVAL;
 use super::machine::{self, Machine};
@@ -45,6 +46,8 @@ pub(crate) struct VmTask {
     pub(crate) sending: Option<SendingTask>,
     /// Held by whoever sends or copies the VM's disk.
     pub(super) loan: Arc<()>,
+    /// Its own disk is on its way to another pool of this host.
+    pub(super) disk_move: Option<DiskMove>,
     /// The task that takes a snapshot.
     pub(super) snapshotting: Option<tokio::task::JoinHandle<()>>,
     pub(super) backup_work: Option<BackupWork>,
@@ -102,6 +105,7 @@ impl VmTask {
             expected_end: None,
             sending: None,
             loan: Arc::default(),
+            disk_move: None,
             snapshotting: None,
             backup_work: None,
             interrupted: None,
@@ -202,6 +206,9 @@ impl VmTask {
             Command::AttachVolume(request, reply) => drop(reply.send(self.attach_volume(*request).await)),
             Command::MoveVolume(request, reply) => drop(reply.send(self.move_volume(request).await)),
             Command::CancelVolumeMove(request, reply) => drop(reply.send(self.cancel_volume_move(request).await)),
+            Command::MoveDisk(request, reply) => drop(reply.send(self.move_disk(request).await)),
+            Command::CancelDiskMove(request, reply) => drop(reply.send(self.cancel_disk_move(request).await)),
+            Command::ClearLeftDisk(request, reply) => drop(reply.send(self.clear_left_disk(request).await)),
             Command::DetachVolume { epoch, volume, reply } => {
                 drop(reply.send(self.detach_volume(epoch, volume).await));
             }
@@ -368,6 +375,7 @@ impl VmTask {
         self.note_failed_end();
         let files = machine::files(&self.host, self.vm);
         self.run = Run::Off;
+        self.disk_move = None;
         self.interrupted = None;
         self.shared.forget_run();
         let end = self.expected_end.take().unwrap_or_else(|| {
@@ -434,9 +442,10 @@ impl VmTask {
         Err(Problem::conflict("stale-epoch", detail).remedy("observe the VM again"))
     }
 
-    /// `Err` in the middle of a move, whichever side this is.
+    /// `Err` in the middle of a move, whichever side this is, or whatever moves.
     pub(crate) fn check_not_moving(&self) -> Result<(), Problem> {
         self.check_not_migrating()?;
+        self.check_disk_stays()?;
         self.check_not_lent()
     }
 

@@ -23,7 +23,7 @@ use super::actor::{Run, VmTask};
 use super::guest::GuestLine;
 use super::machine::{disk_of, file_problem};
 use super::relocation::{Lent, VARIABLES_NOW};
-use super::{DISK_NODE, MONITOR_LIMIT, disk, within};
+use super::{MONITOR_LIMIT, disk, within};
 use crate::problem::problem;
 use crate::records::blocking;
 use crate::vm_files;
@@ -47,6 +47,7 @@ pub(crate) struct Copying {
 
 struct Running {
     qmp: Qmp,
+    disk_node: String,
     /// Its agent answers.
     guest: Option<GuestLine>,
 }
@@ -64,14 +65,14 @@ impl VmTask {
             _ => {
                 let machine = self.machine()?;
                 let guest = self.shared.guest_healthy_for().map(|_| machine.guest.clone());
-                Some(Running { qmp: machine.qmp.clone(), guest })
+                Some(Running { qmp: machine.qmp.clone(), disk_node: machine.disk_node.clone(), guest })
             }
         };
         let directory = self.host.records.vm_dir(self.vm);
         let at = directory.clone();
         let along = blocking(move || vm_files::read_all(&at, |name| name == VARIABLES_NOW)).await;
         let along = along.map_err(|error| file_problem(&what, &directory, &error))?;
-        let like = disk_of(&self.host, record).await?;
+        let like = disk_of(&self.host, &record.assignment).await?;
         let pool = self.disks().await?;
         Ok(Copying { vm: self.vm, what, pool, along, like, machine, loan: Arc::clone(&self.loan) })
     }
@@ -141,7 +142,7 @@ impl Copying {
         let begun = self.begin(machine, &target).await;
         let copied = match begun {
             Ok(()) => tokio::select! {
-                copied = disk_copy::finish(&machine.qmp, DISK_NODE, &target, COPY_LIMIT) => {
+                copied = disk_copy::finish(&machine.qmp, &machine.disk_node, &target, COPY_LIMIT) => {
                     return copied.map_err(|error| problem("disk-not-copied", &self.what, &error));
                 }
                 () = given_up.cancelled() => Err(self.not_waited_for()),
@@ -156,7 +157,8 @@ impl Copying {
     /// From here on the copy is of this instant.
     async fn begin(&self, machine: &Running, target: &Disk) -> Result<(), Problem> {
         let begin = async {
-            let begun = within(MONITOR_LIMIT, self.vm, disk_copy::begin(&machine.qmp, DISK_NODE, target)).await?;
+            let begun = disk_copy::begin(&machine.qmp, &machine.disk_node, target);
+            let begun = within(MONITOR_LIMIT, self.vm, begun).await?;
             begun.map_err(|error| problem("disk-not-copied", &self.what, &error))
         };
         let Some(guest) = &machine.guest else { return begin.await };

@@ -140,6 +140,9 @@ impl VmTask {
     async fn tear_down_as(&mut self, superseded: bool) -> Result<(), Problem> {
         self.end_qemu().await?;
         self.host.networks.remove(self.vm).await?;
+        if !superseded {
+            self.take_left_disk().await?;
+        }
         if let Some(record) = self.record.clone()
             && disk::remove(&self.host, &record, superseded).await?
         {
@@ -160,6 +163,7 @@ impl VmTask {
             Run::Deaf(process) => machine::end(process).await?,
         }
         self.run = Run::Off;
+        self.disk_move = None;
         self.host.lease.forget_guarded(self.vm);
         self.interrupted = None;
         self.expected_end = None;

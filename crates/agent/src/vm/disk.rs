@@ -15,7 +15,7 @@ use gantry_storage::{Claim, DirPool, DiskHold, DiskSpec, DiskUsers, StorageError
 use gantry_types::Problem;
 
 use super::actor::{Run, VmTask};
-use super::volumes;
+use super::{DISK_NODE, volumes};
 use crate::host::Host;
 use crate::images::digest;
 use crate::problem::{chain, problem};
@@ -81,7 +81,7 @@ pub(super) async fn make(host: &Host, record: &mut Record) -> Result<(), Problem
     Ok(())
 }
 
-async fn expect_not_elsewhere(host: &Host, pool: &DirPool, assignment: &Assignment) -> Result<(), Problem> {
+pub(super) async fn expect_not_elsewhere(host: &Host, pool: &DirPool, assignment: &Assignment) -> Result<(), Problem> {
     let lease = match &assignment.disk.pool {
         Some(_) => pool.lease(assignment.uuid).await.map_err(|error| lease_problem(assignment, &error))?,
         None => None,
@@ -152,25 +152,32 @@ pub(super) async fn remove(host: &Host, record: &Record, superseded: bool) -> Re
     if superseded && assignment.disk.pool.is_some() {
         return Ok(false);
     }
+    if assignment.disk.pool.is_some() {
+        return delete(host, assignment).await;
+    }
+    delete(host, assignment).await?;
+    Ok(!record.volumes_are_elsewhere())
+}
+
+/// Deletes the disk of a VM in the place of this assignment; nothing there is fine. `false` if it is another host's.
+pub(super) async fn delete(host: &Host, assignment: &Assignment) -> Result<bool, Problem> {
     let pool = place(host, assignment).await?;
+    let mut hold = None;
     if assignment.disk.pool.is_some() {
         let lease = pool.lease(assignment.uuid).await.map_err(|error| lease_problem(assignment, &error))?;
         if lease.is_some_and(|lease| lease.host != host.config.name) {
             return Ok(false);
         }
         // Nobody gets it while it goes.
-        let hold = match claim(host, assignment).await {
+        hold = match claim(host, assignment).await {
             Err(error) if error.code() == "disk-missing" => None,
             claimed => claimed?,
         };
-        let deleted = pool.delete_disk(assignment.uuid).await;
-        drop(hold);
-        deleted.map_err(|error| problem("disk-not-deleted", &named(assignment), &error))?;
-        return Ok(true);
     }
     let deleted = pool.delete_disk(assignment.uuid).await;
+    drop(hold);
     deleted.map_err(|error| problem("disk-not-deleted", &named(assignment), &error))?;
-    Ok(!record.volumes_are_elsewhere())
+    Ok(true)
 }
 
 async fn is_there(what: &str, path: &Path) -> Result<bool, Problem> {
@@ -181,6 +188,11 @@ async fn is_there(what: &str, path: &Path) -> Result<bool, Problem> {
 }
 
 impl VmTask {
+    /// What the VM's QEMU calls its disk; what the next one will, without one.
+    pub(super) fn disk_node(&self) -> String {
+        self.machine().map_or(DISK_NODE, |machine| &machine.disk_node).to_owned()
+    }
+
     /// The pool that the VM's disk is in.
     pub(super) async fn disks(&self) -> Result<DirPool, Problem> {
         place(&self.host, &self.known()?.assignment).await

@@ -144,6 +144,7 @@ impl VmTask {
         }
         tracing::warn!(vm = %self.vm, "it was stopped: nobody guarded it and there is no lease");
         self.run = Run::Off;
+        self.disk_move = None;
         self.shared.forget_run();
     }
 

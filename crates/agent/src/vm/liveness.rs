@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gantry_api::agent::Liveness;
+use gantry_qemu::machine::Disk;
 use gantry_qemu::process::QemuProcess;
 use gantry_qemu::qmp::{
     Qmp,
@@ -43,7 +44,7 @@ pub(crate) async fn check(vm: Uuid, handle: &VmHandle, expect_guest_agent: bool)
     let failed = |error| problem("liveness-unknown", &what, &error);
     let status = within(MONITOR_LIMIT, vm, probe.qmp.execute(QueryStatus {})).await?.map_err(failed)?;
     let disks = within(MONITOR_LIMIT, vm, probe.qmp.execute(QueryBlockstats {})).await?.map_err(failed)?;
-    let disk = disks.iter().find(|disk| disk.node_name.as_deref() == Some(DISK_NODE));
+    let disk = disks.iter().find(|disk| disk.qdev.as_deref().is_some_and(|qdev| Disk::is_device(qdev, DISK_NODE)));
     let disk_writes = disk.map_or(0, |disk| disk.stats.wr_operations);
     if !status.running {
         let evidence = format!("QEMU says the guest is '{}'", status.status);

@@ -53,6 +53,8 @@ pub(crate) struct Machine {
     pub guest: GuestLine,
     /// Of a disk in a pool: no other host gets it meanwhile.
     pub disk_hold: Option<DiskHold>,
+    /// What QEMU calls the VM's own disk.
+    pub disk_node: String,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -264,6 +266,7 @@ fn assemble(
         accelerator,
         guest,
         disk_hold: None,
+        disk_node: DISK_NODE.to_owned(),
         _tasks: vec![guest_task, console_task, metrics_task, logs_task],
     }
 }
@@ -287,18 +290,21 @@ pub(crate) async fn adopt(host: &Host, record: &Record, shared: &Arc<Shared>) ->
         ),
         None => (None, String::new()),
     };
-    let (process, accelerator) = match process {
-        Some((process, _)) => (process, accelerator),
+    let (process, accelerator, disk_node) = match process {
+        Some((process, recorded)) => (process, accelerator, recorded.disk_node.clone()),
         None => match find_orphan(&host.records.run_dir(record.assignment.uuid))
             .map_err(|error| problem("process-not-adopted", &what, &error))?
         {
-            Some(process) => (process, accelerator_name(accelerator_for(host, record)).to_owned()),
+            Some(process) => (process, accelerator_name(accelerator_for(host, record)).to_owned(), None),
             None => return Ok(Adopted::Gone),
         },
     };
     let files = files(host, record.assignment.uuid);
     match connect(&process, &files.run_dir).await {
-        Ok(qmp) => Ok(Adopted::Machine(Box::new(assemble(host, record, shared, &files, process, qmp, accelerator)))),
+        Ok(qmp) => {
+            let machine = assemble(host, record, shared, &files, process, qmp, accelerator);
+            Ok(Adopted::Machine(Box::new(Machine { disk_node: disk_node.unwrap_or(machine.disk_node), ..machine })))
+        }
         Err(_) if process.has_exited().unwrap_or(false) => Ok(Adopted::Gone),
         Err(reason) => {
             tracing::warn!(vm = what, pid = process.pid(), reason, "QEMU runs but its monitor does not answer");
@@ -359,6 +365,7 @@ impl Machine {
             start_time_ticks: self.process.start_time_ticks(),
             boot_id: host.qemu.boot_id.clone(),
             accelerator: self.accelerator.clone(),
+            disk_node: Some(self.disk_node.clone()).filter(|node| node != DISK_NODE),
         }
     }
 }
@@ -367,9 +374,9 @@ fn accelerator_for(host: &Host, record: &Record) -> Accelerator {
     host.qemu.accelerator(record.assignment.arch)
 }
 
-/// The VM's disk as QEMU opens it.
-pub(super) async fn disk_of(host: &Host, record: &Record) -> Result<Disk, Problem> {
-    let assignment = &record.assignment;
+/// The VM's disk, where it is assigned to be, as QEMU opens it.
+pub(super) async fn disk_of(host: &Host, assignment: &Assignment) -> Result<Disk, Problem> {
+    let what = format!("VM '{}'", assignment.name);
     let disks = disk::place(host, assignment).await?;
     let direct_io = match assignment.disk.pool {
         None => host.qemu.direct_io,
@@ -378,9 +385,9 @@ pub(super) async fn disk_of(host: &Host, record: &Record) -> Result<Disk, Proble
     let backing = match &assignment.disk.image {
         Some(image) => {
             let stored = disks.image(digest(&image.digest)?).await;
-            let stored = stored.map_err(|error| problem("image-not-found", &named(record), &error))?;
+            let stored = stored.map_err(|error| problem("image-not-found", &what, &error))?;
             let stored = stored.ok_or_else(|| {
-                Problem::conflict("image-not-here", format!("{}: its image is not in its disk's pool", named(record)))
+                Problem::conflict("image-not-here", format!("{what}: its image is not in its disk's pool"))
                     .remedy("fetch the image first")
             })?;
             Some(BackingImage { path: stored.path, format: DiskFormat::Qcow2 })
@@ -406,7 +413,7 @@ async fn describe(host: &Host, record: &Record, begin: Begin) -> Result<MachineC
         Accelerator::Kvm => "host",
         Accelerator::Tcg => "max",
     };
-    let disk = disk_of(host, record).await?;
+    let disk = disk_of(host, assignment).await?;
     let seed = Disk {
         node_name: "seed0".to_owned(),
         path: files.seed,

@@ -5,7 +5,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gantry_qemu::machine::Volume;
+use gantry_qemu::machine::{Disk, Volume};
 use gantry_qemu::process::QemuProcess;
 use gantry_qemu::qmp::{
     Qmp,
@@ -101,7 +101,7 @@ fn tell_volume_rates(
 
 /// Read and written by the guest on its disk since QEMU started.
 fn disk_bytes(all: &[BlockStats]) -> Option<(u64, u64)> {
-    let disk = all.iter().find(|stats| stats.node_name.as_deref() == Some(DISK_NODE))?;
+    let disk = all.iter().find(|stats| stats.qdev.as_deref().is_some_and(|qdev| Disk::is_device(qdev, DISK_NODE)))?;
     Some((disk.stats.rd_bytes, disk.stats.wr_bytes))
 }
 

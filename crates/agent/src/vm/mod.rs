@@ -28,6 +28,7 @@ mod console;
 mod copying;
 mod definition;
 mod disk;
+mod disk_move;
 mod guest;
 mod happening;
 mod last_known_good;
@@ -58,7 +59,7 @@ use gantry_api::agent::{
     SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation, VmRunState,
 };
 use gantry_api::backup::{BackUp, BackedUp, FillDisk, Work};
-use gantry_api::storage::{AttachVolume, MoveVolume, VolumeMoveReport};
+use gantry_api::storage::{AttachVolume, LeftDisk, MoveDisk, MoveVolume, VolumeMoveReport};
 use gantry_types::{Flow, GuestInfo, MigrationFigures, MigrationProgress, Problem, Timestamp, VmMetrics};
 use tokio::sync::{Notify, futures::Notified, mpsc, oneshot};
 use uuid::Uuid;
@@ -106,6 +107,9 @@ pub(crate) enum Command {
     AttachVolume(Box<AttachVolume>, Reply<()>),
     MoveVolume(MoveVolume, Reply<VolumeMoveReport>),
     CancelVolumeMove(MoveVolume, Reply<VolumeMoveReport>),
+    MoveDisk(MoveDisk, Reply<VolumeMoveReport>),
+    CancelDiskMove(MoveDisk, Reply<VolumeMoveReport>),
+    ClearLeftDisk(LeftDisk, Reply<()>),
     DetachVolume {
         epoch: u64,
         volume: Uuid,

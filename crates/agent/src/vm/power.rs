@@ -101,6 +101,7 @@ impl VmTask {
     pub(crate) async fn launch(&mut self, begin: Begin) -> Result<(), Problem> {
         if begin != Begin::Incoming {
             self.forget_probes();
+            self.take_left_disk().await?;
         }
         let record = self.known()?;
         let machine = machine::launch(&self.host, record, &self.shared, begin).await?;

@@ -28,6 +28,7 @@ impl VmTask {
                 self.look_at_status().await;
                 self.write_process().await;
                 self.settle_volume_moves().await;
+                self.settle_disk_move().await;
                 self.settle_copy().await;
                 self.hold_disk().await;
             }

@@ -19,7 +19,6 @@ use gantry_types::{PowerState, Problem, RecoveryPoint, RecoveryPointKind, Timest
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use super::DISK_NODE;
 use super::actor::{Run, VmTask};
 use super::snapshots::{STATE_LIMIT, point_tag, snapshot_tag};
 use crate::problem::problem;
@@ -99,7 +98,8 @@ impl VmTask {
             self.keep_uefi_variables(keep_as).await?;
         }
         let job_id = format!("load-{}", request.revert);
-        let loaded = snapshot::load(&self.machine()?.qmp, &[DISK_NODE], &state.name, &job_id, STATE_LIMIT).await;
+        let (node, qmp) = (self.disk_node(), &self.machine()?.qmp);
+        let loaded = snapshot::load(qmp, &[&node], &state.name, &job_id, STATE_LIMIT).await;
         if let Err(error) = loaded {
             let failed = problem("snapshot-not-loaded", &self.named()?, &error);
             self.kill().await?;

@@ -18,9 +18,9 @@ use gantry_types::{ErrorClass, Firmware, Problem};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
+use super::Reply;
 use super::actor::{Run, VmTask};
 use super::guest::GuestLine;
-use super::{DISK_NODE, Reply};
 use crate::problem::problem;
 use crate::records::{Record, blocking};
 use crate::vm_files;
@@ -47,6 +47,8 @@ struct Job {
     vm: Uuid,
     request: TakeSnapshot,
     qmp: Qmp,
+    /// The disk, as QEMU calls it.
+    node: String,
     guest: GuestLine,
     pool: DirPool,
 }
@@ -97,6 +99,7 @@ impl VmTask {
             vm: self.vm,
             request,
             qmp: machine.qmp.clone(),
+            node: machine.disk_node.clone(),
             guest: machine.guest.clone(),
             pool: self.disks().await?,
         })
@@ -113,6 +116,10 @@ impl VmTask {
                 self.delete_tag(&tag).await?;
             }
         }
+        self.delete_uefi_copy(snapshot).await
+    }
+
+    pub(super) async fn delete_uefi_copy(&self, snapshot: Uuid) -> Result<(), Problem> {
         let path = self.uefi_copy(snapshot);
         let removed = tokio::fs::remove_file(&path).await;
         removed.or_else(|error| match error.kind() {
@@ -128,7 +135,8 @@ impl VmTask {
                 deleted.map_err(|error| self.storage_problem("snapshot-not-deleted", &error))
             }
             _ => {
-                let deleted = snapshot::delete(&self.machine()?.qmp, &[DISK_NODE], tag, STATE_LIMIT).await;
+                let (node, qmp) = (self.disk_node(), &self.machine()?.qmp);
+                let deleted = snapshot::delete(qmp, &[&node], tag, STATE_LIMIT).await;
                 let what = self.named()?;
                 deleted.map_err(|error| problem("snapshot-not-deleted", &what, &error))
             }
@@ -145,7 +153,7 @@ impl VmTask {
                 let taken = self.disks().await?.create_disk_snapshot(self.vm, tag).await;
                 taken.map_err(|error| self.storage_problem("snapshot-not-taken", &error))
             }
-            _ => take_disk(&self.machine()?.qmp, &self.named()?, self.vm, tag).await,
+            _ => take_disk(&self.machine()?.qmp, &self.disk_node(), &self.named()?, self.vm, tag).await,
         }
     }
 
@@ -228,8 +236,8 @@ async fn copy(record: &Record, from: PathBuf, to: PathBuf, replace: bool) -> Res
     .await
 }
 
-async fn take_disk(qmp: &Qmp, what: &str, vm: Uuid, tag: &str) -> Result<(), Problem> {
-    let taken = super::within(TABLES_LIMIT, vm, snapshot::take(qmp, &[DISK_NODE], tag)).await?;
+async fn take_disk(qmp: &Qmp, node: &str, what: &str, vm: Uuid, tag: &str) -> Result<(), Problem> {
+    let taken = super::within(TABLES_LIMIT, vm, snapshot::take(qmp, &[node], tag)).await?;
     taken.map_err(|error| problem("snapshot-not-taken", what, &error))
 }
 
@@ -238,12 +246,12 @@ impl Job {
         let tag = snapshot_tag(self.request.snapshot);
         let begun = Instant::now();
         if self.request.memory {
-            let saved = snapshot::save(&self.qmp, &[DISK_NODE], &tag, STATE_LIMIT).await;
+            let saved = snapshot::save(&self.qmp, &[&self.node], &tag, STATE_LIMIT).await;
             saved.map_err(|error| problem("snapshot-not-taken", &self.what, &error))?;
         } else if self.request.quiesce {
             self.take_frozen(&tag).await?;
         } else {
-            take_disk(&self.qmp, &self.what, self.vm, &tag).await?;
+            take_disk(&self.qmp, &self.node, &self.what, self.vm, &tag).await?;
         }
         let pause_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let found = self.pool.disk_snapshots(self.vm).await;
@@ -260,13 +268,11 @@ impl Job {
         let frozen = self.guest.freeze(FREEZE_LIMIT).await;
         let taken = match frozen {
             Ok(()) => {
-                timeout(until.saturating_duration_since(Instant::now()), take_disk(&self.qmp, &self.what, self.vm, tag))
-                    .await
-                    .unwrap_or_else(|_| {
-                        let detail = format!("{}: the snapshot took longer than {FREEZE_LIMIT:?}", self.what);
-                        Err(Problem::new(ErrorClass::Transient, "freeze-limit", detail)
-                            .remedy("take it without --quiesce"))
-                    })
+                let taken = take_disk(&self.qmp, &self.node, &self.what, self.vm, tag);
+                timeout(until.saturating_duration_since(Instant::now()), taken).await.unwrap_or_else(|_| {
+                    let detail = format!("{}: the snapshot took longer than {FREEZE_LIMIT:?}", self.what);
+                    Err(Problem::new(ErrorClass::Transient, "freeze-limit", detail).remedy("take it without --quiesce"))
+                })
             }
             Err(error) => Err(error),
         };

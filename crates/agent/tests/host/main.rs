@@ -3,6 +3,7 @@
 //!
 //! Needs root, `ip`, `nft`, QEMU and the guest that `cargo xtask guest` makes.
 
+mod disk_moves;
 mod lease;
 mod lifecycle;
 mod migration;

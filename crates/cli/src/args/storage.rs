@@ -110,9 +110,9 @@ pub enum VolumeCommand {
         #[command(flatten)]
         follow: FollowOptions,
     },
-    /// Move a volume to another pool that its VM's host reaches, while the guest writes
+    /// Move a volume, or a VM's own disk, to another pool that its VM's host reaches, while the guest writes
     Migrate {
-        /// The volume's name
+        /// The volume's name; a VM's own disk is VM-root
         name: String,
         /// The pool it goes to: gantry pool list
         #[arg(long, value_name = "POOL")]

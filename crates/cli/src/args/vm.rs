@@ -115,7 +115,7 @@ pub enum VmCommand {
     },
     /// Change processors, memory and display (while it is stopped), owner, labels, high availability or probes
     Set(Box<Set>),
-    /// Move a VM to another host: while it runs, or stopped with its disk
+    /// Move a VM to another host, while it runs, or stopped with its disk; or its disk to another pool
     Migrate(Migrate),
     /// Make a VM as a copy of another one, which may run on meanwhile
     Clone(CloneVm),
@@ -320,6 +320,10 @@ pub struct Migrate {
     /// The destination; chosen by placement if not given
     #[arg(long, value_name = "HOST")]
     pub to: Option<Name>,
+    /// Instead of the VM, its own disk: to this pool that its host reaches, while the guest writes. With --to both, one after
+    /// the other
+    #[arg(long, value_name = "POOL")]
+    pub pool: Option<Name>,
     /// Whether the guest may go on at the destination before all its memory is there
     #[arg(long, value_enum)]
     pub post_copy: Option<PostCopyChoice>,

@@ -10,6 +10,7 @@ mod ha;
 mod hosts;
 mod images;
 mod load_balancers;
+mod moves;
 mod networking;
 mod networks;
 mod objects;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use gantry_api::rest::{AttachRequest, Changed, MigrateVolumeRequest, WriteQuery};
-use gantry_types::{Labels, Pool, PoolSpec, Resource, Volume, VolumeLimits, VolumeSpec};
+use gantry_types::{ErrorClass, Labels, Pool, PoolSpec, Resource, Volume, VolumeLimits, VolumeSpec};
 
-use super::{Session, announce, apply, carry_out, networking::change, objects};
+use super::{Session, announce, apply, carry_out, moves, networking::change, objects};
 use crate::{
     args::{
         FollowOptions, PoolCommand, PoolCreate, PoolLimits, VolumeClone, VolumeCommand, VolumeCreate, VolumeSet,
@@ -88,7 +88,13 @@ pub async fn volumes(session: &Session, command: VolumeCommand) -> Result<(), Fa
         VolumeCommand::Migrate { name, to, follow } => {
             let client = session.client()?;
             let done = format!("is in pool/{to}");
-            let changed = client.migrate_volume(&name, &MigrateVolumeRequest { to }).await?;
+            let moved = client.migrate_volume(&name, &MigrateVolumeRequest { to: to.clone() }).await;
+            let changed = match moved {
+                Err(problem) if problem.class == ErrorClass::NotFound => {
+                    return moves::move_own_disk(session, &client, &name, to, follow, problem).await;
+                }
+                moved => moved?,
+            };
             finish(session, &client, changed, follow, (&done, "is being moved")).await
         }
         VolumeCommand::Set(arguments) => set_volume(session, arguments).await,

@@ -2,19 +2,16 @@
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
-use gantry_api::rest::{
-    Changed, CloneRequest, DeleteVmQuery, MigrateRequest, RebootRequest, RecoverRequest, StopRequest, WriteQuery,
-};
+use gantry_api::rest::{Changed, CloneRequest, DeleteVmQuery, RebootRequest, RecoverRequest, StopRequest, WriteQuery};
 use gantry_types::{Labels, PowerState, Problem, Vm, VmSpec};
 
-use super::{Failures, Session, announce, carry_out, objects};
+use super::{Failures, Session, announce, carry_out, moves, objects};
 use crate::{
-    args::{FollowOptions, VmClone, VmCommand, VmCreate, VmMigrate, VmSet},
+    args::{FollowOptions, VmClone, VmCommand, VmCreate, VmSet},
     client::Client,
     console,
     exit::Failure,
-    follow::figures_text,
-    output::{explanation_text, note, print},
+    output::{explanation_text, note},
     screen,
     wait::{Condition, wait_for},
 };
@@ -53,7 +50,7 @@ pub async fn run(session: &Session, command: VmCommand) -> Result<(), Failure> {
         VmCommand::Vnc { name, listen } => screen::serve(&session.client()?, &name, listen).await,
         VmCommand::Console { name } => console::attach(&session.client()?, &name).await,
         VmCommand::Set(arguments) => set(session, *arguments).await,
-        VmCommand::Migrate(arguments) => migrate(session, arguments).await,
+        VmCommand::Migrate(arguments) => moves::migrate(session, arguments).await,
         VmCommand::Clone(arguments) => clone(session, arguments).await,
         VmCommand::Recover(arguments) => {
             let (request, names) = (RecoverRequest { to: arguments.to, undo: arguments.undo }, [arguments.name]);
@@ -110,7 +107,7 @@ async fn for_each_until<'a>(
 }
 
 /// The VM after its operation, for structured output; the older one if it is gone or can't be asked for.
-async fn latest(client: &Client, vm: &Vm) -> Vm {
+pub(super) async fn latest(client: &Client, vm: &Vm) -> Vm {
     client.get::<Vm>(vm.metadata.name.as_str()).await.unwrap_or_else(|_| vm.clone())
 }
 
@@ -228,30 +225,4 @@ async fn set(session: &Session, arguments: VmSet) -> Result<(), Failure> {
     let changed = client.update(&vm, &WriteQuery::default()).await?;
     carry_out(&client, &changed, arguments.follow).await?;
     Ok(announce(session.printer, &changed.object, "changed")?)
-}
-
-async fn migrate(session: &Session, arguments: VmMigrate) -> Result<(), Failure> {
-    let client = session.client()?;
-    let own_policy =
-        arguments.post_copy.is_some() || arguments.max_downtime_ms.is_some() || arguments.bandwidth.is_some();
-    let policy = if own_policy {
-        let mut policy = client.get::<Vm>(&arguments.name).await?.spec.migration;
-        policy.post_copy = arguments.post_copy.map_or(policy.post_copy, Into::into);
-        policy.max_downtime_ms = arguments.max_downtime_ms.unwrap_or(policy.max_downtime_ms);
-        policy.bandwidth_mib_per_s = arguments.bandwidth.unwrap_or(policy.bandwidth_mib_per_s);
-        Some(policy)
-    } else {
-        None
-    };
-    let changed = client.migrate(&arguments.name, &MigrateRequest { to: arguments.to, policy }).await?;
-    if changed.operation.is_none() {
-        let host = changed.object.status.host.as_ref().map_or("-", |host| host.as_str());
-        return announce(session.printer, &changed.object, &format!("is on {host} already")).map_err(Into::into);
-    }
-    let Some(finished) = carry_out(&client, &changed, arguments.follow).await? else { return Ok(()) };
-    if session.printer.is_structured() {
-        return Ok(session.printer.one(&latest(&client, &changed.object).await)?);
-    }
-    let figures = finished.status.figures.as_ref().map_or_else(String::new, figures_text);
-    Ok(print(&format!("vm/{} migrated\n{figures}", arguments.name))?)
 }

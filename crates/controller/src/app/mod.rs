@@ -37,6 +37,7 @@ pub mod token;
 pub mod user;
 pub mod vm;
 pub mod vm_clone;
+pub mod vm_disk;
 pub(crate) mod vm_references;
 mod vm_update;
 pub mod volume;

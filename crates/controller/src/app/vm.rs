@@ -7,7 +7,7 @@ use gantry_api::rest::{Changed, MigrateRequest, RebootRequest, RecoverRequest, S
 use gantry_types::{Action, Host, Operation, PowerState, Problem, Resource, Severity, Vm, VmPhase, VmStatus};
 
 use super::{
-    App, Caller, already_exists, check_labels, check_name, check_precondition, pool, snapshot,
+    App, Caller, already_exists, check_labels, check_name, check_precondition, pool, snapshot, vm_disk,
     vm_references::check_references, vm_update, volume,
 };
 use crate::{
@@ -223,7 +223,8 @@ pub async fn recover(
     .await
 }
 
-/// Moves the running VM with its disk to another host. One that is there already stays, and that is success.
+/// Moves the running VM with its disk to another host, or its disk to another pool. What is there already stays, and that is
+/// success.
 pub async fn migrate(
     app: &App,
     caller: &Caller,
@@ -231,6 +232,9 @@ pub async fn migrate(
     request: &MigrateRequest,
     query: &WriteQuery,
 ) -> Result<Changed<Vm>, Problem> {
+    if let Some(pool) = &request.pool {
+        return vm_disk::migrate(app, caller, name, request, pool, query).await;
+    }
     caller.may_change()?;
     let vm: Vm = app.objects.get(name).await?;
     check_precondition(&vm, &vm.metadata, query)?;
@@ -276,7 +280,7 @@ fn pinned(vm: &Vm) -> Problem {
 }
 
 /// Writes an operation on an idle VM, in one transaction with the mark on the VM.
-async fn launch<F>(
+pub(super) async fn launch<F>(
     app: &App,
     caller: &Caller,
     name: &str,

@@ -33,6 +33,7 @@ mod snapshot_delete;
 pub mod step;
 mod vm_clone;
 mod vm_delete;
+mod vm_disk_migrate;
 mod vm_migrate;
 mod vm_power;
 mod vm_relocate;
@@ -92,6 +93,7 @@ pub fn procedure(action: &Action) -> Box<dyn Procedure> {
         Action::VmDelete { .. } => Box::new(vm_delete::VmDelete),
         Action::VmMigrate { .. } => Box::new(vm_migrate::VmMigrate),
         Action::VmRelocate { .. } => Box::new(vm_relocate::VmRelocate),
+        Action::VmDiskMigrate { .. } => Box::new(vm_disk_migrate::VmDiskMigrate),
         Action::VmClone { start, .. } => Box::new(vm_clone::VmClone { start: *start }),
         Action::VmRecover { .. } | Action::SnapshotRevert { .. } => Box::new(vm_revert::VmRevert),
         Action::SnapshotCreate { .. } => Box::new(snapshot_create::SnapshotCreate),

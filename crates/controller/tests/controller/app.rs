@@ -156,7 +156,7 @@ async fn verbs_say_what_is_wrong() {
     assert_eq!(code(vm::start(app, &admin(), "web", &now()).await), "wrong-phase");
     assert_eq!(code(vm::resume(app, &admin(), "web", &now()).await), "wrong-phase");
     assert_eq!(code(vm::start(app, &admin(), "none", &now()).await), "not-found");
-    let to = |host: &str| MigrateRequest { to: Some(name(host)), policy: None };
+    let to = |host: &str| MigrateRequest { to: Some(name(host)), ..MigrateRequest::default() };
     let here = vm.status.host.expect("a host");
     let there_already = vm::migrate(app, &admin(), "web", &to(here.as_str()), &now()).await.expect("success");
     assert!(there_already.operation.is_none());
@@ -245,7 +245,7 @@ async fn a_migration_that_fails_says_where_the_vm_is_and_leaves_no_progress() {
     let app = &*controller.app;
     let cause = Problem::permanent("migration-failed", format!("VM {}: no TLS channel", vm.metadata.uuid));
     world.hosts.inject(Fault::once("send_migration", When::Before, cause));
-    let request = MigrateRequest { to: Some(name("host-2")), policy: None };
+    let request = MigrateRequest { to: Some(name("host-2")), ..MigrateRequest::default() };
     let moved = vm::migrate(app, &admin(), "web", &request, &now()).await.expect("begins").operation.expect("one");
     controller.execute(&moved.metadata.name).await;
     let status = world.operation(moved.name()).await.status;

@@ -35,7 +35,7 @@ impl World {
         // VMs went elsewhere; the scenarios want them where they were.
         for vm in controller.app.model.list::<Vm>() {
             if vm.status.host != Some(name("host-1")) {
-                let to = gantry_api::rest::MigrateRequest { to: Some(name("host-1")), policy: None };
+                let to = gantry_api::rest::MigrateRequest { to: Some(name("host-1")), ..Default::default() };
                 let back = vm::migrate(&controller.app, &caller(), vm.name(), &to, &now()).await.expect("accepted");
                 controller.execute(&back.operation.expect("an operation").metadata.name).await;
             }
@@ -88,7 +88,7 @@ async fn a_drain_names_each_vm_that_is_in_the_way_and_moves_the_rest() {
     controller.running("idle").await;
     // All on host-1: the others are closed for a moment.
     for vm in ["other", "idle"] {
-        let to = gantry_api::rest::MigrateRequest { to: Some(name("host-1")), policy: None };
+        let to = gantry_api::rest::MigrateRequest { to: Some(name("host-1")), ..Default::default() };
         let moved = vm::migrate(app, &caller(), vm, &to, &now()).await.expect("accepted");
         if let Some(operation) = moved.operation {
             controller.execute(&operation.metadata.name).await;

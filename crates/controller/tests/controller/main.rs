@@ -8,6 +8,7 @@ mod backups;
 mod balancing;
 mod cluster_view;
 mod crashing_store;
+mod disk_moves;
 mod energy;
 mod fencing;
 mod hosts_fail;
@@ -80,6 +81,14 @@ async fn expect_result(world: &World, scenario: Scenario) {
         assert_eq!((found, kept.len()), (content, states), "{scenario:?}");
         let snapshots = world.snapshots().await;
         assert!(snapshots.iter().all(|snapshot| snapshot.status.phase == SnapshotPhase::Ready), "{snapshots:?}");
+    }
+    if let Some(pool) = scenario.expected_disk_pool() {
+        let vm = vm.as_ref().expect("a VM");
+        let pools = world.pools().await;
+        let pool = pools.iter().find(|known| known.name() == pool).expect("a pool");
+        assert_eq!(vm.spec.pool.as_ref(), Some(&pool.metadata.name), "{scenario:?}");
+        let disks = world.hosts.disks_of(&world::name("host-1"), vm.metadata.uuid);
+        assert_eq!(disks, [Some(pool.metadata.uuid)], "{scenario:?}: one disk and no other");
     }
     if let Some((count, is_read)) = scenario.expected_backups() {
         backups::expect(world, count, is_read).await;

@@ -38,7 +38,7 @@ async fn busy() -> (World, Controller) {
     controller.import().await;
     for vm in ["a", "b"] {
         controller.running(vm).await;
-        let to = gantry_api::rest::MigrateRequest { to: Some(name("host-1")), policy: None };
+        let to = gantry_api::rest::MigrateRequest { to: Some(name("host-1")), ..Default::default() };
         let moved = vm::migrate(&controller.app, &caller(), vm, &to, &now()).await.expect("accepted");
         if let Some(operation) = moved.operation {
             controller.execute(&operation.metadata.name).await;

@@ -123,7 +123,7 @@ async fn the_destination_has_the_groups_of_a_vm_before_its_memory_is_sent() {
     // The source is told to send, and does not hear it.
     let away = Problem::transient("away", "nobody answers");
     world.hosts.inject(Fault { times: usize::MAX, ..Fault::once("send_migration", When::Before, away) });
-    let request = MigrateRequest { to: Some(there.clone()), policy: None };
+    let request = MigrateRequest { to: Some(there.clone()), ..MigrateRequest::default() };
     let (caller, write) = (Caller::controller(), WriteQuery::default());
     let moving = vm::migrate(&controller.app, &caller, "db", &request, &write).await.expect("accepted");
     let moving = moving.operation.expect("an operation").metadata.name;

@@ -34,6 +34,10 @@ pub enum Scenario {
     StartElsewhere,
     /// Of a stopped VM that has a snapshot.
     Relocate,
+    /// Of a VM that runs, from its host's own pool to a shared one.
+    DiskMigrate,
+    /// Of a stopped VM that has a snapshot, from a shared pool to one of its host.
+    DiskMigrateStopped,
     /// Of a VM that runs and has a snapshot.
     Clone,
     CloneStopped,
@@ -68,7 +72,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 46] = [
         Self::Start,
         Self::Restart,
         Self::Stop,
@@ -84,6 +88,8 @@ impl Scenario {
         Self::MigrateInPool,
         Self::StartElsewhere,
         Self::Relocate,
+        Self::DiskMigrate,
+        Self::DiskMigrateStopped,
         Self::Clone,
         Self::CloneStopped,
         Self::SnapshotCreate,
@@ -181,9 +187,13 @@ impl Scenario {
             return Some(changed.operation.expect("an operation").metadata.name);
         }
         let started = match self {
-            Self::MigrateInPool | Self::StartElsewhere => {
+            Self::MigrateInPool | Self::StartElsewhere | Self::DiskMigrateStopped => {
                 controller.shared_pool("nas").await;
                 controller.create_in("web", Some("nas")).await
+            }
+            Self::DiskMigrate => {
+                controller.shared_pool("nas").await;
+                controller.create("web").await
             }
             _ => controller.create("web").await,
         };
@@ -212,12 +222,15 @@ impl Scenario {
         if self.expected_backups().is_some() {
             return Some(self.ask_of_backup(world, controller).await);
         }
+        if self.expected_disk_pool().is_some() {
+            return Some(self.ask_of_disk_move(world, controller).await);
+        }
         if self.expected_disk().is_some() {
             return Some(self.ask_of_disk(world, controller).await);
         }
         let policy = MigrationPolicy { post_copy: PostCopy::Always, ..MigrationPolicy::default() };
         let policy = (self == Self::MigratePostCopy).then_some(policy);
-        let migrate = MigrateRequest { to: Some(name("host-3")), policy };
+        let migrate = MigrateRequest { to: Some(name("host-3")), policy, ..MigrateRequest::default() };
         let changed = match self {
             Self::Restart | Self::StartElsewhere => vm::start(app, caller, "web", query).await,
             Self::Stop => vm::stop(app, caller, "web", StopRequest::default(), query).await,
@@ -385,7 +398,7 @@ impl Scenario {
             let stop = StopRequest { grace_s: 0, force: true };
             let stopped = vm::stop(app, caller, "web", stop, query).await.expect("stops");
             controller.execute(&stopped.operation.expect("an operation").metadata.name).await;
-            let migrate = MigrateRequest { to: Some(name("host-3")), policy: None };
+            let migrate = MigrateRequest { to: Some(name("host-3")), ..MigrateRequest::default() };
             let changed = vm::migrate(app, caller, "web", &migrate, query).await.expect("accepted");
             return changed.operation.expect("an operation").metadata.name;
         }
@@ -396,10 +409,40 @@ impl Scenario {
         changed.expect("accepted").operation.expect("an operation").metadata.name
     }
 
+    /// The guest writes once.
+    async fn ask_of_disk_move(self, world: &World, controller: &Controller) -> Name {
+        let (app, caller, query) = (&controller.app, &Caller::controller(), &WriteQuery::default());
+        let uuid = world.vm("web").await.expect("a VM").metadata.uuid;
+        world.hosts.guest_writes(&name("host-1"), uuid);
+        if self == Self::DiskMigrateStopped {
+            let spec = serde_json::json!({"vm": "web"});
+            let sent = Snapshot::new(name("web-before"), serde_json::from_value(spec).expect("a spec"));
+            let created = snapshot::create(app, caller, sent, query).await.expect("accepted").operation;
+            controller.execute(&created.expect("an operation").metadata.name).await;
+            let stop = StopRequest { grace_s: 0, force: true };
+            let stopped = vm::stop(app, caller, "web", stop, query).await.expect("stops").operation;
+            controller.execute(&stopped.expect("an operation").metadata.name).await;
+            self.another_pool(controller).await;
+        }
+        let request = MigrateRequest { pool: self.expected_disk_pool().map(name), ..MigrateRequest::default() };
+        let changed = vm::migrate(app, caller, "web", &request, query).await.expect("accepted");
+        changed.operation.expect("an operation").metadata.name
+    }
+
+    /// After success: the pool that the VM's own disk is in.
+    pub fn expected_disk_pool(self) -> Option<&'static str> {
+        match self {
+            Self::DiskMigrate => Some("nas"),
+            Self::DiskMigrateStopped => Some("slow"),
+            _ => None,
+        }
+    }
+
     /// After success: what the guest wrote, and how many states the disk keeps.
     pub fn expected_disk(self) -> Option<(u64, usize)> {
         match self {
-            Self::SnapshotCreate | Self::SnapshotOfStopped => Some((1, 1)),
+            Self::SnapshotCreate | Self::SnapshotOfStopped | Self::DiskMigrateStopped => Some((1, 1)),
+            Self::DiskMigrate => Some((1, 0)),
             Self::SnapshotDelete => Some((2, 0)),
             Self::Relocate | Self::Clone | Self::CloneStopped => Some((2, 1)),
             // What was replaced is kept, too.
@@ -429,6 +472,7 @@ impl Scenario {
             | Self::Restart
             | Self::Reboot
             | Self::Resume
+            | Self::DiskMigrate
             | Self::Clone
             | Self::CloneStopped
             | Self::SnapshotCreate
@@ -438,7 +482,9 @@ impl Scenario {
             | Self::Recover => Some((VmPhase::Running, Some("host-1"))),
             _ if self.expected_backups().is_some() => Some((VmPhase::Running, Some("host-1"))),
             _ if self.is_of_storage() => Some((VmPhase::Running, Some("host-1"))),
-            Self::Stop | Self::Kill | Self::SnapshotOfStopped => Some((VmPhase::Stopped, Some("host-1"))),
+            Self::Stop | Self::Kill | Self::SnapshotOfStopped | Self::DiskMigrateStopped => {
+                Some((VmPhase::Stopped, Some("host-1")))
+            }
             Self::Pause => Some((VmPhase::Paused, Some("host-1"))),
             Self::Migrate | Self::MigratePostCopy | Self::MigrateInPool => Some((VmPhase::Running, Some("host-3"))),
             Self::StartElsewhere => Some((VmPhase::Running, Some("host-2"))),

@@ -185,7 +185,7 @@ async fn a_recovery_is_told_of_and_can_be_undone() {
     assert_eq!(recovered, 4);
 
     // They are in the disk that stays behind, and that is said.
-    let to = MigrateRequest { to: Some(name("host-3")), policy: None };
+    let to = MigrateRequest { to: Some(name("host-3")), ..MigrateRequest::default() };
     done(&world, &controller, vm::migrate(app, &admin(), "web", &to, &now()).await).await;
     let told = app.model.list::<Event>();
     let moved = told.iter().find(|event| event.spec.reason == "VmMigrated").expect("an event");

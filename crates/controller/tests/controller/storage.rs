@@ -162,7 +162,7 @@ async fn what_a_vm_has_is_kept_from_others_and_outlives_it() {
     assert!(deleted.code() == "volume-in-use" && deleted.detail.contains("'web'"), "{deleted}");
 
     // What would leave it behind, or tell it another past, is refused.
-    let migrate = MigrateRequest { to: Some(name("host-2")), policy: None };
+    let migrate = MigrateRequest { to: Some(name("host-2")), ..MigrateRequest::default() };
     assert_eq!(code(vm::migrate(app, &admin(), "web", &migrate, &now()).await), "vm-has-volumes");
     let memory =
         Snapshot::new(name("web-a"), serde_json::from_value(json!({"vm": "web", "memory": true})).expect("a spec"));
@@ -320,7 +320,7 @@ async fn a_vms_disk_is_in_a_pool_that_its_host_reaches() {
     let started = controller.create_in("third", Some("third")).await;
     controller.execute(&started).await;
     assert_eq!(world.vm("third").await.expect("a VM").status.host, Some(name("host-3")));
-    let to = MigrateRequest { to: Some(name("host-1")), policy: None };
+    let to = MigrateRequest { to: Some(name("host-1")), ..MigrateRequest::default() };
     let refused = vm::migrate(app, &admin(), "third", &to, &now()).await.expect("accepted").operation;
     let refused = refused.expect("an operation").metadata.name;
     controller.execute(&refused).await;
@@ -347,7 +347,7 @@ async fn snapshots_and_volumes_in_a_shared_pool_move_with_their_vm() {
     let made = volume::create(app, &admin(), sent("data", json!({"pool": "nas", "size": "1GiB"})), &now()).await;
     done(&world, &controller, made).await;
     attach(&world, &controller, "data").await;
-    let to = MigrateRequest { to: Some(name("host-3")), policy: None };
+    let to = MigrateRequest { to: Some(name("host-3")), ..MigrateRequest::default() };
     done(&world, &controller, vm::migrate(app, &admin(), "web", &to, &now()).await).await;
     world.check().await;
     assert_eq!(world.hosts.executing(uuid), [name("host-3")]);

@@ -385,6 +385,7 @@ impl World {
         assert_eq!(self.hosts.violations(), Vec::<String>::new());
         let objects = Objects::new(Arc::clone(&self.store));
         let vms: Vec<Vm> = objects.list().await.expect("a store");
+        let pools: Vec<Pool> = objects.list().await.expect("a store");
         for vm in &vms {
             let executing = self.hosts.executing(vm.metadata.uuid);
             let status = &vm.status;
@@ -394,6 +395,12 @@ impl World {
                 VmPhase::Running => assert_eq!(executing, Vec::from_iter(status.host.clone()), "{vm:?}"),
                 VmPhase::Unknown | VmPhase::Deleting => {}
                 _ => assert_eq!(executing, Vec::<Name>::new(), "{vm:?}"),
+            }
+            let Some(host) = &status.host else { continue };
+            if self.hosts.vms_on(host).iter().any(|seen| seen.uuid == vm.metadata.uuid) {
+                let named = pools.iter().find(|pool| Some(&pool.metadata.name) == vm.spec.pool.as_ref());
+                let used = self.hosts.disk_place(host, vm.metadata.uuid);
+                assert_eq!(used, named.map(|pool| pool.metadata.uuid), "its host uses another disk: {vm:?}");
             }
         }
         for volume in objects.list::<Volume>().await.expect("a store") {
@@ -445,7 +452,8 @@ impl World {
             for vm in self.hosts.vms_on(&host) {
                 let volumes = self.hosts.attached_on(&host, vm.uuid);
                 let volumes: Vec<_> = volumes.iter().map(|volume| (volume.uuid, volume.slot)).collect();
-                found.push(format!("{host}: {} has {volumes:?}", vm.name));
+                let disks = self.hosts.disks_of(&host, vm.uuid);
+                found.push(format!("{host}: {} has {volumes:?}, and disks in {disks:?}", vm.name));
             }
         }
         found

@@ -170,6 +170,7 @@ async fn script(source: &Qmp, destination: &Qmp, tls_dir: &str) -> Result<()> {
             copy_mode: MirrorCopyMode::Background,
             speed: 0,
             replaces: None,
+            filter_node_name: None,
             auto_finalize: true,
             auto_dismiss: false,
         })

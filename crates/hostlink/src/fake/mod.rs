@@ -7,6 +7,7 @@
 //! a call: before its effect, or after it (then only the answer is lost).
 
 mod backups;
+mod disk_move;
 mod faults;
 mod fencing;
 mod guest;
@@ -67,6 +68,8 @@ struct HostState {
     pools: BTreeMap<Uuid, FakePool>,
     /// How often each volume that is being moved says that it is copied.
     moves: BTreeMap<Uuid, u32>,
+    /// VMs of which it has a disk of its own that is not the one in use.
+    own_copies: BTreeSet<Uuid>,
     lease: FakeLease,
 }
 

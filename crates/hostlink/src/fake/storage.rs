@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use gantry_api::{
     StorageApi,
     storage::{
-        AttachVolume, CopyVolume, MoveVolume, PoolAssignment, PoolReport, VolumeAssignment, VolumeMoveReport,
-        VolumePlace, VolumeReport,
+        AttachVolume, CopyVolume, LeftDisk, MoveDisk, MoveVolume, PoolAssignment, PoolReport, VolumeAssignment,
+        VolumeMoveReport, VolumePlace, VolumeReport,
     },
 };
 use gantry_types::{ByteSize, PoolHealth, PoolSpace, Problem};
@@ -150,7 +150,7 @@ impl HostState {
     }
 }
 
-fn may_change(vm: &FakeVm, epoch: u64) -> Result<(), Problem> {
+pub(super) fn may_change(vm: &FakeVm, epoch: u64) -> Result<(), Problem> {
     stale(vm, epoch)?;
     handed_over(vm)?;
     if vm.is_moving() {
@@ -226,6 +226,18 @@ impl StorageApi for FakeHost {
             host.moves.remove(&request.volume);
             Ok(VolumeMoveReport::Cancelled)
         })
+    }
+
+    async fn move_disk(&self, vm: Uuid, request: &MoveDisk) -> Result<VolumeMoveReport, Problem> {
+        self.on_host("move_disk", |host| host.move_disk(vm, request))
+    }
+
+    async fn cancel_disk_move(&self, vm: Uuid, request: &MoveDisk) -> Result<VolumeMoveReport, Problem> {
+        self.on_host("cancel_disk_move", |host| host.cancel_disk_move(vm, request))
+    }
+
+    async fn clear_left_disk(&self, vm: Uuid, request: &LeftDisk) -> Result<(), Problem> {
+        self.on_host("clear_left_disk", |host| host.clear_left_disk(vm, request))
     }
 
     async fn copy_volume(&self, request: &CopyVolume) -> Result<(), Problem> {

@@ -104,7 +104,7 @@ pub struct BackingImage {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disk {
-    /// Name of the block node; at most 31 letters, digits, `-`, `_` or `.`, starting with a letter.
+    /// Name of the block node: NAME, or NAME-PLACE where it has moved to. At most 31 letters, digits, `-`, `_` or `.`, starting with a letter.
     pub node_name: String,
     pub path: PathBuf,
     pub format: DiskFormat,
@@ -116,6 +116,19 @@ pub struct Disk {
     pub direct_io: bool,
     /// Place in the boot order, lowest first; `None`: never booted from.
     pub boot_index: Option<u32>,
+}
+
+impl Disk {
+    /// Its name, wherever it lies.
+    pub(crate) fn base_name(&self) -> &str {
+        self.node_name.split_once('-').map_or(&self.node_name, |(name, _)| name)
+    }
+
+    /// The machine's own disk of this name among its devices, in what QEMU tells of each; wherever it lies.
+    pub fn is_device(qdev: &str, name: &str) -> bool {
+        let rest = qdev.strip_prefix("/machine/peripheral/disk-").and_then(|rest| rest.strip_prefix(name));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -16,10 +16,12 @@ use crate::qmp::{Qmp, QmpError};
 /// The monitor is blocked while it connects to the export: give up soon.
 const CONNECT_LIMIT_S: u32 = 3;
 
-/// A disk that moves. The export on the other side bears the node's name.
+/// A disk that moves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MirrorDisk {
     pub node_name: String,
+    /// What the other side calls it.
+    pub export: String,
     pub sync: MirrorSync,
 }
 
@@ -112,7 +114,7 @@ impl MigrationSource {
                 .execute(BlockdevAdd::Nbd {
                     node_name: mirror_id(index),
                     server: SocketAddress::Inet(InetAddress { host: self.peer.host.clone(), port: port.to_string() }),
-                    export: disk.node_name.clone(),
+                    export: disk.export.clone(),
                     open_timeout: CONNECT_LIMIT_S,
                     tls_creds: tls_creds.clone(),
                     tls_hostname: self.peer.tls.as_ref().map(|tls| tls.peer_name.clone()),
@@ -127,6 +129,7 @@ impl MigrationSource {
                     copy_mode: MirrorCopyMode::Background,
                     speed: 0,
                     replaces: None,
+                    filter_node_name: None,
                     auto_finalize: true,
                     auto_dismiss: false,
                 })

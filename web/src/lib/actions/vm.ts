@@ -77,6 +77,19 @@ export function migrateAction(name: string, to: string): Action {
   };
 }
 
+/** Of the VM's own disk. */
+export function moveDiskAction(name: string, pool: string): Action {
+  return {
+    id: 'move-disk',
+    label: 'Move disk',
+    icon: 'move',
+    blocked: pool ? undefined : 'no pool is chosen',
+    cli: `gantry vm migrate ${name} --pool ${pool || 'POOL'}`,
+    call: call('POST', '/v1/vms/{name}/migrate', { params: { path: { name } }, body: { pool } }),
+    asked: `The disk of ${name} is moving to ${pool}`,
+  };
+}
+
 export function cloneAction(source: string, name: string, start: boolean, host: string): Action {
   return {
     id: 'clone',

@@ -20,7 +20,7 @@ use gantry_types::Problem;
 use uuid::Uuid;
 
 use super::actor::{Run, VmTask};
-use super::{DISK_NODE, MONITOR_LIMIT, within};
+use super::{MONITOR_LIMIT, within};
 use crate::work::Running;
 use job::Job;
 use source::{Disk, Source, scratch_of};
@@ -66,8 +66,8 @@ impl VmTask {
 
     async fn backup_job(&self, request: BackUp) -> Result<Job, Problem> {
         let record = self.known()?;
-        let own =
-            Disk { name: job::OWN_DISK.to_owned(), id: self.vm, node: DISK_NODE.to_owned(), pool: self.disks().await? };
+        let (node, pool) = (self.disk_node(), self.disks().await?);
+        let own = Disk { name: job::OWN_DISK.to_owned(), id: self.vm, node, pool };
         let mut disks = vec![own];
         for volume in &record.assignment.volumes {
             let pool = self.host.pools.disks(&volume.pool).await;

@@ -148,7 +148,7 @@ pub(crate) async fn begin(
     let query = WriteQuery::default();
     Ok(match &recommendation.advice {
         Advice::Move { vm, to, .. } => {
-            let request = MigrateRequest { to: Some(to.clone()), policy: None };
+            let request = MigrateRequest { to: Some(to.clone()), ..MigrateRequest::default() };
             vm::migrate(app, caller, vm.as_str(), &request, &query).await?.operation
         }
         Advice::MoveVolume { volume, to, .. } => {

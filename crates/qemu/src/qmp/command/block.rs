@@ -178,6 +178,9 @@ pub struct BlockdevMirror {
     /// The node below `device` that the target takes the place of; `device` itself without.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub replaces: Option<String>,
+    /// What the mirror's own node above `device` is called; made up by QEMU without.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter_node_name: Option<String>,
     /// Without it the job waits, its device's requests held back, until it is finalized.
     pub auto_finalize: bool,
     pub auto_dismiss: bool,
