@@ -9,8 +9,13 @@ use gantry_api::agent::{
     AdoptVm, Assignment, ImageRef, Liveness, MigrationEndpoint, MigrationReport, PowerRequest, ProtectVm,
     ReceiveMigration, RevertVm, SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation, VmRunState,
 };
-use gantry_api::{AgentApi, fencing::LeaseReport, rest::CaptureQuery, storage::PoolAssignment};
-use gantry_hostlink::{Console, Content, Streams};
+use gantry_api::{
+    AgentApi,
+    fencing::LeaseReport,
+    rest::CaptureQuery,
+    storage::{ExportVolume, PoolAssignment},
+};
+use gantry_hostlink::{Console, Content, Exported, Streams};
 use gantry_qemu::machine::SocketsDir;
 use gantry_types::{Flow, HostNetworks, HostResources, Name, Problem, ResourcesReport};
 use tokio::sync::{Mutex, mpsc};
@@ -126,6 +131,12 @@ impl Agent {
 
     pub(crate) async fn ensure_base(&self, assignment: &Assignment) -> Result<(), Problem> {
         self.ensure_image_at(assignment.disk.pool.as_ref(), assignment.disk.image.as_ref()).await
+    }
+
+    /// The image's file in this host's pool.
+    pub(crate) async fn image_file(&self, image: &ImageRef) -> Result<std::path::PathBuf, Problem> {
+        self.images.ensure(image).await?;
+        self.images.file(image).await
     }
 
     /// The image is where a disk is to lie over it: in this pool, or the host's own.
@@ -343,5 +354,9 @@ impl Streams for Agent {
 
     async fn take_disk(&self, vm: Uuid, from: &Name, bytes: u64, content: Content) -> Result<(), Problem> {
         self.take_disk_of(vm, from, bytes, content).await
+    }
+
+    async fn export(&self, request: ExportVolume) -> Result<Exported, Problem> {
+        self.export_volume(request).await
     }
 }

@@ -3,6 +3,7 @@
 //! The pool verifies every byte against the digest and lets one fetch serve all who wait for the same image.
 
 use std::io;
+use std::path::PathBuf;
 
 use futures::TryStreamExt;
 use gantry_api::{agent::ImageRef, paths};
@@ -41,6 +42,14 @@ impl Images {
         Ok(())
     }
 
+    /// Where it is in this host's pool.
+    pub async fn file(&self, image: &ImageRef) -> Result<PathBuf, Problem> {
+        let digest = digest(&image.digest)?;
+        let failed = |error| problem("image-not-fetched", &format!("image {}", image.digest), &error);
+        let here = self.pool.image(digest).await.map_err(failed)?;
+        Ok(here.ok_or(StorageError::ImageMissing { image: digest }).map_err(failed)?.path)
+    }
+
     /// Makes the image present beside the disks of another pool, by way of this host's.
     pub async fn ensure_in(&self, pool: &DirPool, image: &ImageRef) -> Result<(), Problem> {
         let digest = digest(&image.digest)?;
@@ -49,8 +58,7 @@ impl Images {
             return Ok(());
         }
         self.ensure(image).await?;
-        let here = self.pool.image(digest).await.map_err(failed)?;
-        let path = here.ok_or(StorageError::ImageMissing { image: digest }).map_err(failed)?.path;
+        let path = self.file(image).await?;
         let copied = pool.ensure_image(digest, image.file_size, || tokio::fs::File::open(path)).await;
         copied.map(drop).map_err(failed)
     }

@@ -1,12 +1,15 @@
 //! The host's side of [`StorageApi`]: pools by their drivers, volumes of VMs through the VMs' tasks.
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
 use gantry_api::StorageApi;
 use gantry_api::agent::VmObservation;
 use gantry_api::storage::{
-    AttachVolume, CopyVolume, LeftDisk, MoveDisk, MoveVolume, PoolAssignment, VolumeAssignment, VolumeMoveReport,
-    VolumePlace,
+    AttachVolume, CopyVolume, ExportVolume, FillVolume, LeftDisk, MoveDisk, MoveVolume, PoolAssignment,
+    VolumeAssignment, VolumeMoveReport, VolumePlace,
 };
+use gantry_hostlink::Exported;
 use gantry_storage::{DiskSpec, StorageError};
 use gantry_types::{ErrorClass, PoolHealth, Problem};
 use uuid::Uuid;
@@ -45,6 +48,19 @@ fn volume_named(volume: &VolumeAssignment) -> String {
 }
 
 impl Agent {
+    /// The volume as a file.
+    pub(crate) async fn export_volume(&self, request: ExportVolume) -> Result<Exported, Problem> {
+        let (volume, what) = (&request.volume, volume_named(&request.volume));
+        let exported = self.host.pools.driver(&volume.pool).export(volume.uuid, request.format).await;
+        let exported = exported.map_err(|error| pool_problem("volume-not-exported", &what, &error))?;
+        let bytes = exported.bytes();
+        let parts = futures::stream::try_unfold(exported, |mut exported| async move {
+            let part = exported.next().await?;
+            Ok::<_, std::io::Error>((!part.is_empty()).then(|| (Bytes::from(part), exported)))
+        });
+        Ok(Exported { bytes, content: parts.boxed() })
+    }
+
     /// `Err` while a VM of this host has the volume.
     async fn expect_loose(&self, place: VolumePlace) -> Result<(), Problem> {
         let vms = self.observations().await;
@@ -106,6 +122,14 @@ impl StorageApi for Agent {
 
     async fn cancel_volume_move(&self, vm: Uuid, request: &MoveVolume) -> Result<VolumeMoveReport, Problem> {
         self.existing(vm).await?.ask(vm, |reply| Command::CancelVolumeMove(request.clone(), reply)).await
+    }
+
+    async fn fill_volume(&self, request: &FillVolume) -> Result<(), Problem> {
+        let (volume, what) = (&request.volume, volume_named(&request.volume));
+        self.expect_loose(volume.place()).await?;
+        let image = self.image_file(&request.image).await?;
+        let filled = self.host.pools.driver(&volume.pool).fill(volume.uuid, &image).await;
+        filled.map_err(|error| pool_problem("volume-not-filled", &what, &error))
     }
 
     async fn move_disk(&self, vm: Uuid, request: &MoveDisk) -> Result<VolumeMoveReport, Problem> {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use gantry_types::{HostUpdate, MigrationPolicy, Name, Operation, Protocol, Role, Timestamp};
+use gantry_types::{HostUpdate, ImageFormat, MigrationPolicy, Name, Operation, Protocol, Role, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -254,6 +254,20 @@ pub struct MigrateRequest {
     /// Instead of the VM's own policy.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<MigrationPolicy>,
+}
+
+/// Query of `GET /v1/volumes/{name}/content`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ExportQuery {
+    /// What the file is to be.
+    #[serde(default = "qcow2")]
+    pub format: ImageFormat,
+}
+
+fn qcow2() -> ImageFormat {
+    ImageFormat::Qcow2
 }
 
 /// `POST /v1/vms/{name}/clone`

@@ -4,7 +4,7 @@
 //! nothing beforehand; which pools it watches, it is told with the answer to each heartbeat.
 
 use async_trait::async_trait;
-use gantry_types::{ByteSize, CacheMode, Name, PoolHealth, PoolSpace, PoolType, Problem, VolumeLimits};
+use gantry_types::{ByteSize, CacheMode, ImageFormat, Name, PoolHealth, PoolSpace, PoolType, Problem, VolumeLimits};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -27,6 +27,8 @@ pub trait StorageApi: Send + Sync {
     async fn create_volume(&self, volume: &VolumeAssignment) -> Result<(), Problem>;
     /// Makes a volume that no VM has as large as it is to be; it never shrinks.
     async fn grow_volume(&self, volume: &VolumeAssignment) -> Result<(), Problem>;
+    /// Writes an image's content to a volume that was made for this and that no VM has.
+    async fn fill_volume(&self, request: &FillVolume) -> Result<(), Problem>;
     /// Deletes it. Refused while a VM of this host has it; nothing there is success.
     async fn delete_volume(&self, pool: &PoolAssignment, volume: Uuid) -> Result<(), Problem>;
 
@@ -125,6 +127,19 @@ pub struct LeftDisk {
     /// The host's own place for disks if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<PoolAssignment>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FillVolume {
+    pub volume: VolumeAssignment,
+    pub image: ImageRef,
+}
+
+/// A volume is to be sent as a file of this format.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ExportVolume {
+    pub volume: VolumeAssignment,
+    pub format: ImageFormat,
 }
 
 /// How far a move is.

@@ -179,6 +179,20 @@ async fn a_volume_comes_grows_moves_and_goes_while_its_guest_writes_and_programs
     check(&file(&at("fast"), &copy), acknowledged)?;
     lab.gantry(&["volume", "delete", "copy"]).await?.ok()?;
 
+    // As a file for others and back: what was acknowledged is in it.
+    let exported = at("data.vmdk");
+    let name = text(exported.clone());
+    lab.gantry(&["volume", "export", "data", &name]).await?.ok()?;
+    lab.gantry(&["volume", "import", "back", &name, "--pool", "fast"]).await?.ok()?;
+    let back: Volume = lab.client().get("back").await?;
+    ensure!(back.spec.size == loose.spec.size && back.status.phase == VolumePhase::Ready, "{back:?}");
+    check(&file(&at("fast"), &back), acknowledged)?;
+    ensure!(lab.client().list::<gantry_types::Image>(None).await?.len() == 1, "no image is left of the import");
+    std::fs::write(at("noise"), b"no disk")?;
+    lab.gantry(&["volume", "import", "noise", &text(at("noise")), "--pool", "fast"]).await?.expect_code(1)?;
+    ensure!(lab.client().list::<gantry_types::Image>(None).await?.len() == 1, "nor of one that failed");
+    lab.gantry(&["volume", "delete", "back"]).await?.ok()?;
+
     // A pool whose file system went away is told of; the volume is there again with it.
     std::fs::rename(at("slow"), at("away"))?;
     eventually("the pool is missing", SETTLE_LIMIT, async || {

@@ -16,6 +16,7 @@ use gantry_api::{
     },
     paths::host as paths,
     rest::CaptureQuery,
+    storage::ExportVolume,
 };
 use gantry_trust::{ClientConfig, ExpectedPeer, LiveIdentity, TrustError, WebSocket};
 use gantry_types::{Flow, HostNetworks, HostResources, Name, Problem, ResourcesReport};
@@ -70,6 +71,13 @@ impl AgentClient {
         let url = format!("{}{}", self.base, paths::port_capture(port));
         let request = self.http.get(url).query(limits).header(paths::FENCES_LIFTED_HEADER, self.lifted);
         checked(&self.host, request).await
+    }
+
+    /// A volume as a file; the body is that.
+    pub async fn export(&self, request: &ExportVolume) -> Result<reqwest::Response, Problem> {
+        let path = format!("{}/content", paths::pool_volume(request.volume.pool.uuid, request.volume.uuid));
+        let sent = self.http.post(format!("{}{path}", self.base)).json(request);
+        checked(&self.host, sent.header(paths::FENCES_LIFTED_HEADER, self.lifted)).await
     }
 
     /// Opens one of the VM's consoles: bytes both ways in binary messages.

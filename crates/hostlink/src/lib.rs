@@ -22,4 +22,4 @@ mod storage_router;
 
 pub use client::AgentClient;
 pub use reply::{Refusal, RefusedAs, answer, causes, checked, done};
-pub use router::{Console, Content, Streams, router};
+pub use router::{Console, Content, Exported, Streams, router};

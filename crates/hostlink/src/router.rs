@@ -31,6 +31,7 @@ use gantry_api::{
     },
     paths::host as paths,
     rest::CaptureQuery,
+    storage::ExportVolume,
 };
 use gantry_trust::{PeerIdentity, Role};
 use gantry_types::{ErrorClass, Flow, HostNetworks, HostResources, Name, Problem, ResourcesReport};
@@ -49,7 +50,13 @@ pub struct Console {
 /// What comes in parts.
 pub type Content = BoxStream<'static, std::io::Result<Bytes>>;
 
-/// What flows: consoles, captures of what passes a port, disks that arrive. Apart from [`AgentApi`], because these are no
+/// A volume as a file, and how large that is.
+pub struct Exported {
+    pub bytes: u64,
+    pub content: Content,
+}
+
+/// What flows: consoles, captures of what passes a port, disks that arrive, volumes as files. Apart from [`AgentApi`], because these are no
 /// calls.
 #[async_trait::async_trait]
 pub trait Streams: Send + Sync {
@@ -58,6 +65,8 @@ pub trait Streams: Send + Sync {
     async fn capture(&self, port: Uuid, limits: CaptureQuery) -> Result<mpsc::Receiver<Vec<u8>>, Problem>;
     /// The disk of a VM that is expected from this host; it takes so many bytes there.
     async fn take_disk(&self, vm: Uuid, from: &Name, bytes: u64, content: Content) -> Result<(), Problem>;
+    /// A volume that no running VM has.
+    async fn export(&self, request: ExportVolume) -> Result<Exported, Problem>;
 }
 
 /// The connections of a VM that has very many.
@@ -98,6 +107,7 @@ pub fn router(host: Host, streams: Arc<dyn Streams>, lifted: Arc<AtomicU64>) -> 
                 .route(paths::VM_VNC, get(screen))
                 .route(paths::PORT_CAPTURE, get(capture))
                 .merge(relocation_router::content_route())
+                .merge(storage_router::content_route())
                 .with_state(streams),
         )
         .layer(middleware::from_fn_with_state(lifted, refuse_old))

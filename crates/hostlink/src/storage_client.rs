@@ -5,7 +5,8 @@ use gantry_api::{
     StorageApi,
     paths::host as paths,
     storage::{
-        AttachVolume, CopyVolume, LeftDisk, MoveDisk, MoveVolume, PoolAssignment, VolumeAssignment, VolumeMoveReport,
+        AttachVolume, CopyVolume, FillVolume, LeftDisk, MoveDisk, MoveVolume, PoolAssignment, VolumeAssignment,
+        VolumeMoveReport,
     },
 };
 use gantry_types::Problem;
@@ -49,6 +50,10 @@ impl StorageApi for AgentClient {
     async fn cancel_volume_move(&self, vm: Uuid, request: &MoveVolume) -> Result<VolumeMoveReport, Problem> {
         let path = format!("{}/move/cancel", paths::vm_volume(vm, request.volume));
         answer(&self.host, self.post(&path, request, SLOW)).await
+    }
+    async fn fill_volume(&self, request: &FillVolume) -> Result<(), Problem> {
+        let path = format!("{}/image", paths::pool_volume(request.volume.pool.uuid, request.volume.uuid));
+        done(&self.host, self.post(&path, request, STATE)).await
     }
     async fn move_disk(&self, vm: Uuid, request: &MoveDisk) -> Result<VolumeMoveReport, Problem> {
         // The first call may bring the image.

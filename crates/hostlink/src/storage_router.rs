@@ -1,14 +1,20 @@
 //! The routes of an agent that are about pools and volumes. The pool is named as a whole in each body.
 
+use std::sync::Arc;
+
 use axum::{
     Json, Router,
+    body::Body,
     extract::{Path, Query, State},
+    http::header::CONTENT_LENGTH,
+    response::{IntoResponse, Response},
     routing::{post, put},
 };
 use gantry_api::{
     paths::host as paths,
     storage::{
-        AttachVolume, CopyVolume, LeftDisk, MoveDisk, MoveVolume, PoolAssignment, VolumeAssignment, VolumeMoveReport,
+        AttachVolume, CopyVolume, ExportVolume, FillVolume, LeftDisk, MoveDisk, MoveVolume, PoolAssignment,
+        VolumeAssignment, VolumeMoveReport,
     },
 };
 use gantry_types::Problem;
@@ -16,7 +22,7 @@ use uuid::Uuid;
 
 use crate::{
     reply::Refusal,
-    router::{Answer, EpochQuery, Host},
+    router::{Answer, EpochQuery, Host, Streams},
 };
 
 pub(crate) fn routes() -> Router<Host> {
@@ -28,12 +34,28 @@ pub(crate) fn routes() -> Router<Host> {
         .route(paths::POOL_VOLUME_SIZE, put(grow_volume))
         .route(paths::POOL_VOLUME_DELETION, post(delete_volume))
         .route(paths::POOL_VOLUME_COPY, post(copy_volume))
+        .route(paths::POOL_VOLUME_IMAGE, post(fill_volume))
         .route(paths::VM_VOLUME_MOVE, post(move_volume))
         .route(paths::VM_VOLUME_MOVE_CANCEL, post(cancel_volume_move))
         .route(paths::VM_DISK_MOVE, post(move_disk))
         .route(paths::VM_DISK_MOVE_CANCEL, post(cancel_disk_move))
         .route(paths::VM_DISK_LEFT, post(clear_left_disk))
         .route(paths::VM_VOLUME, put(attach_volume).delete(detach_volume))
+}
+
+pub(crate) fn content_route() -> Router<Arc<dyn Streams>> {
+    Router::new().route(paths::POOL_VOLUME_CONTENT, post(export))
+}
+
+async fn export(
+    State(streams): State<Arc<dyn Streams>>,
+    Path(ids): Path<(Uuid, Uuid)>,
+    Json(request): Json<ExportVolume>,
+) -> Result<Response, Refusal> {
+    same_volume(ids, &request.volume)?;
+    let exported = streams.export(request).await?;
+    let headers = [(CONTENT_LENGTH, exported.bytes.to_string())];
+    Ok((headers, Body::from_stream(exported.content)).into_response())
 }
 
 pub(crate) fn same(what: &str, path: Uuid, body: Uuid) -> Result<(), Refusal> {
@@ -115,6 +137,14 @@ async fn cancel_volume_move(
 ) -> Answer<VolumeMoveReport> {
     same("volume", volume, request.volume)?;
     Ok(Json(host.cancel_volume_move(vm, &request).await?))
+}
+async fn fill_volume(
+    State(host): State<Host>,
+    Path(ids): Path<(Uuid, Uuid)>,
+    Json(request): Json<FillVolume>,
+) -> Answer<()> {
+    same_volume(ids, &request.volume)?;
+    Ok(Json(host.fill_volume(&request).await?))
 }
 async fn move_disk(
     State(host): State<Host>,

@@ -9,9 +9,10 @@ use gantry_api::{
     AgentApi,
     access::ConsoleKind,
     agent::{Assignment, ImageRef, PowerAction, PowerRequest, ReceiveMigration, Verdict, VmRunState},
+    storage::ExportVolume,
 };
 use gantry_hostlink::{
-    AgentClient, Console, Content, Streams, conformance,
+    AgentClient, Console, Content, Exported, Streams, conformance,
     fake::{FakeWorld, Fault, When},
     router,
 };
@@ -111,6 +112,13 @@ impl Streams for Echo {
         })?;
         let zeros: u64 = came.iter().flatten().map(|byte| u64::from(*byte == 0)).sum();
         if zeros == bytes { Ok(()) } else { Err(Problem::conflict("other-content", format!("{zeros} of {bytes}"))) }
+    }
+
+    /// As many bytes as its slot says.
+    async fn export(&self, request: ExportVolume) -> Result<Exported, Problem> {
+        let bytes = u64::from(request.volume.slot);
+        let content = Bytes::from(vec![7; bytes as usize]);
+        Ok(Exported { bytes, content: futures::stream::iter([Ok(content)]).boxed() })
     }
 }
 
@@ -222,6 +230,22 @@ async fn a_host_sends_a_disk_in_parts_and_hears_what_became_of_it() {
     // A controller has no disks.
     let controller = link.controller().send_disk_content(vm, 1 << 20, parts(vec![zeros()])).await;
     assert_eq!(code(controller), (ErrorClass::Denied, "not-your-call".to_owned()));
+}
+
+#[tokio::test]
+async fn a_volume_is_sent_as_a_file_to_a_controller_and_to_nobody_else() {
+    let link = Link::new().await;
+    let pool = serde_json::json!({"uuid": Uuid::new_v4(), "name": "fast", "type": "dir", "path": "/srv/fast"});
+    let volume = serde_json::json!({
+        "uuid": Uuid::new_v4(), "name": "data", "pool": pool, "size": "1MiB", "discard": true, "slot": 5
+    });
+    let request: ExportVolume =
+        serde_json::from_value(serde_json::json!({"volume": volume, "format": "raw"})).expect("a request");
+    let sent = link.controller().export(&request).await.expect("sent");
+    assert_eq!(sent.content_length(), Some(5), "whoever gets less knows that it broke off");
+    assert_eq!(sent.bytes().await.expect("bytes").as_ref(), [7; 5]);
+    let refused = link.client(Role::Host, "host-2").export(&request).await;
+    assert_eq!(code(refused), (ErrorClass::Denied, "not-your-call".to_owned()));
 }
 
 #[tokio::test]

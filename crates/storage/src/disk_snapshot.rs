@@ -19,7 +19,7 @@ use crate::probe::{self, InternalSnapshot};
 use crate::qemu_img::{Run, RunLimits};
 
 /// Going through the reference counts of a full disk of 64 TiB takes minutes.
-const OWNER_LIMITS: RunLimits = RunLimits {
+pub(crate) const OWNER_LIMITS: RunLimits = RunLimits {
     address_space_bytes: 8 << 30,
     cpu_seconds: 600,
     file_bytes: u64::MAX,

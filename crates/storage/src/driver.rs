@@ -1,13 +1,14 @@
 //! What all kinds of pool have in common.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use gantry_types::{PoolHealth, PoolSpace};
+use gantry_types::{ImageFormat, PoolHealth, PoolSpace};
 use uuid::Uuid;
 
 use crate::disk::{DiskInfo, DiskSpec};
 use crate::error::StorageError;
+use crate::exchange::ExportedDisk;
 
 /// A place for volumes. Each call looks first whether the place is still this pool's, so that nothing is ever written
 /// below the mount point of a file system that went away. Each can be repeated.
@@ -35,6 +36,10 @@ pub trait PoolDriver: Send + Sync + std::fmt::Debug {
     /// Copies its content to a volume of another pool or of this one, which is there and not smaller; without moving data
     /// where the file system can share it (reflink). No QEMU may have either open.
     async fn copy_to(&self, volume: Uuid, other: &dyn PoolDriver, copy: Uuid) -> Result<(), StorageError>;
+    /// Writes a verified, standalone qcow2 image to a volume that is there and not smaller. No QEMU may have it open.
+    async fn fill(&self, volume: Uuid, image: &Path) -> Result<(), StorageError>;
+    /// The volume as a file of another format. No QEMU may have it open for writing.
+    async fn export(&self, volume: Uuid, format: ImageFormat) -> Result<ExportedDisk, StorageError>;
     /// Deletes it; one that is not there is fine. No QEMU may have it open.
     async fn delete(&self, volume: Uuid) -> Result<(), StorageError>;
 

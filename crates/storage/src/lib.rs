@@ -4,6 +4,7 @@
 //!   a hostile file of any known disk format into one of them.
 //! - [`DirPool`] is a host's pool: a cache of images, the VM disks laid over them, and the snapshots inside those.
 //! - [`PoolDriver`] is what every kind of pool can do with volumes; [`MarkedDir`] does it in a directory.
+//! - [`DirPool::fill_disk`] makes a disk of an image, [`DirPool::export_disk`] a file for others of a disk.
 //! - [`DirPool::claim_disk`] keeps two hosts that reach one pool from using one disk.
 //! - [`Seed`] builds the NoCloud disk a guest reads its identity and addresses from.
 //! - [`DirPool::serve_disk`] serves a disk that no VM has open, [`NbdClient`] reads and writes what is served.
@@ -26,6 +27,7 @@ mod disk_snapshot;
 mod disk_transfer;
 mod driver;
 mod error;
+mod exchange;
 mod image_store;
 mod import;
 mod lease;
@@ -44,6 +46,7 @@ pub use disk_server::{DiskServer, EXPORT as SERVED_EXPORT, ServeMode};
 pub use disk_transfer::{AlongFiles, DiskFile, StagedDisk};
 pub use driver::{PoolDriver, PoolFinding};
 pub use error::StorageError;
+pub use exchange::ExportedDisk;
 pub use image_store::{ImageStore, StoredImage};
 pub use import::{ImageInfo, ImportLimits, ImportOptions, ImportPhase, ImportProgress};
 pub use lease::{Claim, DiskHold, Lease};

@@ -13,7 +13,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use gantry_types::{ByteSize, PoolHealth, PoolSpace};
+use gantry_types::{ByteSize, ImageFormat, PoolHealth, PoolSpace};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use rustix::{fs::StatVfsMountFlags, io::Errno};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,7 @@ use crate::blocking::blocking;
 use crate::disk::{DiskInfo, DiskSpec, DiskUsers};
 use crate::driver::{PoolDriver, PoolFinding};
 use crate::error::StorageError;
+use crate::exchange::ExportedDisk;
 use crate::pool::DirPool;
 use crate::qemu_img::WORKER_UID;
 use crate::staging::{PASSABLE_DIR_MODE, sync_dir};
@@ -313,6 +314,14 @@ impl PoolDriver for MarkedDir {
             return Ok(());
         }
         self.inside().await?.copy_disk(volume, &to.path).await
+    }
+
+    async fn fill(&self, volume: Uuid, image: &Path) -> Result<(), StorageError> {
+        self.inside().await?.fill_disk(volume, image).await
+    }
+
+    async fn export(&self, volume: Uuid, format: ImageFormat) -> Result<ExportedDisk, StorageError> {
+        self.inside().await?.export_disk(volume, format).await
     }
 
     async fn delete(&self, volume: Uuid) -> Result<(), StorageError> {

@@ -90,6 +90,29 @@ async fn a_disk_arrives_with_all_its_states_over_the_image_that_is_there() {
 }
 
 #[tokio::test]
+async fn a_disk_goes_to_another_pool_of_its_host_with_all_its_states() {
+    let sites = Sites::new().await;
+    sites.source.create_disk(&sites.spec()).await.unwrap();
+    let path = sites.source.disk_path(DISK);
+    write(&path, 1, 3 * MIB);
+    sites.source.create_disk_snapshot(DISK, "before").await.unwrap();
+    write(&path, 2, 3 * MIB);
+    let (now, taken) = (guest_bytes(&path), fs::metadata(&path).unwrap().blocks() * 512);
+    let mut staged = sites.destination.stage_disk().await.unwrap();
+    let mut heard = 0;
+    staged.copy_of(&DiskFile::open(&path).unwrap(), |copied| heard = copied).await.unwrap();
+    assert!(heard > 0 && heard <= taken, "{heard} of {taken}");
+    let found = sites.destination.adopt_disk(&sites.spec(), staged).await.unwrap();
+    assert!(found.allocated_bytes <= taken + 64 * 1024, "holes stay holes: {found:?} of {taken}");
+    sites.source.delete_disk(DISK).await.unwrap();
+    drop(fs::remove_dir_all(sites.directory.path().join("source")));
+    let there = sites.destination.disk_path(DISK);
+    assert!(guest_bytes(&there) == now, "the guest would read something else");
+    sites.destination.apply_disk_snapshot(DISK, "before").await.unwrap();
+    assert_eq!(guest_bytes(&there)[3 * MIB as usize], 1);
+}
+
+#[tokio::test]
 async fn what_breaks_off_or_is_something_else_is_refused_and_leaves_nothing() {
     let sites = Sites::new().await;
     sites.source.create_disk(&sites.spec()).await.unwrap();

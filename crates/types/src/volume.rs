@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use crate::{ByteSize, Name, Problem, resource::resource};
 
 resource!(
-    /// A disk that belongs to itself: it is made empty in a pool, attached to a VM and detached from it while that runs,
+    /// A disk that belongs to itself: it is made in a pool, empty or with some content, attached to a VM and detached from it while that runs,
     /// grown, and outlives its VMs.
     Volume, "volume", "volumes", VolumeSpec, VolumeStatus
 );
@@ -21,6 +21,9 @@ pub struct VolumeSpec {
     /// The volume whose content it begins with; empty if not given. Fixed once it is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clone_of: Option<Name>,
+    /// The image whose content it begins with; empty if not given. Fixed once it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<Name>,
     /// Changed at any time.
     #[serde(default, skip_serializing_if = "VolumeLimits::is_none")]
     pub limits: VolumeLimits,
@@ -79,6 +82,9 @@ impl Volume {
             problem = problem.field("spec.size", format!("{} is out of range, use 1MiB to 64TiB", spec.size));
         } else if !spec.size.bytes().is_multiple_of(512) {
             problem = problem.field("spec.size", format!("{} is not a multiple of 512 bytes", spec.size));
+        }
+        if spec.clone_of.is_some() && spec.image.is_some() {
+            problem = problem.field("spec.image", "can't be given together with clone_of: it begins as one of them");
         }
         if let Some(iops) = spec.limits.iops.filter(|iops| !IOPS.contains(iops)) {
             let message = format!("{iops} is out of range, use {} to {}", IOPS.start(), IOPS.end());

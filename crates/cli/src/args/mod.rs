@@ -52,7 +52,8 @@ pub use routing::{FloatingIpCommand, RouterCommand};
 pub use simulate::{SimulateCommand, SimulateLive, SimulatePlanetlab, SimulateRules};
 pub use snapshot::{SnapshotCommand, SnapshotCreate, SnapshotScheduleArguments};
 pub use storage::{
-    PoolCommand, PoolCreate, PoolLimits, VolumeClone, VolumeCommand, VolumeCreate, VolumeSet, VolumeSettings,
+    PoolCommand, PoolCreate, PoolLimits, VolumeClone, VolumeCommand, VolumeCreate, VolumeImport, VolumeSet,
+    VolumeSettings,
 };
 pub use user::{UserCommand, UserRole};
 pub use vm::{

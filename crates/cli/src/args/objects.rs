@@ -47,7 +47,7 @@ pub struct ImageImport {
     pub follow: FollowOptions,
 }
 
-fn parse_format(text: &str) -> Result<ImageFormat, String> {
+pub(super) fn parse_format(text: &str) -> Result<ImageFormat, String> {
     serde_json::from_value(text.into()).map_err(|error| error.to_string())
 }
 

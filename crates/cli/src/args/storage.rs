@@ -1,7 +1,7 @@
 //! `gantry pool|volume …`
 
 use clap::{Args, Subcommand, ValueEnum};
-use gantry_types::{ByteSize, CacheMode, Name, PoolType};
+use gantry_types::{ByteSize, CacheMode, ImageFormat, Name, PoolType};
 
 use super::{FollowOptions, ListOptions};
 
@@ -86,6 +86,18 @@ impl From<PoolKind> for PoolType {
 pub enum VolumeCommand {
     /// Make an empty disk that belongs to itself
     Create(VolumeCreate),
+    /// Make a volume of a disk file: qcow2, raw, vmdk, vhd, vhdx or vdi, also compressed with gzip, xz or zstd
+    Import(VolumeImport),
+    /// Write all of a volume that no running VM has to a file, of any of these formats
+    Export {
+        /// The volume's name
+        name: String,
+        /// Where it is written; a file that is there is replaced
+        file: std::path::PathBuf,
+        /// What it is to be; by the end of its name if not given, else qcow2
+        #[arg(long, value_parser = super::objects::parse_format)]
+        format: Option<ImageFormat>,
+    },
     /// All volumes, or those that a selector chooses
     #[command(visible_alias = "ls")]
     List(ListOptions),
@@ -139,9 +151,12 @@ pub enum VolumeCommand {
 pub struct VolumeCreate {
     /// What it is to be called
     pub name: Name,
-    /// For example 1GiB; it can be grown later
+    /// For example 1GiB; it can be grown later. Its image's if that is given
+    #[arg(long, required_unless_present = "image")]
+    pub size: Option<ByteSize>,
+    /// The image whose content it begins with; empty if not given: gantry image list
     #[arg(long)]
-    pub size: ByteSize,
+    pub image: Option<Name>,
     /// Where it is to lie: gantry pool list
     #[arg(long)]
     pub pool: Name,
@@ -155,6 +170,25 @@ pub struct VolumeCreate {
     pub dry_run: bool,
     #[command(flatten)]
     pub follow: FollowOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct VolumeImport {
+    /// What it is to be called
+    pub name: Name,
+    /// A disk file on this machine
+    pub file: String,
+    /// Where it is to lie: gantry pool list
+    #[arg(long)]
+    pub pool: Name,
+    /// How large it is to be, if larger than what is in the file
+    #[arg(long)]
+    pub size: Option<ByteSize>,
+    /// What the file is; found out if not given. Raw files must be called so
+    #[arg(long, value_parser = super::objects::parse_format)]
+    pub format: Option<ImageFormat>,
+    #[command(flatten)]
+    pub settings: VolumeSettings,
 }
 
 #[derive(Debug, Args)]

@@ -43,6 +43,8 @@ fn what_must_work_as_typed_parses() {
         "gantry vm migrate web --pool nas",
         "gantry vm migrate web --to host-2 --pool nas",
         "gantry volume migrate web-root --to nas",
+        "gantry volume import data ./data.vmdk --pool nas",
+        "gantry volume export data ./data.qcow2",
         "gantry vm clone web web-2",
         "gantry get vm web -o yaml",
         "gantry apply -f web.yaml",

@@ -16,9 +16,9 @@ use gantry_api::energy::{EnergyQuery, EnergyReport};
 use gantry_api::overview::{Overview, SearchQuery, SearchResult};
 use gantry_api::rest::{
     AttachRequest, BackupFilesQuery, CaptureQuery, Changed, CloneRequest, CreateToken, CreatedToken, DeleteBackupQuery,
-    DeleteVmQuery, FenceRequest, HaExplanation, ListQuery, MigrateRequest, MigrateVolumeRequest, Page, RebootRequest,
-    RecoverRequest, RestoreBackupRequest, RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, Version,
-    VmExplanation, WriteQuery,
+    DeleteVmQuery, ExportQuery, FenceRequest, HaExplanation, ListQuery, MigrateRequest, MigrateVolumeRequest, Page,
+    RebootRequest, RecoverRequest, RestoreBackupRequest, RevertRequest, StopRequest, Trace, TraceQuery,
+    UpdateClusterRequest, Version, VmExplanation, WriteQuery,
 };
 use gantry_hostlink::{answer, causes, checked};
 use gantry_trust::{ClientConfig, ExpectedPeer, TrustError, WebSocket};
@@ -161,6 +161,11 @@ impl Client {
         request: &MigrateVolumeRequest,
     ) -> Result<Changed<Volume>, Problem> {
         answer(&self.peer, self.verb(&format!("{}/migrate", object_path::<Volume>(volume)?), request)).await
+    }
+    /// All of a volume; the body is the file.
+    pub async fn export(&self, volume: &str, query: &ExportQuery) -> Result<reqwest::Response, Problem> {
+        let path = format!("{}/content", object_path::<Volume>(volume)?);
+        checked(&self.peer, self.request(Method::GET, &path).query(query)).await
     }
     pub async fn detach(&self, volume: &str) -> Result<Changed<Volume>, Problem> {
         answer(&self.peer, self.verb(&format!("{}/detach", object_path::<Volume>(volume)?), &())).await

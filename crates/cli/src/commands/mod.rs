@@ -25,6 +25,7 @@ mod storage;
 mod tokens;
 mod users;
 mod vms;
+mod volume_files;
 mod whole;
 
 pub use images::upload;

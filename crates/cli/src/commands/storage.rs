@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use gantry_api::rest::{AttachRequest, Changed, MigrateVolumeRequest, WriteQuery};
-use gantry_types::{ErrorClass, Labels, Pool, PoolSpec, Resource, Volume, VolumeLimits, VolumeSpec};
+use gantry_types::{ByteSize, ErrorClass, Image, Labels, Pool, PoolSpec, Resource, Volume, VolumeLimits, VolumeSpec};
 
-use super::{Session, announce, apply, carry_out, moves, networking::change, objects};
+use super::{Session, announce, apply, carry_out, moves, networking::change, objects, volume_files};
 use crate::{
     args::{
         FollowOptions, PoolCommand, PoolCreate, PoolLimits, VolumeClone, VolumeCommand, VolumeCreate, VolumeSet,
@@ -71,6 +71,8 @@ async fn finish<T: Resource>(
 pub async fn volumes(session: &Session, command: VolumeCommand) -> Result<(), Failure> {
     match command {
         VolumeCommand::Create(arguments) => create_volume(session, arguments).await,
+        VolumeCommand::Import(arguments) => volume_files::import(session, arguments).await,
+        VolumeCommand::Export { name, file, format } => volume_files::export(session, &name, &file, format).await,
         VolumeCommand::Clone(arguments) => clone_volume(session, arguments).await,
         VolumeCommand::List(options) => objects::list::<Volume>(session, &options, |_| true).await,
         VolumeCommand::Show { name } => objects::show_all::<Volume>(session, &name).await,
@@ -102,7 +104,7 @@ pub async fn volumes(session: &Session, command: VolumeCommand) -> Result<(), Fa
     }
 }
 
-fn adjust(spec: &mut VolumeSpec, settings: VolumeSettings) {
+pub(super) fn adjust(spec: &mut VolumeSpec, settings: VolumeSettings) {
     if let Some(iops) = settings.iops {
         spec.limits.iops = Some(iops).filter(|iops| *iops > 0);
     }
@@ -115,10 +117,16 @@ fn adjust(spec: &mut VolumeSpec, settings: VolumeSettings) {
 
 async fn create_volume(session: &Session, arguments: VolumeCreate) -> Result<(), Failure> {
     let client = session.client()?;
+    let size = match (arguments.size, &arguments.image) {
+        (Some(size), _) => size,
+        (None, Some(image)) => client.get::<Image>(image.as_str()).await?.status.virtual_size,
+        (None, None) => ByteSize(0),
+    };
     let mut spec = VolumeSpec {
         pool: arguments.pool,
-        size: arguments.size,
+        size,
         clone_of: None,
+        image: arguments.image,
         limits: VolumeLimits::default(),
         cache: Default::default(),
         discard: true,
@@ -138,7 +146,7 @@ async fn create_volume(session: &Session, arguments: VolumeCreate) -> Result<(),
 async fn clone_volume(session: &Session, arguments: VolumeClone) -> Result<(), Failure> {
     let client = session.client()?;
     let source: Volume = client.get(&arguments.source).await?;
-    let mut spec = VolumeSpec { clone_of: Some(source.metadata.name), ..source.spec };
+    let mut spec = VolumeSpec { clone_of: Some(source.metadata.name), image: None, ..source.spec };
     spec.pool = arguments.pool.unwrap_or(spec.pool);
     spec.size = arguments.size.unwrap_or(spec.size);
     adjust(&mut spec, arguments.settings);

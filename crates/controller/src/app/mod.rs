@@ -41,6 +41,7 @@ pub mod vm_disk;
 pub(crate) mod vm_references;
 mod vm_update;
 pub mod volume;
+pub mod volume_content;
 mod wrongs;
 
 use std::sync::Arc;

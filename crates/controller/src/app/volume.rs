@@ -7,7 +7,7 @@ use gantry_api::{
 };
 use gantry_types::{Action, Pool, Problem, Resource, VOLUMES_PER_VM_MAX, Vm, VmPhase, Volume, VolumePhase, VolumeSpec};
 
-use super::{App, Caller, already_exists, check_labels, check_name, check_precondition, pool, vm};
+use super::{App, Caller, already_exists, check_labels, check_name, check_precondition, pool, vm, volume_content};
 use crate::{
     model::Tables,
     objects::Change,
@@ -94,6 +94,7 @@ pub async fn create(app: &App, caller: &Caller, sent: Volume, query: &WriteQuery
     let pool = app.model.read(|tables| pool::find_ready(tables, &sent.spec.pool));
     let pool = pool.map_err(|message| wrong("spec.pool", message))?;
     pool::check_promise(app, &pool, sent.spec.size.bytes()).map_err(|message| wrong("spec.size", message))?;
+    volume_content::check_image(app, &sent).map_err(|(field, message)| wrong(field, message))?;
     let source = match &sent.spec.clone_of {
         Some(name) => Some(clonable(app, &sent, &pool, name).await?),
         None => None,
@@ -184,7 +185,11 @@ fn check_change(app: &App, current: &Volume, sent: &Volume) -> Result<(), Proble
     let (old, new) = (&current.spec, &sent.spec);
     let mut wrong = Problem::invalid("unchangeable", format!("volume '{}' can't be changed like this", current.name()))
         .object(current.reference());
-    for (field, changed) in [("spec.pool", old.pool != new.pool), ("spec.clone_of", old.clone_of != new.clone_of)] {
+    for (field, changed) in [
+        ("spec.pool", old.pool != new.pool),
+        ("spec.clone_of", old.clone_of != new.clone_of),
+        ("spec.image", old.image != new.image),
+    ] {
         if changed {
             wrong = wrong.field(field, "is fixed when the volume is made");
         }

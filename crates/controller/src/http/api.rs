@@ -24,10 +24,10 @@ use gantry_api::{
     paths,
     rest::{
         AttachRequest, BackupFilesQuery, CaptureQuery, Changed, CloneRequest, CreateToken, CreatedToken,
-        DeleteBackupQuery, DeleteVmQuery, FenceRequest, HaExplanation, JoinRequest, JoinResponse, ListQuery,
-        MigrateRequest, MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RestoreBackupRequest, RevertRequest,
-        StopRequest, Trace, TraceQuery, UpdateClusterRequest, UploadState, Version, VmExplanation, WatchEvent,
-        WriteQuery,
+        DeleteBackupQuery, DeleteVmQuery, ExportQuery, FenceRequest, HaExplanation, JoinRequest, JoinResponse,
+        ListQuery, MigrateRequest, MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RestoreBackupRequest,
+        RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, UploadState, Version, VmExplanation,
+        WatchEvent, WriteQuery,
     },
 };
 use gantry_types::{
@@ -47,7 +47,7 @@ use super::{
     endpoint::{Endpoint, Routes},
     host_work, hosts, images, managed, objects, overview, policies,
     request::{Answer, MAX_BODY_BYTES, no_such_method},
-    session, snapshots, storage, upload_pieces, users, vms, writes,
+    session, snapshots, storage, upload_pieces, users, vms, volume_content, writes,
 };
 use crate::{app::managed::Managed, model::Kind};
 
@@ -295,6 +295,11 @@ fn of_storage(routes: Routes) -> Routes {
         post(storage::create_volume),
         put(storage::put_volume),
         delete(storage::delete_volume),
+    )
+    .add(
+        Endpoint::new(HttpMethod::Get, "/v1/volumes/{name}/content", Volume::KIND, "All of it, as a file")
+            .query::<ExportQuery>(),
+        get(volume_content::export),
     )
     .add(verb("attach", "Give it to a VM, also while that runs").body::<AttachRequest>(), post(storage::attach))
     .add(

@@ -29,6 +29,7 @@ mod storage;
 mod upload_pieces;
 mod users;
 mod vms;
+mod volume_content;
 mod watch;
 mod writes;
 

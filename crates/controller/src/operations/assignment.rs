@@ -6,7 +6,7 @@ use gantry_api::{
     agent::{Assignment, DiskAssignment, ImageRef, NicAddress, NicAssignment},
     storage::PoolAssignment,
 };
-use gantry_types::{Image, ImagePhase, Pool, Problem, Resource, Vm};
+use gantry_types::{Image, ImagePhase, Name, Pool, Problem, Resource, Vm};
 
 use crate::{
     app::{App, network, pool, volume},
@@ -18,14 +18,19 @@ use crate::{
 /// # Errors
 /// `image-not-ready` (transient) while it is being imported; permanent ones if it can never be used.
 pub fn image_of(app: &App, vm: &Vm) -> Result<Option<ImageRef>, Problem> {
-    let Some(name) = &vm.spec.image else { return Ok(None) };
+    vm.spec.image.as_ref().map(|name| ready_image(app, name)).transpose()
+}
+
+/// # Errors
+/// As [`image_of`].
+pub fn ready_image(app: &App, name: &Name) -> Result<ImageRef, Problem> {
     let image = app.model.get::<Image>(name.as_str()).ok_or_else(|| Problem::not_found(Image::KIND, name.as_str()))?;
     match (image.status.phase, &image.status.digest) {
-        (ImagePhase::Ready, Some(digest)) => Ok(Some(ImageRef {
+        (ImagePhase::Ready, Some(digest)) => Ok(ImageRef {
             digest: digest.clone(),
             file_size: image.status.file_size.bytes(),
             virtual_size: image.status.virtual_size.bytes(),
-        })),
+        }),
         (ImagePhase::Failed, _) => Err(Problem::conflict(
             "image-failed",
             format!("image '{name}' is not usable: {}", image.status.reason.as_deref().unwrap_or("its import failed")),

@@ -4,11 +4,17 @@
 //! fails leaves the volume `deleting`, and deleting it again goes on.
 
 use async_trait::async_trait;
-use gantry_api::{AgentApi, storage::CopyVolume};
+use gantry_api::{
+    AgentApi,
+    storage::{CopyVolume, FillVolume},
+};
 use gantry_types::{Host, HostState, Name, Pool, Problem, Resource, Severity, Volume, VolumePhase};
 use std::sync::Arc;
 
-use super::step::{Ending, Procedure, Step, StepContext, Undone};
+use super::{
+    assignment::ready_image,
+    step::{Ending, Procedure, Step, StepContext, Undone},
+};
 use crate::{
     app::{pool, volume::assignment},
     objects::Change,
@@ -60,7 +66,11 @@ impl Procedure for VolumeCreate {
         };
         volume.status.phase = VolumePhase::Ready;
         let (spec, by) = (&volume.spec, &context.operation.spec.requested_by);
-        let of = spec.clone_of.as_ref().map(|source| format!(", a clone of '{source}',")).unwrap_or_default();
+        let of = match (&spec.clone_of, &spec.image) {
+            (Some(source), _) => format!(", a clone of '{source}',"),
+            (None, Some(image)) => format!(" from image '{image}'"),
+            (None, None) => String::new(),
+        };
         let message =
             format!("volume '{}'{of} of {} was made in pool '{}' by {by}", volume.name(), spec.size, spec.pool);
         change.update(&volume)?.event(&context.event(Severity::Normal, "VolumeCreated", message, None))?;
@@ -121,7 +131,14 @@ async fn source(context: &StepContext, volume: &Volume) -> Result<Option<Volume>
     }
 }
 
-/// A clone's content. Done again, it is the same: its source is kept from changing by this operation.
+async fn fill_with_image(context: &StepContext, volume: &Volume, name: &Name) -> Result<(), Problem> {
+    let (_, agent) = at_pool(context, &volume.spec.pool).await?;
+    let image = ready_image(&context.app, name)?;
+    agent.ensure_image(&image).await?;
+    agent.fill_volume(&FillVolume { volume: assignment(&context.app, volume)?, image }).await
+}
+
+/// A clone's content, or an image's. Done again, it is the same: its source is kept from changing by this operation.
 struct Fill;
 
 #[async_trait]
@@ -132,6 +149,9 @@ impl Step for Fill {
 
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let volume = volume(context).await?;
+        if let Some(image) = &volume.spec.image {
+            return fill_with_image(context, &volume, image).await;
+        }
         let Some(source) = source(context, &volume).await? else { return Ok(()) };
         let find = async |pool: &Name| context.app.objects.get::<Pool>(pool.as_str()).await;
         let (from, to) = (find(&source.spec.pool).await?, find(&volume.spec.pool).await?);

@@ -59,6 +59,7 @@ pub enum Scenario {
     VolumeMigrate,
     VolumeMigrateLoose,
     VolumeClone,
+    VolumeFromImage,
     BackupCreate,
     BackupVerify,
     BackupDelete,
@@ -72,7 +73,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 47] = [
         Self::Start,
         Self::Restart,
         Self::Stop,
@@ -110,6 +111,7 @@ impl Scenario {
         Self::VolumeMigrate,
         Self::VolumeMigrateLoose,
         Self::VolumeClone,
+        Self::VolumeFromImage,
         Self::BackupCreate,
         Self::BackupVerify,
         Self::BackupDelete,
@@ -265,11 +267,12 @@ impl Scenario {
             let deleted = pool::delete(app, caller, "fast", query).await.expect("accepted").operation;
             return deleted.expect("an operation").metadata.name;
         }
-        let spec = serde_json::json!({"pool": "fast", "size": "1GiB"});
+        let image = (self == Self::VolumeFromImage).then_some("tiny");
+        let spec = serde_json::json!({"pool": "fast", "size": "1GiB", "image": image});
         let sent = Volume::new(name("data"), serde_json::from_value(spec).expect("a spec"));
         let made = volume::create(app, caller, sent, query).await.expect("accepted").operation;
         let made = made.expect("an operation").metadata.name;
-        if self == Self::VolumeCreate {
+        if matches!(self, Self::VolumeCreate | Self::VolumeFromImage) {
             return made;
         }
         controller.execute(&made).await;
@@ -319,7 +322,7 @@ impl Scenario {
             Self::VolumeDelete => Some((true, None)),
             Self::VolumeMigrateLoose | Self::VolumeClone => volume(VolumePhase::Ready, 1),
             Self::VolumeMigrate => volume(VolumePhase::Attached, 1),
-            Self::VolumeCreate | Self::VolumeDetach => volume(VolumePhase::Ready, 1),
+            Self::VolumeCreate | Self::VolumeFromImage | Self::VolumeDetach => volume(VolumePhase::Ready, 1),
             Self::VolumeAttach => volume(VolumePhase::Attached, 1),
             Self::VolumeGrow => volume(VolumePhase::Attached, 2),
             _ => None,

@@ -146,6 +146,21 @@ async fn a_volume_needs_a_pool_with_room_and_never_shrinks() {
 }
 
 #[tokio::test]
+async fn a_volume_from_an_image_needs_one_that_is_ready_and_fits() {
+    let (_world, controller) = a_volume().await;
+    let app = &*controller.app;
+    let create = async |spec: Value| volume::create(app, &admin(), sent("more", spec), &now()).await;
+    let of = |size: &str, image: &str| json!({"pool": "fast", "size": size, "image": image});
+    assert_eq!(field(create(of("1GiB", "nothing")).await), "spec.image");
+    assert_eq!(field(create(of("1MiB", "tiny")).await), "spec.size");
+    let both = json!({"pool": "fast", "size": "1GiB", "image": "tiny", "clone_of": "data"});
+    assert_eq!(field(create(both).await), "spec.image");
+    let mut other: Volume = app.objects.get("data").await.expect("a volume");
+    other.spec.image = Some(name("tiny"));
+    assert_eq!(field(volume::put(app, &admin(), "data", other, &now()).await), "spec.image");
+}
+
+#[tokio::test]
 async fn what_a_vm_has_is_kept_from_others_and_outlives_it() {
     let (world, controller) = a_volume().await;
     let app = &*controller.app;

@@ -10,6 +10,7 @@ use gantry_api::{
     heartbeat::{Heartbeat, HeartbeatReply, HostTraffic},
     paths,
     rest::{CreateToken, CreatedToken, JoinRequest, JoinResponse},
+    storage::ExportVolume,
 };
 use gantry_controller::{
     App, Config, InitOptions,
@@ -20,7 +21,7 @@ use gantry_controller::{
     init::{authority_dir, identity_dir, init, store_path},
     loops,
 };
-use gantry_hostlink::{Console, Content, Streams, answer, fake::FakeWorld};
+use gantry_hostlink::{Console, Content, Exported, Streams, answer, fake::FakeWorld};
 use gantry_store::SqliteStore;
 use gantry_trust::{
     CertificateAuthority, ClientAuth, ClientConfig, ExpectedPeer, Identity, KeyRequest, LiveIdentity, Server,
@@ -317,6 +318,13 @@ impl Streams for Echo {
 
     async fn take_disk(&self, vm: Uuid, from: &Name, _bytes: u64, _content: Content) -> Result<(), Problem> {
         Err(Problem::transient("disk-not-expected", format!("no disk of VM {vm} is expected from '{from}'")))
+    }
+
+    /// As many bytes as its slot says.
+    async fn export(&self, request: ExportVolume) -> Result<Exported, Problem> {
+        let bytes = u64::from(request.volume.slot);
+        let content = Bytes::from(vec![7; bytes as usize]);
+        Ok(Exported { bytes, content: futures::stream::iter([Ok(content)]).boxed() })
     }
 }
 

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use gantry_api::{
     StorageApi,
     storage::{
-        AttachVolume, CopyVolume, LeftDisk, MoveDisk, MoveVolume, PoolAssignment, PoolReport, VolumeAssignment,
-        VolumeMoveReport, VolumePlace, VolumeReport,
+        AttachVolume, CopyVolume, FillVolume, LeftDisk, MoveDisk, MoveVolume, PoolAssignment, PoolReport,
+        VolumeAssignment, VolumeMoveReport, VolumePlace, VolumeReport,
     },
 };
 use gantry_types::{ByteSize, PoolHealth, PoolSpace, Problem};
@@ -225,6 +225,17 @@ impl StorageApi for FakeHost {
             }
             host.moves.remove(&request.volume);
             Ok(VolumeMoveReport::Cancelled)
+        })
+    }
+
+    async fn fill_volume(&self, request: &FillVolume) -> Result<(), Problem> {
+        self.on_host("fill_volume", |host| {
+            let there = host.pool(&request.volume.pool)?.content().volumes.contains_key(&request.volume.uuid);
+            match (there, host.images.contains(&request.image.digest)) {
+                (true, true) => Ok(()),
+                (false, _) => Err(Problem::not_found("volume", request.volume.name.as_str())),
+                (_, false) => Err(Problem::not_found("image", &request.image.digest)),
+            }
         })
     }
 
