@@ -36,14 +36,15 @@ pub async fn run(app: Arc<App>) {
         woken(&app, &app.wakeups.networks, INTERVAL).await;
         load_balancers::pass(&app).await;
         router_addresses::pass(&app).await;
-        pass(&app).await;
+        pass(&app, None).await;
     }
 }
 
-/// Brings every reachable host up to date. One that vanishes meanwhile is waited for only until it is known to be lost:
+/// Brings every reachable host up to date, but for one. One that vanishes meanwhile is waited for only until it is known to be lost:
 /// its connection may take a minute to fail, and the next pass is what tells the others where its VMs are by then.
-pub async fn pass(app: &App) {
-    let ready = app.model.list::<Host>().into_iter().filter(|host| is_ready(host));
+pub async fn pass(app: &App, but: Option<&Name>) {
+    let ready = app.model.list::<Host>().into_iter();
+    let ready = ready.filter(|host| is_ready(host) && but.is_none_or(|but| host.metadata.name != *but));
     let pushes = ready.map(|host| async move {
         let name = &host.metadata.name;
         tokio::select! {
@@ -76,9 +77,10 @@ impl App {
         self.distribute(host, true).await
     }
 
-    /// The same for all hosts: this one must succeed; others that don't are left to the loop.
-    pub async fn distribute_everywhere(&self, must: &Name) -> Result<(), Problem> {
-        let (mine, ()) = futures::join!(self.distribute_now(must), pass(self));
+    /// The same for all hosts: this one must succeed; others that don't are left to the loop, as one is that need not hear
+    /// of it at once.
+    pub async fn distribute_everywhere(&self, must: &Name, later: &Name) -> Result<(), Problem> {
+        let (mine, ()) = futures::join!(self.distribute_now(must), pass(self, Some(later)));
         mine
     }
 

@@ -65,11 +65,11 @@ pub(super) async fn record_at(context: &mut StepContext, host: &Name, epoch: u64
     Ok(())
 }
 
-/// The other hosts hear where the VM is now: until then they don't reach its guest.
-async fn tell_hosts(app: &App, vm: &Vm, destination: &Name) -> Result<(), Problem> {
+/// The other hosts hear where the VM is now: until then they don't reach its guest. The source knows by itself.
+async fn tell_hosts(app: &App, vm: &Vm, plan: &Plan) -> Result<(), Problem> {
     match vm.status.nics.is_empty() {
         true => Ok(()),
-        false => app.distribute_everywhere(destination).await,
+        false => app.distribute_everywhere(&plan.destination, &plan.source).await,
     }
 }
 
@@ -111,8 +111,7 @@ impl Step for Release {
         let vm = context.vm().await?;
         let lag_before = context.memo::<i64>(LAG_BEFORE)?;
         let app = Arc::clone(&context.app);
-        let (told, liveness) =
-            tokio::join!(tell_hosts(&app, &vm, &plan.destination), leave(context, &plan, vm.metadata.uuid));
+        let (told, liveness) = tokio::join!(tell_hosts(&app, &vm, &plan), leave(context, &plan, vm.metadata.uuid));
         told?;
         let Some(liveness) = liveness? else { return Ok(()) };
         if let Some(figures) = &mut context.operation.status.figures {

@@ -165,10 +165,10 @@ async fn a_host_that_was_away_learns_what_became_of_a_group() {
     world.hosts.cut(&hosts[1]);
     for port in [81, 82] {
         put::<SecurityGroup>(&controller, "web", rules(port)).await.expect("changed");
-        network_distributor::pass(&controller.app).await;
+        network_distributor::pass(&controller.app, None).await;
         assert_eq!(ports(), [port, 80]);
     }
     world.hosts.mend(&hosts[1]);
-    network_distributor::pass(&controller.app).await;
+    network_distributor::pass(&controller.app, None).await;
     assert_eq!(ports(), [82, 82]);
 }

@@ -146,7 +146,13 @@ impl DataPlane for LinuxDataPlane {
 
     async fn remove_port(&self, port: &PortRef) -> Result<Applied> {
         let mut made = self.made.lock().await;
-        *made = None;
+        // What was made can be taken away without a look, as what is not there any more shows itself.
+        if let Some(remembered) = made.take()
+            && let Ok(applied) = self.make(&target::removal(&remembered, port)?).await
+            && !applied.changes.is_empty()
+        {
+            return Ok(applied);
+        }
         let actual = read::observe(&self.tools).await?;
         self.make(&target::removal(&actual, port)?).await
     }
