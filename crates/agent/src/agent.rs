@@ -27,7 +27,7 @@ use crate::images::Images;
 use crate::migration::{decide_unknown, settled_report};
 use crate::problem::{chain, problem};
 use crate::records::Loaded;
-use crate::relocation::Expected;
+use crate::relocation::{Copies, Expected};
 use crate::storage::pool_problem;
 use crate::vm::{self, Command, VmHandle};
 
@@ -39,6 +39,7 @@ pub(crate) struct Agent {
     /// VMs whose record can't be read, and why.
     damaged: Mutex<BTreeMap<Uuid, String>>,
     pub(crate) expected: Expected,
+    pub(crate) copies: Copies,
     pub(crate) repository_works: RepositoryWorks,
 }
 
@@ -50,6 +51,7 @@ impl Agent {
             vms: Mutex::default(),
             damaged: Mutex::default(),
             expected: Expected::default(),
+            copies: Copies::default(),
             repository_works: RepositoryWorks::default(),
         }
     }

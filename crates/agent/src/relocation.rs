@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::sync::PoisonError;
 
 use async_trait::async_trait;
 use gantry_api::RelocationApi;
-use gantry_api::relocation::{DiskArrival, ExpectDisk, SendDisk};
+use gantry_api::relocation::{DiskArrival, DiskCopied, ExpectDisk, SendDisk};
 use gantry_hostlink::{AgentClient, Content};
 use gantry_types::{Name, Problem};
 use tokio::sync::Mutex;
@@ -18,7 +19,7 @@ use uuid::Uuid;
 
 use crate::agent::Agent;
 use crate::problem::{chain, problem};
-use crate::vm::{Arrival, Command, disk_place};
+use crate::vm::{Arrival, Command, CopyInSight, disk_place};
 
 /// Of what is on the way between the file and the network.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -54,6 +55,33 @@ impl Expected {
 
     pub async fn forget(&self, vm: Uuid) {
         self.0.lock().await.remove(&vm);
+    }
+}
+
+/// Copies that are being made for clones, by clone.
+#[derive(Default)]
+pub(crate) struct Copies(std::sync::Mutex<HashMap<Uuid, CopyInSight>>);
+
+impl Copies {
+    fn all(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, CopyInSight>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Shown until the guard is dropped.
+    fn show(&self, clone: Uuid, copy: CopyInSight) -> impl Drop + '_ {
+        self.all().insert(clone, copy);
+        Shown { copies: self, clone }
+    }
+}
+
+struct Shown<'a> {
+    copies: &'a Copies,
+    clone: Uuid,
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        self.copies.all().remove(&self.clone);
     }
 }
 
@@ -122,7 +150,7 @@ impl RelocationApi for Agent {
     }
 
     async fn send_disk(&self, vm: Uuid, request: &SendDisk) -> Result<(), Problem> {
-        let (epoch, clone) = (request.epoch, request.clone);
+        let (epoch, clone, snapshot) = (request.epoch, request.clone, request.snapshot);
         let task = self.existing(vm).await?;
         let what = format!("the disk of VM {vm} to host '{}'", request.destination);
         let peer = AgentClient::new(&self.host.identity, &request.destination, &request.destination_agent)
@@ -133,7 +161,11 @@ impl RelocationApi for Agent {
         };
         let lent = match clone {
             None => task.ask(vm, |reply| Command::Lend { epoch, reply }).await?,
-            Some(_) => task.ask(vm, |reply| Command::Copy { epoch, reply }).await?.make().await?,
+            Some(clone) => {
+                let copying = task.ask(vm, |reply| Command::Copy { epoch, snapshot, reply }).await?;
+                let _shown = self.copies.show(clone, copying.in_sight());
+                copying.make().await?
+            }
         };
         let bytes = lent.disk.allocated_bytes().map_err(not_sent)?;
         let (mut writer, reader) = tokio::io::duplex(BUFFER_BYTES);
@@ -147,5 +179,11 @@ impl RelocationApi for Agent {
         // What the other end says is the cause of a broken pipe here.
         taken?;
         sent.map_err(not_sent)
+    }
+
+    async fn disk_copied(&self, vm: Uuid, clone: Uuid) -> Result<Option<DiskCopied>, Problem> {
+        self.existing(vm).await?;
+        let copy = self.copies.all().get(&clone).cloned();
+        Ok(copy.and_then(|copy| copy.look()))
     }
 }

@@ -41,6 +41,7 @@ pub mod host {
     pub const MIGRATION_VERB: &str = "/v1/vms/{vm}/migrations/{migration}/{verb}";
     pub const DISK_EXPECTATION: &str = "/v1/vms/{vm}/disk/expectation";
     pub const DISK_SENDING: &str = "/v1/vms/{vm}/disk/sending";
+    pub const DISK_COPY: &str = "/v1/vms/{vm}/disk/copies/{clone}";
     pub const DISK_CONTENT: &str = "/v1/vms/{vm}/disk/content";
 
     pub const VM_BACKUP: &str = "/v1/vms/{vm}/backups/{backup}";

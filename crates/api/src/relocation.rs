@@ -27,6 +27,8 @@ pub trait RelocationApi: Send + Sync {
     /// For a clone it may run: then what its disk holds at one instant is sent, and it is not changed meanwhile. Answers
     /// when all has arrived; whoever stops waiting for the answer stops the sending.
     async fn send_disk(&self, vm: Uuid, request: &SendDisk) -> Result<(), Problem>;
+    /// Source: how far the copy is that is made for this clone before it is sent; `None` while none is made.
+    async fn disk_copied(&self, vm: Uuid, clone: Uuid) -> Result<Option<DiskCopied>, Problem>;
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -50,6 +52,13 @@ pub enum DiskArrival {
     Arrived,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DiskCopied {
+    pub copied_bytes: u64,
+    /// What the source's disk takes, with all its states; the copy may take less.
+    pub total_bytes: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SendDisk {
     /// The VM's epoch here, at the source.
@@ -61,4 +70,7 @@ pub struct SendDisk {
     /// moves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clone: Option<Uuid>,
+    /// Of a clone: it begins with this snapshot of the disk, instead of with what the disk holds now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Uuid>,
 }

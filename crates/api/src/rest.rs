@@ -282,6 +282,9 @@ pub struct CloneRequest {
     /// Bind it to this host, instead of to what its source is bound to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<Name>,
+    /// A snapshot of the source: it begins with what the disk held then, instead of what it holds at this instant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Name>,
 }
 
 /// `GET /v1/vms/{name}/explain`: what placement would say if it were asked now.

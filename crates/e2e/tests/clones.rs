@@ -33,7 +33,15 @@ async fn a_running_guest_is_cloned_as_of_one_instant_and_both_run() -> Result<()
     let workload = Workload { writes_to: Some(observer.address()), ..Workload::default() };
     let source = lab.run_vm(VM, Some(1), &workload).await?;
     writes_go_on(&observer).await?;
+    let acknowledged = observer.last();
     lab.gantry(&["snapshot", "create", VM, "its-own"]).await?.ok()?;
+    let kept = observer.last();
+    writes_go_on(&observer).await?;
+    lab.gantry(&["vm", "clone", VM, "then", "--snapshot", "its-own", "--stopped", "--host", "host-2"]).await?.ok()?;
+    let then: Vm = lab.client().get("then").await?;
+    let held = disk::check(&lab.disk(2, then.metadata.uuid), acknowledged)?;
+    ensure!(held.last <= kept + 1, "the clone of the snapshot has {} and it was taken at {kept}", held.last);
+    writes_go_on(&observer).await?;
 
     let before = observer.last();
     lab.gantry(&["vm", "clone", VM, "copy", "--stopped", "--host", "host-2"]).await?.ok()?;
@@ -69,7 +77,7 @@ async fn a_running_guest_is_cloned_as_of_one_instant_and_both_run() -> Result<()
     for name in [VM, "twin"] {
         lab.runs_in_one_place(name).await?;
     }
-    lab.gantry(&["vm", "delete", VM, "copy", "twin"]).await?.ok()?;
+    lab.gantry(&["vm", "delete", VM, "then", "copy", "twin"]).await?.ok()?;
     lab.passed();
     Ok(())
 }

@@ -6,14 +6,14 @@ use async_trait::async_trait;
 use gantry_api::{
     RelocationApi,
     paths::host as paths,
-    relocation::{DiskArrival, ExpectDisk, SendDisk},
+    relocation::{DiskArrival, DiskCopied, ExpectDisk, SendDisk},
 };
 use gantry_types::Problem;
 use reqwest::Method;
 use uuid::Uuid;
 
 use crate::{
-    client::{AgentClient, FETCH},
+    client::{AgentClient, FETCH, QUICK},
     reply::{answer, done},
 };
 
@@ -35,5 +35,9 @@ impl RelocationApi for AgentClient {
     }
     async fn send_disk(&self, vm: Uuid, request: &SendDisk) -> Result<(), Problem> {
         done(&self.host, self.post(&paths::vm_part(vm, "disk/sending"), request, DISK)).await
+    }
+    async fn disk_copied(&self, vm: Uuid, clone: Uuid) -> Result<Option<DiskCopied>, Problem> {
+        let path = paths::vm_part(vm, &format!("disk/copies/{clone}"));
+        answer(&self.host, self.request(Method::GET, &path, QUICK)).await
     }
 }

@@ -25,6 +25,7 @@ pub(crate) async fn expectations_repeat(agent: &dyn AgentApi, vm: &Assignment, e
         destination: elsewhere.clone(),
         destination_agent: "127.0.0.1:1".to_owned(),
         clone: None,
+        snapshot: None,
     };
     let unknown = agent.send_disk(vm.uuid, &send(vm.epoch)).await.map_err(|problem| problem.class);
     expect(unknown == Err(ErrorClass::NotFound), format!("sending what is not there: {unknown:?}"))?;
@@ -42,5 +43,10 @@ pub(crate) async fn expectations_repeat(agent: &dyn AgentApi, vm: &Assignment, e
     refused("an older order for a clone", "stale-epoch", agent.send_disk(vm.uuid, &clone(vm.epoch - 1)).await)?;
     let nobody = agent.send_disk(vm.uuid, &clone(vm.epoch)).await.map_err(|problem| problem.class);
     expect(nobody == Err(ErrorClass::Transient), format!("sending a running VM's copy to nobody: {nobody:?}"))?;
+    let copied = worked("ask for a copy that nobody makes", agent.disk_copied(vm.uuid, Uuid::new_v4()).await)?;
+    expect(copied.is_none(), format!("a copy that nobody makes is {copied:?}"))?;
+    let gone = SendDisk { snapshot: Some(Uuid::new_v4()), ..clone(vm.epoch) };
+    let gone = agent.send_disk(vm.uuid, &gone).await.map_err(|problem| problem.class);
+    expect(gone == Err(ErrorClass::NotFound), format!("sending a snapshot that is not there: {gone:?}"))?;
     worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)
 }

@@ -7,12 +7,12 @@ use axum::{
     Extension, Json, Router,
     body::Body,
     extract::{Path, Query, State},
-    routing::{post, put},
+    routing::{get, post, put},
 };
 use futures::{StreamExt, TryStreamExt};
 use gantry_api::{
     paths::host as paths,
-    relocation::{DiskArrival, ExpectDisk, SendDisk},
+    relocation::{DiskArrival, DiskCopied, ExpectDisk, SendDisk},
 };
 use gantry_trust::{PeerIdentity, Role};
 use gantry_types::Problem;
@@ -25,7 +25,10 @@ use crate::{
 };
 
 pub(crate) fn routes() -> Router<Host> {
-    Router::new().route(paths::DISK_EXPECTATION, put(expect)).route(paths::DISK_SENDING, post(send))
+    Router::new()
+        .route(paths::DISK_EXPECTATION, put(expect))
+        .route(paths::DISK_SENDING, post(send))
+        .route(paths::DISK_COPY, get(copied))
 }
 
 pub(crate) fn content_route() -> Router<Arc<dyn Streams>> {
@@ -43,6 +46,10 @@ async fn expect(
 
 async fn send(State(host): State<Host>, Path(vm): Path<Uuid>, Json(request): Json<SendDisk>) -> Answer<()> {
     Ok(Json(host.send_disk(vm, &request).await?))
+}
+
+async fn copied(State(host): State<Host>, Path((vm, clone)): Path<(Uuid, Uuid)>) -> Answer<Option<DiskCopied>> {
+    Ok(Json(host.disk_copied(vm, clone).await?))
 }
 
 #[derive(Deserialize)]

@@ -398,6 +398,7 @@ mod tests {
         assert!(host_may(&Method::PUT, &paths::vm_part(vm, "disk/content")));
         assert!(!host_may(&Method::PUT, &paths::vm_part(vm, "disk/expectation")));
         assert!(!host_may(&Method::POST, &paths::vm_part(vm, "disk/sending")));
+        assert!(!host_may(&Method::GET, &paths::vm_part(vm, &format!("disk/copies/{vm}"))));
         assert!(!host_may(&Method::POST, &format!("{settle}/release")));
         assert!(!host_may(&Method::POST, &format!("{settle}/cancel")));
         assert!(!host_may(&Method::DELETE, &paths::vm(vm)));

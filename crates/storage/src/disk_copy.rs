@@ -1,4 +1,5 @@
-//! Copies of a VM's disk, for another VM: what the guest sees of it now, without the states that are kept inside.
+//! Copies of a VM's disk, for another VM: what the guest sees of it now, or saw when a state was kept inside it, without those
+//! states themselves.
 //!
 //! A copy is made in a staging directory, over the same image, and belongs to the disk's owner until a pool takes it: the
 //! VM's own QEMU can fill it while it runs ([`DirPool::stage_copy`]), `qemu-img` while it does not
@@ -40,12 +41,17 @@ impl DirPool {
         Ok(staged)
     }
 
-    /// Copies the disk into what [`Self::stage_copy`] made of it. No QEMU may have the disk open.
-    pub async fn fill_copy(&self, disk: Uuid, copy: &StagedDisk) -> Result<(), StorageError> {
+    /// Copies the disk into what [`Self::stage_copy`] made of it. No QEMU may have the disk open, unless it is a snapshot inside
+    /// the disk that is copied: QEMU writes beside what that holds, and only ever reads the snapshot's own tables.
+    pub async fn fill_copy(&self, disk: Uuid, copy: &StagedDisk, snapshot: Option<&str>) -> Result<(), StorageError> {
         let (_, base) = self.origin(disk).await?;
         let image = base.as_ref().map(|image| image.path.as_path());
         let named = image.map(|image| image.to_string_lossy().into_owned());
         let mut before = vec!["convert", "-n", "-q", "-t", "writeback", "-O", "qcow2"];
+        let state = snapshot.map(|name| format!("snapshot.name={name}"));
+        if let Some(state) = &state {
+            before.extend(["-U", "-l", state.as_str()]);
+        }
         if let Some(image) = &named {
             // What the disk does not have itself, the copy does not get either.
             before.extend(["-F", "qcow2", "-B", image.as_str()]);

@@ -3,10 +3,10 @@
 mod disks;
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use disks::{Bench, MIB, guest_bytes};
 use gantry_storage::{AlongFiles, DirPool, DiskFile, DiskSpec, Sha256Digest, StorageError};
@@ -178,7 +178,7 @@ async fn a_copy_is_what_the_guest_sees_now_and_nothing_besides() {
         assert!(zeros.status.success());
 
         let copy = sites.source.stage_copy(DISK).await.unwrap();
-        sites.source.fill_copy(DISK, &copy).await.unwrap();
+        sites.source.fill_copy(DISK, &copy, None).await.unwrap();
         let mut bytes = Vec::new();
         copy.to_send().unwrap().send(&AlongFiles::new(), &mut bytes).await.unwrap();
         let place = copy.path();
@@ -193,6 +193,41 @@ async fn a_copy_is_what_the_guest_sees_now_and_nothing_besides() {
         assert!(sites.destination.disk_snapshots(clone.disk).await.unwrap().is_empty());
         // The rest of the image is not in it.
         assert!(found.allocated_bytes < 2 * MIB, "{} bytes", found.allocated_bytes);
+        sites.source.delete_disk(DISK).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_copy_of_a_snapshot_is_what_the_disk_held_then_while_it_is_written_on() {
+    let sites = Sites::new().await;
+    for image in [Some(sites.image), None] {
+        sites.source.create_disk(&DiskSpec { image, ..sites.spec() }).await.unwrap();
+        let path = sites.source.disk_path(DISK);
+        write(&path, 1, 3 * MIB);
+        let then = guest_bytes(&path);
+        sites.source.create_disk_snapshot(DISK, "before").await.unwrap();
+
+        // Has it open as a QEMU would, and has written more than it has told.
+        let mut writer = Command::new("qemu-io")
+            .args(["-f", "qcow2"])
+            .arg(&path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut orders, said) = (writer.stdin.take().unwrap(), BufReader::new(writer.stdout.take().unwrap()));
+        writeln!(orders, "write -P 2 3M 64k\nwrite -P 3 5M 64k").unwrap();
+        let written = said.lines().map(Result::unwrap).filter(|line| line.contains("wrote")).take(2).count();
+        assert_eq!(written, 2);
+
+        let copy = sites.source.stage_copy(DISK).await.unwrap();
+        let now = sites.source.fill_copy(DISK, &copy, None).await.unwrap_err();
+        assert!(matches!(now, StorageError::DiskBusy { .. }), "{now}");
+        sites.source.fill_copy(DISK, &copy, Some("before")).await.unwrap();
+        assert!(guest_bytes(&copy.path()) == then, "the guest would read something else");
+        assert!(sites.source.fill_copy(DISK, &copy, Some("gone")).await.is_err());
+        drop(orders);
+        assert!(writer.wait().unwrap().success());
         sites.source.delete_disk(DISK).await.unwrap();
     }
 }

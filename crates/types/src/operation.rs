@@ -67,6 +67,9 @@ pub enum Action {
         source: Name,
         /// Afterwards, start it.
         start: bool,
+        /// The source's snapshot that it begins with; what its disk holds at one instant if not given.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<Name>,
     },
     /// Goes back to a state that is kept for recovery, and starts the VM.
     VmRecover {

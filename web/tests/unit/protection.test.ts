@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { fenceAction, fenceWords } from '../../src/lib/actions/host';
-import { unlessWishesChanged } from '../../src/lib/actions/vm';
+import { unlessWishesChanged } from '../../src/lib/actions/action';
 import type { Host, Vm } from '../../src/lib/api/types';
 import { haOf, protectionCli, protectionOf, protectionWords } from '../../src/features/vm/protection';
 
@@ -11,9 +11,21 @@ describe('protection', () => {
     const ha = { policy: 'none', priority: 'medium', restarts_per_hour: 5, hang_s: 30, depends_on: ['db'], watchdog: true } as const;
     const before = protectionOf(vm(ha));
     const wanted = { ...before, restart: true, hangSeconds: '60' };
-    expect(haOf(wanted, { ...ha, depends_on: ['db'] })).toEqual({ ...ha, policy: 'restart', hang_s: 60 });
+    const kept = { ...ha, depends_on: ['db'] };
+    expect(haOf(wanted, kept)).toEqual({ ...kept, policy: 'restart', hang_s: 60, on_guest_failure: 'restart', on_application_failure: 'restart', roll_back_after: null });
     expect(protectionCli('web', wanted, before)).toBe('gantry vm set web --ha restart --ha-hang 60');
     expect(protectionCli('web', before, before)).toBe('gantry vm set web');
+  });
+
+  it('says what is done about a guest and an application that fail, and when the disk goes back', () => {
+    const before = protectionOf(vm({ policy: 'restart', depends_on: ['db'] }));
+    const wanted = { ...before, onGuest: 'reset', onApplication: 'restart_elsewhere', rollBackAfter: '3', dependsOn: '' } as const;
+    expect(haOf(wanted, undefined)).toMatchObject({ on_guest_failure: 'reset', on_application_failure: 'restart_elsewhere', roll_back_after: 3, depends_on: [] });
+    expect(protectionCli('web', wanted, before)).toBe('gantry vm set web --on-guest-failure reset --on-app-failure restart-elsewhere --roll-back-after 3 --no-dependencies');
+    expect(protectionCli('web', before, wanted)).toBe('gantry vm set web --on-guest-failure restart --on-app-failure restart --roll-back-after never --depends-on db');
+    expect(protectionWords(vm(haOf(wanted, undefined)))).toBe(
+      'it is started again, medium priority, at most 5 times within an hour; when its guest fails its machine is reset; when its application fails it is started on another host; after 3 failures in a row its disk goes back to its last good state',
+    );
   });
 
   it('is said in words', () => {

@@ -213,7 +213,7 @@ impl VmTask {
                 drop(reply.send(self.detach_volume(epoch, volume).await));
             }
             Command::Lend { epoch, reply } => drop(reply.send(self.lend(epoch).await)),
-            Command::Copy { epoch, reply } => drop(reply.send(self.copy(epoch).await)),
+            Command::Copy { epoch, snapshot, reply } => drop(reply.send(self.copy(epoch, snapshot).await)),
             Command::HasArrived { relocation, epoch, reply } => {
                 drop(reply.send(self.has_arrived(relocation, epoch).await));
             }

@@ -1,4 +1,5 @@
-//! A copy of a VM's disk for a clone: of one that runs by its QEMU, of one that is off by the pool.
+//! A copy of a VM's disk for a clone: of one that runs by its QEMU, of one that is off by the pool. What a snapshot inside the
+//! disk holds is read by the pool in either case: nobody writes to that.
 //!
 //! A running guest's disk is copied as it is at one instant. If its agent answers, its file systems are frozen for that
 //! instant; a guest that can't be frozen is copied all the same, and finds in the copy what it would find after a power
@@ -8,9 +9,13 @@
 //! Whoever stops waiting for the copy ends it. What an agent that died left of one in QEMU, the next one gives up
 //! ([`VmTask::settle_copy`]).
 
-use std::sync::Arc;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use gantry_api::relocation::DiskCopied;
 use gantry_qemu::disk_copy::{self, COPY_NODE};
 use gantry_qemu::machine::Disk;
 use gantry_qemu::qmp::Qmp;
@@ -23,6 +28,7 @@ use super::actor::{Run, VmTask};
 use super::guest::GuestLine;
 use super::machine::{disk_of, file_problem};
 use super::relocation::{Lent, VARIABLES_NOW};
+use super::snapshots::{snapshot_tag, variables_of};
 use super::{MONITOR_LIMIT, disk, within};
 use crate::problem::problem;
 use crate::records::blocking;
@@ -42,7 +48,23 @@ pub(crate) struct Copying {
     /// The disk as QEMU opens it; the copy is opened like it.
     like: Disk,
     machine: Option<Running>,
+    /// The snapshot that is copied, as the disk calls it.
+    state: Option<String>,
+    in_sight: CopyInSight,
     loan: Arc<()>,
+}
+
+/// A copy as it grows, for whoever wants to know how far it is.
+#[derive(Clone, Default)]
+pub(crate) struct CopyInSight(Arc<OnceLock<(PathBuf, u64)>>);
+
+impl CopyInSight {
+    /// `None` until it is begun.
+    pub fn look(&self) -> Option<DiskCopied> {
+        let (path, total_bytes) = self.0.get()?;
+        let copied_bytes = (fs::metadata(path).ok()?.blocks() * 512).min(*total_bytes);
+        Some(DiskCopied { copied_bytes, total_bytes: *total_bytes })
+    }
 }
 
 struct Running {
@@ -53,7 +75,7 @@ struct Running {
 }
 
 impl VmTask {
-    pub(super) async fn copy(&mut self, epoch: u64) -> Result<Copying, Problem> {
+    pub(super) async fn copy(&mut self, epoch: u64, snapshot: Option<Uuid>) -> Result<Copying, Problem> {
         self.check_epoch(epoch)?;
         self.check_not_migrating()?;
         self.check_no_snapshot_at_work()?;
@@ -70,11 +92,15 @@ impl VmTask {
         };
         let directory = self.host.records.vm_dir(self.vm);
         let at = directory.clone();
-        let along = blocking(move || vm_files::read_all(&at, |name| name == VARIABLES_NOW)).await;
+        let variables = snapshot.map_or_else(|| VARIABLES_NOW.to_owned(), variables_of);
+        let along = blocking(move || vm_files::read_all(&at, |name| name == variables)).await;
         let along = along.map_err(|error| file_problem(&what, &directory, &error))?;
+        let along: AlongFiles = along.into_values().map(|content| (VARIABLES_NOW.to_owned(), content)).collect();
         let like = disk_of(&self.host, &record.assignment).await?;
         let pool = self.disks().await?;
-        Ok(Copying { vm: self.vm, what, pool, along, like, machine, loan: Arc::clone(&self.loan) })
+        let (state, loan) = (snapshot.map(snapshot_tag), Arc::clone(&self.loan));
+        let in_sight = CopyInSight::default();
+        Ok(Copying { vm: self.vm, what, pool, along, like, machine, state, in_sight, loan })
     }
 
     /// After the agent has come back: nobody waits for a copy that another one began.
@@ -91,6 +117,10 @@ impl VmTask {
 }
 
 impl Copying {
+    pub fn in_sight(&self) -> CopyInSight {
+        self.in_sight.clone()
+    }
+
     /// Makes the copy; given up if nobody waits for it any more.
     pub async fn make(self) -> Result<Lent, Problem> {
         let what = self.what.clone();
@@ -107,6 +137,11 @@ impl Copying {
     async fn work(self, given_up: CancellationToken) -> Result<Lent, Problem> {
         let failed = |error| problem("disk-not-copied", &self.what, &error);
         let states = self.pool.disk_snapshots(self.vm).await.map_err(failed)?;
+        if let Some(state) = &self.state
+            && !states.iter().any(|known| known.name == *state)
+        {
+            return Err(Problem::not_found("snapshot", state).remedy("see which there are: gantry snapshot list VM"));
+        }
         if self.machine.is_none() && states.is_empty() {
             // It is what the guest sees already.
             let path = self.pool.disk_path(self.vm);
@@ -114,12 +149,16 @@ impl Copying {
             return Ok(Lent { disk, along: self.along, _copy: None, _loan: self.loan });
         }
         let copy = self.pool.stage_copy(self.vm).await.map_err(failed)?;
+        if let Ok(disk) = fs::metadata(self.pool.disk_path(self.vm)) {
+            // Begun once: each copying has its own.
+            self.in_sight.0.get_or_init(|| (copy.path(), disk.blocks() * 512));
+        }
         match &self.machine {
-            None => tokio::select! {
-                filled = self.pool.fill_copy(self.vm, &copy) => filled.map_err(failed)?,
+            Some(machine) if self.state.is_none() => self.copy_running(machine, &copy, &given_up).await?,
+            _ => tokio::select! {
+                filled = self.pool.fill_copy(self.vm, &copy, self.state.as_deref()) => filled.map_err(failed)?,
                 () = given_up.cancelled() => return Err(self.not_waited_for()),
             },
-            Some(machine) => self.copy_running(machine, &copy, &given_up).await?,
         }
         let disk = self.to_send(&copy)?;
         Ok(Lent { disk, along: self.along, _copy: Some(copy), _loan: self.loan })

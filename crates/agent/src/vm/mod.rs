@@ -68,7 +68,7 @@ use crate::host::Host;
 use crate::records::Record;
 pub(crate) use actor::{Next, Run, VmTask};
 pub(crate) use console::ConsoleLine;
-pub(crate) use copying::Copying;
+pub(crate) use copying::{CopyInSight, Copying};
 pub(crate) use definition::committed_here;
 pub(crate) use disk::{check_arriving, place as disk_place};
 pub(crate) use liveness::check as check_liveness;
@@ -121,6 +121,8 @@ pub(crate) enum Command {
     },
     Copy {
         epoch: u64,
+        /// What this snapshot holds, instead of what the disk holds now.
+        snapshot: Option<Uuid>,
         reply: Reply<Copying>,
     },
     HasArrived {

@@ -36,6 +36,10 @@ pub(super) const TABLES_LIMIT: Duration = Duration::from_secs(300);
 pub(super) fn snapshot_tag(snapshot: Uuid) -> String {
     format!("s-{snapshot}")
 }
+/// Where the firmware's variables are kept that belong to a state of the disk.
+pub(super) fn variables_of(state: Uuid) -> String {
+    format!("uefi-vars.{state}.fd")
+}
 /// What a recovery point is called there.
 pub(super) fn point_tag(point: Uuid) -> String {
     format!("p-{point}")
@@ -198,7 +202,7 @@ impl VmTask {
     }
 
     fn uefi_copy(&self, snapshot: Uuid) -> PathBuf {
-        self.host.records.vm_dir(self.vm).join(format!("uefi-vars.{snapshot}.fd"))
+        self.host.records.vm_dir(self.vm).join(variables_of(snapshot))
     }
 
     fn has_uefi(&self) -> bool {

@@ -5,7 +5,7 @@ use std::fs;
 use gantry_api::agent::{Assignment, DiskAssignment, PowerAction, RevertVm, TakeSnapshot, VmRunState};
 use gantry_api::relocation::{DiskArrival, ExpectDisk, SendDisk};
 use gantry_api::{AgentApi, RelocationApi};
-use gantry_types::{ByteSize, Firmware};
+use gantry_types::{ByteSize, ErrorClass, Firmware};
 use uuid::Uuid;
 
 use crate::world::{World, code, eventually, in_world, request};
@@ -18,7 +18,13 @@ fn expected(vm: &Assignment) -> ExpectDisk {
 
 fn order(vm: &Assignment) -> SendDisk {
     let destination = "host-2".parse().unwrap();
-    SendDisk { epoch: vm.epoch, destination, destination_agent: "10.77.0.2:7443".to_owned(), clone: None }
+    SendDisk {
+        epoch: vm.epoch,
+        destination,
+        destination_agent: "10.77.0.2:7443".to_owned(),
+        clone: None,
+        snapshot: None,
+    }
 }
 
 async fn relocate(world: &World, vm: &Assignment, expected: &ExpectDisk) {
@@ -120,7 +126,8 @@ fn a_running_vm_is_copied_for_a_clone_here_and_elsewhere_and_runs_on() {
         world.boot(0, &vm).await;
         let snapshot = TakeSnapshot { epoch: vm.epoch, snapshot: Uuid::new_v4(), memory: false, quiesce: false };
         world.agent(0).take_snapshot(vm.uuid, &snapshot).await.unwrap();
-        let clones = ["copy-1", "copy-2", "copy-3"].map(|name| Assignment { epoch: 1, ..world.assignment(name) });
+        let clones =
+            ["copy-1", "copy-2", "copy-3", "copy-4"].map(|name| Assignment { epoch: 1, ..world.assignment(name) });
         let expect = |clone: &Assignment| ExpectDisk {
             relocation: Uuid::new_v4(),
             assignment: clone.clone(),
@@ -132,8 +139,13 @@ fn a_running_vm_is_copied_for_a_clone_here_and_elsewhere_and_runs_on() {
             clone: Some(clone.uuid),
             ..order(&vm)
         };
-        let orders = [order(&clones[0], 0), order(&clones[1], 1), order(&clones[2], 1)];
-        for (host, clone, order) in [(0, &clones[0], &orders[0]), (1, &clones[1], &orders[1])] {
+        let of_snapshot = |snapshot| SendDisk { snapshot: Some(snapshot), ..order(&clones[3], 1) };
+        let orders = [order(&clones[0], 0), order(&clones[1], 1), order(&clones[2], 1), of_snapshot(snapshot.snapshot)];
+        let gone = world.agent(0).send_disk(vm.uuid, &of_snapshot(Uuid::new_v4())).await.unwrap_err();
+        assert_eq!(gone.class, ErrorClass::NotFound);
+        for (host, clone, order) in
+            [(0, &clones[0], &orders[0]), (1, &clones[1], &orders[1]), (1, &clones[3], &orders[3])]
+        {
             let expectation = expect(clone);
             let arrival = world.agent(host).expect_disk(clone.uuid, &expectation).await.unwrap();
             assert!(matches!(arrival, DiskArrival::Expected { .. }), "{arrival:?}");
@@ -159,7 +171,7 @@ fn a_running_vm_is_copied_for_a_clone_here_and_elsewhere_and_runs_on() {
         for host in 0..2 {
             assert_eq!(fs::read_dir(world.hosts[host].state_dir.join("pool/images/.staging")).unwrap().count(), 0);
         }
-        for (host, vm) in [(0, &vm), (0, &clones[0]), (1, &clones[1]), (1, &clones[2])] {
+        for (host, vm) in [(0, &vm), (0, &clones[0]), (1, &clones[1]), (1, &clones[2]), (1, &clones[3])] {
             world.agent(host).remove_vm(vm.uuid, vm.epoch).await.unwrap();
         }
     });

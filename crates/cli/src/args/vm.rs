@@ -346,6 +346,9 @@ pub struct CloneVm {
     /// Bind it to this host, instead of to what its source is bound to
     #[arg(long)]
     pub host: Option<Name>,
+    /// Begin with this snapshot of the source, instead of with what its disk holds now
+    #[arg(long)]
+    pub snapshot: Option<String>,
     /// Make it and leave it stopped
     #[arg(long, conflicts_with = "wait")]
     pub stopped: bool,

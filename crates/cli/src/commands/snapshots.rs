@@ -50,7 +50,7 @@ async fn schedule(session: &Session, arguments: SnapshotScheduleArguments) -> Re
 }
 
 /// What the snapshot's object is called.
-fn object_name(vm: &str, snapshot: &str) -> Result<Name, Problem> {
+pub(super) fn object_name(vm: &str, snapshot: &str) -> Result<Name, Problem> {
     Snapshot::name_of(vm, snapshot).ok_or_else(|| {
         let shown: String = snapshot.chars().filter(|c| !c.is_control()).take(64).collect();
         Problem::invalid("invalid-name", format!("'{shown}' can't be the name of a snapshot of VM '{vm}'"))

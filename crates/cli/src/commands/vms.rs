@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, future::Future, time::Duration};
 use gantry_api::rest::{Changed, CloneRequest, DeleteVmQuery, RebootRequest, RecoverRequest, StopRequest, WriteQuery};
 use gantry_types::{Labels, PowerState, Problem, Vm, VmSpec};
 
-use super::{Failures, Session, announce, carry_out, moves, objects};
+use super::{Failures, Session, announce, carry_out, moves, objects, snapshots::object_name};
 use crate::{
     args::{FollowOptions, VmClone, VmCommand, VmCreate, VmSet},
     client::Client,
@@ -126,7 +126,11 @@ async fn create(session: &Session, arguments: VmCreate) -> Result<(), Failure> {
 async fn clone(session: &Session, arguments: VmClone) -> Result<(), Failure> {
     let client = session.client()?;
     let write = WriteQuery { dry_run: arguments.dry_run, revision: None };
-    let request = CloneRequest { name: arguments.name, stopped: arguments.stopped, host: arguments.host };
+    let snapshot = match &arguments.snapshot {
+        Some(snapshot) => Some(object_name(&arguments.source, snapshot)?),
+        None => None,
+    };
+    let request = CloneRequest { name: arguments.name, stopped: arguments.stopped, host: arguments.host, snapshot };
     let changed = client.clone_vm(&arguments.source, &request, &write).await?;
     if arguments.dry_run {
         return Ok(announce(session.printer, &changed.object, "cloned (dry run)")?);

@@ -21,6 +21,8 @@ pub(super) struct Origin {
     pub host: Name,
     pub vm: Uuid,
     pub epoch: u64,
+    /// Of its disk what this snapshot holds.
+    pub snapshot: Option<Uuid>,
 }
 
 /// # Errors
@@ -47,13 +49,21 @@ pub(super) async fn send(
         destination: destination.clone(),
         destination_agent: context.host(destination).await?.status.agent_address,
         clone: (vm != from.vm).then_some(vm),
+        snapshot: from.snapshot,
     };
     let mut sending = None;
     loop {
         match there.expect_disk(vm, expected).await? {
             DiskArrival::Arrived => return Ok(()),
+            // Nothing comes before a clone's copy is made.
+            DiskArrival::Expected { total_bytes: 0, .. } if order.clone.is_some() && sending.is_some() => {
+                // Shown, and nothing else: whether the source answers at all is looked at below.
+                let copied = source.disk_copied(from.vm, vm).await.ok().flatten();
+                let copied = copied.map_or((0, 0), |copied| (copied.copied_bytes, copied.total_bytes));
+                context.progress(progress("copying the disk", copied)).await?;
+            }
             DiskArrival::Expected { received_bytes, total_bytes } => {
-                context.progress(progress(received_bytes, total_bytes)).await?;
+                context.progress(progress("disk", (received_bytes, total_bytes))).await?;
             }
         }
         if context.cancel_requested() {
@@ -88,6 +98,6 @@ pub(super) async fn take_back(context: &StepContext, destination: &Name, vm: Uui
     Ok(())
 }
 
-fn progress(bytes_done: u64, bytes_total: u64) -> Progress {
-    Progress { message: "disk".to_owned(), bytes_done, bytes_total, ..Progress::default() }
+fn progress(message: &str, (bytes_done, bytes_total): (u64, u64)) -> Progress {
+    Progress { message: message.to_owned(), bytes_done, bytes_total, ..Progress::default() }
 }

@@ -8,7 +8,7 @@
 
 use async_trait::async_trait;
 use gantry_api::relocation::ExpectDisk;
-use gantry_types::{Action, Name, Problem, Resource, Severity, Vm, VmPhase};
+use gantry_types::{Action, Name, Problem, Resource, Severity, Snapshot, Vm, VmPhase};
 use uuid::Uuid;
 
 use super::{
@@ -96,6 +96,12 @@ async fn source(context: &StepContext) -> Result<Option<Vm>, Problem> {
     context.app.objects.find::<Vm>(source_name(context)?.as_str()).await
 }
 
+/// What it begins with, if not with what the source's disk holds now.
+async fn snapshot(context: &StepContext) -> Result<Option<Uuid>, Problem> {
+    let Action::VmClone { snapshot: Some(name), .. } = &context.operation.spec.action else { return Ok(None) };
+    Ok(Some(context.app.objects.get::<Snapshot>(name.as_str()).await?.metadata.uuid))
+}
+
 /// The source is free for other operations.
 fn let_go(context: &StepContext, source: &Vm, change: &mut Change) -> Result<(), Problem> {
     if source.status.operation.as_ref() == Some(&context.operation.metadata.name) {
@@ -132,7 +138,8 @@ impl Step for CopyDisk {
         })?;
         let assignment = assignment(&context.app, &vm, vm.status.epoch)?;
         let expected = ExpectDisk { relocation, assignment, source: host.clone() };
-        let from = Origin { host, vm: source.metadata.uuid, epoch: source.status.epoch };
+        let from =
+            Origin { host, vm: source.metadata.uuid, epoch: source.status.epoch, snapshot: snapshot(context).await? };
         send(context, &from, &destination, &expected).await
     }
 

@@ -174,7 +174,7 @@ impl Step for Copy {
             assignment: assignment(&context.app, &vm, plan.epoch())?,
             source: plan.source.clone(),
         };
-        let from = Origin { host: plan.source, vm: vm.metadata.uuid, epoch: plan.source_epoch };
+        let from = Origin { host: plan.source, vm: vm.metadata.uuid, epoch: plan.source_epoch, snapshot: None };
         send(context, &from, &plan.destination, &expected).await
     }
 

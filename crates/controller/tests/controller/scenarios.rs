@@ -41,6 +41,8 @@ pub enum Scenario {
     /// Of a VM that runs and has a snapshot.
     Clone,
     CloneStopped,
+    /// Of a VM that has written since.
+    CloneOfSnapshot,
     SnapshotCreate,
     SnapshotOfStopped,
     SnapshotDelete,
@@ -73,7 +75,7 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 48] = [
         Self::Start,
         Self::Restart,
         Self::Stop,
@@ -93,6 +95,7 @@ impl Scenario {
         Self::DiskMigrateStopped,
         Self::Clone,
         Self::CloneStopped,
+        Self::CloneOfSnapshot,
         Self::SnapshotCreate,
         Self::SnapshotOfStopped,
         Self::SnapshotDelete,
@@ -391,9 +394,10 @@ impl Scenario {
         }
         controller.execute(&created).await;
         write();
-        if matches!(self, Self::Clone | Self::CloneStopped) {
+        if self.expected_clone().is_some() {
             let stopped = self == Self::CloneStopped;
-            let request = CloneRequest { name: name("copy"), stopped, host: Some(name("host-2")) };
+            let snapshot = (self == Self::CloneOfSnapshot).then(|| name("web-before"));
+            let request = CloneRequest { name: name("copy"), stopped, host: Some(name("host-2")), snapshot };
             let changed = vm_clone::clone(app, caller, "web", &request, query).await.expect("accepted");
             return changed.operation.expect("an operation").metadata.name;
         }
@@ -447,7 +451,7 @@ impl Scenario {
             Self::SnapshotCreate | Self::SnapshotOfStopped | Self::DiskMigrateStopped => Some((1, 1)),
             Self::DiskMigrate => Some((1, 0)),
             Self::SnapshotDelete => Some((2, 0)),
-            Self::Relocate | Self::Clone | Self::CloneStopped => Some((2, 1)),
+            Self::Relocate | Self::Clone | Self::CloneStopped | Self::CloneOfSnapshot => Some((2, 1)),
             // What was replaced is kept, too.
             Self::Revert | Self::RevertMemory | Self::Recover => Some((1, 2)),
             Self::BackupRestore => Some((1, 0)),
@@ -455,11 +459,12 @@ impl Scenario {
         }
     }
 
-    /// After success, of the clone: whether it runs.
-    pub fn expected_clone(self) -> Option<bool> {
+    /// After success, of the clone: whether it runs, and what is on its disk.
+    pub fn expected_clone(self) -> Option<(bool, u64)> {
         match self {
-            Self::Clone => Some(true),
-            Self::CloneStopped => Some(false),
+            Self::Clone => Some((true, 2)),
+            Self::CloneStopped => Some((false, 2)),
+            Self::CloneOfSnapshot => Some((true, 1)),
             _ => None,
         }
     }
@@ -478,6 +483,7 @@ impl Scenario {
             | Self::DiskMigrate
             | Self::Clone
             | Self::CloneStopped
+            | Self::CloneOfSnapshot
             | Self::SnapshotCreate
             | Self::SnapshotDelete
             | Self::Revert

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use gantry_api::{
     RelocationApi,
-    relocation::{DiskArrival, ExpectDisk, SendDisk},
+    relocation::{DiskArrival, DiskCopied, ExpectDisk, SendDisk},
 };
 use gantry_types::{Name, Problem};
 use uuid::Uuid;
@@ -41,6 +41,13 @@ impl State {
         if vm.is_moving() || request.clone.is_none() && !matches!(vm.guest, Guest::Off { .. }) {
             return Err(Problem::conflict("vm-running", "only a stopped VM's disk is sent"));
         }
+        let content = match request.snapshot {
+            None => vm.disk.content,
+            Some(snapshot) => {
+                let state = vm.disk.snapshots.get(&snapshot);
+                state.ok_or_else(|| Problem::not_found("snapshot", &snapshot.to_string()))?.content
+            }
+        };
         let destination = self.host(&request.destination)?;
         if destination.cut {
             return Err(unreachable(&request.destination));
@@ -51,7 +58,7 @@ impl State {
         };
         let (disk, points) = match request.clone {
             None => (vm.disk.clone(), vm.points.clone()),
-            Some(_) => (FakeDisk { content: vm.disk.content, ..FakeDisk::default() }, Vec::new()),
+            Some(_) => (FakeDisk { content, ..FakeDisk::default() }, Vec::new()),
         };
         let arrived = FakeVm {
             disk,
@@ -72,5 +79,10 @@ impl RelocationApi for FakeHost {
 
     async fn send_disk(&self, vm: Uuid, request: &SendDisk) -> Result<(), Problem> {
         self.call("send_disk", |state| state.send_disk(&self.name, vm, request))
+    }
+
+    /// Copies are made at once.
+    async fn disk_copied(&self, _vm: Uuid, _clone: Uuid) -> Result<Option<DiskCopied>, Problem> {
+        self.on_host("disk_copied", |_| Ok(None))
     }
 }

@@ -1,6 +1,6 @@
 // One thing that can be done to an object: the same as a command line, as a request, and as a button.
 import { send, type Call } from '../api/client';
-import type { Operation } from '../api/types';
+import type { Metadata, Operation } from '../api/types';
 import { notes } from '../ui/notes.svelte';
 import type { IconName } from '../ui/icons';
 
@@ -51,4 +51,10 @@ export function curlOf({ method, path, body }: Call): string {
 /** A word of a POSIX shell. */
 export function quoted(word: string): string {
   return /^[A-Za-z0-9_./:=@%+-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
+}
+
+/** The newest state in which the same is wished: what is reported meanwhile is nobody's change. */
+export function unlessWishesChanged<T extends { spec: unknown; metadata: Metadata }>(before: T, now: T): T {
+  const wishes = ({ spec, metadata }: T) => JSON.stringify([spec, metadata.labels]);
+  return wishes(now) === wishes(before) ? now : before;
 }

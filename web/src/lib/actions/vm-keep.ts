@@ -2,6 +2,7 @@
 import { call } from '../api/client';
 import type { Snapshot } from '../api/types';
 import { quoted, type Action } from './action';
+import { shortName } from './vm';
 
 export function recoverAction(vm: string, how: { to?: string; undo?: boolean }): Action {
   const flags = how.undo ? ' --undo' : how.to ? ` --to ${how.to}` : '';
@@ -33,7 +34,7 @@ export function snapshotActions(snapshot: Snapshot): Action[] {
   const { name } = snapshot.metadata;
   const { vm } = snapshot.spec;
   const params = { path: { name } };
-  const short = name.startsWith(`${vm}-`) ? name.slice(vm.length + 1) : name;
+  const short = shortName(name, vm);
   const blocked = snapshot.status?.phase === 'ready' ? undefined : `it is ${snapshot.status?.phase ?? 'not ready'}`;
   return [
     {

@@ -1,7 +1,7 @@
 // What can be done to a VM in its phase, after docs/objects.md. The server decides; this only spares a refusal.
 import { call } from '../api/client';
 import type { Vm, VmSpec } from '../api/types';
-import { quoted, type Action } from './action';
+import { quoted, unlessWishesChanged, type Action } from './action';
 
 const AT_WORK = ['running', 'paused', 'migrating'];
 const DOWN = ['pending', 'stopped', 'failed'];
@@ -90,29 +90,31 @@ export function moveDiskAction(name: string, pool: string): Action {
   };
 }
 
-export function cloneAction(source: string, name: string, start: boolean, host: string): Action {
+/** `snapshot` by the name of its object; what the disk holds at this instant if it is empty. */
+export function cloneAction(source: string, name: string, start: boolean, host: string, snapshot = ''): Action {
   return {
     id: 'clone',
     label: 'Clone',
     icon: 'copy',
     blocked: name ? undefined : 'it needs a name',
-    cli: ['gantry vm clone', source, quoted(name || 'NAME'), ...(host ? [`--host ${host}`] : []), ...(start ? [] : ['--stopped'])].join(' '),
+    cli: ['gantry vm clone', source, quoted(name || 'NAME'), ...(snapshot ? [`--snapshot ${shortName(snapshot, source)}`] : []), ...(host ? [`--host ${host}`] : []), ...(start ? [] : ['--stopped'])].join(' '),
     call: call('POST', '/v1/vms/{name}/clone', {
       params: { path: { name: source } },
-      body: { name, ...(host ? { host } : {}), ...(start ? {} : { stopped: true }) },
+      body: { name, ...(snapshot ? { snapshot } : {}), ...(host ? { host } : {}), ...(start ? {} : { stopped: true }) },
     }),
     asked: `${source} is being cloned as ${name}`,
   };
 }
 
-/** The newest state in which the same is wished: what its host reports meanwhile is nobody's change. */
-export function unlessWishesChanged(before: Vm, now: Vm): Vm {
-  const wishes = ({ spec, metadata }: Vm) => JSON.stringify([spec, metadata.labels]);
-  return wishes(now) === wishes(before) ? now : before;
+/** As command lines call a snapshot. */
+export function shortName(snapshot: string, vm: string): string {
+  return snapshot.startsWith(`${vm}-`) ? snapshot.slice(vm.length + 1) : snapshot;
 }
 
-/** From the object as it was when somebody began to edit: another's change meanwhile is refused, not overwritten. */
-export function changeCall({ kind, metadata, spec }: Vm, change: Partial<VmSpec>) {
+/** From the VM as it was when somebody began to edit: another's change meanwhile is refused, not overwritten. */
+export function changeAction(before: Vm, now: Vm, change: Partial<VmSpec>, words: Pick<Action, 'icon' | 'cli' | 'asked'>): Action {
+  const { kind, metadata, spec } = unlessWishesChanged(before, now);
   const { name, labels, revision } = metadata;
-  return call('PUT', '/v1/vms/{name}', { params: { path: { name } }, body: { kind, metadata: { name, labels: labels ?? {}, revision }, spec: { ...spec, ...change } } });
+  const changed = call('PUT', '/v1/vms/{name}', { params: { path: { name } }, body: { kind, metadata: { name, labels: labels ?? {}, revision }, spec: { ...spec, ...change } } });
+  return { id: 'change', label: 'Change', call: changed, ...words };
 }
