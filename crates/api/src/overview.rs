@@ -167,6 +167,9 @@ pub struct Wrong {
     pub remedy: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
+    /// The alarm that fires for it, if that is how it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alarm: Option<Name>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]

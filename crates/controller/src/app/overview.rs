@@ -14,10 +14,13 @@ use std::{
 use gantry_api::overview::{
     CpuUse, Group, HostBar, MemoryUse, Overview, OverviewHosts, OverviewHostsQuery, Totals, VmPart,
 };
-use gantry_types::{Host, Problem, Resource, Vm};
+use gantry_types::{Host, Problem, Resource, Vm, VmPhase};
 use serde::Serialize;
 
-use super::{App, Caller, wrongs};
+use super::{
+    App, Caller,
+    wrongs::{self, SeenVms},
+};
 use crate::model::{Overlay, Tables};
 
 /// How long an overview is good for.
@@ -61,27 +64,41 @@ fn compute(app: &App, by: &str) -> Overview {
             for host in tables.hosts.values() {
                 add_host(groups.entry(group_of(host, by).into_owned()).or_default(), host, overlay);
             }
-            // By number, because there are many more VMs than groups.
             let numbers: HashMap<&str, usize> = groups.keys().map(String::as_str).zip(0..).collect();
-            let of_hosts: HashMap<&str, usize> = tables
+            let mut places: HashMap<&str, Place> = tables
                 .hosts
                 .values()
-                .filter_map(|host| Some((host.name(), *numbers.get(group_of(host, by).as_ref())?)))
+                .filter_map(|host| {
+                    let group = *numbers.get(group_of(host, by).as_ref())?;
+                    Some((host.name(), Place { group, vms: 0 }))
+                })
                 .collect();
             // VMs that are nowhere count for the whole only.
-            let mut vms = vec![Totals::default(); groups.len() + 1];
+            let mut sums = vec![VmSum::default(); groups.len() + 1];
+            let mut failed = Vec::new();
             for vm in tables.vms.values() {
-                let group = vm.status.host.as_ref().and_then(|host| of_hosts.get(host.as_str()));
-                add_vm(&mut vms[group.copied().unwrap_or(groups.len())], vm, group.is_some());
+                let place = vm.status.host.as_ref().and_then(|host| places.get_mut(host.as_str()));
+                let is_somewhere = place.is_some();
+                let group = place.map_or(sums.len() - 1, |place| {
+                    place.vms += 1;
+                    place.group
+                });
+                sums[group].add(vm, is_somewhere);
+                if vm.status.phase == VmPhase::Failed {
+                    failed.push(&**vm);
+                }
             }
-            let mut totals = vms.pop().unwrap_or_default();
-            for (group, vms) in groups.values_mut().zip(vms) {
-                add(group, &vms);
+            let phases = VmPhase::ALL.map(|phase| name_of(&phase));
+            let mut totals = Totals::default();
+            sums.pop().unwrap_or_default().add_to(&mut totals, &phases);
+            for (group, sum) in groups.values_mut().zip(sums) {
+                sum.add_to(group, &phases);
                 round(group);
                 add(&mut totals, group);
             }
             round(&mut totals);
-            let (wrong, wrong_total) = wrongs::find(tables, overlay, app.clock.now());
+            let on_hosts = places.into_iter().map(|(host, place)| (host, place.vms)).collect();
+            let (wrong, wrong_total) = wrongs::find(tables, overlay, &SeenVms { failed, on_hosts }, app.clock.now());
             Overview {
                 revision,
                 at: app.clock.now(),
@@ -94,6 +111,40 @@ fn compute(app: &App, by: &str) -> Overview {
             }
         })
     })
+}
+
+/// A host, while VMs are counted.
+struct Place {
+    group: usize,
+    vms: u64,
+}
+
+/// VMs by the number of their phase, because there are many more VMs than phases.
+#[derive(Clone, Default)]
+struct VmSum {
+    by_phase: [u64; VmPhase::ALL.len()],
+    assigned_cores: u64,
+    assigned_bytes: u64,
+}
+
+impl VmSum {
+    fn add(&mut self, vm: &Vm, is_somewhere: bool) {
+        self.by_phase[vm.status.phase as usize] += 1;
+        if is_somewhere {
+            self.assigned_cores += u64::from(vm.spec.cpus);
+            self.assigned_bytes += vm.spec.memory.bytes();
+        }
+    }
+
+    /// `phases` are the names in the order of [`VmPhase::ALL`].
+    fn add_to(&self, totals: &mut Totals, phases: &[String]) {
+        for (phase, count) in phases.iter().zip(self.by_phase).filter(|(_, count)| *count > 0) {
+            totals.vms.total += count;
+            *totals.vms.by_phase.entry(phase.clone()).or_default() += count;
+        }
+        totals.cpu.assigned_cores += self.assigned_cores;
+        totals.memory.assigned_bytes += self.assigned_bytes;
+    }
 }
 
 /// `cluster`, `rack` and `site` come from the spec, everything else, and what is not there, from labels. Racks of one name
@@ -139,15 +190,6 @@ fn capacity(host: &Host, overlay: &Overlay) -> (CpuUse, MemoryUse) {
         memory.used_bytes = report.metrics.memory_used.bytes();
     }
     (cpu, memory)
-}
-
-fn add_vm(totals: &mut Totals, vm: &Vm, is_somewhere: bool) {
-    totals.vms.total += 1;
-    *totals.vms.by_phase.entry(name_of(&vm.status.phase)).or_default() += 1;
-    if is_somewhere {
-        totals.cpu.assigned_cores += u64::from(vm.spec.cpus);
-        totals.memory.assigned_bytes += vm.spec.memory.bytes();
-    }
 }
 
 fn add(sum: &mut Totals, part: &Totals) {

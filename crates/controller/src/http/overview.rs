@@ -2,7 +2,11 @@
 //!
 //! A stream looks once a second and sends what is different. It ends with the credential that opened it.
 
-use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    convert::Infallible,
+    sync::Arc,
+};
 
 use axum::{
     Json,
@@ -16,8 +20,8 @@ use axum::{
 use futures::{Stream, StreamExt, stream};
 use gantry_api::energy::{EnergyQuery, EnergyReport};
 use gantry_api::overview::{
-    HostBar, MetricsHistory, MetricsQuery, Overview, OverviewChange, OverviewHostsQuery, OverviewQuery, SearchQuery,
-    SearchResult,
+    Group, HostBar, MetricsHistory, MetricsQuery, Overview, OverviewChange, OverviewHosts, OverviewHostsQuery,
+    OverviewQuery, SearchQuery, SearchResult, Totals,
 };
 use gantry_hostlink::Refusal;
 use gantry_types::{Host, Problem, Resource, Timestamp, Vm};
@@ -30,7 +34,7 @@ use super::{
     watch::KEEP_ALIVE,
 };
 use crate::{
-    app::{self, Caller, exposition::exposition, overview, search},
+    app::{self, App, Caller, exposition::exposition, overview, search},
     history::Subject,
 };
 
@@ -42,7 +46,7 @@ pub async fn show(
     Shown(credential): Shown,
     QueryOf(query): QueryOf<OverviewQuery>,
 ) -> Result<Response, Refusal> {
-    let first = overview::overview(&front.app, &caller, query.by.as_deref())?;
+    let first = look(&front, &caller, &query).await?;
     if !query.watch {
         return Ok(Json(&*first).into_response());
     }
@@ -51,7 +55,7 @@ pub async fn show(
     let changes = stream::unfold(looking, async |(front, caller, query, mut last)| {
         loop {
             front.app.clock.sleep(overview::FRESH).await;
-            let Ok(now) = overview::overview(&front.app, &caller, query.by.as_deref()) else { return None };
+            let Ok(now) = look(&front, &caller, &query).await else { return None };
             let change = difference(&last, &now);
             last = now;
             if let Some(change) = change {
@@ -62,13 +66,33 @@ pub async fn show(
     Ok(streamed(front, credential, stream::iter([began]).chain(changes)))
 }
 
+async fn look(front: &Shared, caller: &Caller, query: &OverviewQuery) -> Result<Arc<Overview>, Problem> {
+    let (caller, by) = (caller.clone(), query.by.clone());
+    apart(front, move |app| overview::overview(app, &caller, by.as_deref())).await
+}
+
+async fn look_at_hosts(front: &Shared, caller: &Caller, query: &OverviewHostsQuery) -> Result<OverviewHosts, Problem> {
+    let (caller, query) = (caller.clone(), query.clone());
+    apart(front, move |app| overview::hosts(app, &caller, &query)).await
+}
+
+/// What looks at every object does so where nothing else has to wait for it.
+async fn apart<T: Send + 'static>(
+    front: &Shared,
+    look: impl FnOnce(&App) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    let app = Arc::clone(&front.app);
+    let looked = tokio::task::spawn_blocking(move || look(&app)).await;
+    looked.map_err(|error| Problem::transient("look-failed", format!("the objects could not be looked at: {error}")))?
+}
+
 pub async fn hosts(
     State(front): State<Shared>,
     User(caller): User,
     Shown(credential): Shown,
     QueryOf(query): QueryOf<OverviewHostsQuery>,
 ) -> Result<Response, Refusal> {
-    let page = overview::hosts(&front.app, &caller, &query)?;
+    let page = look_at_hosts(&front, &caller, &query).await?;
     if !query.watch {
         return Ok(Json(page).into_response());
     }
@@ -78,7 +102,7 @@ pub async fn hosts(
     let looking = (Arc::clone(&front), caller, query, known);
     let changes = stream::unfold(looking, async |(front, caller, query, known)| {
         front.app.clock.sleep(overview::FRESH).await;
-        let (events, known) = look_again(&front, &caller, &query, known)?;
+        let (events, known) = look_again(&front, &caller, &query, known).await?;
         Some((stream::iter(events), (front, caller, query, known)))
     });
     Ok(streamed(front, credential, stream::iter(began).chain(changes.flatten())))
@@ -88,13 +112,13 @@ fn by_name(bars: Vec<HostBar>) -> BTreeMap<String, HostBar> {
     bars.into_iter().map(|bar| (bar.name.to_string(), bar)).collect()
 }
 
-fn look_again(
+async fn look_again(
     front: &Shared,
     caller: &Caller,
     query: &OverviewHostsQuery,
     mut known: BTreeMap<String, HostBar>,
 ) -> Option<(Vec<Event>, BTreeMap<String, HostBar>)> {
-    let now = by_name(overview::hosts(&front.app, caller, query).ok()?.items);
+    let now = by_name(look_at_hosts(front, caller, query).await.ok()?.items);
     let mut events = Vec::new();
     for (name, bar) in &now {
         // That it was heard again is no change; that it was not shows in its state.
@@ -120,8 +144,10 @@ fn streamed(front: Shared, credential: Credential, events: impl Stream<Item = Ev
 
 /// `None` if nothing but the time has changed.
 fn difference(before: &Overview, now: &Overview) -> Option<OverviewChange> {
-    let changed = |group: &&gantry_api::overview::Group| !before.groups.contains(group);
-    let is_gone = |name: &&String| !now.groups.iter().any(|group| group.name == **name);
+    let known: HashMap<&str, &Totals> = before.groups.iter().map(|group| (&*group.name, &group.totals)).collect();
+    let there: HashSet<&str> = now.groups.iter().map(|group| &*group.name).collect();
+    let changed = |group: &&Group| known.get(&*group.name) != Some(&&group.totals);
+    let is_gone = |name: &&String| !there.contains(name.as_str());
     let same_wrongs = before.wrong == now.wrong && before.wrong_total == now.wrong_total;
     let change = OverviewChange {
         revision: now.revision,
@@ -141,7 +167,7 @@ pub async fn find(
     User(caller): User,
     QueryOf(query): QueryOf<SearchQuery>,
 ) -> Answer<SearchResult> {
-    Ok(Json(search::search(&front.app, &caller, &query)?))
+    Ok(Json(apart(&front, move |app| search::search(app, &caller, &query)).await?))
 }
 
 pub async fn energy(
@@ -149,9 +175,7 @@ pub async fn energy(
     User(caller): User,
     QueryOf(query): QueryOf<EnergyQuery>,
 ) -> Answer<EnergyReport> {
-    let report = tokio::task::spawn_blocking(move || crate::energy::report(&front.app, &caller, &query)).await;
-    let report = report.map_err(|error| Problem::transient("report-failed", format!("no report was made: {error}")))?;
-    Ok(Json(report?))
+    Ok(Json(apart(&front, move |app| crate::energy::report(app, &caller, &query)).await?))
 }
 
 pub async fn vm_metrics(
@@ -195,8 +219,6 @@ fn history(front: &Shared, subject: &Subject, query: &MetricsQuery) -> Result<Me
 
 #[cfg(test)]
 mod tests {
-    use gantry_api::overview::{Group, Totals};
-
     use super::*;
 
     fn overview(vms: [u64; 2], at_ms: i64) -> Overview {

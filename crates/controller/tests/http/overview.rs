@@ -97,6 +97,25 @@ impl Overviews {
 }
 
 #[tokio::test]
+async fn what_an_alarm_fires_for_is_wrong_until_somebody_takes_care_of_it() {
+    let datacenter = Datacenter::new().await;
+    let api = datacenter.admin.clone();
+    let alarm = json!({"metadata": {"name": "made"}, "spec": {"condition": {"event": {"reasons": ["VmCreated"]}}}});
+    let _made: Value = api.send(Method::POST, "/v1/alarms", &alarm).await.expect("made");
+    create(&api, &vm("web", "64MiB", "front")).await;
+    let overview = async || -> Overview { api.get("/v1/overview").await.expect("an overview") };
+    let wrong = eventually("it is told", async || overview().await.wrong.into_iter().next()).await;
+    assert_eq!((wrong.object.kind.as_str(), wrong.object.name.as_str()), ("vm", "web"));
+    assert_eq!(wrong.alarm.as_ref().map(|alarm| alarm.as_str()), Some("made"));
+    assert!(wrong.since.is_some());
+    let remedy = wrong.remedy.expect("what to do");
+    assert!(remedy.contains("gantry alarm acknowledge made --object vm/web"), "{remedy}");
+    let object = json!({"object": "vm/web"});
+    let _changed: Value = api.send(Method::POST, "/v1/alarms/made/acknowledge", &object).await.expect("acknowledged");
+    eventually("it is over", async || (overview().await.wrong_total == 0).then_some(())).await;
+}
+
+#[tokio::test]
 async fn the_search_finds_by_name_label_address_and_uuid_and_only_what_one_may_see() {
     let mut datacenter = Datacenter::new().await;
     datacenter.ready("host-1").await;

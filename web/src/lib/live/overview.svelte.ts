@@ -29,21 +29,36 @@ export class OverviewFeed {
   }
 
   #take({ event, data }: SseMessage) {
-    if (event === 'overview') this.value = JSON.parse(data) as Overview;
+    if (event === 'overview') this.value = begun(JSON.parse(data) as Overview);
     else if (event === 'changed' && this.value) this.value = changed(this.value, JSON.parse(data) as OverviewChange);
   }
 }
 
-export function changed(before: Overview, change: OverviewChange): Overview {
+/** `rack-2` before `rack-10`. */
+const { compare } = new Intl.Collator('en', { numeric: true });
+
+function begun(overview: Overview): Overview {
+  return { ...overview, groups: overview.groups.sort((a, b) => compare(a.name, b.name)) };
+}
+
+function groupsAfter(before: Overview, { groups: newer = [], gone_groups: gone = [] }: OverviewChange): GroupTotals[] {
+  // Thousands of them are not sorted again because the figures of some have changed.
+  if (newer.length === 0 && gone.length === 0) return before.groups;
   const groups = new Map(before.groups.map((group) => [group.name, group]));
-  for (const group of change.groups ?? []) groups.set(group.name, group);
-  for (const name of change.gone_groups ?? []) groups.delete(name);
+  const unknown = newer.some(({ name }) => !groups.has(name));
+  for (const group of newer) groups.set(group.name, group);
+  for (const name of gone) groups.delete(name);
+  const after = [...groups.values()];
+  return unknown ? after.sort((a, b) => compare(a.name, b.name)) : after;
+}
+
+export function changed(before: Overview, change: OverviewChange): Overview {
   return {
     ...before,
     revision: change.revision,
     at: change.at ?? before.at,
     totals: change.totals ?? before.totals,
-    groups: [...groups.values()].sort((a, b) => a.name.localeCompare(b.name, 'en', { numeric: true })),
+    groups: groupsAfter(before, change),
     wrong: change.wrong ?? before.wrong,
     wrong_total: change.wrong_total ?? before.wrong_total,
   };
