@@ -17,6 +17,9 @@ const PLACES: Record<string, string> = {
   cluster: '/policies',
   policy: '/policies',
   user: '/users?q=*',
+  alarm: '/alarms?q=*',
+  receiver: '/alarms?tab=receivers&q=*',
+  notice: '/alarms?tab=notices&q=*',
 };
 
 /** A snapshot is found on the page of its VM, so that has to be known. */

@@ -26,6 +26,7 @@ export const pages: PageSpec[] = [
   { path: '/energy', load: () => import('../pages/Energy.svelte'), menu: { text: 'Energy', icon: 'energy' } },
   { path: '/operations', load: () => import('../pages/Operations.svelte'), menu: { text: 'Operations', icon: 'operation', main: true } },
   { path: '/operations/*', load: () => import('../pages/Operation.svelte') },
+  { path: '/alarms', load: () => import('../pages/Alarms.svelte'), menu: { text: 'Alarms', icon: 'alarm' } },
   { path: '/events', load: () => import('../pages/Events.svelte'), menu: { text: 'Events', icon: 'event' } },
   { path: '/audit', load: () => import('../pages/Audit.svelte'), menu: { text: 'Audit', icon: 'audit' }, adminOnly: true },
   { path: '/users', load: () => import('../pages/Users.svelte'), menu: { text: 'Users', icon: 'users' }, adminOnly: true },

@@ -33,6 +33,28 @@ export async function forms({ tally, page }) {
     await page.getByRole('heading', { name: 'edge' }).waitFor();
   });
 
+  await tally.test('a load balancer is made, and what it listens on is changed', async () => {
+    await page.goto('/networks?tab=routing');
+    await page.getByRole('button', { name: 'Create load balancer' }).click();
+    await dialog.getByLabel('Name', { exact: true }).fill('entry');
+    await dialog.getByLabel('Network', { exact: true }).selectOption('shop');
+    await dialog.getByLabel('VMs behind it').fill('tier=web');
+    await made('Create load balancer', 'wide-light-create-load-balancer');
+    await page.getByText('takes TCP 80').waitFor();
+    await page.getByRole('button', { name: 'More for entry' }).click();
+    await page.getByRole('menuitem', { name: 'Change' }).click();
+    await dialog.getByLabel('Listens on').fill('tcp:80, tcp:99999');
+    await dialog.getByText('The controller has objections').waitFor();
+    await dialog.getByLabel('Listens on').fill('tcp:80, tcp:443:8443');
+    must((await dialog.locator('details pre').first().textContent()) === 'gantry load-balancer listen entry tcp:443:8443', 'the command line is not what is done');
+    await made('Change load balancer', 'wide-light-change-load-balancer');
+    await page.getByText('TCP 443 (to 8443)').waitFor();
+    await page.getByRole('button', { name: 'More for entry' }).click();
+    await page.getByRole('menuitem', { name: 'Delete' }).click();
+    await dialog.getByRole('button', { name: 'Delete' }).click();
+    await page.getByRole('heading', { name: 'No load balancers' }).waitFor();
+  });
+
   await tally.test('a packet is traced', async () => {
     await page.goto('/vms/web?tab=trace');
     await page.getByLabel('To address').fill('10.20.0.9');
@@ -47,6 +69,35 @@ export async function forms({ tally, page }) {
     await page.getByRole('button', { name: 'Create policy' }).click();
     await made('Create policy', 'wide-light-create-policy');
     await page.getByText('balance: advise').waitFor();
+  });
+
+  await tally.test('a cluster’s hosts are updated one after the other, until somebody ends it', async () => {
+    await page.goto('/policies');
+    await page.getByRole('button', { name: 'Update hosts' }).click();
+    await dialog.getByText('Switch it off and on').click();
+    must((await dialog.locator('details pre').first().textContent()) === 'gantry cluster update main --reboot', 'the command line is not what is done');
+    await dialog.getByText('Wait for its agent').click();
+    must((await dialog.locator('details pre').first().textContent()) === 'gantry cluster update main', 'the command line is not what is done');
+    await mustHaveNoBarriers(page);
+    await picture(page, 'wide-light-update-cluster');
+    await dialog.getByRole('button', { name: 'Update' }).click();
+    await dialog.waitFor({ state: 'detached' });
+    await page.goto('/operations');
+    await page.getByRole('link', { name: 'Cluster update' }).first().click();
+    await page.getByText('host 1 of 2: host-1').waitFor();
+    await picture(page, 'wide-light-cluster-update');
+    await page.getByRole('button', { name: 'Cancel' }).click();
+    await page.locator('article .pill', { hasText: 'cancelled' }).waitFor({ timeout: BOOT_MS });
+    // Back at work, and what moved away is at rest.
+    await page.waitForFunction(
+      async () => {
+        const { items } = await (await fetch('/v1/hosts')).json();
+        const { status } = await (await fetch('/v1/vms/web')).json();
+        return !status.operation && items.every((host) => (host.status.maintenance ?? 'off') === 'off' && !host.status.operation);
+      },
+      undefined,
+      { timeout: BOOT_MS, polling: 250 },
+    );
   });
 
   await tally.test('a resource pool is made, and another inside it, and a VM is put into that', async () => {
@@ -84,13 +135,17 @@ export async function forms({ tally, page }) {
     await page.goto('/vms/web');
     await page.getByRole('button', { name: 'More for web' }).click();
     await page.getByRole('menuitem', { name: 'When it fails' }).click();
-    await dialog.getByLabel('Then').selectOption('it is started again');
+    await dialog.getByLabel('When its QEMU ends').selectOption('it is started again');
+    await dialog.getByLabel('When its guest fails').selectOption('its machine is reset');
+    await dialog.getByLabel('When its application fails').selectOption('it is started on another host');
+    await dialog.getByLabel('Disk back to its last good state after').fill('3');
     await dialog.getByLabel('Priority').selectOption('high');
-    must((await dialog.locator('pre').first().textContent()) === 'gantry vm set web --ha restart --priority high', 'the command line is not what is done');
+    const typed = 'gantry vm set web --ha restart --on-guest-failure reset --on-app-failure restart-elsewhere --roll-back-after 3 --priority high';
+    must((await dialog.locator('pre').first().textContent()) === typed, 'the command line is not what is done');
     await mustHaveNoBarriers(page);
     await picture(page, 'wide-light-when-it-fails');
     await dialog.getByRole('button', { name: 'Change' }).click();
-    await page.getByText('it is started again, high priority, at most 5 times within an hour').waitFor();
+    await page.getByText('it is started again, high priority, at most 5 times within an hour; when its guest fails its machine is reset').waitFor();
 
     await page.goto('/hosts/host-2');
     await page.getByRole('button', { name: 'More for host-2' }).click();
@@ -109,6 +164,8 @@ export async function forms({ tally, page }) {
     await page.goto('/vms/web?tab=fails');
     await page.getByText('If its host fails, it waits for it').waitFor();
     await page.getByText('if it panics').waitFor();
+    await page.getByText('resets its machine').first().waitFor();
+    await page.getByText('after 3 failures of guest or application').waitFor();
     await page.goto('/vms/web?tab=snapshots');
     await page.getByRole('button', { name: 'Make a schedule' }).click();
     await dialog.getByLabel('Hours').fill('24');
@@ -163,14 +220,37 @@ export async function forms({ tally, page }) {
     must(['d4c3b2a1', 'a1b2c3d4', '4d3cb2a1', 'a1b23c4d'].includes(begin), `it begins with ${begin}`);
   });
 
-  await tally.test('a VM that runs is cloned', async () => {
+  await tally.test('a capture that is refused says why, and what to do', async () => {
+    await page.goto('/networks?tab=ports');
+    await page.getByRole('button', { name: 'More for web-eth0' }).click();
+    await page.getByRole('menuitem', { name: 'Capture' }).click();
+    await dialog.getByLabel('Seconds').fill('4000');
+    await dialog.getByRole('button', { name: 'Capture' }).click();
+    await dialog.getByRole('alert').getByText('4000 is out of range, use 1 to 3600').waitFor();
+    await mustHaveNoBarriers(page);
+    await picture(page, 'wide-light-capture-refused');
+    await dialog.getByRole('button', { name: 'Leave it' }).click();
+  });
+
+  await tally.test('a VM that runs is cloned, as it is and from a snapshot', async () => {
     await page.goto('/vms/web');
     await page.getByRole('button', { name: 'More for web', exact: true }).click();
     await page.getByRole('menuitem', { name: 'Clone it' }).click();
+    await cloned(() => mustHaveNoBarriers(page).then(() => picture(page, 'wide-light-clone-vm')), 'gantry vm clone web copy --stopped');
+
+    await page.goto('/vms/web?tab=snapshots');
+    await page.getByRole('button', { name: 'More for web-' }).first().click();
+    await page.getByRole('menuitem', { name: 'Clone it' }).click();
+    await dialog.getByText('held when this was taken').waitFor();
+    await cloned(() => picture(page, 'wide-light-clone-snapshot'), 'gantry vm clone web copy --snapshot ');
+  });
+
+  /** From the dialog that is open; and deleted again. */
+  async function cloned(look, typed) {
     await dialog.getByLabel('Name of the clone').fill('copy');
     await dialog.getByLabel('Start it at once').uncheck();
-    await mustHaveNoBarriers(page);
-    await picture(page, 'wide-light-clone-vm');
+    await look();
+    must((await dialog.locator('details pre').first().textContent()).startsWith(typed), 'the command line is not what is done');
     await dialog.getByRole('button', { name: 'Clone' }).click();
     await page.waitForURL('**/vms/copy');
     await page.locator('header .pill', { hasText: 'stopped' }).waitFor({ timeout: BOOT_MS });
@@ -181,7 +261,7 @@ export async function forms({ tally, page }) {
     await page.getByRole('menuitem', { name: 'Delete' }).click();
     await dialog.getByRole('button', { name: 'Delete' }).click();
     await page.getByText('There is no VM copy').waitFor({ timeout: BOOT_MS });
-  });
+  }
 
   /** Once the controller has checked it. */
   async function made(button, name) {

@@ -1,6 +1,7 @@
 // The UI in a real browser, against a real lab with real guests. The lab has two hosts and no VMs
 // (`gantry lab up --hosts 2`) and is given by GANTRY_URL, GANTRY_PASSWORD (web-password in its directory), GANTRY_IMAGE
 // (target/guest/guest.qcow2) and GANTRY_CONTROLLER_PID. Pictures are left in target/web-screenshots.
+import { alarms } from './alarms.mjs';
 import { launch, must, mustHaveNoBarriers, openPage, picture, Tally } from './browser.mjs';
 import { forms } from './forms.mjs';
 import { BOOT_MS, consoles, move, prepareRecovery, recovery } from './guest.mjs';
@@ -104,8 +105,10 @@ await tally.test('a lost connection is shown, and healed when the controller is 
 
 await recovery(stage);
 await forms(stage);
+const deleteAlarms = await alarms(stage);
 const deleteStorage = await storage(stage);
 await looks(stage);
+await deleteAlarms();
 await deleteStorage();
 
 await tally.test('the policy was never violated and no script failed', () => {

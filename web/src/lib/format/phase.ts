@@ -9,6 +9,9 @@ const TONES: Record<string, Tone> = {
   succeeded: 'good',
   active: 'good',
   done: 'good',
+  ok: 'good',
+  delivered: 'good',
+  resolved: 'good',
   normal: 'idle',
   starting: 'busy',
   migrating: 'busy',
@@ -24,12 +27,14 @@ const TONES: Record<string, Tone> = {
   refused: 'warn',
   paused: 'warn',
   cordoned: 'warn',
+  acknowledged: 'warn',
   nearly_full: 'warn',
   unknown: 'bad',
   lost: 'bad',
   fenced: 'bad',
   failed: 'bad',
   critical: 'bad',
+  firing: 'bad',
   full: 'bad',
   not_writable: 'bad',
   read_only: 'bad',
@@ -41,6 +46,7 @@ const TONES: Record<string, Tone> = {
   deleting: 'idle',
   sleeping: 'sleep',
   asleep: 'sleep',
+  silenced: 'sleep',
 };
 
 export function toneOf(state: string | null | undefined): Tone {
