@@ -118,6 +118,7 @@ pub struct Totals {
     pub vms: VmCounts,
     pub cpu: CpuUse,
     pub memory: MemoryUse,
+    pub power: PowerUse,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -153,6 +154,15 @@ pub struct MemoryUse {
     /// Of the VMs that are there.
     pub assigned_bytes: u64,
     pub used_bytes: u64,
+}
+
+/// Of hosts that are heard.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct PowerUse {
+    /// At full load, as their curves say.
+    pub most_watts: f64,
+    /// Drawn lately, as the energy account has it.
+    pub used_watts: f64,
 }
 
 /// Something that somebody should look at.
@@ -225,6 +235,7 @@ pub struct HostBar {
     pub labels: gantry_types::Labels,
     pub cpu: CpuUse,
     pub memory: MemoryUse,
+    pub power: PowerUse,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Timestamp>,
     /// At most 200, the largest first.
@@ -238,6 +249,9 @@ pub struct VmPart {
     pub phase: VmPhase,
     pub cpus: u32,
     pub memory_bytes: u64,
+    /// Its part of what its host draws.
+    #[serde(default)]
+    pub watts: f64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moving_to: Option<Name>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,13 +2,15 @@
 import type { VmPhase } from './api/types';
 import type { HostBar } from './live/overview.svelte';
 
-export type Measure = 'cpu' | 'memory';
+export type Measure = 'cpu' | 'memory' | 'power';
 
 export interface FleetVm {
   name: string;
   phase: VmPhase;
   cpus: number;
   memoryBytes: number;
+  /** Its part of what its host draws. */
+  watts: number;
   movingTo?: string;
   /** It is on its way to this host and runs elsewhere. */
   arriving?: boolean;
@@ -22,6 +24,9 @@ export interface FleetHost {
   coresUsed?: number;
   memoryBytes: number;
   memoryUsedBytes?: number;
+  /** At full load. */
+  watts: number;
+  wattsUsed?: number;
   lastSeen?: string | null;
   vms: FleetVm[];
   /** More than are listed. */
@@ -50,7 +55,7 @@ export function arrivalsOf(bar: HostBar): Map<string, Arrival[]> {
 }
 
 function fleetVm(vm: HostBar['vms'][number]): FleetVm {
-  return { name: vm.name, phase: vm.phase, cpus: vm.cpus, memoryBytes: vm.memory_bytes, movingTo: vm.moving_to ?? undefined };
+  return { name: vm.name, phase: vm.phase, cpus: vm.cpus, memoryBytes: vm.memory_bytes, watts: vm.watts ?? 0, movingTo: vm.moving_to ?? undefined };
 }
 
 export function fleetHost(bar: HostBar, arriving: readonly Arrival[] = []): FleetHost {
@@ -63,6 +68,9 @@ export function fleetHost(bar: HostBar, arriving: readonly Arrival[] = []): Flee
     coresUsed: heard ? bar.cpu.used_cores : undefined,
     memoryBytes: bar.memory.capacity_bytes,
     memoryUsedBytes: heard ? bar.memory.used_bytes : undefined,
+    watts: bar.power.most_watts,
+    // What it draws is known a moment after it was heard.
+    wattsUsed: heard && bar.power.most_watts > 0 ? bar.power.used_watts : undefined,
     lastSeen: bar.last_seen,
     // By name, so that a VM keeps its place while others come and go.
     vms: [...bar.vms.map(fleetVm).sort((a, b) => (a.name < b.name ? -1 : 1)), ...arriving],
@@ -78,8 +86,8 @@ export interface Segment {
 
 /** How VMs fill a host's bar. A host that is promised more than it has is drawn full, in proportion. */
 export function segmentsOf(host: FleetHost, measure: Measure): Segment[] {
-  const size = (vm: FleetVm) => (measure === 'memory' ? vm.memoryBytes : vm.cpus);
-  const capacity = measure === 'memory' ? host.memoryBytes : host.cores;
+  const size = (vm: FleetVm) => ({ memory: vm.memoryBytes, cpu: vm.cpus, power: vm.watts })[measure];
+  const capacity = { memory: host.memoryBytes, cpu: host.cores, power: host.watts }[measure];
   const sum = host.vms.reduce((total, vm) => total + size(vm), 0);
   const whole = Math.max(capacity, sum);
   return whole === 0 ? [] : host.vms.map((vm) => ({ vm, share: size(vm) / whole }));

@@ -197,7 +197,7 @@ function barOf(index, perHost, hosts, tick) {
   const vms = Array.from({ length: perHost }, (_, n) => {
     const made = vm(index * perHost + n, hosts, tick);
     const memory_bytes = (1 + ((index * perHost + n) % 3)) * GIB;
-    return { name: made.metadata.name, phase: made.status.phase, cpus: made.spec.cpus, memory_bytes, moving_to: made.status.moving_to };
+    return { name: made.metadata.name, phase: made.status.phase, cpus: made.spec.cpus, memory_bytes, watts: 2 + (n % 3), moving_to: made.status.moving_to };
   });
   return {
     name: metadata.name,
@@ -206,6 +206,7 @@ function barOf(index, perHost, hosts, tick) {
     labels: metadata.labels,
     cpu: { capacity_cores: 64, assigned_cores: 30, used_cores: ((index * 13 + tick) % 60) + 0.5 },
     memory: { capacity_bytes: 64 * GIB, assigned_bytes: 30 * GIB, used_bytes: (20 + ((index + tick) % 40)) * GIB },
+    power: { most_watts: 135, used_watts: 95 + ((index + tick) % 40) },
     last_seen: status.last_seen,
     vms: index % 9 === 8 ? [] : vms,
     vms_total: index % 9 === 8 ? 0 : perHost,
@@ -218,6 +219,7 @@ function totals(hosts, vms) {
     vms: { total: vms, running: Math.floor(vms * 0.8), stopped: Math.floor(vms * 0.1) },
     cpu: { capacity_cores: hosts * 64, assigned_cores: vms * 2, used_cores: hosts * 20.5 },
     memory: { capacity_bytes: hosts * 64 * GIB, assigned_bytes: vms * GIB, used_bytes: hosts * 24 * GIB },
+    power: { most_watts: hosts * 135, used_watts: hosts * 104 },
   };
 }
 

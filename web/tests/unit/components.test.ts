@@ -75,7 +75,8 @@ describe('HostBar', () => {
     labels: {},
     cpu: { capacity_cores: 4, assigned_cores: 0, used_cores: 0 },
     memory: { capacity_bytes: 4, assigned_bytes: 0, used_bytes: 0 },
-    vms: [{ name: 'a', phase: 'running', cpus: 1, memory_bytes: 2 }],
+    power: { most_watts: 0, used_watts: 0 },
+    vms: [{ name: 'a', phase: 'running', cpus: 1, memory_bytes: 2, watts: 0 }],
     vms_total: 1,
   };
 

@@ -1,10 +1,10 @@
 import { describe, expect, it } from 'vitest';
-import { arrivalsOf, fleetHost, segmentsOf } from '../../src/lib/fleet';
+import { arrivalsOf, fleetHost, segmentsOf, type Measure } from '../../src/lib/fleet';
 import { changed, type HostBar, type Overview } from '../../src/lib/live/overview.svelte';
 
 type Part = HostBar['vms'][number];
 
-const part = (name: string, more: Partial<Part> = {}): Part => ({ name, phase: 'running', cpus: 1, memory_bytes: 2, ...more });
+const part = (name: string, more: Partial<Part> = {}): Part => ({ name, phase: 'running', cpus: 1, memory_bytes: 2, watts: 0, ...more });
 const bar = (name: string, rack: string, vms: Part[] = [], more: Partial<HostBar> = {}): HostBar => ({
   name,
   state: 'ready',
@@ -12,6 +12,7 @@ const bar = (name: string, rack: string, vms: Part[] = [], more: Partial<HostBar
   labels: rack ? { rack } : {},
   cpu: { capacity_cores: 4, assigned_cores: 0, used_cores: 1 },
   memory: { capacity_bytes: 8, assigned_bytes: 0, used_bytes: 3 },
+  power: { most_watts: 100, used_watts: 60 },
   vms,
   vms_total: vms.length,
   ...more,
@@ -29,13 +30,18 @@ describe('a host as a bar', () => {
     const host = fleetHost(bar('a', '', [], { state: 'lost' }));
     expect(host.memoryUsedBytes).toBeUndefined();
     expect(host.coresUsed).toBeUndefined();
+    expect(host.wattsUsed).toBeUndefined();
+    const silent = { most_watts: 0, used_watts: 0 };
+    expect(fleetHost(bar('a', '', [], { power: silent })).wattsUsed).toBeUndefined();
+    expect(fleetHost(bar('a', '')).wattsUsed).toBe(60);
   });
 
   it('is filled by share, and one that promised too much in proportion', () => {
-    const shares = (of: HostBar, measure: 'cpu' | 'memory') => segmentsOf(fleetHost(of), measure).map(({ share }) => share);
+    const shares = (of: HostBar, measure: Measure) => segmentsOf(fleetHost(of), measure).map(({ share }) => share);
     expect(shares(bar('a', '', [part('one'), part('two')]), 'memory')).toEqual([0.25, 0.25]);
     expect(shares(bar('a', '', [part('one'), part('two')]), 'cpu')).toEqual([0.25, 0.25]);
     expect(shares(bar('a', '', [part('one', { memory_bytes: 12 }), part('two', { memory_bytes: 4 })]), 'memory')).toEqual([0.75, 0.25]);
+    expect(shares(bar('a', '', [part('one', { watts: 40 }), part('two', { watts: 10 })]), 'power')).toEqual([0.4, 0.1]);
     const nothing = { capacity_bytes: 0, assigned_bytes: 0, used_bytes: 0 };
     expect(shares(bar('a', '', [], { memory: nothing }), 'memory')).toEqual([]);
   });

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { nameFrom } from '../../src/lib/upload';
 import { quoted } from '../../src/lib/actions/action';
-import { parseSize, showPercent, showSize } from '../../src/lib/format/size';
+import { parseSize, showPercent, showSize, showWatts } from '../../src/lib/format/size';
 import { ageSeconds, showDuration, showSeconds } from '../../src/lib/format/time';
 
 describe('sizes', () => {
@@ -18,6 +18,7 @@ describe('sizes', () => {
     expect(showSize(1.5 * 2 ** 30)).toBe('1.5 GiB');
     expect([0, -0].map(showSize)).toEqual(['0 B', '0 B']);
     expect(showSize(undefined)).toBe('–');
+    expect([92, 1_234, 2_600_000].map(showWatts)).toEqual(['92 W', '1.23 kW', '2.6 MW']);
     expect(showPercent(0.04)).toBe('0 %');
     expect(showPercent(99.6)).toBe('100 %');
   });

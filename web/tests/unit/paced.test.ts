@@ -68,8 +68,9 @@ describe('HostBars', () => {
     });
     const use = { capacity_cores: 1, assigned_cores: 0, used_cores: 0 };
     const memory = { capacity_bytes: 1, assigned_bytes: 0, used_bytes: 0 };
-    const host = (name: string, vms: HostBar['vms'] = []) => `event: host\ndata: ${JSON.stringify({ name, state: 'ready', cordoned: false, labels: {}, cpu: use, memory, vms, vms_total: vms.length })}\n\n`;
-    const vm = (more: object = {}) => ({ name: 'vm', phase: 'running' as const, cpus: 1, memory_bytes: 1, ...more });
+    const power = { most_watts: 1, used_watts: 0 };
+    const host = (name: string, vms: HostBar['vms'] = []) => `event: host\ndata: ${JSON.stringify({ name, state: 'ready', cordoned: false, labels: {}, cpu: use, memory, power, vms, vms_total: vms.length })}\n\n`;
+    const vm = (more: object = {}) => ({ name: 'vm', phase: 'running' as const, cpus: 1, memory_bytes: 1, watts: 0, ...more });
     const bars = new HostBars();
     await frames(2);
     write(`${host('h1', [vm()])}${host('h2')}${host('h10')}event: ready\ndata: {}\n\n`);

@@ -12,16 +12,22 @@ use std::{
 };
 
 use gantry_api::overview::{
-    CpuUse, Group, HostBar, MemoryUse, Overview, OverviewHosts, OverviewHostsQuery, Totals, VmPart,
+    CpuUse, Group, HostBar, MemoryUse, Overview, OverviewHosts, OverviewHostsQuery, PowerUse, Totals, VmPart,
 };
-use gantry_types::{Host, Problem, Resource, Vm, VmPhase};
+use gantry_placement::energy::USUAL_CURVE;
+use gantry_types::{Host, HostState, Name, Problem, Resource, Vm, VmPhase};
 use serde::Serialize;
 
 use super::{
     App, Caller,
     wrongs::{self, SeenVms},
 };
-use crate::model::{Overlay, Tables};
+use crate::{
+    energy::Draw,
+    model::{Overlay, Tables},
+};
+
+type Draws = HashMap<Name, Draw>;
 
 /// How long an overview is good for.
 pub const FRESH: Duration = Duration::from_secs(1);
@@ -61,8 +67,9 @@ fn compute(app: &App, by: &str) -> Overview {
     app.model.read_at(|tables, revision| {
         app.model.overlay(|overlay| {
             let mut groups: BTreeMap<String, Totals> = BTreeMap::new();
+            let draws = app.energy.draws();
             for host in tables.hosts.values() {
-                add_host(groups.entry(group_of(host, by).into_owned()).or_default(), host, overlay);
+                add_host(groups.entry(group_of(host, by).into_owned()).or_default(), host, overlay, &draws);
             }
             let numbers: HashMap<&str, usize> = groups.keys().map(String::as_str).zip(0..).collect();
             let mut places: HashMap<&str, Place> = tables
@@ -168,13 +175,23 @@ fn name_of(value: &impl Serialize) -> String {
     }
 }
 
-fn add_host(totals: &mut Totals, host: &Host, overlay: &Overlay) {
+fn add_host(totals: &mut Totals, host: &Host, overlay: &Overlay, draws: &Draws) {
     totals.hosts.total += 1;
     totals.hosts.cordoned += u64::from(host.spec.cordoned);
     *totals.hosts.by_state.entry(name_of(&host.status.state)).or_default() += 1;
     let (cpu, memory) = capacity(host, overlay);
     add_cpu(&mut totals.cpu, cpu);
     add_memory(&mut totals.memory, memory);
+    add_power(&mut totals.power, power(host, draws));
+}
+
+/// What it draws in whole watts: so that a change too small to be seen is none.
+fn power(host: &Host, draws: &Draws) -> PowerUse {
+    let Some(draw) = draws.get(&host.metadata.name).filter(|_| host.status.state == HostState::Ready) else {
+        return PowerUse::default();
+    };
+    let most_watts = host.spec.curve().unwrap_or(USUAL_CURVE)[10];
+    PowerUse { most_watts, used_watts: draw.watts.round() }
 }
 
 /// What a host has and what is used of it; what its VMs are assigned is not counted here.
@@ -184,7 +201,7 @@ fn capacity(host: &Host, overlay: &Overlay) -> (CpuUse, MemoryUse) {
         cpu.capacity_cores = u64::from(inventory.cpu.count);
         memory.capacity_bytes = inventory.memory.bytes();
     }
-    let is_heard = host.status.state == gantry_types::HostState::Ready;
+    let is_heard = host.status.state == HostState::Ready;
     if let Some(report) = overlay.hosts.get(host.name()).filter(|_| is_heard) {
         cpu.used_cores = report.metrics.cpu_percent / 100.0 * cpu.capacity_cores as f64;
         memory.used_bytes = report.metrics.memory_used.bytes();
@@ -204,6 +221,12 @@ fn add(sum: &mut Totals, part: &Totals) {
     }
     add_cpu(&mut sum.cpu, part.cpu);
     add_memory(&mut sum.memory, part.memory);
+    add_power(&mut sum.power, part.power);
+}
+
+fn add_power(sum: &mut PowerUse, part: PowerUse) {
+    sum.most_watts += part.most_watts;
+    sum.used_watts += part.used_watts;
 }
 
 fn add_cpu(sum: &mut CpuUse, part: CpuUse) {
@@ -247,11 +270,12 @@ pub fn hosts(app: &App, caller: &Caller, query: &OverviewHostsQuery) -> Result<O
         let more = chosen.any(|host| is_wanted(host));
         let total = tables.hosts.values().filter(|host| is_wanted(host)).count() as u64;
         let next = page.last().filter(|_| more).map(|host| host.name().to_owned());
-        OverviewHosts { revision, items: app.model.overlay(|overlay| bars(tables, overlay, &page)), total, next }
+        let items = app.model.overlay(|overlay| bars(tables, overlay, &app.energy.draws(), &page));
+        OverviewHosts { revision, items, total, next }
     }))
 }
 
-fn bars(tables: &Tables, overlay: &Overlay, hosts: &[&Arc<Host>]) -> Vec<HostBar> {
+fn bars(tables: &Tables, overlay: &Overlay, draws: &Draws, hosts: &[&Arc<Host>]) -> Vec<HostBar> {
     let mut on: HashMap<&str, Vec<&Arc<Vm>>> = hosts.iter().map(|host| (host.name(), Vec::new())).collect();
     for vm in tables.vms.values() {
         if let Some(vms) = vm.status.host.as_ref().and_then(|host| on.get_mut(host.as_str())) {
@@ -277,16 +301,19 @@ fn bars(tables: &Tables, overlay: &Overlay, hosts: &[&Arc<Host>]) -> Vec<HostBar
                 labels: host.metadata.labels.clone(),
                 cpu,
                 memory,
+                power: power(host, draws),
                 last_seen: overlay.hosts.get(host.name()).map(|report| report.last_seen),
                 vms_total: vms.len() as u64,
-                vms: vms.into_iter().take(VMS_SHOWN).map(|vm| part(vm)).collect(),
+                vms: vms.into_iter().take(VMS_SHOWN).map(|vm| part(vm, draws.get(&host.metadata.name))).collect(),
             }
         })
         .collect()
 }
 
-fn part(vm: &Vm) -> VmPart {
+fn part(vm: &Vm, draw: Option<&Draw>) -> VmPart {
+    let watts = draw.and_then(|draw| draw.vms.get(&vm.metadata.uuid));
     VmPart {
+        watts: watts.map_or(0.0, |watts| watts.round()),
         name: vm.metadata.name.clone(),
         phase: vm.status.phase,
         cpus: vm.spec.cpus,

@@ -7,11 +7,11 @@
 mod report;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fs, io,
     io::Write,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -62,10 +62,19 @@ struct Book {
     counters: BTreeMap<Name, (Uuid, f64)>,
 }
 
+/// What a host draws, as of the last look, and its VMs' parts of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Draw {
+    pub watts: f64,
+    pub vms: HashMap<Uuid, f64>,
+}
+
 /// See the module's head.
 pub struct EnergyBook {
     directory: PathBuf,
     book: Mutex<Book>,
+    /// By host. Replaced as a whole, so that nobody waits for a look.
+    draws: Mutex<Arc<HashMap<Name, Draw>>>,
 }
 
 /// What one host drew since the last look.
@@ -79,7 +88,7 @@ impl EnergyBook {
     /// Goes on with the hour that was begun.
     pub fn open(directory: &Path, now: Timestamp) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
-        let book = Self { directory: directory.to_owned(), book: Mutex::default() };
+        let book = Self { directory: directory.to_owned(), book: Mutex::default(), draws: Mutex::default() };
         let hour = hour_of(now);
         book.lock().current = book.read(hour).unwrap_or(Hour { hour, ..Hour::default() });
         Ok(book)
@@ -87,6 +96,11 @@ impl EnergyBook {
 
     fn lock(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What each host draws, as of the last look.
+    pub(crate) fn draws(&self) -> Arc<HashMap<Name, Draw>> {
+        Arc::clone(&self.draws.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn path(&self, hour: u64) -> PathBuf {
@@ -123,16 +137,22 @@ impl EnergyBook {
             self.write(&ended);
         }
         let step = book.looked.replace(elapsed).map_or(Duration::ZERO, |looked| elapsed.saturating_sub(looked));
+        let mut draws = HashMap::new();
         app.model.read(|tables| {
+            let mut on: HashMap<&str, Vec<&Vm>> = HashMap::new();
+            for vm in tables.vms.values().filter(|vm| vm.status.phase.may_execute()) {
+                if let Some(host) = &vm.status.host {
+                    on.entry(host.as_str()).or_default().push(vm);
+                }
+            }
             for host in tables.hosts.values().filter(|host| host.status.state == HostState::Ready) {
-                let vms = tables
-                    .vms
-                    .values()
-                    .filter(|vm| vm.status.phase.may_execute() && vm.status.host.as_ref() == Some(&host.metadata.name));
-                let vms: Vec<&Vm> = vms.map(|vm| &**vm).collect();
-                account_host(app, &mut book, host, &vms, step);
+                let vms = on.remove(host.metadata.name.as_str()).unwrap_or_default();
+                if let Some(draw) = account_host(app, &mut book, host, &vms, step) {
+                    draws.insert(host.metadata.name.clone(), draw);
+                }
             }
         });
+        *self.draws.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(draws);
     }
 
     /// Writes the current hour, and drops those that are too old.
@@ -163,21 +183,20 @@ impl EnergyBook {
     }
 }
 
-fn account_host(app: &App, book: &mut Book, host: &Host, vms: &[&Vm], step: Duration) {
+/// `None` if nothing can be said of this step.
+fn account_host(app: &App, book: &mut Book, host: &Host, vms: &[&Vm], step: Duration) -> Option<Draw> {
     let name = &host.metadata.name;
-    let Some((instance, metrics)) = app.model.overlay(|overlay| {
+    let (instance, metrics) = app.model.overlay(|overlay| {
         let report = overlay.hosts.get(name.as_str())?;
         Some((report.agent_instance, report.metrics))
-    }) else {
-        return;
-    };
+    })?;
     let before = match metrics.energy_joules {
         Some(joules) => book.counters.insert(name.clone(), (instance, joules)),
         None => book.counters.remove(name),
     };
     // A controller that slept, or has just begun, has not seen what happened.
     if step.is_zero() || step > LONGEST_STEP {
-        return;
+        return None;
     }
     let seconds = step.as_secs_f64();
     let curve = host.spec.curve().unwrap_or(USUAL_CURVE);
@@ -204,7 +223,9 @@ fn account_host(app: &App, book: &mut Book, host: &Host, vms: &[&Vm], step: Dura
         vms.iter().zip(used).map(|(vm, used)| Consumer { used, cpus: f64::from(vm.spec.cpus) }).collect();
     let in_use = metrics.cpu_percent * f64::from(cpus);
     let parts = attribute(drawn.joules, drawn.idle_joules, in_use, &consumers);
+    let mut draw = Draw { watts: drawn.joules / seconds, vms: HashMap::new() };
     for (vm, joules) in vms.iter().zip(parts) {
+        draw.vms.insert(vm.metadata.uuid, joules / seconds);
         let fresh = || VmDrawn {
             name: vm.metadata.name.clone(),
             labels: vm.metadata.labels.clone(),
@@ -214,6 +235,7 @@ fn account_host(app: &App, book: &mut Book, host: &Host, vms: &[&Vm], step: Dura
         own.labels.clone_from(&vm.metadata.labels);
         add(&mut own.drawn, joules, seconds, drawn.source);
     }
+    Some(draw)
 }
 
 fn nothing(source: EnergySource) -> Drawn {

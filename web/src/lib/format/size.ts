@@ -55,6 +55,11 @@ function withoutSign(value: number): number {
   return value === 0 ? 0 : value;
 }
 
+export function showWatts(watts: number): string {
+  const at = watts >= 1e6 ? 2 : watts >= 1e3 ? 1 : 0;
+  return `${showNumber(Number((watts / 1e3 ** at).toPrecision(3)))} ${['W', 'kW', 'MW'][at]}`;
+}
+
 export function showPercent(value: number | null | undefined): string {
   return value === null || value === undefined ? '–' : `${value >= 10 ? Math.round(value) : Number(value.toFixed(1))} %`;
 }
