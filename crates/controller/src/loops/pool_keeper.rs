@@ -1,7 +1,11 @@
 //! Keeps pools' status true: makes each host's own pool an object, and says how every pool is, with an event when that
 //! changes, so that somebody hears of a pool before it is full. Written only when something durable changed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use gantry_types::{
     ByteSize, Host, HostState, Name, Pool, PoolHealth, PoolPhase, PoolStatus, Problem, Resource, Severity,
@@ -9,6 +13,7 @@ use gantry_types::{
 
 use crate::{
     app::{App, pool},
+    model::Tables,
     objects::Change,
 };
 
@@ -26,26 +31,64 @@ pub async fn run(app: Arc<App>) {
 }
 
 pub async fn pass(app: &App) -> Result<(), Problem> {
+    let places = app.model.read(|tables| {
+        let pools = tables.pools.values();
+        let places = pools.flat_map(|pool| pool.spec.hosts.iter().map(|host| (host.clone(), pool.spec.path.clone())));
+        places.collect::<HashSet<_>>()
+    });
     for host in app.model.list::<Host>() {
-        adopt_own(app, &host).await?;
+        adopt_own(app, &host, &places).await?;
     }
+    let loads = app.model.read(loads);
     for shown in app.model.list::<Pool>() {
-        if shown.status.phase == PoolPhase::Ready && judged(app, &shown) != shown.status {
+        let load = loads.get(shown.name()).copied().unwrap_or_default();
+        if shown.status.phase == PoolPhase::Ready && judged(app, &shown, load) != shown.status {
             note(app, shown.name()).await?;
         }
     }
     Ok(())
 }
 
+/// What is in a pool.
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    promised_bytes: u64,
+    volumes: u32,
+    vms: u32,
+}
+
+/// Of all pools in one go: there may be as many pools as hosts.
+fn loads(tables: &Tables) -> HashMap<String, Load> {
+    let mut loads: HashMap<String, Load> = HashMap::new();
+    let mut promise = |pool: &Name, bytes: u64, count: fn(&mut Load) -> &mut u32| {
+        let load = loads.entry(pool.to_string()).or_default();
+        load.promised_bytes = load.promised_bytes.saturating_add(bytes);
+        *count(load) += 1;
+    };
+    for volume in tables.volumes.values() {
+        promise(&volume.spec.pool, volume.spec.size.bytes(), |load| &mut load.volumes);
+    }
+    for vm in tables.vms.values() {
+        let Some(pool) = &vm.spec.pool else { continue };
+        let disk = vm.status.disk.or(vm.spec.disk);
+        promise(pool, disk.map_or(0, |size| size.bytes()), |load| &mut load.vms);
+    }
+    loads
+}
+
+fn load_of(tables: &Tables, pool: &Name) -> Load {
+    let (volumes, vms) = (pool::volumes_in(tables, pool).count(), pool::vms_in(tables, pool).count());
+    Load { promised_bytes: pool::promised_bytes(tables, pool), volumes: volumes as u32, vms: vms as u32 }
+}
+
 /// The place that a host has of its own is a pool as others are.
-async fn adopt_own(app: &App, host: &Host) -> Result<(), Problem> {
+async fn adopt_own(app: &App, host: &Host, places: &HashSet<(Name, String)>) -> Result<(), Problem> {
     let name = &host.metadata.name;
     let place = host.status.inventory.as_ref().and_then(|inventory| inventory.pools.first());
     let Some(place) = place.filter(|place| host.status.state == HostState::Ready && !place.path.is_empty()) else {
         return Ok(());
     };
-    let known = |pool: &Arc<Pool>| pool.is_at(name) && pool.spec.path == place.path;
-    if app.model.read(|tables| tables.pools.values().any(known)) {
+    if places.contains(&(name.clone(), place.path.clone())) {
         return Ok(());
     }
     match pool::create_local(app, name, &place.path).await {
@@ -62,7 +105,8 @@ async fn note(app: &App, name: &str) -> Result<(), Problem> {
     app.objects
         .racing(|| async {
             let Some(mut pool) = app.objects.find::<Pool>(name).await? else { return Ok(()) };
-            let status = judged(app, &pool);
+            let load = app.model.read(|tables| load_of(tables, &pool.metadata.name));
+            let status = judged(app, &pool, load);
             if pool.status.phase != PoolPhase::Ready || status == pool.status {
                 return Ok(());
             }
@@ -96,14 +140,19 @@ fn tidings(pool: &Pool, former: PoolHealth) -> Option<(Severity, &'static str, S
 }
 
 /// The status as it should be; what is only shown stays out of it.
-fn judged(app: &App, pool: &Pool) -> PoolStatus {
-    let name = &pool.metadata.name;
-    let (promised, volumes, vms) = app.model.read(|tables| {
-        let (volumes, vms) = (pool::volumes_in(tables, name).count(), pool::vms_in(tables, name).count());
-        (ByteSize(pool::promised_bytes(tables, name)), volumes as u32, vms as u32)
-    });
+fn judged(app: &App, pool: &Pool, load: Load) -> PoolStatus {
+    let Load { promised_bytes, volumes, vms } = load;
     let (health, reason) = health(app, pool);
-    PoolStatus { health, reason, promised, volumes, vms, space: None, busy_percent: None, ..pool.status.clone() }
+    PoolStatus {
+        health,
+        reason,
+        promised: ByteSize(promised_bytes),
+        volumes,
+        vms,
+        space: None,
+        busy_percent: None,
+        ..pool.status.clone()
+    }
 }
 
 fn does(names: &[String]) -> String {
