@@ -138,7 +138,7 @@ export async function forms({ tally, page }) {
     await dialog.getByLabel('When its QEMU ends').selectOption('it is started again');
     await dialog.getByLabel('When its guest fails').selectOption('its machine is reset');
     await dialog.getByLabel('When its application fails').selectOption('it is started on another host');
-    await dialog.getByLabel('Disk back to its last good state after').fill('3');
+    await dialog.getByLabel('Disk goes back after').fill('3');
     await dialog.getByLabel('Priority').selectOption('high');
     const typed = 'gantry vm set web --ha restart --on-guest-failure reset --on-app-failure restart-elsewhere --roll-back-after 3 --priority high';
     must((await dialog.locator('pre').first().textContent()) === typed, 'the command line is not what is done');

@@ -5,6 +5,7 @@ import { alarms } from './alarms.mjs';
 import { launch, must, mustHaveNoBarriers, openPage, picture, Tally } from './browser.mjs';
 import { forms } from './forms.mjs';
 import { BOOT_MS, consoles, move, prepareRecovery, recovery } from './guest.mjs';
+import { keyboard } from './keyboard.mjs';
 import { looks } from './looks.mjs';
 import { storage } from './storage.mjs';
 
@@ -104,6 +105,7 @@ await tally.test('a lost connection is shown, and healed when the controller is 
 });
 
 await recovery(stage);
+await keyboard(stage);
 await forms(stage);
 const deleteAlarms = await alarms(stage);
 const deleteStorage = await storage(stage);

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 #[derive(Debug, Default)]
 pub struct Facts<'a> {
-    /// `status.phase`, a host's `status.state`.
+    /// `status.phase`, a host's `status.state`, an event's severity.
     pub phase: Option<Cow<'static, str>>,
     /// Where it is, or what it concerns.
     pub host: Option<&'a str>,
@@ -106,5 +106,6 @@ pub(super) fn of_notice(notice: &Notice) -> Facts<'_> {
 }
 
 pub(super) fn of_event(event: &Event) -> Facts<'_> {
-    Facts { about: Some(event.spec.regarding.name.as_str()), ..Facts::default() }
+    let about = Some(event.spec.regarding.name.as_str());
+    Facts { phase: api_name(&event.spec.severity), about, ..Facts::default() }
 }
