@@ -96,6 +96,8 @@ await tally.test('a lost connection is shown, and healed when the controller is 
   process.kill(controller, 'SIGSTOP');
   try {
     await page.getByText('The connection to the controller is lost').waitFor({ timeout: 60_000 });
+    // How old what is shown is by now.
+    await page.locator('main header').getByText(/as of [1-9]\d s ago/).waitFor();
     await picture(page, 'wide-light-connection-lost');
   } finally {
     process.kill(controller, 'SIGCONT');

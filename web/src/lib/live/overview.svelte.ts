@@ -14,10 +14,13 @@ type OverviewChange = Schemas['OverviewChange'];
 export class OverviewFeed {
   value = $state.raw<Overview | undefined>();
   refusal = $state<Refusal | undefined>();
+  /** When the server last told something, if only that nothing has changed. */
+  heardAt = $state<number | undefined>();
   #stream: Stream;
 
   constructor() {
     this.#stream = follow('/v1/overview?watch=true', {
+      heard: () => (this.heardAt = Date.now()),
       restart: () => (this.refusal = undefined),
       messages: (messages) => messages.forEach((message) => this.#take(message)),
       refused: (refusal) => (this.refusal = refusal),
