@@ -341,7 +341,7 @@ async fn force_does_not_spare_a_host_that_answers() {
 async fn each_host_knows_where_the_others_ports_are() {
     let (world, controller) = a_running_vm().await;
     controller.running("db").await;
-    network_distributor::pass(&controller.app).await;
+    network_distributor::pass(&controller.app, None).await;
     let (first, second) = (world.hosts.networks_on(&name("host-1")), world.hosts.networks_on(&name("host-2")));
     let ports = |networks: &gantry_types::HostNetworks| {
         let network = &networks.networks[0];
@@ -353,7 +353,7 @@ async fn each_host_knows_where_the_others_ports_are() {
     assert!(world.hosts.networks_on(&name("host-3")).networks.is_empty());
     // Saying it again changes nothing.
     let generation = first.generation;
-    network_distributor::pass(&controller.app).await;
+    network_distributor::pass(&controller.app, None).await;
     assert_eq!(world.hosts.networks_on(&name("host-1")).generation, generation);
 }
 
