@@ -174,6 +174,8 @@ export async function forms({ tally, page }) {
     await mustHaveNoBarriers(page);
     await picture(page, 'wide-light-schedule');
     await dialog.getByRole('button', { name: 'Change' }).click();
+    // The dialog says it as well, until it is told that it is done.
+    await dialog.waitFor({ state: 'detached' });
     await page.getByText('the newest of each of the last 24 hours and 7 days').waitFor();
     // The first one is due at once; the next one is told by its time.
     await page.getByText('The last one').waitFor({ timeout: BOOT_MS });
