@@ -115,6 +115,11 @@ impl Leases {
     /// [`StorageError::DiskElsewhere`] if it is another host's at the same or a higher epoch, or this host's at a higher;
     /// [`StorageError::DiskInUse`] if it would be, but somebody has it open. Nothing is changed then.
     pub(crate) fn claim(&self, disk: Uuid, claim: &Claim) -> Result<DiskHold, StorageError> {
+        self.claim_as(disk, claim, false)
+    }
+
+    /// `open_here`: a QEMU of whoever claims may write to it already.
+    fn claim_as(&self, disk: Uuid, claim: &Claim, open_here: bool) -> Result<DiskHold, StorageError> {
         let path = path_in(&self.directory, disk);
         let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => StorageError::DiskMissing { disk },
@@ -134,7 +139,10 @@ impl Leases {
             return Err(in_use());
         }
         let (judgement, found) = self.expect_claimable(disk, claim)?;
-        if judgement == Judgement::Overtake && qemu_writes(&file).map_err(StorageError::io("looking at", &path))? {
+        if judgement == Judgement::Overtake
+            && !open_here
+            && qemu_writes(&file).map_err(StorageError::io("looking at", &path))?
+        {
             return Err(in_use());
         }
         let lease = match (judgement, found) {
@@ -221,6 +229,16 @@ impl crate::pool::DirPool {
     pub async fn claim_disk(&self, disk: Uuid, claim: &Claim) -> Result<DiskHold, StorageError> {
         let (leases, claim) = (self.leases(), claim.clone());
         blocking(move || leases.claim(disk, &claim)).await
+    }
+
+    /// The same for a guest that has arrived, whose QEMU may have opened the disk for writing: in post-copy it does before
+    /// the guest runs. No other QEMU can have it so then, by QEMU's own locks.
+    ///
+    /// # Errors
+    /// As [`Self::claim_disk`].
+    pub async fn claim_arrived_disk(&self, disk: Uuid, claim: &Claim) -> Result<DiskHold, StorageError> {
+        let (leases, claim) = (self.leases(), claim.clone());
+        blocking(move || leases.claim_as(disk, &claim, true)).await
     }
 }
 

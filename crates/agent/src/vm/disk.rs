@@ -38,9 +38,12 @@ pub(super) async fn claim(host: &Host, assignment: &Assignment) -> Result<Option
     if assignment.disk.pool.is_none() {
         return Ok(None);
     }
-    let claim = Claim { host: host.config.name.clone(), epoch: assignment.epoch };
-    let claimed = place(host, assignment).await?.claim_disk(assignment.uuid, &claim).await;
+    let claimed = place(host, assignment).await?.claim_disk(assignment.uuid, &claim_of(host, assignment)).await;
     claimed.map(Some).map_err(|error| lease_problem(assignment, &error))
+}
+
+fn claim_of(host: &Host, assignment: &Assignment) -> Claim {
+    Claim { host: host.config.name.clone(), epoch: assignment.epoch }
 }
 
 fn lease_problem(assignment: &Assignment, error: &StorageError) -> Problem {
@@ -235,9 +238,11 @@ impl VmTask {
     pub(crate) async fn take_disk_over(&mut self) -> Result<(), Problem> {
         let record = self.known()?.clone();
         if record.assignment.disk.pool.is_some() && self.machine()?.disk_hold.is_none() {
-            let hold = claim(&self.host, &record.assignment).await?;
+            let claim = claim_of(&self.host, &record.assignment);
+            let hold = self.disks().await?.claim_arrived_disk(self.vm, &claim).await;
+            let hold = hold.map_err(|error| lease_problem(&record.assignment, &error))?;
             if let Run::On(machine) = &mut self.run {
-                machine.disk_hold = hold;
+                machine.disk_hold = Some(hold);
             }
             let given = self.disks().await?.let_open(self.vm, DiskUsers::One(record.owner_uid)).await;
             given.map_err(|error| self.storage_problem("disk-not-claimed", &error))?;

@@ -49,8 +49,12 @@ pub async fn import(session: &Session, arguments: VolumeImport) -> Result<(), Fa
         _ => problem,
     })?;
     let made = make(&client, &image, file, &settled).await;
-    if let Err(problem) = client.delete::<Image>(passing.as_str(), &WriteQuery::default()).await {
-        note(&format!("image '{passing}' is left: {problem}; remove it: gantry image delete {passing}"));
+    let deleted = match client.delete::<Image>(passing.as_str(), &WriteQuery::default()).await {
+        Ok(deleted) => carry_out(&client, &deleted, FollowOptions { no_wait: false }).await.is_ok(),
+        Err(_) => false,
+    };
+    if !deleted {
+        note(&format!("image '{passing}' is left; remove it: gantry image delete {passing}"));
     }
     Ok(announce(session.printer, &made?, "imported")?)
 }
