@@ -3,7 +3,7 @@
 mod disks;
 
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -208,17 +208,20 @@ async fn a_copy_of_a_snapshot_is_what_the_disk_held_then_while_it_is_written_on(
         sites.source.create_disk_snapshot(DISK, "before").await.unwrap();
 
         // Has it open as a QEMU would, and has written more than it has told.
-        let mut writer = Command::new("qemu-io")
-            .args(["-f", "qcow2"])
+        // It says what it has done at once only to a terminal, or if it is made to.
+        let mut writer = Command::new("stdbuf")
+            .args(["-oL", "qemu-io", "-f", "qcow2"])
             .arg(&path)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let (mut orders, said) = (writer.stdin.take().unwrap(), BufReader::new(writer.stdout.take().unwrap()));
-        writeln!(orders, "write -P 2 3M 64k\nwrite -P 3 5M 64k").unwrap();
-        let written = said.lines().map(Result::unwrap).filter(|line| line.contains("wrote")).take(2).count();
-        assert_eq!(written, 2);
+        let (mut orders, mut said) = (writer.stdin.take().unwrap(), BufReader::new(writer.stdout.take().unwrap()));
+        for order in ["write -P 2 3M 64k", "write -P 3 5M 64k"] {
+            writeln!(orders, "{order}").unwrap();
+            let done = said.by_ref().lines().map(Result::unwrap).find(|line| line.contains("wrote"));
+            assert!(done.is_some(), "{order}: it has ended");
+        }
 
         let copy = sites.source.stage_copy(DISK).await.unwrap();
         let now = sites.source.fill_copy(DISK, &copy, None).await.unwrap_err();
