@@ -21,23 +21,12 @@ use crate::blocking::blocking;
 use crate::disk_snapshot::OWNER_LIMITS;
 use crate::error::StorageError;
 use crate::pool::DirPool;
+use crate::probe::qemu_name;
 use crate::qemu_img::Run;
 use crate::staging::StagingDir;
 
 const STAGED: &str = "export";
 const PART_BYTES: usize = 256 << 10;
-
-/// What QEMU calls a format.
-fn driver(format: ImageFormat) -> &'static str {
-    match format {
-        ImageFormat::Qcow2 => "qcow2",
-        ImageFormat::Raw => "raw",
-        ImageFormat::Vmdk => "vmdk",
-        ImageFormat::Vhd => "vpc",
-        ImageFormat::Vhdx => "vhdx",
-        ImageFormat::Vdi => "vdi",
-    }
-}
 
 /// A disk as a file of another format, read once from its beginning to its end.
 #[derive(Debug)]
@@ -110,7 +99,8 @@ impl DirPool {
         file.set_permissions(Permissions::from_mode(0o600)).map_err(failed())?;
         let target = staging.file_path(STAGED);
         let target = target.to_string_lossy();
-        self.run_as_owner(disk, None, &["convert", "-q", "-O", driver(format)], &[&target], "exporting disk").await?;
+        self.run_as_owner(disk, None, &["convert", "-q", "-O", qemu_name(format)], &[&target], "exporting disk")
+            .await?;
         let bytes = file.metadata().map_err(failed())?.len();
         Ok(ExportedDisk { file: Arc::new(file), bytes, offset: 0, _staging: staging })
     }

@@ -361,14 +361,17 @@ pub async fn delete(app: &App, caller: &Caller, name: &str, query: &WriteQuery) 
         .await
 }
 
-fn expect_phase(volume: &Volume, phases: &[VolumePhase], verb: &str) -> Result<(), Problem> {
+pub(super) fn expect_idle(volume: &Volume) -> Result<(), Problem> {
+    let Some(operation) = &volume.status.operation else { return Ok(()) };
+    let detail = format!("volume '{}' is busy: operation '{operation}' is at work on it", volume.name());
+    Err(Problem::conflict("volume-busy", detail)
+        .object(volume.reference())
+        .remedy(format!("wait for it: gantry operation wait {operation}")))
+}
+
+pub(super) fn expect_phase(volume: &Volume, phases: &[VolumePhase], verb: &str) -> Result<(), Problem> {
     let name = volume.name();
-    if let Some(operation) = &volume.status.operation {
-        let detail = format!("volume '{name}' is busy: operation '{operation}' is at work on it");
-        return Err(Problem::conflict("volume-busy", detail)
-            .object(volume.reference())
-            .remedy(format!("wait for it: gantry operation wait {operation}")));
-    }
+    expect_idle(volume)?;
     if phases.contains(&volume.status.phase) {
         return Ok(());
     }

@@ -57,26 +57,15 @@ pub(crate) async fn export(
 }
 
 /// Nobody writes to it now.
-fn expect_still(app: &App, volume: &Volume) -> Result<(), Problem> {
-    let name = volume.name();
-    if let Some(operation) = &volume.status.operation {
-        let detail = format!("volume '{name}' is busy: operation '{operation}' is at work on it");
-        return Err(Problem::conflict("volume-busy", detail)
-            .object(volume.reference())
-            .remedy(format!("wait for it: gantry operation wait {operation}")));
-    }
-    let vm = volume.status.vm.as_ref().and_then(|vm| app.model.get::<Vm>(vm.as_str()));
+fn expect_still(app: &App, current: &Volume) -> Result<(), Problem> {
+    volume::expect_idle(current)?;
+    let name = current.name();
+    let vm = current.status.vm.as_ref().and_then(|vm| app.model.get::<Vm>(vm.as_str()));
     if let Some(vm) = vm.filter(|vm| !matches!(vm.status.phase, VmPhase::Stopped | VmPhase::Failed)) {
         let detail = format!("volume '{name}' is attached to VM '{}', which is {}", vm.name(), vm.status.phase);
         return Err(Problem::conflict("volume-in-use", detail)
-            .object(volume.reference())
+            .object(current.reference())
             .remedy(format!("stop the VM, or detach it first: gantry volume detach {name}")));
     }
-    if matches!(volume.status.phase, VolumePhase::Ready | VolumePhase::Attached) {
-        return Ok(());
-    }
-    let detail = format!("can't export volume '{name}': it is {}", volume.status.phase);
-    Err(Problem::conflict("wrong-phase", detail)
-        .object(volume.reference())
-        .remedy(format!("see its state: gantry describe volume {name}")))
+    volume::expect_phase(current, &[VolumePhase::Ready, VolumePhase::Attached], "export")
 }

@@ -24,10 +24,12 @@ pub async fn export(
 ) -> Result<Response, Refusal> {
     let (host, request) = volume_content::export(&front.app, &caller, &name, query.format).await?;
     let sent = front.agents.client(&host).export(&request).await?;
-    let mut headers = vec![(header::CONTENT_TYPE, "application/octet-stream".to_owned())];
-    // Whoever gets less knows that it broke off.
-    headers.extend(sent.content_length().map(|bytes| (header::CONTENT_LENGTH, bytes.to_string())));
-    let headers: axum::http::HeaderMap =
-        headers.into_iter().filter_map(|(name, value)| Some((name, value.parse().ok()?))).collect();
-    Ok((headers, Body::from_stream(sent.bytes_stream())).into_response())
+    let bytes = sent.content_length();
+    let kind = [(header::CONTENT_TYPE, "application/octet-stream")];
+    let mut response = (kind, Body::from_stream(sent.bytes_stream())).into_response();
+    if let Some(bytes) = bytes {
+        // Whoever gets less knows that it broke off.
+        response.headers_mut().insert(header::CONTENT_LENGTH, bytes.into());
+    }
+    Ok(response)
 }
