@@ -299,8 +299,17 @@ mod tests {
         fcntl(&qemu, FcntlArg::F_OFD_SETLK(&shared)).unwrap();
         assert!(matches!(leases.claim(disk, &claim(2, 4)).unwrap_err(), StorageError::DiskInUse { .. }));
         assert!(leases.claim(disk, &claim(1, 3)).is_ok(), "an agent that restarts finds its own QEMU at work");
+        let arrived = leases.claim_as(disk, &claim(2, 4), true).unwrap();
+        assert_eq!(
+            arrived.lease,
+            Lease { host: name(2), epoch: 4, generation: 2 },
+            "a guest's own QEMU is in nobody's way"
+        );
+        drop(arrived);
+        assert!(matches!(leases.claim_as(disk, &claim(1, 3), true).unwrap_err(), StorageError::DiskElsewhere { .. }));
+        assert!(matches!(leases.claim(disk, &claim(3, 5)).unwrap_err(), StorageError::DiskInUse { .. }));
         drop(qemu);
-        assert!(leases.claim(disk, &claim(2, 4)).is_ok());
+        assert!(leases.claim(disk, &claim(3, 5)).is_ok());
     }
 
     #[test]
