@@ -26,6 +26,7 @@ mod image_delete;
 mod image_import;
 mod migration_ending;
 mod migration_outcome;
+mod move_report;
 mod placing;
 mod pool_mark;
 mod snapshot_create;

@@ -10,16 +10,16 @@
 //! where the disk is. What can't be deleted in the old pool is told of.
 
 use async_trait::async_trait;
-use gantry_api::storage::{LeftDisk, MoveDisk, PoolAssignment, VolumeMoveReport};
-use gantry_types::{Action, Name, Pool, Problem, Progress, Resource, Severity, Vm, VmPhase};
+use gantry_api::storage::{LeftDisk, MoveDisk, PoolAssignment};
+use gantry_types::{Action, Name, Pool, Problem, Resource, Severity, Vm, VmPhase};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
 
 use super::{
     assignment::image_of,
-    step::{CANCELLED, Ending, Patience, Procedure, Step, StepContext, Undone},
+    move_report::{given_up, has_moved},
+    step::{Ending, Patience, Procedure, Step, StepContext, Undone},
     vm_power::back_to_former,
-    vm_start::{at_host, observe, or_absent},
+    vm_start::{at_host, observe},
 };
 use crate::{
     app::{pool, vm_disk},
@@ -27,7 +27,6 @@ use crate::{
 };
 
 const PLAN: &str = "plan";
-const POLL: Duration = Duration::from_millis(300);
 
 /// Decided once, at the beginning. No pool is the host's own.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -172,27 +171,16 @@ impl Step for CopyOver {
         loop {
             let (vm, host, agent) = at_host(context).await?;
             let report = agent.move_disk(vm.metadata.uuid, &request(context, &vm, &plan).await?).await?;
-            let (bytes_done, bytes_total) = match report {
-                VolumeMoveReport::Moved => return Ok(()),
-                VolumeMoveReport::Copying { done_bytes, total_bytes } => (done_bytes, total_bytes),
-                VolumeMoveReport::Cancelled => return Err(Problem::conflict(CANCELLED, "the move was cancelled")),
-            };
-            if context.cancel_requested() {
-                return Err(Problem::conflict(CANCELLED, "the move was cancelled"));
+            if has_moved(context, &host, report).await? {
+                return Ok(());
             }
-            let message = format!("copying on host '{host}'");
-            context.progress(Progress { message, bytes_done, bytes_total, ..Progress::default() }).await?;
-            context.sleep(POLL).await;
         }
     }
 
     async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
         let Some(plan) = Plan::of(context)? else { return Ok(Undone::Yes) };
         let (vm, _, agent) = at_host(context).await?;
-        match agent.cancel_disk_move(vm.metadata.uuid, &request(context, &vm, &plan).await?).await {
-            Ok(VolumeMoveReport::Moved) => Ok(Undone::NoGoForward),
-            other => or_absent(other.map(Some)).map(|_| Undone::Yes),
-        }
+        given_up(agent.cancel_disk_move(vm.metadata.uuid, &request(context, &vm, &plan).await?).await)
     }
 }
 

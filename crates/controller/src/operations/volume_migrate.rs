@@ -8,13 +8,13 @@
 //! other pool; after it, the operation goes forward. What can't be deleted in the old pool is told of.
 
 use async_trait::async_trait;
-use gantry_api::storage::{CopyVolume, MoveVolume, PoolAssignment, VolumeAssignment, VolumeMoveReport};
-use gantry_types::{Action, Name, Pool, Problem, Progress, Resource, Severity, Vm, VmPhase, Volume};
-use std::{sync::Arc, time::Duration};
+use gantry_api::storage::{CopyVolume, MoveVolume, PoolAssignment, VolumeAssignment};
+use gantry_types::{Action, Name, Pool, Problem, Resource, Severity, Vm, VmPhase, Volume};
+use std::sync::Arc;
 
 use super::{
-    step::{CANCELLED, Ending, Patience, Procedure, Step, StepContext, Undone},
-    vm_start::or_absent,
+    move_report::{given_up, has_moved},
+    step::{Ending, Patience, Procedure, Step, StepContext, Undone},
     volume_attach::{apply, release, user},
     volume_make::volume,
 };
@@ -25,7 +25,6 @@ use crate::{
 
 /// The pool that it leaves.
 const FROM: &str = "from";
-const POLL: Duration = Duration::from_millis(300);
 
 pub struct VolumeMigrate;
 
@@ -148,27 +147,16 @@ impl Step for CopyOver {
                 return moving.agent.copy_volume(&request).await;
             };
             let report = moving.agent.move_volume(vm.metadata.uuid, &moving.request(vm)).await?;
-            let (bytes_done, bytes_total) = match report {
-                VolumeMoveReport::Moved => return Ok(()),
-                VolumeMoveReport::Copying { done_bytes, total_bytes } => (done_bytes, total_bytes),
-                VolumeMoveReport::Cancelled => return Err(Problem::conflict(CANCELLED, "the move was cancelled")),
-            };
-            if context.cancel_requested() {
-                return Err(Problem::conflict(CANCELLED, "the move was cancelled"));
+            if has_moved(context, &moving.host, report).await? {
+                return Ok(());
             }
-            let message = format!("copying on host '{}'", moving.host);
-            context.progress(Progress { message, bytes_done, bytes_total, ..Progress::default() }).await?;
-            context.sleep(POLL).await;
         }
     }
 
     async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
         let moving = Moving::look(context).await?;
         let Some(vm) = &moving.vm else { return Ok(Undone::Yes) };
-        match moving.agent.cancel_volume_move(vm.metadata.uuid, &moving.request(vm)).await {
-            Ok(VolumeMoveReport::Moved) => Ok(Undone::NoGoForward),
-            other => or_absent(other.map(drop)).map(|()| Undone::Yes),
-        }
+        given_up(moving.agent.cancel_volume_move(vm.metadata.uuid, &moving.request(vm)).await)
     }
 }
 
