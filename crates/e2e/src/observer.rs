@@ -10,7 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+
+use crate::eventually;
+use crate::lab::SETTLE_LIMIT;
 
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -96,6 +99,17 @@ impl Observer {
     /// How many datagrams have arrived.
     pub fn count(&self) -> usize {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).arrivals.len()
+    }
+
+    /// Waits until so many more have arrived.
+    pub async fn goes_on(&self, more: usize) -> Result<()> {
+        let before = self.count();
+        eventually("the guest goes on writing", SETTLE_LIMIT, async || {
+            let now = self.count();
+            ensure!(now >= before + more, "{} acknowledgements since", now - before);
+            Ok(())
+        })
+        .await
     }
 }
 

@@ -10,16 +10,6 @@ use gantry_types::{Backup, BackupPhase, Vm};
 
 const VM: &str = "web";
 
-async fn writes_go_on(observer: &Observer, more: usize) -> Result<()> {
-    let before = observer.count();
-    eventually("the guest goes on writing", SETTLE_LIMIT, async || {
-        let now = observer.count();
-        ensure!(now >= before + more, "{} acknowledgements since", now - before);
-        Ok(())
-    })
-    .await
-}
-
 async fn backup(lab: &Lab, short: &str) -> Result<Backup> {
     Ok(lab.client().get(&format!("{VM}-{short}")).await?)
 }
@@ -64,7 +54,7 @@ async fn a_writing_guest_is_backed_up_restored_and_its_backups_are_verified() ->
     let guest = lab.run_vm(VM, None, &workload).await?;
     lab.gantry(&["volume", "create", "data", "--size", "64MiB", "--pool", "local-host-1"]).await?.ok()?;
     lab.gantry(&["volume", "attach", "data", VM]).await?.ok()?;
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
 
     let acknowledged = observer.last();
     lab.gantry(&["backup", "create", VM, "full", "--to", to]).await?.ok()?;
@@ -72,7 +62,7 @@ async fn a_writing_guest_is_backed_up_restored_and_its_backups_are_verified() ->
     ensure!(full.status.phase == BackupPhase::Ready && full.status.frozen_ms.is_some(), "{full:?}");
     let disks_of: Vec<_> = full.status.disks.iter().map(|disk| disk.name.as_str()).collect();
     ensure!(disks_of == ["disk", "data"], "{disks_of:?}");
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
     let later = observer.last();
     lab.gantry(&["backup", "create", VM, "changes", "--to", to, "--no-quiesce"]).await?.ok()?;
     let changes = backup(&lab, "changes").await?;
@@ -99,7 +89,7 @@ async fn a_writing_guest_is_backed_up_restored_and_its_backups_are_verified() ->
     ensure!(backup(&lab, "interrupted").await?.status.phase == BackupPhase::Ready, "it is whole");
     ensure!(qemus(guest.metadata.uuid).iter().map(|qemu| qemu.pid).collect::<Vec<_>>() == pids, "its QEMU went on");
     ensure!(disks(&lab, 1)? == before, "no scratch file is left");
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
 
     for (short, at_least) in [("full", acknowledged), ("changes", later), ("interrupted", during)] {
         let name = format!("from-{short}");
@@ -131,7 +121,7 @@ async fn a_writing_guest_is_backed_up_restored_and_its_backups_are_verified() ->
     lab.gantry(&["backup", "delete", VM, "full", "changes", "interrupted"]).await?.ok()?;
     ensure!(largest_chunk(&repository).is_err(), "no chunk is kept for nobody");
     lab.runs_in_one_place(VM).await?;
-    writes_go_on(&observer, 50).await?;
+    observer.goes_on(50).await?;
     lab.passed();
     Ok(())
 }

@@ -3,20 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use gantry_e2e::lab::{SETTLE_LIMIT, address};
-use gantry_e2e::{Lab, Observer, Workload, disk, eventually, http_get};
+use gantry_e2e::lab::address;
+use gantry_e2e::{Lab, Observer, Workload, disk, http_get};
 use gantry_types::{Operation, OperationPhase, Vm};
 
 const VM: &str = "web";
-
-async fn writes_go_on(observer: &Observer) -> Result<()> {
-    let before = observer.count();
-    eventually("the source goes on writing", SETTLE_LIMIT, async || {
-        ensure!(observer.count() >= before + 50, "{} acknowledgements since", observer.count() - before);
-        Ok(())
-    })
-    .await
-}
 
 /// What the guest says of itself.
 fn said(vm: &Vm, what: &str) -> Result<String> {
@@ -32,16 +23,16 @@ async fn a_running_guest_is_cloned_as_of_one_instant_and_both_run() -> Result<()
     let observer = Observer::listen(lab.outside())?;
     let workload = Workload { writes_to: Some(observer.address()), ..Workload::default() };
     let source = lab.run_vm(VM, Some(1), &workload).await?;
-    writes_go_on(&observer).await?;
+    observer.goes_on(50).await?;
     let acknowledged = observer.last();
     lab.gantry(&["snapshot", "create", VM, "its-own"]).await?.ok()?;
     let kept = observer.last();
-    writes_go_on(&observer).await?;
+    observer.goes_on(50).await?;
     lab.gantry(&["vm", "clone", VM, "then", "--snapshot", "its-own", "--stopped", "--host", "host-2"]).await?.ok()?;
     let then: Vm = lab.client().get("then").await?;
     let held = disk::check(&lab.disk(2, then.metadata.uuid), acknowledged)?;
     ensure!(held.last <= kept + 1, "the clone of the snapshot has {} and it was taken at {kept}", held.last);
-    writes_go_on(&observer).await?;
+    observer.goes_on(50).await?;
 
     let before = observer.last();
     lab.gantry(&["vm", "clone", VM, "copy", "--stopped", "--host", "host-2"]).await?.ok()?;
@@ -49,7 +40,7 @@ async fn a_running_guest_is_cloned_as_of_one_instant_and_both_run() -> Result<()
     let copy: Vm = lab.client().get("copy").await?;
     let copied = disk::check(&lab.disk(2, copy.metadata.uuid), before)?;
     ensure!(copied.last <= after + 1, "the copy has {} and the guest was at {after}", copied.last);
-    writes_go_on(&observer).await?;
+    observer.goes_on(50).await?;
 
     // Both ends of the work die: it is carried through, or nothing is left; the source goes on either way.
     lab.gantry(&["vm", "clone", VM, "again", "--stopped", "--host", "host-2", "--no-wait"]).await?.ok()?;
@@ -65,7 +56,7 @@ async fn a_running_guest_is_cloned_as_of_one_instant_and_both_run() -> Result<()
     } else {
         ensure!(lab.client().get::<Vm>("again").await.is_err(), "{ended:?}");
     }
-    writes_go_on(&observer).await?;
+    observer.goes_on(50).await?;
 
     lab.gantry(&["vm", "clone", VM, "twin", "--wait", "ready"]).await?.ok()?;
     let twin = lab.serving("twin").await?;

@@ -12,16 +12,6 @@ use gantry_types::{Vm, VmPhase};
 
 const VM: &str = "web";
 
-async fn writes_go_on(observer: &Observer, more: usize) -> Result<()> {
-    let before = observer.count();
-    eventually("the guest goes on writing", SETTLE_LIMIT, async || {
-        let now = observer.count();
-        ensure!(now >= before + more, "{} acknowledgements since", now - before);
-        Ok(())
-    })
-    .await
-}
-
 async fn vm(lab: &Lab) -> Result<Vm> {
     Ok(lab.client().get(VM).await?)
 }
@@ -64,13 +54,13 @@ async fn a_vms_own_disk_moves_while_its_guest_writes_and_programs_die() -> Resul
     let own = format!("local-host-{host}");
     let processes = |vm: &Vm| qemus(vm.metadata.uuid).iter().map(|qemu| qemu.pid).collect::<Vec<_>>();
     let qemu = processes(&first);
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
 
     // As it is typed; what is not there is said.
     lab.gantry(&["volume", "migrate", "web-root", "--to", "nowhere"]).await?.expect_code(7)?;
     lab.gantry(&["volume", "migrate", "other-root", "--to", "nas"]).await?.expect_code(3)?;
     lab.gantry(&["volume", "migrate", "web-root", "--to", "nas"]).await?.ok()?;
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
     expect_disk(&vm(&lab).await?, Some("nas"), &nas)?;
     let again = lab.gantry(&["vm", "migrate", VM, "--pool", "nas"]).await?.ok()?;
     ensure!(again.contains("already"), "{again}");
@@ -82,7 +72,7 @@ async fn a_vms_own_disk_moves_while_its_guest_writes_and_programs_die() -> Resul
     lab.resume().await?;
     let back = settled(&lab).await?;
     expect_disk(&back, None, &nas)?;
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
     ensure!(processes(&back) == qemu, "it is not the same QEMU any more");
 
     // Given up, it is where it was.
@@ -94,7 +84,7 @@ async fn a_vms_own_disk_moves_while_its_guest_writes_and_programs_die() -> Resul
     let pool = given_up.spec.pool.as_ref().map(|pool| pool.as_str());
     println!("a cancelled move left the disk in {pool:?}");
     expect_disk(&given_up, pool, &nas)?;
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
 
     // To the pool and to another host, in one command: the guest's memory is all that goes there.
     let there = format!("host-{}", 3 - host);
@@ -103,11 +93,11 @@ async fn a_vms_own_disk_moves_while_its_guest_writes_and_programs_die() -> Resul
     ensure!(host_of(&moved)? == 3 - host);
     expect_disk(&moved, Some("nas"), &nas)?;
     ensure!(moved.status.last_migration.clone().unwrap_or_default().disk_bytes == 0);
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
     // And from there to that host's own.
     lab.gantry(&["vm", "migrate", VM, "--pool", &format!("local-{there}")]).await?.ok()?;
     expect_disk(&vm(&lab).await?, None, &nas)?;
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
 
     // A snapshot stays with it while it is stopped, and only then.
     lab.gantry(&["snapshot", "create", VM, "before"]).await?.ok()?;

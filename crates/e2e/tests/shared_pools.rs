@@ -13,16 +13,6 @@ use serde_json::Value;
 
 const VM: &str = "web";
 
-async fn writes_go_on(observer: &Observer, more: usize) -> Result<()> {
-    let before = observer.count();
-    eventually("the guest goes on writing", SETTLE_LIMIT, async || {
-        let now = observer.count();
-        ensure!(now >= before + more, "{} acknowledgements since", now - before);
-        Ok(())
-    })
-    .await
-}
-
 async fn vm(lab: &Lab) -> Result<Vm> {
     Ok(lab.client().get(VM).await?)
 }
@@ -70,8 +60,8 @@ async fn a_vm_in_a_shared_pool_moves_without_its_disk_and_starts_wherever_the_di
     lab.gantry(&["volume", "create", "data", "--size", "64MiB", "--pool", "nas"]).await?.ok()?;
     lab.gantry(&["volume", "attach", "data", VM]).await?.ok()?;
     lab.gantry(&["snapshot", "create", VM, "before"]).await?.ok()?;
-    writes_go_on(&observer, 100).await?;
-    writes_go_on(&on_volume, 100).await?;
+    observer.goes_on(100).await?;
+    on_volume.goes_on(100).await?;
 
     // There and back; snapshot and volume come along, and no byte of a disk is sent.
     let there = 3 - host_of(&first)?;
@@ -84,8 +74,8 @@ async fn a_vm_in_a_shared_pool_moves_without_its_disk_and_starts_wherever_the_di
         let figures = moved.status.last_migration.clone().unwrap_or_default();
         ensure!(figures.disk_bytes == 0, "{figures:?}");
         check_owner(&nas, &moved)?;
-        writes_go_on(&observer, 100).await?;
-        writes_go_on(&on_volume, 100).await?;
+        observer.goes_on(100).await?;
+        on_volume.goes_on(100).await?;
     }
     lab.gantry(&["snapshot", "delete", VM, "before"]).await?.ok()?;
 
@@ -98,7 +88,7 @@ async fn a_vm_in_a_shared_pool_moves_without_its_disk_and_starts_wherever_the_di
     let settled = lab.runs_in_one_place(VM).await?;
     println!("with the destination's agent killed the move was {:?}", ended.status.phase);
     check_owner(&nas, &settled)?;
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
 
     // Its host is gone: another starts it.
     let lost = host_of(&settled)?;

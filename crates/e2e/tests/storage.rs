@@ -13,17 +13,6 @@ const VM: &str = "web";
 /// Memory of a small guest that was saved takes more than this.
 const MEMORY_BYTES_MIN: u64 = 16 << 20;
 
-/// Waits until this many more writes were acknowledged.
-async fn writes_go_on(observer: &Observer, more: usize) -> Result<()> {
-    let before = observer.count();
-    eventually("the guest goes on writing", SETTLE_LIMIT, async || {
-        let now = observer.count();
-        ensure!(now >= before + more, "{} acknowledgements since", now - before);
-        Ok(())
-    })
-    .await
-}
-
 /// The highest number that was acknowledged after this moment.
 fn acknowledged_since(observer: &Observer, moment: Instant) -> u64 {
     let arrivals = observer.report().arrivals;
@@ -56,7 +45,7 @@ async fn a_writing_guest(observer: &Observer, lab: &Lab) -> Result<Vm> {
     let created = lab.client().create(&sent, &WriteQuery::default()).await?;
     lab.follow(&created).await?;
     let vm = lab.serving(VM).await?;
-    writes_go_on(observer, 100).await?;
+    observer.goes_on(100).await?;
     Ok(vm)
 }
 
@@ -67,9 +56,9 @@ async fn a_guest_goes_back_with_its_memory_while_programs_die_and_gives_the_spac
     let guest = a_writing_guest(&observer, &lab).await?;
 
     lab.gantry(&["snapshot", "create", VM, "before-upgrade", "--memory", "--description", "as it was"]).await?.ok()?;
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
     lab.gantry(&["snapshot", "create", VM, "quiet", "--quiesce"]).await?.ok()?;
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
     let (with_memory, quiet): (Snapshot, Snapshot) =
         (lab.client().get("web-before-upgrade").await?, lab.client().get("web-quiet").await?);
     let memory_size = with_memory.status.memory_size.context("its memory was kept")?;
@@ -82,7 +71,7 @@ async fn a_guest_goes_back_with_its_memory_while_programs_die_and_gives_the_spac
     first_answer(&guest).await?;
     println!("revert with memory: first HTTP answer {} ms after the command's end", reverted.elapsed().as_millis());
     ensure!(qemu_pid(&guest)? == pid, "the same QEMU goes on: it was not started anew");
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
 
     // Whoever dies while one is taken: it is there afterwards, or it is not, and the guest goes on.
     lab.gantry(&["snapshot", "create", VM, "interrupted", "--memory", "--no-wait"]).await?.ok()?;
@@ -97,7 +86,7 @@ async fn a_guest_goes_back_with_its_memory_while_programs_die_and_gives_the_spac
     .await?;
     ensure!(snapshots.iter().all(|one| one.status.phase == SnapshotPhase::Ready), "{snapshots:?}");
     lab.runs_in_one_place(VM).await?;
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
 
     // Out of the middle of the tree, while it runs.
     let before = allocated_bytes(&lab, &guest)?;
@@ -106,7 +95,7 @@ async fn a_guest_goes_back_with_its_memory_while_programs_die_and_gives_the_spac
     ensure!(after + MEMORY_BYTES_MIN < before, "the disk takes {before} bytes before and {after} after");
     let quiet: Snapshot = lab.client().get("web-quiet").await?;
     ensure!(quiet.status.parent.is_none(), "{quiet:?}");
-    writes_go_on(&observer, 50).await?;
+    observer.goes_on(50).await?;
 
     let acknowledged = acknowledged_since(&observer, reverted);
     let report = disk::check(&lab.stopped_disk(VM).await?, acknowledged)?;
@@ -149,7 +138,7 @@ async fn a_broken_guest_is_brought_back_and_the_recovery_taken_back() -> Result<
         Ok((point, acknowledged))
     })
     .await?;
-    writes_go_on(&observer, 200).await?;
+    observer.goes_on(200).await?;
     let acknowledged = observer.last();
 
     lab.gantry(&["vm", "recover", VM]).await?.ok()?;

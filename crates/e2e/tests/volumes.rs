@@ -14,16 +14,6 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 const VM: &str = "web";
 
-async fn writes_go_on(observer: &Observer, more: usize) -> Result<()> {
-    let before = observer.count();
-    eventually("the guest goes on writing to its volume", SETTLE_LIMIT, async || {
-        let now = observer.count();
-        ensure!(now >= before + more, "{} acknowledgements since", now - before);
-        Ok(())
-    })
-    .await
-}
-
 async fn volume(lab: &Lab) -> Result<Volume> {
     Ok(lab.client().get("data").await?)
 }
@@ -120,7 +110,7 @@ async fn a_volume_comes_grows_moves_and_goes_while_its_guest_writes_and_programs
     lab.serving(VM).await?;
     lab.gantry(&["volume", "create", "data", "--size", "64MiB", "--pool", "fast"]).await?.ok()?;
     lab.gantry(&["volume", "attach", "data", VM]).await?.ok()?;
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
     lab.gantry(&["volume", "delete", "data"]).await?.expect_code(4)?;
     lab.gantry(&["volume", "set", "data", "--size", "96MiB", "--iops", "2000"]).await?.ok()?;
 
@@ -138,7 +128,7 @@ async fn a_volume_comes_grows_moves_and_goes_while_its_guest_writes_and_programs
     lab.crash_agent(1)?;
     lab.resume().await?;
     small.make_room()?;
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
     eventually("it is told that it went on", SETTLE_LIMIT, async || {
         let told = reasons(&lab).await?;
         ensure!(told.iter().any(|reason| reason == "VmResumed"), "{told:?}");
@@ -148,7 +138,7 @@ async fn a_volume_comes_grows_moves_and_goes_while_its_guest_writes_and_programs
 
     // To the other pool and back, with whoever dies on the way.
     lab.gantry(&["volume", "migrate", "data", "--to", "slow"]).await?.ok()?;
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
     let moved = volume(&lab).await?;
     ensure!(moved.spec.pool.as_str() == "slow" && moved.status.phase == VolumePhase::Attached, "{moved:?}");
     ensure!(!file(&at("fast"), &moved).exists(), "its old copy is gone");
@@ -163,7 +153,7 @@ async fn a_volume_comes_grows_moves_and_goes_while_its_guest_writes_and_programs
     })
     .await?;
     ensure!(settled.spec.pool.as_str() == "fast", "it went on by itself: {settled:?}");
-    writes_go_on(&observer, 100).await?;
+    observer.goes_on(100).await?;
     lab.runs_in_one_place(VM).await?;
 
     // The guest lets it go; what it was told is durable is there.
