@@ -83,7 +83,9 @@ impl Trend {
         }
         let before = self.level;
         let elapsed_s = elapsed_s.max(0.001);
-        self.level = LEVEL_PULL * sample + (1.0 - LEVEL_PULL) * (self.level + self.per_s * elapsed_s);
+        let level = LEVEL_PULL * sample + (1.0 - LEVEL_PULL) * (self.level + self.per_s * elapsed_s);
+        // A fall goes on for a while in the slope, but nothing uses less than nothing.
+        self.level = level.max(0.0);
         self.per_s = SLOPE_PULL * (self.level - before) / elapsed_s + (1.0 - SLOPE_PULL) * self.per_s;
         self.samples = self.samples.saturating_add(1);
     }
@@ -134,6 +136,12 @@ mod tests {
         assert!(falling.ahead(120.0) < 110.0, "{falling:?} {}", falling.ahead(120.0));
         assert!(noisy.ahead(120.0) < 105.0, "{noisy:?} {}", noisy.ahead(120.0));
         assert_eq!(Trend::default().ahead(120.0), 0.0);
+        // The last VM is gone.
+        let mut gone = rising;
+        for _ in 0..200 {
+            gone.push(0.0, 5.0);
+            assert!(gone.ahead(120.0) >= 0.0, "{gone:?}");
+        }
         let mut new = Trend::default();
         new.push(1.0, 5.0);
         new.push(100.0, 5.0);
@@ -141,6 +149,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_trend_foresees_no_less_than_nothing_whatever_was_measured(
+            samples in proptest::collection::vec((prop_oneof![Just(0.0), 0.0f64..1e4], 0.0f64..600.0), 1..100),
+            ahead_s in 0.0f64..3600.0,
+        ) {
+            let mut trend = Trend::default();
+            for (sample, elapsed_s) in samples {
+                trend.push(sample, elapsed_s);
+                let ahead = trend.ahead(ahead_s);
+                prop_assert!(ahead >= 0.0 && ahead.is_finite(), "{ahead} after {trend:?}");
+            }
+        }
+
         #[test]
         fn a_forecast_stays_within_what_was_measured(samples in proptest::collection::vec(0.0f64..=1.0, 1..100)) {
             let mut history = History::default();
