@@ -13,6 +13,7 @@ const PLACES: Record<string, string> = {
   'security-group': '/networks?tab=groups',
   pool: '/storage?q=*',
   volume: '/storage?tab=volumes&q=*',
+  backup: '/backups?q=*',
   'resource-pool': '/resource-pools',
   cluster: '/policies',
   policy: '/policies',

@@ -21,6 +21,7 @@ export const pages: PageSpec[] = [
   { path: '/images', load: () => import('../pages/Images.svelte'), menu: { text: 'Images', icon: 'image' } },
   { path: '/networks', load: () => import('../pages/Networks.svelte'), menu: { text: 'Networks', icon: 'network' } },
   { path: '/storage', load: () => import('../pages/Storage.svelte'), menu: { text: 'Storage', icon: 'storage' } },
+  { path: '/backups', load: () => import('../pages/Backups.svelte'), menu: { text: 'Backups', icon: 'backup' } },
   { path: '/resource-pools', load: () => import('../pages/ResourcePools.svelte'), menu: { text: 'Resource pools', icon: 'share' } },
   { path: '/policies', load: () => import('../pages/Policies.svelte'), menu: { text: 'Policies', icon: 'policy' } },
   { path: '/energy', load: () => import('../pages/Energy.svelte'), menu: { text: 'Energy', icon: 'energy' } },

@@ -11,6 +11,7 @@ const TONES: Record<string, Tone> = {
   done: 'good',
   ok: 'good',
   delivered: 'good',
+  passing: 'good',
   resolved: 'good',
   normal: 'idle',
   starting: 'busy',
@@ -33,8 +34,10 @@ const TONES: Record<string, Tone> = {
   lost: 'bad',
   fenced: 'bad',
   failed: 'bad',
+  failing: 'bad',
   critical: 'bad',
   firing: 'bad',
+  damaged: 'bad',
   full: 'bad',
   not_writable: 'bad',
   read_only: 'bad',
@@ -59,6 +62,6 @@ export function wordOf(state: string | null | undefined): string {
 
 /** `vm_start` or `vm-start` as a title: `Start`. */
 export function actionWord(action: string): string {
-  const word = action.replace(/^(vm|image|host|network|volume|pool)[_-]/, '').replaceAll(/[_-]/g, ' ');
+  const word = action.replace(/^(vm|image|host|network|volume|pool|backup)[_-]/, '').replaceAll(/[_-]/g, ' ');
   return word.charAt(0).toUpperCase() + word.slice(1);
 }

@@ -1,19 +1,21 @@
-// A capture while it grows. Owned here: taking it in without filling the page's memory, ending it early with what there is.
-import { checked } from '$lib/api/client';
-import { asRefusal, unreachable, type Refusal } from '$lib/api/refusal';
+// A file that is fetched while it grows. Owned here: taking it in without filling the page's memory, telling how far it is,
+// ending it early with what there is. A refusal is thrown, where a link would save it as the file.
+import { checked } from './api/client';
+import { asRefusal, unreachable, type Refusal } from './api/refusal';
 
 /** What the page itself holds; the rest is the browser's to keep, on disk if need be. */
 const HELD_BYTES = 8 << 20;
 
-export interface Captured {
+export interface Downloaded {
   file: Blob;
   /** Why it ended before its time, if nobody here ended it. */
   broken?: Refusal;
 }
 
 /** Ends with the answer or the signal, whichever is first. The refusal is thrown if nothing came at all. */
-export async function captured(path: string, ended: AbortSignal, grown: (bytes: number) => void): Promise<Captured> {
+export async function downloaded(path: string, type: string, ended: AbortSignal, grown: (bytes: number, total?: number) => void): Promise<Downloaded> {
   const response = await asked(path);
+  const total = Number(response.headers.get('Content-Length')) || undefined;
   const reader = response.body!.getReader();
   const end = () => void reader.cancel();
   if (ended.aborted) end();
@@ -29,7 +31,7 @@ export async function captured(path: string, ended: AbortSignal, grown: (bytes: 
       held.push(value);
       bytes += value.length;
       heldBytes += value.length;
-      grown(bytes);
+      grown(bytes, total);
       if (heldBytes < HELD_BYTES) continue;
       parts.push(new Blob(held));
       [held, heldBytes] = [[], 0];
@@ -40,7 +42,7 @@ export async function captured(path: string, ended: AbortSignal, grown: (bytes: 
   } finally {
     ended.removeEventListener('abort', end);
   }
-  return { file: new Blob([...parts, ...held], { type: 'application/vnd.tcpdump.pcap' }), broken };
+  return { file: new Blob([...parts, ...held], { type }), broken };
 }
 
 async function asked(path: string): Promise<Response> {
