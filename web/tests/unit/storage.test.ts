@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { poolActions, volumeActions } from '../../src/lib/actions/storage';
+import { exportOf, poolActions, volumeActions } from '../../src/lib/actions/storage';
 import { moveDiskAction } from '../../src/lib/actions/vm';
 import type { Pool, Vm, Volume } from '../../src/lib/api/types';
 import { toneOf } from '../../src/lib/format/phase';
@@ -54,6 +54,8 @@ describe('a volume', () => {
     const draft = { ...draftOf(undefined), name: 'data', pool: 'fast', size: '2GiB' };
     expect(specOf(draft)).toEqual({ pool: 'fast', size: '2GiB' });
     expect(cliOf(draft)).toBe('gantry volume create data --size 2GiB --pool fast');
+    const filled = { ...draft, image: 'debian' };
+    expect([specOf(filled), cliOf(filled)]).toEqual([{ pool: 'fast', size: '2GiB', image: 'debian' }, 'gantry volume create data --size 2GiB --pool fast --image debian']);
     const limited = { ...draft, iops: '500', rate: '20MiB', cache: 'writeback' as const, discard: false };
     expect(specOf(limited)).toEqual({ pool: 'fast', size: '2GiB', limits: { iops: 500, bytes_per_s: '20MiB' }, cache: 'writeback', discard: false });
     expect(cliOf(limited)).toBe('gantry volume create data --size 2GiB --pool fast --iops 500 --bytes-per-s 20MiB --cache writeback --discard false');
@@ -72,6 +74,11 @@ describe('a volume', () => {
     expect(specOf(draft)).toEqual({ pool: 'fast', size: '1GiB', limits: { iops: 500 }, clone_of: 'data' });
     expect(cliOf(draft, undefined, source)).toBe('gantry volume clone data data-2');
     expect(cliOf({ ...draft, pool: 'slow', size: '2GiB', iops: '' }, undefined, source)).toBe('gantry volume clone data data-2 --pool slow --size 2GiB --iops 0');
+  });
+
+  it('is exported as a file of a format, under its name', () => {
+    const { file, cli, call } = exportOf('data', 'vmdk');
+    expect([file, cli, call.path]).toEqual(['data.vmdk', 'gantry volume export data ./data.vmdk', '/v1/volumes/data/content?format=vmdk']);
   });
 
   it('says its limits in words', () => {

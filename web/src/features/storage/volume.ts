@@ -13,6 +13,8 @@ export interface VolumeDraft {
   discard: boolean;
   /** The volume that it begins as; empty for a blank one. */
   cloneOf: string;
+  /** The image that it begins as; empty for a blank one. */
+  image: string;
 }
 
 export function draftOf(volume: Volume | undefined, pool = ''): VolumeDraft {
@@ -26,12 +28,13 @@ export function draftOf(volume: Volume | undefined, pool = ''): VolumeDraft {
     cache: spec?.cache ?? 'none',
     discard: spec?.discard ?? true,
     cloneOf: spec?.clone_of ?? '',
+    image: spec?.image ?? '',
   };
 }
 
 /** A new one with this one's content. */
 export function cloneDraftOf(volume: Volume): VolumeDraft {
-  return { ...draftOf(volume), name: '', cloneOf: volume.metadata.name };
+  return { ...draftOf(volume), name: '', cloneOf: volume.metadata.name, image: '' };
 }
 
 export function specOf(draft: VolumeDraft): VolumeSpec {
@@ -44,6 +47,7 @@ export function specOf(draft: VolumeDraft): VolumeSpec {
     ...(draft.cache === 'none' ? {} : { cache: draft.cache }),
     ...(draft.discard ? {} : { discard: false }),
     ...(draft.cloneOf ? { clone_of: draft.cloneOf } : {}),
+    ...(draft.image ? { image: draft.image } : {}),
   };
 }
 
@@ -56,7 +60,7 @@ export function cliOf(draft: VolumeDraft, before?: Volume, source?: Volume): str
     ? [`gantry volume clone ${source.metadata.name} ${name}`, ...flag('pool', draft.pool, old.pool), ...flag('size', draft.size, old.size)]
     : before
       ? [`gantry volume set ${before.metadata.name}`, ...flag('size', draft.size, old.size)]
-      : [`gantry volume create ${name} --size ${quoted(draft.size.trim() || 'SIZE')} --pool ${draft.pool || 'POOL'}`];
+      : [`gantry volume create ${name} --size ${quoted(draft.size.trim() || 'SIZE')} --pool ${draft.pool || 'POOL'}${draft.image ? ` --image ${draft.image}` : ''}`];
   return [
     ...words,
     ...flag('iops', draft.iops, old.iops),

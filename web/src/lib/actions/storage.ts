@@ -73,3 +73,23 @@ export function moveAction(volume: string, to: string): Action {
     asked: `${volume} is moving to ${to}`,
   };
 }
+
+export const EXPORT_FORMATS = [
+  { value: 'qcow2', text: 'qcow2 (QEMU)' },
+  { value: 'raw', text: 'raw' },
+  { value: 'vmdk', text: 'VMDK (VMware)' },
+  { value: 'vhd', text: 'VHD (Virtual PC)' },
+  { value: 'vhdx', text: 'VHDX (Hyper-V)' },
+  { value: 'vdi', text: 'VDI (VirtualBox)' },
+] as const;
+
+export type ExportFormat = (typeof EXPORT_FORMATS)[number]['value'];
+
+export function exportOf(volume: string, format: ExportFormat) {
+  const file = `${volume}.${format}`;
+  return {
+    file,
+    cli: `gantry volume export ${volume} ./${file}`,
+    call: call('GET', '/v1/volumes/{name}/content', { params: { path: { name: volume }, query: { format } } }),
+  };
+}
