@@ -187,6 +187,29 @@ export async function forms({ tally, page }) {
     await page.getByRole('button', { name: 'Make a schedule' }).waitFor();
   });
 
+  await tally.test('its application is asked by a probe, which says that it serves', async () => {
+    await page.goto('/vms/web?tab=fails');
+    await page.getByRole('button', { name: 'Change probes' }).click();
+    await dialog.getByRole('button', { name: 'Add a probe' }).click();
+    await dialog.getByLabel('If it fails').selectOption('the VM is not ready');
+    await dialog.getByLabel('Path').fill('health');
+    await dialog.getByText('must begin with /').waitFor();
+    await dialog.getByLabel('Path').fill('/');
+    await dialog.getByLabel('The answer contains').fill('ok');
+    await dialog.getByText('How often and how long').click();
+    await dialog.getByLabel('Every').fill('1');
+    must((await dialog.locator('details pre').first().textContent()) === 'gantry vm set web --readiness-probe http://:80/ --probe-body ok --probe-period 1', 'the command line is not what is done');
+    await made('Change probes', 'wide-light-probes');
+    const probes = page.getByRole('region', { name: 'Probes' });
+    await probes.getByText('passing').waitFor({ timeout: BOOT_MS });
+    await picture(page, 'wide-light-probes-pass');
+    await page.getByRole('button', { name: 'Change probes' }).click();
+    await dialog.getByRole('button', { name: 'Remove probe 1' }).click();
+    must((await dialog.locator('details pre').first().textContent()) === 'gantry vm set web --no-probes', 'the command line is not what is done');
+    await made('Change probes', 'wide-light-no-probes');
+    await probes.getByText('No probes').waitFor();
+  });
+
   await tally.test('an address set is made, and a token, whose secret is shown once', async () => {
     await page.goto('/networks?tab=groups');
     await page.getByRole('button', { name: 'Create address set' }).click();

@@ -2,9 +2,11 @@
 // (`gantry lab up --hosts 2`) and is given by GANTRY_URL, GANTRY_PASSWORD (web-password in its directory), GANTRY_IMAGE
 // (target/guest/guest.qcow2) and GANTRY_CONTROLLER_PID. Pictures are left in target/web-screenshots.
 import { alarms } from './alarms.mjs';
+import { backups } from './backups.mjs';
 import { launch, must, mustHaveNoBarriers, openPage, picture, Tally } from './browser.mjs';
 import { forms } from './forms.mjs';
 import { BOOT_MS, consoles, move, prepareRecovery, recovery } from './guest.mjs';
+import { hosts } from './hosts.mjs';
 import { keyboard } from './keyboard.mjs';
 import { looks } from './looks.mjs';
 import { storage } from './storage.mjs';
@@ -109,11 +111,14 @@ await tally.test('a lost connection is shown, and healed when the controller is 
 await recovery(stage);
 await keyboard(stage);
 await forms(stage);
+await hosts(stage);
+const deleteBackups = await backups(stage);
 const deleteAlarms = await alarms(stage);
 const deleteStorage = await storage(stage);
 await looks(stage);
 await deleteAlarms();
 await deleteStorage();
+await deleteBackups();
 
 await tally.test('the policy was never violated and no script failed', () => {
   must(complaints.length === 0, complaints.join('\n'));

@@ -1,5 +1,5 @@
 // A pool and a volume, from being made to being deleted; the volume is given to a VM that runs, and taken from it.
-import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { must, mustHaveNoBarriers, picture } from './browser.mjs';
@@ -37,6 +37,33 @@ export async function storage({ tally, page }) {
     await dialog.getByLabel('Pool').selectOption('fast');
     await made('Create volume', 'wide-light-create-volume');
     await row('data').getByText('ready').waitFor();
+  });
+
+  await tally.test('a volume begins as an image, and is exported as a file', async () => {
+    await page.getByRole('button', { name: 'Create volume' }).click();
+    await dialog.getByLabel('Name', { exact: true }).fill('filled');
+    await dialog.getByLabel('Size').fill('1MiB');
+    await dialog.getByLabel('Pool').selectOption('fast');
+    await dialog.getByLabel('Begins').selectOption('as image guest');
+    await dialog.getByText('of image').first().waitFor();
+    await dialog.getByLabel('Size').fill('64MiB');
+    await made('Create volume', 'wide-light-create-volume-image');
+    await row('filled').getByText('ready').waitFor();
+    await page.getByRole('button', { name: 'More for filled' }).click();
+    await page.getByRole('menuitem', { name: 'Export as a file' }).click();
+    await dialog.getByLabel('Format').selectOption('vmdk');
+    must((await dialog.locator('details pre').first().textContent()) === 'gantry volume export filled ./filled.vmdk', 'the command line is not what is done');
+    await mustHaveNoBarriers(page);
+    await picture(page, 'wide-light-export-volume');
+    const saving = page.waitForEvent('download');
+    await dialog.getByRole('button', { name: 'Export' }).click();
+    const saved = await saving;
+    must(saved.suggestedFilename() === 'filled.vmdk', saved.suggestedFilename());
+    const begin = readFileSync(await saved.path()).subarray(0, 4).toString('latin1');
+    must(begin === 'KDMV', `it begins with ${begin}`);
+    await dialog.waitFor({ state: 'detached' });
+    await choose('filled', 'Delete');
+    await row('filled').waitFor({ state: 'detached' });
   });
 
   await tally.test('a volume is cloned, and the clone is deleted', async () => {

@@ -1,0 +1,90 @@
+// A backup from its dialog to another VM that is made of it; and back to nothing.
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { must, mustHaveNoBarriers, picture } from './browser.mjs';
+import { BOOT_MS } from './guest.mjs';
+
+export async function backups({ tally, page }) {
+  const dialog = page.getByRole('dialog');
+  const directory = mkdtempSync(join(tmpdir(), 'gantry-web-backup-'));
+  const repository = join(directory, 'repository');
+
+  await tally.test('a VM that runs is backed up, and the next one goes to the same place', async () => {
+    await page.goto('/vms/web?tab=backups');
+    await page.getByRole('button', { name: 'Back up now' }).click();
+    await dialog.getByLabel('Name', { exact: true }).fill('monday');
+    await dialog.getByLabel('Repository').fill('srv/backup');
+    await dialog.getByText('is no absolute path').waitFor();
+    await dialog.getByLabel('Repository').fill(repository);
+    must((await dialog.locator('details pre').first().textContent()) === `gantry backup create web monday --to ${repository}`, 'the command line is not what is done');
+    await dialog.getByText('The controller has checked it').waitFor();
+    await mustHaveNoBarriers(page);
+    await picture(page, 'wide-light-back-up');
+    await dialog.getByRole('button', { name: 'Back up' }).click();
+    await row().getByText('ready').waitFor({ timeout: BOOT_MS });
+
+    await page.getByRole('button', { name: 'Back up now' }).click();
+    await page.waitForFunction((wanted) => [...document.querySelectorAll('dialog input')].some((input) => input.value === wanted), repository);
+    await dialog.getByRole('button', { name: 'Leave it' }).click();
+  });
+
+  await tally.test('its files are looked through, and one is saved', async () => {
+    await page.goto('/backups');
+    await choose('Single files');
+    await dialog.getByRole('button', { name: 'lost+found/' }).click();
+    await dialog.getByText('The directory is empty.').waitFor();
+    await dialog.getByRole('button', { name: 'To the directory above' }).click();
+    const file = dialog.getByRole('button', { name: 'boots', exact: true });
+    await file.waitFor();
+    await mustHaveNoBarriers(page);
+    await picture(page, 'wide-light-backup-files');
+    const saving = page.waitForEvent('download');
+    await file.click();
+    const saved = await saving;
+    must(saved.suggestedFilename() === 'boots', saved.suggestedFilename());
+    const boots = readFileSync(await saved.path(), 'utf8');
+    must(/^\d+\n$/.test(boots), `it says ${boots}`);
+    await dialog.locator('footer').getByRole('button', { name: 'Close' }).click();
+  });
+
+  await tally.test('it is verified, and restored as another VM', async () => {
+    await choose('Verify');
+    await dialog.getByRole('button', { name: 'Verify' }).click();
+    await row().getByText(/^verified/).waitFor({ timeout: BOOT_MS });
+    await choose('Restore');
+    await dialog.getByText('A VM of that name has to be deleted first').waitFor();
+    await dialog.getByLabel('Name of the VM').fill('again');
+    await dialog.getByLabel('Start it at once').uncheck();
+    must((await dialog.locator('details pre').first().textContent()) === 'gantry backup restore web monday --as again --no-start', 'the command line is not what is done');
+    await mustHaveNoBarriers(page);
+    await picture(page, 'wide-light-restore');
+    await dialog.getByRole('button', { name: 'Restore' }).click();
+    await page.waitForURL('**/vms/again');
+    await page.locator('header .pill', { hasText: 'stopped' }).waitFor({ timeout: BOOT_MS });
+    await page.getByRole('button', { name: 'More for again' }).click();
+    await page.getByRole('menuitem', { name: 'Delete' }).click();
+    await dialog.getByRole('button', { name: 'Delete' }).click();
+    await page.getByRole('heading', { name: 'There is no VM again' }).waitFor({ timeout: BOOT_MS });
+  });
+
+  /** Once all pages have been looked at. */
+  return async () => {
+    await tally.test('the backup is deleted again', async () => {
+      await page.goto('/backups');
+      await choose('Delete');
+      await dialog.getByRole('button', { name: 'Delete' }).click();
+      await page.getByRole('heading', { name: 'No backups' }).waitFor({ timeout: BOOT_MS });
+    });
+    rmSync(directory, { recursive: true, force: true });
+  };
+
+  async function choose(action) {
+    await page.getByRole('button', { name: 'More for web-monday' }).click();
+    await page.getByRole('menuitem', { name: action }).click();
+  }
+
+  function row() {
+    return page.getByRole('row').filter({ hasText: 'monday' });
+  }
+}
