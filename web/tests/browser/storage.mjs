@@ -46,7 +46,7 @@ export async function storage({ tally, page }) {
     await dialog.getByLabel('Pool').selectOption('fast');
     await dialog.getByLabel('Begins').selectOption('as image guest');
     await dialog.getByText('of image').first().waitFor();
-    await dialog.getByLabel('Size').fill('64MiB');
+    await dialog.getByLabel('Size').fill('256MiB');
     await made('Create volume', 'wide-light-create-volume-image');
     await row('filled').getByText('ready').waitFor();
     await page.getByRole('button', { name: 'More for filled' }).click();
