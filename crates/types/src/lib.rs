@@ -35,6 +35,7 @@ mod problem;
 mod receiver;
 mod resource;
 mod resource_pool;
+mod retention;
 mod router;
 mod security_group;
 mod size;
@@ -101,6 +102,7 @@ pub use resource_pool::{
     CpuPart, HostPool, HostResources, MAX_POOL_DEPTH, MemoryPart, PoolOnHost, ResourcePool, ResourcePoolSpec,
     ResourcePoolStatus, ResourcesReport,
 };
+pub use retention::Retention;
 pub use router::{FloatingIp, FloatingIpSpec, FloatingIpStatus, Router, RouterSpec, RouterStatus};
 pub use security_group::{
     AddressSet, AddressSetSpec, AddressSetStatus, Addresses, Direction, GroupRule, PortRange, Protocol, RuleTraffic,

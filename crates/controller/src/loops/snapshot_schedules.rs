@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 
 use gantry_api::rest::WriteQuery;
 use gantry_types::{
-    Action, Name, Operation, OperationPhase, Problem, Resource, Snapshot, SnapshotPhase, SnapshotSchedule,
-    SnapshotSpec, Timestamp, Vm, VmPhase,
+    Action, Name, Operation, OperationPhase, Problem, Resource, Retention, Snapshot, SnapshotPhase, SnapshotSpec,
+    Timestamp, Vm, VmPhase,
 };
 
 use crate::app::{App, Caller, snapshot};
@@ -39,17 +39,17 @@ pub async fn pass(app: &App) {
 }
 
 async fn go_on(app: &App, vm: &Vm) -> Result<(), Problem> {
-    let schedule = &vm.spec.snapshots;
+    let retention = vm.spec.snapshots.retention();
     let its: Vec<Arc<Snapshot>> = snapshot::of_vm(app, vm).into_iter().filter(|one| one.spec.scheduled).collect();
     let taken_at =
         |one: &Arc<Snapshot>| one.status.taken_at.or(one.metadata.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
     let now = app.clock.now();
-    if schedule.is_due(its.iter().map(taken_at).max(), now) && !failed_lately(app, vm, now) {
+    if retention.is_due(its.iter().map(taken_at).max(), now) && !failed_lately(app, vm, now) {
         return take(app, vm, now).await;
     }
     let ready = its.iter().filter(|one| one.status.phase == SnapshotPhase::Ready);
     let ready: Vec<(Name, Timestamp)> = ready.map(|one| (one.metadata.name.clone(), taken_at(one))).collect();
-    let over = schedule.surplus(&ready);
+    let over = retention.surplus(&ready);
     // One that could not be deleted before is gone on with; a VM does one thing at a time.
     let half_gone = its.iter().find(|one| one.status.phase == SnapshotPhase::Deleting).map(|one| &one.metadata.name);
     match half_gone.or(over.first()) {
@@ -62,7 +62,7 @@ async fn go_on(app: &App, vm: &Vm) -> Result<(), Problem> {
 }
 
 async fn take(app: &App, vm: &Vm, now: Timestamp) -> Result<(), Problem> {
-    let own = SnapshotSchedule::name_at(now);
+    let own = Retention::name_at(now);
     let name = Snapshot::name_of(vm.name(), &own).ok_or_else(|| {
         let detail = format!("the name of VM '{}' is too long for a snapshot that is called {own}", vm.name());
         Problem::conflict("invalid-name", detail).object(vm.reference())
