@@ -24,6 +24,9 @@ pub struct BackupSpec {
     /// For people, at most 1024 bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// The VM's schedule made it, and lets it go in its time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub scheduled: bool,
 }
 
 fn yes() -> bool {
@@ -54,13 +57,11 @@ impl Backup {
     /// All that is wrong with it by itself; whether its VM can be backed up is the controller's to check.
     pub fn validate(&self) -> Result<(), Problem> {
         let mut problem = Problem::invalid("invalid-backup", "the backup is not valid");
-        let (vm, path) = (&self.spec.vm, &self.spec.repository);
+        let vm = &self.spec.vm;
         if self.short_name().len() == self.metadata.name.as_str().len() {
             problem = problem.field("metadata.name", format!("must be '{vm}-' and the backup's own name"));
         }
-        let is_plain = path.starts_with('/') && !path.split('/').any(|part| part == ".." || part == ".");
-        if !is_plain || path.len() > PATH_BYTES_MAX || path.chars().any(char::is_control) || path == "/" {
-            let message = format!("'{path}' is no absolute path of a directory without '.' and '..'");
+        if let Some(message) = repository_mistake(&self.spec.repository) {
             problem = problem.field("spec.repository", message);
         }
         if self.spec.description.as_ref().is_some_and(|text| text.len() > DESCRIPTION_BYTES_MAX) {
@@ -68,6 +69,13 @@ impl Backup {
         }
         if problem.fields.is_empty() { Ok(()) } else { Err(problem) }
     }
+}
+
+/// Why this can't be a repository's directory.
+pub(crate) fn repository_mistake(path: &str) -> Option<String> {
+    let is_plain = path.starts_with('/') && !path.split('/').any(|part| part == ".." || part == ".");
+    let is_good = is_plain && path.len() <= PATH_BYTES_MAX && !path.chars().any(char::is_control) && path != "/";
+    (!is_good).then(|| format!("'{path}' is no absolute path of a directory without '.' and '..'"))
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -6,6 +6,7 @@
 
 mod alarm;
 mod backup;
+mod backup_schedule;
 mod cluster;
 mod energy;
 mod error;
@@ -54,6 +55,7 @@ pub use alarm::{
     Firing, MetricCondition, ObjectSelector, Silence,
 };
 pub use backup::{Backup, BackupDisk, BackupPhase, BackupSpec, BackupStatus, LostRange};
+pub use backup_schedule::BackupSchedule;
 pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CpuBaseline, MAIN_CLUSTER};
 pub use energy::EnergySource;
 pub use error::ErrorClass;

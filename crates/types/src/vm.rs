@@ -7,9 +7,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    ByteSize, Displaced, HaSpec, HaStatus, MacAddress, MigrationFigures, MigrationPolicy, MigrationProgress, Name,
-    PlacementRules, Probe, ProbeStatus, Problem, RecoveryPoint, RecoveryPolicy, ResourceWishes, SnapshotSchedule,
-    Timestamp, VmPhase, resource::resource,
+    BackupSchedule, ByteSize, Displaced, HaSpec, HaStatus, MacAddress, MigrationFigures, MigrationPolicy,
+    MigrationProgress, Name, PlacementRules, Probe, ProbeStatus, Problem, RecoveryPoint, RecoveryPolicy,
+    ResourceWishes, SnapshotSchedule, Timestamp, VmPhase, resource::resource,
 };
 
 resource!(
@@ -76,6 +76,9 @@ pub struct VmSpec {
     /// Snapshots that are taken by themselves. Changed at any time.
     #[serde(default, skip_serializing_if = "SnapshotSchedule::is_empty")]
     pub snapshots: SnapshotSchedule,
+    /// Backups that are made by themselves. Changed at any time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<BackupSchedule>,
 }
 
 impl VmSpec {
@@ -103,6 +106,7 @@ impl VmSpec {
             probes: Vec::new(),
             recovery: RecoveryPolicy::default(),
             snapshots: SnapshotSchedule::default(),
+            backups: None,
         }
     }
 
@@ -160,7 +164,10 @@ impl VmSpec {
             problem = problem.field("spec.ha.roll_back_after", message);
         }
         problem = crate::probe::validate(&self.probes, &self.nics, problem);
-        let problem = self.snapshots.check(self.recovery.check(problem));
+        problem = self.snapshots.check(self.recovery.check(problem));
+        if let Some(backups) = &self.backups {
+            problem = backups.check(problem);
+        }
         if problem.fields.is_empty() { Ok(()) } else { Err(problem) }
     }
 }

@@ -1,6 +1,8 @@
 import { describe, expect, it } from 'vitest';
 import type { Snapshot } from '../../src/lib/api/types';
-import { keptWords, lastRun, nextRun, scheduleCli, scheduleDraftOf, scheduleOf } from '../../src/features/vm/schedule';
+import { backupScheduleCli, backupScheduleDraftOf, backupScheduleOf } from '../../src/features/backup/schedule';
+import { keptWords, lastRun, nextRun } from '../../src/features/schedule/periods';
+import { scheduleCli, scheduleDraftOf, scheduleOf } from '../../src/features/vm/schedule';
 
 describe('a schedule of snapshots', () => {
   it('becomes its fields and its command, and comes back', () => {
@@ -40,5 +42,20 @@ describe('a schedule of snapshots', () => {
     expect(lastRun([one(false, '2026-03-01T09:00:00Z')])).toBeUndefined();
     const its = [one(true, '2026-03-01T07:00:00Z'), one(true, '2026-03-01T08:00:00Z'), one(false, '2026-03-01T09:00:00Z')];
     expect(lastRun(its)?.toISOString()).toBe('2026-03-01T08:00:00.000Z');
+  });
+});
+
+describe('a schedule of backups', () => {
+  it('says where, becomes its command, and comes back', () => {
+    const draft = { ...backupScheduleDraftOf(undefined, '/srv/backup'), daily: '7', weekly: '4' };
+    expect(backupScheduleOf(draft)).toEqual({ repository: '/srv/backup', daily: 7, weekly: 4 });
+    expect(backupScheduleCli('web', draft)).toBe('gantry backup schedule web --to /srv/backup --daily 7 --weekly 4');
+    expect(backupScheduleDraftOf(backupScheduleOf(draft), '')).toEqual(draft);
+    expect(backupScheduleCli('web', { ...draft, quiesce: false })).toBe('gantry backup schedule web --to /srv/backup --daily 7 --weekly 4 --no-quiesce');
+  });
+
+  it('that keeps nothing is none', () => {
+    const draft = backupScheduleDraftOf(undefined, '/srv/backup');
+    expect([backupScheduleOf(draft), backupScheduleCli('web', draft)]).toEqual([undefined, 'gantry backup schedule web --none']);
   });
 });

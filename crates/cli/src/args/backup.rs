@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use gantry_types::Name;
 
-use super::{FollowOptions, ListOptions};
+use super::{FollowOptions, KeptPeriods, ListOptions};
 
 #[derive(Debug, Subcommand)]
 pub enum BackupCommand {
@@ -24,6 +24,8 @@ pub enum BackupCommand {
         /// The backup's name; the newest if not given
         name: Option<String>,
     },
+    /// Have backups of a VM made by themselves while it runs, and say how many stay; what is not named is kept no more
+    Schedule(BackupScheduleArguments),
     /// Make a VM whose disk has a backup's content
     Restore(BackupRestore),
     /// Read all of a backup, and say what of it is lost
@@ -84,6 +86,24 @@ pub struct BackupCreate {
     pub dry_run: bool,
     #[command(flatten)]
     pub follow: FollowOptions,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "counts", required = true, multiple = true, args = ["hourly", "daily", "weekly", "monthly", "none"])]
+pub struct BackupScheduleArguments {
+    /// The VM's name
+    pub vm: Name,
+    /// The repository: a directory that each host on which the VM may run reaches
+    #[arg(long, value_name = "DIRECTORY", required_unless_present = "none")]
+    pub to: Option<String>,
+    #[command(flatten)]
+    pub kept: KeptPeriods,
+    /// Do not have the guest's agent freeze its file systems for the instant
+    #[arg(long)]
+    pub no_quiesce: bool,
+    /// Make none any more; those that there are stay
+    #[arg(long, conflicts_with_all = ["to", "hourly", "daily", "weekly", "monthly", "no_quiesce"])]
+    pub none: bool,
 }
 
 #[derive(Debug, Args)]

@@ -30,7 +30,7 @@ use gantry_types::Name;
 use crate::{kind::Kind, wait::Condition};
 
 pub use alarms::{AlarmCommand, AlarmList, AlarmSilence, ReceiverCommand};
-pub use backup::{BackupCommand, BackupCreate, BackupRestore};
+pub use backup::{BackupCommand, BackupCreate, BackupRestore, BackupScheduleArguments};
 pub use energy::{EnergyCommand, EnergyReportOf};
 pub use ha::HaCommand;
 pub use load_balancer::{HealthOptions, LoadBalancerCommand, LoadBalancerCreate};
@@ -50,7 +50,7 @@ pub use policies::{
 pub use resources::{OrNone, Part, ResourcePoolCommand, ResourcePoolSet};
 pub use routing::{FloatingIpCommand, RouterCommand};
 pub use simulate::{SimulateCommand, SimulateLive, SimulatePlanetlab, SimulateRules};
-pub use snapshot::{SnapshotCommand, SnapshotCreate, SnapshotScheduleArguments};
+pub use snapshot::{KeptPeriods, SnapshotCommand, SnapshotCreate, SnapshotScheduleArguments};
 pub use storage::{
     PoolCommand, PoolCreate, PoolLimits, VolumeClone, VolumeCommand, VolumeCreate, VolumeImport, VolumeSet,
     VolumeSettings,

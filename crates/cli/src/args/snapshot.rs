@@ -51,12 +51,10 @@ pub enum SnapshotCommand {
     },
 }
 
-#[derive(Debug, Args)]
-#[group(id = "counts", required = true, multiple = true, args = ["hourly", "daily", "weekly", "monthly", "none"])]
-pub struct SnapshotScheduleArguments {
-    /// The VM's name
-    pub vm: Name,
-    /// For each of so many of the last hours that have snapshots, the last one
+/// How many stay of what is made by itself.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct KeptPeriods {
+    /// For each of so many of the last hours that have some, the last one
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     pub hourly: u32,
     /// The same for days (UTC)
@@ -68,6 +66,15 @@ pub struct SnapshotScheduleArguments {
     /// The same for months
     #[arg(long, value_name = "COUNT", default_value_t = 0)]
     pub monthly: u32,
+}
+
+#[derive(Debug, Args)]
+#[group(id = "counts", required = true, multiple = true, args = ["hourly", "daily", "weekly", "monthly", "none"])]
+pub struct SnapshotScheduleArguments {
+    /// The VM's name
+    pub vm: Name,
+    #[command(flatten)]
+    pub kept: KeptPeriods,
     /// Have the guest's agent freeze its file systems for the instant, whenever it answers
     #[arg(long)]
     pub quiesce: bool,

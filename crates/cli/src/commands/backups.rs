@@ -10,11 +10,11 @@ use gantry_api::{
     backup::BackupContent,
     rest::{BackupFilesQuery, DeleteBackupQuery, RestoreBackupRequest, WriteQuery},
 };
-use gantry_types::{Backup, BackupPhase, BackupSpec, Labels, Name, Problem, Resource, Timestamp, Vm};
+use gantry_types::{Backup, BackupPhase, BackupSchedule, BackupSpec, Labels, Name, Problem, Resource, Timestamp, Vm};
 
-use super::{Failures, Session, announce, carry_out, objects};
+use super::{Failures, Session, announce, carry_out, networking::change, objects};
 use crate::{
-    args::{BackupCommand, BackupCreate, BackupRestore, FollowOptions},
+    args::{BackupCommand, BackupCreate, BackupRestore, BackupScheduleArguments, FollowOptions, KeptPeriods},
     client::Client,
     exit::Failure,
     output::now,
@@ -31,6 +31,7 @@ pub async fn run(session: &Session, command: BackupCommand) -> Result<(), Failur
             let backup = find(&session.client()?, &vm, name.as_deref()).await?;
             objects::show_all::<Backup>(session, backup.name()).await
         }
+        BackupCommand::Schedule(arguments) => schedule(session, arguments).await,
         BackupCommand::Restore(arguments) => restore(session, arguments).await,
         BackupCommand::Verify { vm, name, follow } => verify(session, &vm, name.as_deref(), follow).await,
         BackupCommand::Files { vm, path, backup } => files(session, &vm, &path, backup.as_deref()).await,
@@ -78,8 +79,13 @@ async fn create(session: &Session, arguments: BackupCreate) -> Result<(), Failur
     let name = object_name(&arguments.vm, &own)?;
     // So that a VM that does not exist is told of as for every other command.
     let vm = client.get::<Vm>(&arguments.vm).await?.metadata.name;
-    let spec =
-        BackupSpec { vm, repository: arguments.to, quiesce: !arguments.no_quiesce, description: arguments.description };
+    let spec = BackupSpec {
+        vm,
+        repository: arguments.to,
+        quiesce: !arguments.no_quiesce,
+        description: arguments.description,
+        scheduled: false,
+    };
     let mut backup = Backup::new(name, spec);
     backup.metadata.labels = Labels(arguments.labels.into_iter().collect::<BTreeMap<_, _>>());
     let write = WriteQuery { dry_run: arguments.dry_run, revision: None };
@@ -91,6 +97,19 @@ async fn create(session: &Session, arguments: BackupCreate) -> Result<(), Failur
     let latest = client.get::<Backup>(backup.name()).await.unwrap_or(changed.object);
     let done = if arguments.follow.no_wait { "is being made" } else { "created" };
     Ok(announce(session.printer, &latest, done)?)
+}
+
+async fn schedule(session: &Session, arguments: BackupScheduleArguments) -> Result<(), Failure> {
+    let BackupScheduleArguments { vm, to, kept, no_quiesce, none: _ } = arguments;
+    let KeptPeriods { hourly, daily, weekly, monthly } = kept;
+    let wanted =
+        to.map(|repository| BackupSchedule { repository, hourly, daily, weekly, monthly, quiesce: !no_quiesce });
+    let (vm, changed) = change::<Vm>(&session.client()?, &vm, |vm| {
+        vm.spec.backups.clone_from(&wanted);
+        Ok(())
+    })
+    .await?;
+    Ok(announce(session.printer, &vm, if changed { "changed" } else { "unchanged" })?)
 }
 
 async fn restore(session: &Session, arguments: BackupRestore) -> Result<(), Failure> {

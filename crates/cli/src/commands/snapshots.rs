@@ -7,7 +7,7 @@ use gantry_types::{Labels, Name, Problem, Snapshot, SnapshotSchedule, SnapshotSp
 
 use super::{Failures, Session, announce, carry_out, networking::change, objects};
 use crate::{
-    args::{FollowOptions, SnapshotCommand, SnapshotCreate, SnapshotScheduleArguments},
+    args::{FollowOptions, KeptPeriods, SnapshotCommand, SnapshotCreate, SnapshotScheduleArguments},
     client::Client,
     exit::Failure,
     output::{now, print, snapshot_tree},
@@ -39,7 +39,8 @@ pub async fn run(session: &Session, command: SnapshotCommand) -> Result<(), Fail
 }
 
 async fn schedule(session: &Session, arguments: SnapshotScheduleArguments) -> Result<(), Failure> {
-    let SnapshotScheduleArguments { vm, hourly, daily, weekly, monthly, quiesce, none: _ } = arguments;
+    let SnapshotScheduleArguments { vm, kept, quiesce, none: _ } = arguments;
+    let KeptPeriods { hourly, daily, weekly, monthly } = kept;
     let wanted = SnapshotSchedule { hourly, daily, weekly, monthly, quiesce };
     let (vm, changed) = change::<Vm>(&session.client()?, &vm, |vm| {
         vm.spec.snapshots = wanted;

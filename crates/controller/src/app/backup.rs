@@ -229,7 +229,7 @@ fn restored_spec(app: &App, backup: &Backup, request: &RestoreBackupRequest) -> 
         for nic in &mut spec.nics {
             (nic.address, nic.mac, nic.port) = (None, None, None);
         }
-        spec.snapshots = SnapshotSchedule::default();
+        (spec.snapshots, spec.backups) = (SnapshotSchedule::default(), None);
     }
     Ok(spec)
 }

@@ -4,6 +4,7 @@
 
 pub mod alarm_keeper;
 pub mod audit_keeper;
+pub mod backup_schedules;
 pub mod cluster_keeper;
 pub mod energy_accountant;
 pub mod event_trimmer;
@@ -45,6 +46,7 @@ pub async fn run(app: Arc<App>, feed: ModelFeed) {
     tasks.spawn(policies::run(Arc::clone(&app)));
     tasks.spawn(pool_keeper::run(Arc::clone(&app)));
     tasks.spawn(snapshot_schedules::run(Arc::clone(&app)));
+    tasks.spawn(backup_schedules::run(Arc::clone(&app)));
     tasks.spawn(energy_accountant::run(Arc::clone(&app)));
     tasks.spawn(alarm_keeper::run(Arc::clone(&app)));
     tasks.spawn(notice_sender::run(Arc::clone(&app)));

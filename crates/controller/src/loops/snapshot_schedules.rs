@@ -11,6 +11,7 @@ use gantry_types::{
     Action, Name, Operation, OperationPhase, Problem, Resource, Retention, Snapshot, SnapshotPhase, SnapshotSpec,
     Timestamp, Vm, VmPhase,
 };
+use uuid::Uuid;
 
 use crate::app::{App, Caller, snapshot};
 
@@ -44,7 +45,8 @@ async fn go_on(app: &App, vm: &Vm) -> Result<(), Problem> {
     let taken_at =
         |one: &Arc<Snapshot>| one.status.taken_at.or(one.metadata.created_at).unwrap_or(Timestamp::UNIX_EPOCH);
     let now = app.clock.now();
-    if retention.is_due(its.iter().map(taken_at).max(), now) && !failed_lately(app, vm, now) {
+    if retention.is_due(its.iter().map(taken_at).max(), now) && !failed_lately(app, vm.metadata.uuid, is_snapshot, now)
+    {
         return take(app, vm, now).await;
     }
     let ready = its.iter().filter(|one| one.status.phase == SnapshotPhase::Ready);
@@ -53,7 +55,7 @@ async fn go_on(app: &App, vm: &Vm) -> Result<(), Problem> {
     // One that could not be deleted before is gone on with; a VM does one thing at a time.
     let half_gone = its.iter().find(|one| one.status.phase == SnapshotPhase::Deleting).map(|one| &one.metadata.name);
     match half_gone.or(over.first()) {
-        Some(_) if failed_lately(app, vm, now) => Ok(()),
+        Some(_) if failed_lately(app, vm.metadata.uuid, is_snapshot, now) => Ok(()),
         Some(name) => {
             snapshot::delete(app, &Caller::controller(), name.as_str(), &WriteQuery::default()).await.map(drop)
         }
@@ -78,14 +80,16 @@ async fn take(app: &App, vm: &Vm, now: Timestamp) -> Result<(), Problem> {
     snapshot::create(app, &Caller::controller(), sent, &WriteQuery::default()).await.map(drop)
 }
 
-/// Whether taking or deleting one of the VM's snapshots has just failed.
-fn failed_lately(app: &App, vm: &Vm, now: Timestamp) -> bool {
-    let about_snapshots =
-        |action: &Action| matches!(action, Action::SnapshotCreate { .. } | Action::SnapshotDelete { .. });
+fn is_snapshot(action: &Action) -> bool {
+    matches!(action, Action::SnapshotCreate { .. } | Action::SnapshotDelete { .. })
+}
+
+/// Whether such an operation on this object has just failed.
+pub(super) fn failed_lately(app: &App, target: Uuid, such: fn(&Action) -> bool, now: Timestamp) -> bool {
     app.model.list::<Operation>().into_iter().any(|operation| {
         let status = &operation.status;
-        operation.spec.target.uuid == vm.metadata.uuid
-            && about_snapshots(&operation.spec.action)
+        operation.spec.target.uuid == target
+            && such(&operation.spec.action)
             && matches!(status.phase, OperationPhase::Failed | OperationPhase::Cancelled)
             && status.finished_at.is_some_and(|finished| now.since(finished) < AFTER_FAILURE)
     })

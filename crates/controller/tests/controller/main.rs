@@ -4,6 +4,7 @@
 
 mod alarms;
 mod app;
+mod backup_schedules;
 mod backups;
 mod balancing;
 mod cluster_view;
