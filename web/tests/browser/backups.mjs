@@ -22,11 +22,29 @@ export async function backups({ tally, page }) {
     await mustHaveNoBarriers(page);
     await picture(page, 'wide-light-back-up');
     await dialog.getByRole('button', { name: 'Back up' }).click();
-    await row().getByText('ready').waitFor({ timeout: BOOT_MS });
+    await row('monday').getByText('ready').waitFor({ timeout: BOOT_MS });
 
     await page.getByRole('button', { name: 'Back up now' }).click();
     await page.waitForFunction((wanted) => [...document.querySelectorAll('dialog input')].some((input) => input.value === wanted), repository);
     await dialog.getByRole('button', { name: 'Leave it' }).click();
+  });
+
+  await tally.test('one is made by itself as soon as a schedule wants it', async () => {
+    await page.getByRole('button', { name: 'Make a schedule' }).click();
+    await dialog.getByLabel('Days').fill('7');
+    must((await dialog.locator('details pre').first().textContent()) === `gantry backup schedule web --to ${repository} --daily 7`, 'the command line is not what is done');
+    await mustHaveNoBarriers(page);
+    await picture(page, 'wide-light-backup-schedule');
+    await dialog.getByRole('button', { name: 'Change' }).click();
+    await dialog.waitFor({ state: 'detached' });
+    await page.getByText('the newest of each of the last 7 days').waitFor();
+    await row('auto-').getByText('ready').waitFor({ timeout: BOOT_MS });
+    await page.getByText('The last one').waitFor();
+    await picture(page, 'wide-light-backups');
+    await page.getByRole('button', { name: 'Change schedule' }).click();
+    await dialog.getByLabel('Days').fill('0');
+    await dialog.getByRole('button', { name: 'Change' }).click();
+    await page.getByRole('button', { name: 'Make a schedule' }).waitFor();
   });
 
   await tally.test('its files are looked through, and one is saved', async () => {
@@ -51,7 +69,7 @@ export async function backups({ tally, page }) {
   await tally.test('it is verified, and restored as another VM', async () => {
     await choose('Verify');
     await dialog.getByRole('button', { name: 'Verify' }).click();
-    await row().getByText(/^verified/).waitFor({ timeout: BOOT_MS });
+    await row('monday').getByText(/^verified/).waitFor({ timeout: BOOT_MS });
     await choose('Restore');
     await dialog.getByText('A VM of that name has to be deleted first').waitFor();
     await dialog.getByLabel('Name of the VM').fill('again');
@@ -70,10 +88,14 @@ export async function backups({ tally, page }) {
 
   /** Once all pages have been looked at. */
   return async () => {
-    await tally.test('the backup is deleted again', async () => {
+    await tally.test('the backups are deleted again', async () => {
       await page.goto('/backups');
-      await choose('Delete');
-      await dialog.getByRole('button', { name: 'Delete' }).click();
+      for (const which of ['web-monday', 'web-auto-']) {
+        await page.getByRole('button', { name: `More for ${which}` }).click();
+        await page.getByRole('menuitem', { name: 'Delete' }).click();
+        await dialog.getByRole('button', { name: 'Delete' }).click();
+        await page.getByRole('button', { name: `More for ${which}` }).waitFor({ state: 'detached', timeout: BOOT_MS });
+      }
       await page.getByRole('heading', { name: 'No backups' }).waitFor({ timeout: BOOT_MS });
     });
     rmSync(directory, { recursive: true, force: true });
@@ -84,7 +106,7 @@ export async function backups({ tally, page }) {
     await page.getByRole('menuitem', { name: action }).click();
   }
 
-  function row() {
-    return page.getByRole('row').filter({ hasText: 'monday' });
+  function row(text) {
+    return page.getByRole('row').filter({ hasText: text });
   }
 }
