@@ -1,6 +1,9 @@
 // What is in a backup, part by part. Names are the guest's own and may be anything.
 import { call, send } from '$lib/api/client';
 
+/** Else browsers guess one, and add an ending to its name. */
+const TYPE = { type: 'application/octet-stream' };
+
 /** A directory, or a part of a file from there on. */
 export function partOf(backup: string, path: string, offset: number) {
   return call('GET', '/v1/backups/{name}/files', { params: { path: { name: backup }, query: { path, ...(offset > 0 ? { offset } : {}) } } });
@@ -16,7 +19,7 @@ export async function wholeFile(backup: string, path: string, ended: AbortSignal
     parts.push(new Blob([part]));
     offset += part.length;
     grown(offset, content.size_bytes);
-    if (offset >= content.size_bytes || part.length === 0) return new Blob(parts);
+    if (offset >= content.size_bytes || part.length === 0) return new Blob(parts, TYPE);
   }
 }
 
