@@ -17,6 +17,8 @@ use crate::workspace;
 const NEEDS: &[(&str, &str)] = &[
     ("qemu-system-x86_64", QEMU_SYSTEM),
     ("qemu-img", QEMU_UTILS),
+    // QEMU's NFS client.
+    ("/usr/share/doc/qemu-block-extra", "qemu-block-extra"),
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
     ("nft", "nftables"),
     ("ip", "iproute2"),
@@ -35,8 +37,14 @@ const NEEDS: &[(&str, &str)] = &[
     ("npm", "npm"),
 ];
 /// What only the tests need: a real browser, and letters for it to draw.
-const TEST_NEEDS: &[(&str, &str)] =
-    &[("chromium", "chromium"), ("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf", "fonts-dejavu-core")];
+const TEST_NEEDS: &[(&str, &str)] = &[
+    ("chromium", "chromium"),
+    ("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf", "fonts-dejavu-core"),
+    // A real NFS server, in namespaces of the tests' own.
+    ("ganesha.nfsd", "nfs-ganesha"),
+    ("/usr/lib/x86_64-linux-gnu/ganesha/libfsalvfs.so", "nfs-ganesha-vfs"),
+    ("rpcbind", "rpcbind"),
+];
 const QEMU_SYSTEM: &str = "qemu-system-x86";
 const QEMU_UTILS: &str = "qemu-utils";
 

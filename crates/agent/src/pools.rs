@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gantry_api::storage::{PoolAssignment, PoolReport, VolumeReport};
-use gantry_storage::{DirPool, MarkedDir, PoolDriver, PoolFinding, Sha256Digest, StorageError};
-use gantry_types::{ByteSize, PoolHealth, PoolType};
+use gantry_storage::{DirPool, MarkedDir, NfsPool, PoolDriver, PoolFinding, Sha256Digest, StorageError};
+use gantry_types::{ByteSize, PoolHealth};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -23,12 +23,16 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// A file system that takes longer is not there.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
 
-/// A pool's driver, and what it was made from.
-type Driver = (PoolAssignment, MarkedDir);
+#[derive(Debug, Clone)]
+enum Driver {
+    Dir(MarkedDir),
+    Nfs(NfsPool),
+}
 
 pub(crate) struct Pools {
     own: DirPool,
-    drivers: Mutex<HashMap<Uuid, Driver>>,
+    /// By what they were made from.
+    drivers: Mutex<HashMap<Uuid, (PoolAssignment, Driver)>>,
     watched: Mutex<Vec<PoolAssignment>>,
     reports: Mutex<Vec<PoolReport>>,
     changed: Notify,
@@ -51,21 +55,27 @@ impl Pools {
     }
 
     pub fn driver(&self, pool: &PoolAssignment) -> Arc<dyn PoolDriver> {
-        Arc::new(self.directory(pool))
+        match self.made(pool) {
+            Driver::Dir(directory) => Arc::new(directory),
+            Driver::Nfs(export) => Arc::new(export),
+        }
     }
 
     /// Where VMs' own disks are in a pool.
     ///
     /// # Errors
-    /// [`StorageError::PoolFault`] if the pool is not there now.
+    /// [`StorageError::PoolFault`] if the pool is not there now; [`StorageError::VolumesOnly`].
     pub async fn disks(&self, pool: &PoolAssignment) -> Result<DirPool, StorageError> {
-        self.directory(pool).inside().await
+        match self.made(pool) {
+            Driver::Dir(directory) => directory.inside().await,
+            Driver::Nfs(_) => Err(StorageError::VolumesOnly { pool: pool.name.clone() }),
+        }
     }
 
     /// Removes an image from all watched pools; refused while a disk is laid over it.
     pub async fn remove_image(&self, image: Sha256Digest) -> Result<(), StorageError> {
         let watched = lock(&self.watched).clone();
-        for pool in watched {
+        for pool in watched.into_iter().filter(|pool| pool.kind.takes_vm_disks()) {
             match self.disks(&pool).await {
                 Ok(disks) => disks.remove_image(image).await?,
                 Err(error) => tracing::warn!(pool = %pool.name, %error, "an image may be left in this pool"),
@@ -74,16 +84,19 @@ impl Pools {
         Ok(())
     }
 
-    fn directory(&self, pool: &PoolAssignment) -> MarkedDir {
+    fn made(&self, pool: &PoolAssignment) -> Driver {
         let mut drivers = lock(&self.drivers);
         if let Some((known, driver)) = drivers.get(&pool.uuid)
             && known == pool
         {
             return driver.clone();
         }
-        let driver = match pool.kind {
-            PoolType::Dir if Path::new(&pool.path) == self.own.path() => MarkedDir::over(self.own.clone(), pool.uuid),
-            PoolType::Dir => MarkedDir::new(pool.path.clone().into(), pool.uuid),
+        let driver = match &pool.export {
+            Some(export) => Driver::Nfs(NfsPool::new(export.clone(), pool.uuid, self.own.clone())),
+            None if Path::new(&pool.path) == self.own.path() => {
+                Driver::Dir(MarkedDir::over(self.own.clone(), pool.uuid))
+            }
+            None => Driver::Dir(MarkedDir::new(pool.path.clone().into(), pool.uuid)),
         };
         drivers.insert(pool.uuid, (pool.clone(), driver.clone()));
         driver
@@ -111,11 +124,11 @@ impl Pools {
         let looks = watched.iter().map(|pool| async {
             let driver = self.driver(pool);
             let found = tokio::time::timeout(LOOK_LIMIT, driver.examine()).await.unwrap_or_else(|_| {
-                let reason = format!("its file system does not answer within {} s", LOOK_LIMIT.as_secs());
+                let reason = format!("it does not answer within {} s", LOOK_LIMIT.as_secs());
                 PoolFinding::broken(PoolHealth::Unreachable, reason)
             });
             // Below a file system that does not answer, no device can be asked for.
-            let measures = found.health < PoolHealth::Missing;
+            let measures = found.health < PoolHealth::Missing && pool.export.is_none();
             let busy = measures.then(|| self.devices.busy_percent(Path::new(&pool.path))).flatten();
             report(pool.uuid, found, busy, &self.rates)
         });

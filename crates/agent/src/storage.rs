@@ -18,6 +18,9 @@ use crate::agent::Agent;
 use crate::problem::{chain, problem};
 use crate::vm::Command;
 
+pub(crate) const NOT_ANSWERING: &str = "pool-not-answering";
+pub(crate) const WAIT_FOR_SERVER: &str = "wait until the pool's server is back: gantry pool list";
+
 /// An error of a pool's driver. What is wrong with the pool itself has a code of its own.
 pub(crate) fn pool_problem(code: &str, what: &str, error: &StorageError) -> Problem {
     match error {
@@ -33,6 +36,9 @@ pub(crate) fn pool_problem(code: &str, what: &str, error: &StorageError) -> Prob
         }
         StorageError::PoolNotEmpty { .. } => {
             Problem::conflict("pool-not-empty", format!("{what}: {}", chain(error))).remedy("see: gantry volume list")
+        }
+        StorageError::Unreachable { .. } => {
+            Problem::transient(NOT_ANSWERING, format!("{what}: {}", chain(error))).remedy(WAIT_FOR_SERVER)
         }
         StorageError::NoSpace { .. } => Problem::permanent("pool-full", format!("{what}: {}", chain(error)))
             .remedy("make room in the pool (gantry pool list), or use another one"),

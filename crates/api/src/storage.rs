@@ -4,7 +4,9 @@
 //! nothing beforehand; which pools it watches, it is told with the answer to each heartbeat.
 
 use async_trait::async_trait;
-use gantry_types::{ByteSize, CacheMode, ImageFormat, Name, PoolHealth, PoolSpace, PoolType, Problem, VolumeLimits};
+use gantry_types::{
+    ByteSize, CacheMode, ImageFormat, Name, NfsExport, PoolHealth, PoolSpace, PoolType, Problem, VolumeLimits,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -63,7 +65,13 @@ pub struct PoolAssignment {
     pub name: Name,
     #[serde(rename = "type")]
     pub kind: PoolType,
+    /// The directory, for type `dir`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
+    /// The export, for type `nfs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub export: Option<NfsExport>,
 }
 
 /// A volume as a host gets it.

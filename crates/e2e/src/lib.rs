@@ -21,6 +21,7 @@ mod observer;
 pub mod peer;
 mod probe;
 mod qemus;
+mod small_file_system;
 pub mod spoofing;
 
 pub use cli::{Cli, Ran};
@@ -30,3 +31,4 @@ pub use lab::Lab;
 pub use observer::{Observer, Sightings};
 pub use probe::{EchoClient, EchoReport, ProbeReport, Prober};
 pub use qemus::{QemuSight, Sentinel, executing, qemus};
+pub use small_file_system::SmallFileSystem;

@@ -45,6 +45,7 @@ async fn a_real_agent_is_what_the_trait_promises() -> Result<()> {
         name: "fast".parse()?,
         kind: PoolType::Dir,
         path: place.path().join("fast").to_str().context("its path is text")?.to_owned(),
+        export: None,
     };
     let repository = place.path().join("backup");
     let repository = repository.to_str().context("its path is text")?;

@@ -1,16 +1,14 @@
 //! Volumes of a guest that writes durably to one of them while it comes, grows, moves between pools and goes: nothing that
 //! was acknowledged is lost on the way, whoever dies.
 
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use gantry_api::rest::WriteQuery;
 use gantry_e2e::lab::SETTLE_LIMIT;
-use gantry_e2e::{Lab, Observer, Workload, disk, eventually};
+use gantry_e2e::{Lab, Observer, SmallFileSystem, Workload, disk, eventually};
 use gantry_types::{Event, Pool, PoolHealth, Vm, VmPhase, Volume, VolumePhase};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 const VM: &str = "web";
 
@@ -28,43 +26,6 @@ fn check(file: &Path, acknowledged: u64) -> Result<()> {
     println!("{}: {report:?}, {acknowledged} were acknowledged", file.display());
     ensure!(report.bad == 0 && report.last >= acknowledged, "writes were lost: {report:?} of {acknowledged}");
     Ok(())
-}
-
-/// A file system of its own, small enough to be filled.
-struct SmallFileSystem(PathBuf);
-
-impl SmallFileSystem {
-    fn mount(at: PathBuf, size: &str) -> Result<Self> {
-        std::fs::create_dir(&at)?;
-        let options = format!("size={size},mode=0755");
-        mount(Some("gantry-test"), &at, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))?;
-        Ok(Self(at))
-    }
-
-    /// Takes all that is left.
-    fn fill(&self) -> Result<()> {
-        let mut filler = std::fs::File::create(self.0.join("filler"))?;
-        let page = [1; 4096];
-        loop {
-            match filler.write_all(&page) {
-                Ok(()) => {}
-                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    fn make_room(&self) -> Result<()> {
-        Ok(std::fs::remove_file(self.0.join("filler"))?)
-    }
-}
-
-impl Drop for SmallFileSystem {
-    fn drop(&mut self) {
-        if let Err(error) = umount2(&self.0, MntFlags::MNT_DETACH) {
-            eprintln!("{} stays mounted: {error}", self.0.display());
-        }
-    }
 }
 
 async fn reasons(lab: &Lab) -> Result<Vec<String>> {

@@ -83,7 +83,7 @@ impl HostFacts {
 fn pool_info(pool: &Pool) -> PoolInfo {
     let unknown = PoolSpace { capacity: ByteSize(u64::MAX), free: ByteSize(u64::MAX) };
     let PoolSpace { capacity, free } = pool.status.space.unwrap_or(unknown);
-    PoolInfo { name: pool.metadata.name.to_string(), path: pool.spec.path.clone(), capacity, free }
+    PoolInfo { name: pool.metadata.name.to_string(), path: pool.spec.place().to_owned(), capacity, free }
 }
 
 /// A VM as placement sees it.

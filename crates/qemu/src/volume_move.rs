@@ -12,7 +12,6 @@
 //! Over an image, only what differs from it is copied: the new place has to lie over the same image. Snapshots inside a
 //! disk are not what the machine sees, and do not come along.
 
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -44,7 +43,8 @@ pub trait Movable {
     fn place_node(&self) -> String;
     /// Whether a node is this disk, in any place.
     fn is_place(&self, node: &str) -> bool;
-    fn path(&self) -> &Path;
+    /// Whether what QEMU calls a node is the disk in this place.
+    fn is_in(&self, name: &str) -> bool;
     fn place_json(&self) -> Result<Value, MachineError>;
     fn sync(&self) -> MirrorSync;
 }
@@ -62,8 +62,8 @@ impl Movable for Volume {
     fn is_place(&self, node: &str) -> bool {
         node.starts_with(&self.format_prefix())
     }
-    fn path(&self) -> &Path {
-        &self.path
+    fn is_in(&self, name: &str) -> bool {
+        self.location.is_in(name)
     }
     fn place_json(&self) -> Result<Value, MachineError> {
         self.format_json()
@@ -87,8 +87,8 @@ impl Movable for Disk {
     fn is_place(&self, node: &str) -> bool {
         node.strip_prefix(self.base_name()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     }
-    fn path(&self) -> &Path {
-        &self.path
+    fn is_in(&self, name: &str) -> bool {
+        name.contains(&*self.path.to_string_lossy())
     }
     fn place_json(&self) -> Result<Value, MachineError> {
         disk_node(self)
@@ -231,8 +231,7 @@ async fn is_current(qmp: &Qmp, disk: &impl Movable) -> Result<bool, VolumeError>
     let find = |name: &str| nodes.iter().find(|node| node.node_name.as_deref() == Some(name));
     let Some(top) = disk.top() else { return Ok(find(&disk.arrival_node()).is_none()) };
     let top = find(&top);
-    let path = disk.path().to_string_lossy();
-    Ok(top.is_some_and(|top| top.file.contains(&*path)))
+    Ok(top.is_some_and(|top| disk.is_in(&top.file)))
 }
 
 /// The places of the disk that QEMU has open.

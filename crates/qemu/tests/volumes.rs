@@ -1,11 +1,17 @@
 //! Volumes against a real QEMU: plugged in, changed and taken out, each again and again.
 
+#[path = "../../storage/tests/nfs_server/mod.rs"]
+mod nfs_server;
 mod support;
+
+use std::path::Path;
 
 use gantry_qemu::machine::{Arch, Disk, DiskFormat, Volume};
 use gantry_qemu::qmp::command::{QueryBlockstats, QueryNamedBlockNodes, SystemReset, ThrottleLimits};
 use gantry_qemu::volume::{VolumeError, plug, unplug};
 use gantry_qemu::volume_move::{Movable, VolumeMove, advance, finish, give_up, is_under_way, settle};
+use gantry_types::DiskLocation;
+use nfs_server::{ADDRESS, NfsServer, WELL, alone};
 use support::{DISK_NODE, Records, TestVm};
 use tokio::time::{Duration, Instant, sleep};
 
@@ -27,7 +33,7 @@ async fn a_volume_comes_grows_and_goes_and_each_can_be_repeated() {
         place: "01234567".to_owned(),
         serial: "data".to_owned(),
         slot: 7,
-        path,
+        location: DiskLocation::File(path),
         direct_io: false,
         discard: true,
         limits: ThrottleLimits { iops_total: 100, bps_total: 0 },
@@ -70,31 +76,55 @@ async fn until_pending<M: Movable>(vm: &TestVm, from: &M, to: &M) {
     }
 }
 
-#[tokio::test]
-async fn a_volume_moves_there_and_back_and_an_interrupted_decision_is_kept() {
+/// The same volume in this place, where everybody may open it.
+fn at(directory: &Path, place: &str) -> Volume {
+    let path = directory.join(format!("{place}.qcow2"));
+    qemu("qemu-img", &["create", "-q", "-f", "qcow2", path.to_str().expect("text"), "8M"]);
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("chmod");
+    Volume {
+        id: "0123456789abcdef".to_owned(),
+        place: place.to_owned(),
+        serial: "data".to_owned(),
+        slot: 0,
+        location: DiskLocation::File(path),
+        direct_io: false,
+        discard: true,
+        limits: ThrottleLimits::default(),
+    }
+}
+
+fn scratch() -> tempfile::TempDir {
     let scratch = tempfile::tempdir().expect("tempdir");
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(scratch.path(), open).expect("chmod");
-    let vm = TestVm::counting(scratch.path(), "vm").await;
-    let at = |place: &str| {
-        let path = scratch.path().join(format!("{place}.qcow2"));
-        let text = path.to_str().expect("text");
-        qemu("qemu-img", &["create", "-q", "-f", "qcow2", text, "8M"]);
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).expect("chmod");
-        Volume {
-            id: "0123456789abcdef".to_owned(),
-            place: place.to_owned(),
-            serial: "data".to_owned(),
-            slot: 0,
-            path,
-            direct_io: false,
-            discard: true,
-            limits: ThrottleLimits::default(),
-        }
+    scratch
+}
+
+#[tokio::test]
+async fn a_volume_moves_there_and_back_and_an_interrupted_decision_is_kept() {
+    let scratch = scratch();
+    moves_there_and_back(scratch.path(), &at(scratch.path(), "one"), &at(scratch.path(), "other")).await;
+}
+
+#[tokio::test]
+async fn a_volume_moves_to_an_export_and_back_and_an_interrupted_decision_is_kept() {
+    alone();
+    let scratch = scratch();
+    let export = scratch.path().join("export");
+    std::fs::create_dir(&export).expect("mkdir");
+    let server = NfsServer::start(ADDRESS, &export, WELL);
+    let exported = Volume {
+        location: DiskLocation::Nfs { export: server.url().parse().expect("a URL"), file: "other.qcow2".to_owned() },
+        direct_io: true,
+        ..at(&export, "other")
     };
-    let (one, other) = (at("one"), at("other"));
-    qemu("qemu-io", &["-f", "qcow2", "-c", "write -P 7 1M 2M", one.path.to_str().expect("text")]);
-    plug(&vm.qmp, Arch::X86_64, &one, 8 * MIB).await.expect("plugged");
+    moves_there_and_back(scratch.path(), &at(scratch.path(), "one"), &exported).await;
+}
+
+async fn moves_there_and_back(scratch: &Path, one: &Volume, other: &Volume) {
+    let vm = TestVm::counting(scratch, "vm").await;
+    qemu("qemu-io", &["-f", "qcow2", "-c", "write -P 7 1M 2M", &one.location.to_string()]);
+    plug(&vm.qmp, Arch::X86_64, one, 8 * MIB).await.expect("plugged");
     let uses = async |volume: &Volume| {
         let nodes = vm.qmp.execute(QueryNamedBlockNodes { flat: true }).await.expect("nodes");
         let names: Vec<_> = nodes.into_iter().filter_map(|node| node.node_name).collect();
@@ -103,28 +133,28 @@ async fn a_volume_moves_there_and_back_and_an_interrupted_decision_is_kept() {
     };
 
     // Given up at the last moment, it stays where it was.
-    until_pending(&vm, &one, &other).await;
+    until_pending(&vm, one, other).await;
     for _ in 0..2 {
-        give_up(&vm.qmp, &one, &other).await.expect("given up");
+        give_up(&vm.qmp, one, other).await.expect("given up");
     }
-    uses(&one).await;
+    uses(one).await;
     // Interrupted at the last moment, what is noted decides.
-    until_pending(&vm, &one, &other).await;
-    settle(&vm.qmp, &one).await.expect("settled");
-    uses(&one).await;
-    until_pending(&vm, &one, &other).await;
-    settle(&vm.qmp, &other).await.expect("settled");
-    uses(&other).await;
-    settle(&vm.qmp, &other).await.expect("nothing to settle");
+    until_pending(&vm, one, other).await;
+    settle(&vm.qmp, one).await.expect("settled");
+    uses(one).await;
+    until_pending(&vm, one, other).await;
+    settle(&vm.qmp, other).await.expect("settled");
+    uses(other).await;
+    settle(&vm.qmp, other).await.expect("nothing to settle");
     // And back, which closes what the first move had opened.
-    until_pending(&vm, &other, &one).await;
+    until_pending(&vm, other, one).await;
     for _ in 0..2 {
-        finish(&vm.qmp, &other, &one).await.expect("finished");
+        finish(&vm.qmp, other, one).await.expect("finished");
     }
-    uses(&one).await;
+    uses(one).await;
     vm.qmp.execute(SystemReset {}).await.expect("reset");
-    for volume in [&one, &other] {
-        let read = ["-f", "qcow2", "-U", "-r", "-c", "read -P 7 1M 2M", volume.path.to_str().expect("text")];
+    for volume in [one, other] {
+        let read = ["-f", "qcow2", "-U", "-r", "-c", "read -P 7 1M 2M", &volume.location.to_string()];
         let seen = qemu("qemu-io", &read);
         assert!(!seen.contains("fail"), "{}: {seen}", volume.place);
     }

@@ -27,7 +27,7 @@ use crate::image_store::{ImageStore, StoredImage};
 use crate::lease::Leases;
 use crate::probe;
 use crate::qemu_img::{Run, RunLimits, WORKER_UID};
-use crate::staging::{StagingDir, create_passable_dir, sync_dir};
+use crate::staging::{StagingArea, StagingDir, create_passable_dir, sync_dir};
 
 const NEW: &str = "new.qcow2";
 const DISK_FILE_MODE: u32 = 0o600;
@@ -150,17 +150,13 @@ impl DiskDirectory {
             Some(image) => Some(images.find(image)?.ok_or(StorageError::ImageMissing { image })?),
             None => None,
         };
-        check_size(spec, base.as_ref())?;
+        check_size(spec, base.as_ref().map(|image| (image.sha256, image.virtual_size_bytes)))?;
         if let Some(found) = self.find(images, spec.disk)? {
             return self.adopt(spec, found).map(Prepared::Present);
         }
         let path = self.disk_path(spec.disk);
         let failed = || StorageError::io("creating disk", &path);
-        let staging = images.staging().create().map_err(failed())?;
-        let file = staging.create_file(NEW).map_err(failed())?;
-        if rustix::process::geteuid().is_root() {
-            fchown(&file, Some(WORKER_UID), Some(WORKER_UID)).map_err(failed())?;
-        }
+        let (staging, file) = stage_empty(images.staging(), NEW).map_err(failed())?;
         Ok(Prepared::Absent { base, staging, file })
     }
 
@@ -188,13 +184,7 @@ impl DiskDirectory {
     }
 
     fn adopt(&self, spec: &DiskSpec, found: DiskInfo) -> Result<DiskInfo, StorageError> {
-        if (found.size_bytes, found.image) != (spec.size_bytes, spec.image) {
-            return Err(StorageError::DiskConflict {
-                disk: spec.disk,
-                found: describe(found.size_bytes, found.image),
-                wanted: describe(spec.size_bytes, spec.image),
-            });
-        }
+        expect_same(spec, &found)?;
         if let Some(owner) = spec.owner_uid {
             let failed = StorageError::io("giving away disk", &found.path);
             set_users(&found.path, DiskUsers::One(owner)).map_err(failed)?;
@@ -238,6 +228,41 @@ impl DiskDirectory {
             _ => self.leases().remove(disk),
         }
     }
+}
+
+/// A place with an empty file that `qemu-img` may write to.
+pub(crate) fn stage_empty(area: &StagingArea, name: &str) -> io::Result<(StagingDir, File)> {
+    let staging = area.create()?;
+    let file = staging.create_file(name)?;
+    if rustix::process::geteuid().is_root() {
+        fchown(&file, Some(WORKER_UID), Some(WORKER_UID))?;
+    }
+    Ok((staging, file))
+}
+
+/// The disk that is there is the one that is wanted.
+pub(crate) fn expect_same(wanted: &DiskSpec, found: &DiskInfo) -> Result<(), StorageError> {
+    if (found.size_bytes, found.image) == (wanted.size_bytes, wanted.image) {
+        return Ok(());
+    }
+    Err(StorageError::DiskConflict {
+        disk: wanted.disk,
+        found: describe(found.size_bytes, found.image),
+        wanted: describe(wanted.size_bytes, wanted.image),
+    })
+}
+
+/// What is to be the copy is there and not smaller.
+pub(crate) fn expect_fits(from: &DiskInfo, to: Option<DiskInfo>, copy: Uuid) -> Result<DiskInfo, StorageError> {
+    let to = to.ok_or(StorageError::DiskMissing { disk: copy })?;
+    if from.size_bytes <= to.size_bytes {
+        return Ok(to);
+    }
+    Err(StorageError::DiskConflict {
+        disk: copy,
+        found: format!("{} bytes", to.size_bytes),
+        wanted: format!("{} bytes or more", from.size_bytes),
+    })
 }
 
 /// Makes a file of a staging directory an empty disk over this image. `disk` is what it is about.
@@ -289,14 +314,14 @@ pub(crate) fn set_users(path: &Path, users: DiskUsers) -> io::Result<()> {
     Ok(())
 }
 
-fn check_size(spec: &DiskSpec, base: Option<&StoredImage>) -> Result<(), StorageError> {
+pub(crate) fn check_size(spec: &DiskSpec, base: Option<(Sha256Digest, u64)>) -> Result<(), StorageError> {
     let reason = match base {
         _ if spec.size_bytes == 0 || spec.size_bytes > MAX_DISK_BYTES => {
             format!("give 1 to {MAX_DISK_BYTES} bytes")
         }
         _ if !spec.size_bytes.is_multiple_of(512) => "give a multiple of 512".to_owned(),
-        Some(image) if spec.size_bytes < image.virtual_size_bytes => {
-            format!("image {} has {} bytes already, give at least that", image.sha256, image.virtual_size_bytes)
+        Some((image, bytes)) if spec.size_bytes < bytes => {
+            format!("image {image} has {bytes} bytes already, give at least that")
         }
         _ => return Ok(()),
     };

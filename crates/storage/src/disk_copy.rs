@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::disk::{DiskInfo, fill_empty};
 use crate::disk_transfer::{STAGED, StagedDisk};
 use crate::error::StorageError;
+use crate::exchange::OVERWRITING;
 use crate::image_store::StoredImage;
 use crate::pool::DirPool;
 use crate::qemu_img::WORKER_UID;
@@ -47,7 +48,7 @@ impl DirPool {
         let (_, base) = self.origin(disk).await?;
         let image = base.as_ref().map(|image| image.path.as_path());
         let named = image.map(|image| image.to_string_lossy().into_owned());
-        let mut before = vec!["convert", "-n", "-q", "-t", "writeback", "-O", "qcow2"];
+        let mut before = [&["convert"][..], OVERWRITING].concat();
         let state = snapshot.map(|name| format!("snapshot.name={name}"));
         if let Some(state) = &state {
             before.extend(["-U", "-l", state.as_str()]);

@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 use uuid::Uuid;
 
 use crate::blocking::blocking;
+use crate::disk::DiskInfo;
 use crate::error::StorageError;
 use crate::pool::DirPool;
 
@@ -51,34 +52,11 @@ impl DirPool {
             Some(image) => self.image(image).await?.ok_or(StorageError::ImageMissing { image })?.path,
             None => PathBuf::new(),
         };
-        // Written when it listens; the socket is there before.
-        let mark = socket.with_extension("pid");
-        let (path, old) = (found.path.clone(), [socket.to_owned(), mark.clone()]);
+        let path = found.path.clone();
         let owner = blocking(move || {
-            // Those that a killed server has left.
-            old.iter().for_each(|old| drop(std::fs::remove_file(old)));
             std::fs::metadata(&path).map(|metadata| metadata.uid()).map_err(StorageError::io(DOING, &path))
-        })
-        .await?;
-        let mut command = Command::new("qemu-nbd");
-        command.arg("--pid-file").arg(&mark);
-        command.arg("--socket").arg(socket).args(["--export-name", EXPORT, "--shared", "1", "--discard", "unmap"]);
-        if mode == ServeMode::ReadOnly {
-            command.arg("--read-only");
-        }
-        command.arg(format!("json:{}", source(&found.path, &below, mode)));
-        command.env_clear().env("PATH", "/usr/bin:/bin:/usr/local/bin").env("LC_ALL", "C");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-        if rustix::process::geteuid().is_root() {
-            command.uid(owner).gid(owner);
-        }
-        let child = command.spawn().map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => StorageError::ToolMissing { source },
-            _ => StorageError::io(DOING, &found.path)(source),
-        })?;
-        let mut server = DiskServer { child, socket: socket.to_owned(), mark };
-        server.listening(disk, &found.path).await?;
-        Ok(server)
+        });
+        DiskServer::start(&found, source(&found.path, &below, mode), owner.await?, socket, mode).await
     }
 }
 
@@ -93,6 +71,40 @@ fn source(path: &Path, below: &Path, mode: ServeMode) -> Value {
 }
 
 impl DiskServer {
+    /// Serves what this node opens, with the rights of the disk's owner.
+    pub(crate) async fn start(
+        found: &DiskInfo,
+        source: Value,
+        owner: u32,
+        socket: &Path,
+        mode: ServeMode,
+    ) -> Result<Self, StorageError> {
+        // Written when it listens; the socket is there before.
+        let mark = socket.with_extension("pid");
+        let old = [socket.to_owned(), mark.clone()];
+        // Those that a killed server has left.
+        blocking(move || old.iter().for_each(|old| drop(std::fs::remove_file(old)))).await;
+        let mut command = Command::new("qemu-nbd");
+        command.arg("--pid-file").arg(&mark);
+        command.arg("--socket").arg(socket).args(["--export-name", EXPORT, "--shared", "1", "--discard", "unmap"]);
+        if mode == ServeMode::ReadOnly {
+            command.arg("--read-only");
+        }
+        command.arg(format!("json:{source}"));
+        command.env_clear().env("PATH", "/usr/bin:/bin:/usr/local/bin").env("LC_ALL", "C");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        if rustix::process::geteuid().is_root() {
+            command.uid(owner).gid(owner);
+        }
+        let child = command.spawn().map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => StorageError::ToolMissing { source },
+            _ => StorageError::io(DOING, &found.path)(source),
+        })?;
+        let mut server = Self { child, socket: socket.to_owned(), mark };
+        server.listening(found.disk, &found.path).await?;
+        Ok(server)
+    }
+
     pub fn socket(&self) -> &Path {
         &self.socket
     }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::blocking::blocking;
 use crate::error::StorageError;
+use crate::exchange::OVERWRITING;
 use crate::pool::DirPool;
 use crate::probe::{self, InternalSnapshot};
 use crate::qemu_img::{Run, RunLimits};
@@ -110,17 +111,10 @@ impl DirPool {
         self.run_as_owner(disk, None, &["resize", "-q"], &[&size], "growing disk").await
     }
 
-    /// Copies a disk into another file of the same owner and size. What was there is overwritten, and on disk afterwards.
-    pub(crate) async fn copy_disk(&self, disk: Uuid, to: &Path) -> Result<(), StorageError> {
-        let target = to.to_string_lossy();
-        let before = ["convert", "-n", "-q", "-t", "writeback", "-O", "qcow2"];
-        self.run_as_owner(disk, None, &before, &[&target], "copying disk").await?;
-        let path = to.to_owned();
-        blocking(move || {
-            let synced = File::open(&path).and_then(|file| file.sync_all());
-            synced.map_err(StorageError::io("copying disk", &path))
-        })
-        .await
+    /// Copies a disk to another one, which its owner may write to. What was there is overwritten.
+    pub(crate) async fn copy_disk(&self, disk: Uuid, to: &str) -> Result<(), StorageError> {
+        let before = [&["convert"][..], OVERWRITING].concat();
+        self.run_as_owner(disk, None, &before, &[to], "copying disk").await
     }
 
     /// Runs `qemu-img` with the disk between these arguments; without its image it reads as zeros where it has nothing.

@@ -1,12 +1,14 @@
 //! What all kinds of pool have in common.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use async_trait::async_trait;
-use gantry_types::{ImageFormat, PoolHealth, PoolSpace};
+use gantry_types::{DiskLocation, ImageFormat, PoolHealth, PoolSpace};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::disk::{DiskInfo, DiskSpec};
+use crate::disk_server::{DiskServer, ServeMode};
 use crate::error::StorageError;
 use crate::exchange::ExportedDisk;
 
@@ -23,6 +25,7 @@ pub trait PoolDriver: Send + Sync + std::fmt::Debug {
     async fn close(&self) -> Result<(), StorageError>;
     /// How it is. What is wrong with it is an answer, too.
     async fn examine(&self) -> PoolFinding;
+    async fn space(&self) -> Result<PoolSpace, StorageError>;
 
     /// Makes an empty volume for nobody. One that is there with this size is fine.
     async fn create(&self, volume: &DiskSpec) -> Result<DiskInfo, StorageError>;
@@ -33,6 +36,10 @@ pub trait PoolDriver: Send + Sync + std::fmt::Debug {
     async fn give(&self, volume: Uuid, owner_uid: Option<u32>) -> Result<DiskInfo, StorageError>;
     /// Lets this user open it, too, besides the one whose it is: a VM that moves has two.
     async fn share(&self, volume: Uuid, uid: u32) -> Result<(), StorageError>;
+    /// Lets one run of `qemu-img` under this user write to it, and nobody else. No QEMU may have it open.
+    async fn admit(&self, volume: Uuid, uid: u32) -> Result<Admission, StorageError>;
+    /// What that run has written is there for good.
+    async fn settle(&self, volume: Uuid, admission: Admission) -> Result<(), StorageError>;
     /// Copies its content to a volume of another pool or of this one, which is there and not smaller; without moving data
     /// where the file system can share it (reflink). No QEMU may have either open.
     async fn copy_to(&self, volume: Uuid, other: &dyn PoolDriver, copy: Uuid) -> Result<(), StorageError>;
@@ -40,11 +47,31 @@ pub trait PoolDriver: Send + Sync + std::fmt::Debug {
     async fn fill(&self, volume: Uuid, image: &Path) -> Result<(), StorageError>;
     /// The volume as a file of another format. No QEMU may have it open for writing.
     async fn export(&self, volume: Uuid, format: ImageFormat) -> Result<ExportedDisk, StorageError>;
+    /// Serves it at `socket`, whose directory its owner can write to. No QEMU may have it open.
+    async fn serve(&self, volume: Uuid, socket: &Path, mode: ServeMode) -> Result<DiskServer, StorageError>;
     /// Deletes it; one that is not there is fine. No QEMU may have it open.
     async fn delete(&self, volume: Uuid) -> Result<(), StorageError>;
 
     /// What QEMU is to open for it.
-    fn file(&self, volume: Uuid) -> PathBuf;
+    fn location(&self, volume: Uuid) -> DiskLocation;
+}
+
+/// One run of `qemu-img` may write to a volume.
+#[derive(Debug)]
+pub struct Admission {
+    /// What it opens, below the format.
+    pub(crate) node: Value,
+    /// Whose the volume is otherwise.
+    pub(crate) owner: u32,
+    /// By which it is seen that a server has lost nothing of what was written.
+    pub(crate) verifier: Option<[u8; 8]>,
+}
+
+impl Admission {
+    /// The volume, as an argument of `qemu-img`.
+    pub(crate) fn target(&self) -> String {
+        format!("json:{}", json!({"driver": "qcow2", "backing": null, "file": self.node}))
+    }
 }
 
 /// How a pool is.

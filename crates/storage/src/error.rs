@@ -66,6 +66,14 @@ pub enum StorageError {
     },
     #[error("pool {} is {health}: {reason}", path.display())]
     PoolFault { path: PathBuf, health: PoolHealth, reason: String },
+    #[error("pool {} does not answer", path.display())]
+    Unreachable {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("pool '{pool}' takes volumes only, no disks of VMs' own: use a pool of type dir")]
+    VolumesOnly { pool: Name },
     #[error("pool {} has {count} volumes or disks: delete them first", path.display())]
     PoolNotEmpty { path: PathBuf, count: usize },
     #[error("no space left while {doing} {}: free space on that filesystem or use another pool", path.display())]
@@ -94,7 +102,7 @@ pub enum StorageError {
 
 impl StorageError {
     /// Wraps an I/O error; a full filesystem or quota becomes [`StorageError::NoSpace`].
-    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { doing, path },
@@ -111,13 +119,16 @@ impl StorageError {
             | Self::ArrivedTooLarge { .. }
             | Self::NotAFile { .. }
             | Self::BadDirectory { .. } => ErrorClass::Invalid,
-            Self::ArrivedDamaged { .. } | Self::Receive { .. } | Self::DiskBusy { .. } | Self::DiskInUse { .. } => {
-                ErrorClass::Transient
-            }
+            Self::ArrivedDamaged { .. }
+            | Self::Receive { .. }
+            | Self::DiskBusy { .. }
+            | Self::DiskInUse { .. }
+            | Self::Unreachable { .. } => ErrorClass::Transient,
             Self::ImageMissing { .. } | Self::DiskMissing { .. } | Self::SnapshotMissing { .. } => ErrorClass::NotFound,
             Self::ImageInUse { .. }
             | Self::DiskConflict { .. }
             | Self::DiskElsewhere { .. }
+            | Self::VolumesOnly { .. }
             | Self::PoolNotEmpty { .. } => ErrorClass::Conflict,
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => ErrorClass::Denied,

@@ -11,13 +11,14 @@ use std::ffi::OsStr;
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, fchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gantry_types::ImageFormat;
 use uuid::Uuid;
 
 use crate::blocking::blocking;
+use crate::disk::DiskInfo;
 use crate::disk_snapshot::OWNER_LIMITS;
 use crate::error::StorageError;
 use crate::pool::DirPool;
@@ -25,7 +26,10 @@ use crate::probe::qemu_name;
 use crate::qemu_img::Run;
 use crate::staging::StagingDir;
 
+/// How `qemu-img convert` writes to a disk that is there.
+pub(crate) const OVERWRITING: &[&str] = &["-n", "-q", "-t", "writeback", "-O", "qcow2"];
 const STAGED: &str = "export";
+const EXPORTING: &str = "exporting disk";
 const PART_BYTES: usize = 256 << 10;
 
 /// A disk as a file of another format, read once from its beginning to its end.
@@ -65,13 +69,10 @@ impl DirPool {
         let failed = || StorageError::io("filling disk", &path);
         let owner = std::fs::metadata(&path).map_err(failed())?.uid();
         let staging = self.staging().create().map_err(failed())?;
-        let source = serde_json::json!({
-            "driver": "qcow2", "backing": null, "read-only": true,
-            "file": {"driver": "file", "filename": image.to_string_lossy(), "read-only": true},
-        });
-        let source = format!("json:{source}");
-        let arguments = ["convert", "-n", "-q", "-t", "writeback", "-O", "qcow2", source.as_str()].map(OsStr::new);
-        let arguments = [&arguments[..], &[path.as_os_str()]].concat();
+        let source = image_source(image);
+        let arguments = [&["convert"][..], OVERWRITING, &[&source]].concat();
+        let mut arguments: Vec<_> = arguments.into_iter().map(OsStr::new).collect();
+        arguments.push(path.as_os_str());
         let run = Run { staging: &staging, uid: owner, limits: OWNER_LIMITS, doing: "filling disk", object: &path };
         run.expect_success(&arguments, |_| {}).await?;
         let filled = path.clone();
@@ -86,22 +87,53 @@ impl DirPool {
     /// file beside the disk.
     pub async fn export_disk(&self, disk: Uuid, format: ImageFormat) -> Result<ExportedDisk, StorageError> {
         let found = self.disk(disk).await?.ok_or(StorageError::DiskMissing { disk })?;
-        let failed = || StorageError::io("exporting disk", &found.path);
-        if self.capacity()?.free_bytes < found.allocated_bytes {
-            return Err(failed()(io::ErrorKind::StorageFull.into()));
-        }
-        let staging = self.staging().create().map_err(failed())?;
-        let file = staging.create_file(STAGED).map_err(failed())?;
-        if rustix::process::geteuid().is_root() {
-            let owner = std::fs::metadata(&found.path).map_err(failed())?.uid();
-            fchown(&file, Some(owner), Some(owner)).map_err(failed())?;
-        }
-        file.set_permissions(Permissions::from_mode(0o600)).map_err(failed())?;
-        let target = staging.file_path(STAGED);
+        let owner = std::fs::metadata(&found.path).map_err(StorageError::io(EXPORTING, &found.path))?.uid();
+        let staged = stage_export(self, &found, owner)?;
+        let target = staged.path();
         let target = target.to_string_lossy();
-        self.run_as_owner(disk, None, &["convert", "-q", "-O", qemu_name(format)], &[&target], "exporting disk")
-            .await?;
-        let bytes = file.metadata().map_err(failed())?.len();
-        Ok(ExportedDisk { file: Arc::new(file), bytes, offset: 0, _staging: staging })
+        self.run_as_owner(disk, None, &["convert", "-q", "-O", qemu_name(format)], &[&target], EXPORTING).await?;
+        staged.finish(&found)
+    }
+}
+
+/// A verified, standalone image, as an argument of `qemu-img`.
+pub(crate) fn image_source(image: &Path) -> String {
+    let source = serde_json::json!({
+        "driver": "qcow2", "backing": null, "read-only": true,
+        "file": {"driver": "file", "filename": image.to_string_lossy(), "read-only": true},
+    });
+    format!("json:{source}")
+}
+
+/// A file that is to become an export.
+pub(crate) struct StagedExport {
+    staging: StagingDir,
+    file: File,
+}
+
+/// Makes one in this pool, which this user may write to.
+pub(crate) fn stage_export(pool: &DirPool, disk: &DiskInfo, uid: u32) -> Result<StagedExport, StorageError> {
+    let failed = || StorageError::io(EXPORTING, &disk.path);
+    if pool.capacity()?.free_bytes < disk.allocated_bytes {
+        return Err(failed()(io::ErrorKind::StorageFull.into()));
+    }
+    let staging = pool.staging().create().map_err(failed())?;
+    let file = staging.create_file(STAGED).map_err(failed())?;
+    if rustix::process::geteuid().is_root() {
+        fchown(&file, Some(uid), Some(uid)).map_err(failed())?;
+    }
+    file.set_permissions(Permissions::from_mode(0o600)).map_err(failed())?;
+    Ok(StagedExport { staging, file })
+}
+
+impl StagedExport {
+    pub(crate) fn path(&self) -> PathBuf {
+        self.staging.file_path(STAGED)
+    }
+
+    /// It is written.
+    pub(crate) fn finish(self, disk: &DiskInfo) -> Result<ExportedDisk, StorageError> {
+        let bytes = self.file.metadata().map_err(StorageError::io(EXPORTING, &disk.path))?.len();
+        Ok(ExportedDisk { file: Arc::new(self.file), bytes, offset: 0, _staging: self.staging })
     }
 }

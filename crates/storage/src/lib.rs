@@ -3,7 +3,8 @@
 //! - [`ImageStore`] holds content-addressed, standalone qcow2 images; [`ImageStore::import`] turns
 //!   a hostile file of any known disk format into one of them.
 //! - [`DirPool`] is a host's pool: a cache of images, the VM disks laid over them, and the snapshots inside those.
-//! - [`PoolDriver`] is what every kind of pool can do with volumes; [`MarkedDir`] does it in a directory.
+//! - [`PoolDriver`] is what every kind of pool can do with volumes; [`MarkedDir`] does it in a directory, [`NfsPool`] in an
+//!   NFS export that nobody has mounted.
 //! - [`DirPool::fill_disk`] makes a disk of an image, [`DirPool::export_disk`] a file for others of a disk.
 //! - [`DirPool::claim_disk`] keeps two hosts that reach one pool from using one disk.
 //! - [`Seed`] builds the NoCloud disk a guest reads its identity and addresses from.
@@ -31,9 +32,11 @@ mod exchange;
 mod image_store;
 mod import;
 mod lease;
+mod mark;
 mod marked_dir;
 mod nbd;
 mod network_config;
+mod nfs;
 mod pool;
 pub mod probe;
 mod qemu_img;
@@ -44,7 +47,7 @@ pub use digest::{DigestError, Sha256Digest};
 pub use disk::{DiskInfo, DiskSpec, DiskUsers};
 pub use disk_server::{DiskServer, EXPORT as SERVED_EXPORT, ServeMode};
 pub use disk_transfer::{AlongFiles, DiskFile, StagedDisk};
-pub use driver::{PoolDriver, PoolFinding};
+pub use driver::{Admission, PoolDriver, PoolFinding};
 pub use error::StorageError;
 pub use exchange::ExportedDisk;
 pub use image_store::{ImageStore, StoredImage};
@@ -53,6 +56,7 @@ pub use lease::{Claim, DiskHold, Lease};
 pub use marked_dir::MarkedDir;
 pub use nbd::{Extent, NbdClient};
 pub use network_config::SeedNic;
+pub use nfs::NfsPool;
 pub use pool::{DirPool, PoolCapacity};
 pub use probe::{Compression, InternalSnapshot, Refusal};
 pub use seed::{Seed, SeedError, SeedTexts};

@@ -13,29 +13,22 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use gantry_types::{ByteSize, ImageFormat, PoolHealth, PoolSpace};
+use gantry_types::{ByteSize, DiskLocation, ImageFormat, PoolHealth, PoolSpace};
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use rustix::{fs::StatVfsMountFlags, io::Errno};
-use serde::{Deserialize, Serialize};
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::blocking::blocking;
-use crate::disk::{DiskInfo, DiskSpec, DiskUsers};
-use crate::driver::{PoolDriver, PoolFinding};
+use crate::disk::{DiskInfo, DiskSpec, DiskUsers, expect_fits};
+use crate::disk_server::{DiskServer, ServeMode};
+use crate::driver::{Admission, PoolDriver, PoolFinding};
 use crate::error::StorageError;
 use crate::exchange::ExportedDisk;
-use crate::pool::DirPool;
+use crate::mark::{self, MARK};
+use crate::pool::{DirPool, FULL_BELOW_BYTES};
 use crate::qemu_img::WORKER_UID;
 use crate::staging::{PASSABLE_DIR_MODE, sync_dir};
-
-const MARK: &str = "gantry-pool.json";
-/// QEMU can't allocate the next clusters of a qcow2 in less.
-const FULL_BELOW_BYTES: u64 = 1 << 20;
-
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Mark {
-    pool: Uuid,
-}
 
 /// A directory that is, or is to become, a pool.
 #[derive(Debug, Clone)]
@@ -64,7 +57,7 @@ impl MarkedDir {
     fn mark(&self) -> Result<Option<Uuid>, StorageError> {
         let path = self.path.join(MARK);
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice::<Mark>(&text).map(|mark| Some(mark.pool)).map_err(|error| {
+            Ok(text) => mark::read(&text).map(Some).map_err(|error| {
                 let reason = format!("its mark {} is damaged: {error}; put it back from a backup", path.display());
                 self.fault(PoolHealth::Missing, reason)
             }),
@@ -116,7 +109,7 @@ impl MarkedDir {
             None => DirPool::open(&self.path)?,
         };
         self.check_user(&opened)?;
-        let text = serde_json::to_vec(&Mark { pool: self.pool }).map_err(|error| failed("marking")(error.into()))?;
+        let text = mark::text(self.pool).map_err(|error| failed("marking")(error.into()))?;
         self.write_mark(&text).map_err(failed("marking the pool's directory"))?;
         self.enter().map(drop)
     }
@@ -167,8 +160,7 @@ impl MarkedDir {
     fn look(&self) -> Result<PoolFinding, StorageError> {
         let pool = self.enter()?;
         self.check_writable()?;
-        let capacity = pool.capacity()?;
-        let space = PoolSpace { capacity: ByteSize(capacity.capacity_bytes), free: ByteSize(capacity.free_bytes) };
+        let space = space_of(&pool)?;
         let volumes = pool.look_at_disks()?;
         let found = |health, reason: Option<&str>| PoolFinding {
             health,
@@ -176,7 +168,7 @@ impl MarkedDir {
             space: Some(space),
             volumes: volumes.clone(),
         };
-        if capacity.free_bytes < FULL_BELOW_BYTES {
+        if space.free.bytes() < FULL_BELOW_BYTES {
             let reason = "no space is left: delete what is not needed";
             return Ok(found(PoolHealth::Full, Some(reason)));
         }
@@ -269,6 +261,11 @@ impl PoolDriver for MarkedDir {
         })
     }
 
+    async fn space(&self) -> Result<PoolSpace, StorageError> {
+        let this = self.clone();
+        blocking(move || space_of(&this.enter()?)).await
+    }
+
     async fn create(&self, volume: &DiskSpec) -> Result<DiskInfo, StorageError> {
         let spec = DiskSpec { owner_uid: Some(volume.owner_uid.unwrap_or(WORKER_UID)), ..volume.clone() };
         self.inside().await?.create_disk(&spec).await
@@ -297,23 +294,34 @@ impl PoolDriver for MarkedDir {
         self.inside().await?.let_open(volume, DiskUsers::AlsoGroup(uid)).await
     }
 
+    async fn admit(&self, volume: Uuid, uid: u32) -> Result<Admission, StorageError> {
+        let found = self.give(volume, Some(uid)).await?;
+        let node = json!({"driver": "file", "filename": found.path.to_string_lossy()});
+        Ok(Admission { node, owner: uid, verifier: None })
+    }
+
+    async fn settle(&self, volume: Uuid, _: Admission) -> Result<(), StorageError> {
+        let path = self.there(volume).await?.path;
+        blocking(move || {
+            let synced = File::open(&path).and_then(|file| file.sync_all());
+            synced.map_err(StorageError::io("writing disk", &path))
+        })
+        .await
+    }
+
     async fn copy_to(&self, volume: Uuid, other: &dyn PoolDriver, copy: Uuid) -> Result<(), StorageError> {
-        let (from, to) = (self.there(volume).await?, other.find(copy).await?);
-        let to = to.ok_or(StorageError::DiskMissing { disk: copy })?;
-        if from.size_bytes > to.size_bytes {
-            return Err(StorageError::DiskConflict {
-                disk: copy,
-                found: format!("{} bytes", to.size_bytes),
-                wanted: format!("{} bytes or more", from.size_bytes),
-            });
-        }
+        let from = self.there(volume).await?;
+        let to = expect_fits(&from, other.find(copy).await?, copy)?;
         let owner = fs::metadata(&from.path).map_err(StorageError::io("copying disk", &from.path))?.uid();
-        other.give(copy, Some(owner)).await?;
-        let (shared_from, shared_to) = (from.path.clone(), to.path.clone());
-        if from.size_bytes == to.size_bytes && blocking(move || share_data(&shared_from, &shared_to)).await? {
+        let admission = other.admit(copy, owner).await?;
+        if let DiskLocation::File(there) = other.location(copy)
+            && from.size_bytes == to.size_bytes
+            && blocking(move || share_data(&from.path, &there)).await?
+        {
             return Ok(());
         }
-        self.inside().await?.copy_disk(volume, &to.path).await
+        self.inside().await?.copy_disk(volume, &admission.target()).await?;
+        other.settle(copy, admission).await
     }
 
     async fn fill(&self, volume: Uuid, image: &Path) -> Result<(), StorageError> {
@@ -324,13 +332,22 @@ impl PoolDriver for MarkedDir {
         self.inside().await?.export_disk(volume, format).await
     }
 
+    async fn serve(&self, volume: Uuid, socket: &Path, mode: ServeMode) -> Result<DiskServer, StorageError> {
+        self.inside().await?.serve_disk(volume, socket, mode).await
+    }
+
     async fn delete(&self, volume: Uuid) -> Result<(), StorageError> {
         self.inside().await?.delete_disk(volume).await
     }
 
-    fn file(&self, volume: Uuid) -> PathBuf {
-        disk_below(&self.path, volume)
+    fn location(&self, volume: Uuid) -> DiskLocation {
+        DiskLocation::File(disk_below(&self.path, volume))
     }
+}
+
+fn space_of(pool: &DirPool) -> Result<PoolSpace, StorageError> {
+    let found = pool.capacity()?;
+    Ok(PoolSpace { capacity: ByteSize(found.capacity_bytes), free: ByteSize(found.free_bytes) })
 }
 
 /// Makes one file the same as another by sharing its data; `false` where the file system can't.

@@ -26,6 +26,9 @@ use crate::image_store::{ImageStore, StoredImage};
 use crate::lease::Leases;
 use crate::staging::{StagingArea, create_passable_dir};
 
+/// QEMU can't allocate the next clusters of a qcow2 in less.
+pub(crate) const FULL_BELOW_BYTES: u64 = 1 << 20;
+
 /// Space of the filesystem a pool is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolCapacity {

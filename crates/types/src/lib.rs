@@ -8,6 +8,7 @@ mod alarm;
 mod backup;
 mod backup_schedule;
 mod cluster;
+mod disk_location;
 mod energy;
 mod error;
 mod event;
@@ -24,6 +25,7 @@ mod meta;
 mod migration;
 mod name;
 mod network;
+mod nfs_export;
 mod notice;
 mod operation;
 mod placement;
@@ -57,6 +59,7 @@ pub use alarm::{
 pub use backup::{Backup, BackupDisk, BackupPhase, BackupSpec, BackupStatus, LostRange};
 pub use backup_schedule::BackupSchedule;
 pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CpuBaseline, MAIN_CLUSTER};
+pub use disk_location::DiskLocation;
 pub use energy::EnergySource;
 pub use error::ErrorClass;
 pub use event::{Event, EventSpec, EventStatus, Severity};
@@ -84,6 +87,7 @@ pub use network::{
     InvalidNetworkType, Network, NetworkSpec, NetworkStatus, NetworkType, PortLease, conntrack_zone, gateway_mac,
     vxlan_overhead_bytes,
 };
+pub use nfs_export::{InvalidNfsUrl, NfsExport};
 pub use notice::{Notice, NoticePhase, NoticeSpec, NoticeState, NoticeStatus};
 pub use operation::{
     Action, HostUpdate, Operation, OperationPhase, OperationSpec, OperationStatus, Progress, StepState, StepStatus,

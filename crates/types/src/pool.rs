@@ -3,24 +3,30 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{ByteSize, Name, Problem, resource::resource};
+use crate::{ByteSize, Name, NfsExport, Problem, resource::resource};
 
 resource!(
     /// A place for volumes and VMs' disks. Each host has one of its own, `local-HOST`, for the disks of VMs that name none;
-    /// more are made from directories, of one host or of a file system that several hosts have mounted.
+    /// more are made from directories, of one host or of a file system that several hosts have mounted, or, for volumes
+    /// only, from exports of NFS servers.
     Pool, "pool", "pools", PoolSpec, PoolStatus
 );
 
-/// `path` and `hosts` are fixed once it is made.
+/// `type`, `path`, `url` and `hosts` are fixed once it is made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PoolSpec {
     #[serde(default, rename = "type")]
     pub kind: PoolType,
     /// The directory, absolute. Its parent has to be there; the directory itself is made if it is missing, but only
-    /// when the pool is made: a file system that is not mounted later is noticed.
+    /// when the pool is made: a file system that is not mounted later is noticed. For type `dir` only.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
-    /// The hosts that reach it. With more than one, its path has to lead to the same directory on all of them.
+    /// The export, as `nfs://SERVER/PATH`. For type `nfs` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The hosts that reach it. With more than one, its path has to lead to the same directory on all of them. For type
+    /// `nfs` none need to be named: then it is all hosts that answer when the pool is made.
     pub hosts: Vec<Name>,
     /// How much of its capacity volumes may be promised together, in percent, 100–10000. They are thin: what a volume
     /// takes is what was written to it.
@@ -38,6 +44,15 @@ pub enum PoolType {
     /// qcow2 files in a directory, of a host or of a file system that hosts share.
     #[default]
     Dir,
+    /// qcow2 files of an NFS export that no host needs to mount: QEMU is its own client. For volumes only.
+    Nfs,
+}
+
+impl PoolType {
+    /// Whether VMs' own disks can be there, and not volumes only.
+    pub fn takes_vm_disks(self) -> bool {
+        self == Self::Dir
+    }
 }
 
 fn overcommit_percent() -> u32 {
@@ -53,10 +68,53 @@ impl PoolSpec {
         Self {
             kind: PoolType::Dir,
             path: path.into(),
+            url: None,
             hosts: vec![host],
             overcommit_percent: overcommit_percent(),
             alarm_percent: alarm_percent(),
         }
+    }
+
+    /// An NFS export, with the usual limits.
+    pub fn nfs(url: impl Into<String>, hosts: Vec<Name>) -> Self {
+        Self {
+            kind: PoolType::Nfs,
+            path: String::new(),
+            url: Some(url.into()),
+            hosts,
+            overcommit_percent: overcommit_percent(),
+            alarm_percent: alarm_percent(),
+        }
+    }
+
+    /// Where it is: a directory, or a URL.
+    pub fn place(&self) -> &str {
+        self.url.as_deref().unwrap_or(&self.path)
+    }
+
+    /// What is wrong with where it is, by field.
+    fn check_place(&self) -> Vec<(&'static str, String)> {
+        let mut wrong = Vec::new();
+        match self.kind {
+            PoolType::Dir => {
+                if !is_plain_path(&self.path) {
+                    let message = "give an absolute path without '..', at most 1024 characters, for example /srv/fast";
+                    wrong.push(("spec.path", message.to_owned()));
+                }
+                if self.url.is_some() {
+                    wrong.push(("spec.url", "is for type nfs: give a path, or that type".to_owned()));
+                }
+            }
+            PoolType::Nfs => {
+                if let Err(error) = self.url.as_deref().unwrap_or_default().parse::<NfsExport>() {
+                    wrong.push(("spec.url", error.to_string()));
+                }
+                if !self.path.is_empty() {
+                    wrong.push(("spec.path", "is for type dir: the path of an export is a part of its URL".to_owned()));
+                }
+            }
+        }
+        wrong
     }
 }
 
@@ -85,9 +143,8 @@ impl Pool {
     pub fn validate(&self) -> Result<(), Problem> {
         let (spec, name) = (&self.spec, &self.metadata.name);
         let mut problem = Problem::invalid("invalid-pool", format!("pool '{name}' can't be like this"));
-        if !is_plain_path(&spec.path) {
-            let message = "give an absolute path without '..', at most 1024 characters, for example /srv/fast";
-            problem = problem.field("spec.path", message);
+        for (field, message) in spec.check_place() {
+            problem = problem.field(field, message);
         }
         if !(1..=HOSTS_MAX).contains(&spec.hosts.len()) {
             let message = format!("name 1 to {HOSTS_MAX} hosts that reach it; see: gantry host list");
@@ -115,7 +172,7 @@ const PATH_CHARS_MAX: usize = 1024;
 const HOSTS_MAX: usize = 256;
 
 /// Whether a path can only mean one place, and travels as text.
-fn is_plain_path(path: &str) -> bool {
+pub(crate) fn is_plain_path(path: &str) -> bool {
     let mut parts = path.split('/');
     let absolute = parts.next() == Some("") && path.len() > 1;
     let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.chars().any(char::is_control);
@@ -193,9 +250,9 @@ pub enum PoolHealth {
     /// VMs' users can't write to files in it.
     NotWritable,
     ReadOnly,
-    /// The directory is not there, or it is not this pool's: its file system may not be mounted.
+    /// The directory or the export is not there, or it is not this pool's: its file system may not be mounted.
     Missing,
-    /// None of its hosts answers.
+    /// None of its hosts answers, or its server does not.
     Unreachable,
 }
 
@@ -230,6 +287,18 @@ mod tests {
         for bad in ["", "/", "srv/fast", "/srv/../etc", "/srv//fast", "/srv/fast/", "/srv/./x", "/srv/a\nb"] {
             assert_eq!(pool(bad).validate().unwrap_err().fields[0].field, "spec.path", "{bad}");
         }
+    }
+
+    #[test]
+    fn each_type_has_its_own_kind_of_place() {
+        let mut nas = Pool::new("nas".parse().unwrap(), PoolSpec::nfs("nfs://nas/x", vec!["host-1".parse().unwrap()]));
+        assert!(nas.validate().is_ok());
+        nas.spec.path = "/x".to_owned();
+        nas.spec.url = Some("/x".to_owned());
+        let fields = |pool: &Pool| pool.validate().unwrap_err().fields.into_iter().map(|wrong| wrong.field);
+        assert_eq!(fields(&nas).collect::<Vec<_>>(), ["spec.url", "spec.path"]);
+        (nas.spec.kind, nas.spec.path) = (PoolType::Dir, String::new());
+        assert_eq!(fields(&nas).collect::<Vec<_>>(), ["spec.path", "spec.url"]);
     }
 
     #[test]

@@ -35,10 +35,11 @@ export function stateOf({ status }: Pool): { state: string; tone?: Tone } {
   return health === 'unknown' ? { state: health, tone: 'idle' } : { state: health };
 }
 
-/** Where a VM's own disk is, and where it could go: pools that the VM's host reaches. */
+/** Where a VM's own disk is, and where it could go: pools that the VM's host reaches, and that take more than volumes. */
 export function poolsForDisk({ spec, status }: Vm, pools: readonly Pool[]): { here: string; others: Pool[] } {
   const here = spec.pool ?? `local-${status?.host}`;
-  const others = pools.filter((pool) => pool.metadata.name !== here && pool.spec.hosts.some((host) => host === status?.host));
+  const takes = (pool: Pool) => pool.spec.type !== 'nfs' && pool.spec.hosts.some((host) => host === status?.host);
+  const others = pools.filter((pool) => pool.metadata.name !== here && takes(pool));
   return { here, others };
 }
 

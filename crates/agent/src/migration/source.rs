@@ -41,6 +41,7 @@ impl VmTask {
         self.check_epoch(request.epoch)?;
         self.check_not_moving()?;
         self.machine()?;
+        self.expect_exports_answer().await?;
         self.check_no_snapshots().await?;
         write_credentials(&self.host, self.vm, self.known()?.owner_uid).await?;
         self.shared.update_progress(|progress| {

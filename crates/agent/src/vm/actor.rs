@@ -268,6 +268,9 @@ impl VmTask {
         match happening {
             Happening::Event(event) => {
                 self.note(&event);
+                if event.name == "BLOCK_IO_ERROR" {
+                    self.look_for_full_exports().await;
+                }
                 self.note_migration(&event).await;
                 Next::Continue
             }

@@ -56,6 +56,7 @@ impl VmTask {
             PowerAction::Reset => self.tell(SystemReset {}).await,
             PowerAction::Pause => {
                 self.machine()?;
+                self.expect_exports_answer().await?;
                 self.want(PowerState::Paused).await?;
                 self.tell(Stop {}).await?;
                 self.paused = true;

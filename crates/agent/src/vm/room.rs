@@ -4,7 +4,6 @@
 //! sees nothing but time that passed. Anything else that stops a guest is a person's to judge.
 
 use gantry_qemu::qmp::command::{IoStatus, QueryBlock};
-use gantry_storage::StorageError;
 use gantry_types::{PowerState, Problem};
 
 use super::actor::{Run, VmTask};
@@ -38,9 +37,22 @@ impl VmTask {
             Ok(Ok(disks)) => {
                 let no_space = disks.iter().any(|disk| disk.io_status == Some(IoStatus::Nospace));
                 self.hold = Some(Hold::of_write(if no_space { "no space left" } else { "an I/O error" }, no_space));
+                self.look_for_full_exports().await;
             }
             Ok(Err(error)) => tracing::warn!(vm = %self.vm, %error, "QEMU does not tell why it stopped the guest"),
             Err(error) => tracing::warn!(vm = %self.vm, %error, "QEMU does not tell why it stopped the guest"),
+        }
+    }
+
+    /// QEMU's NFS client calls a full server an I/O error, as any other.
+    pub(super) async fn look_for_full_exports(&mut self) {
+        let is_unclear = self.hold.as_ref().is_some_and(|hold| !hold.no_space);
+        let has_exports = self
+            .record
+            .as_ref()
+            .is_some_and(|record| record.assignment.volumes.iter().any(|volume| volume.pool.export.is_some()));
+        if is_unclear && has_exports && matches!(self.has_room().await, Ok(false)) {
+            self.hold = Some(Hold::of_write("no space left", true));
         }
     }
 
@@ -68,19 +80,17 @@ impl VmTask {
 
     /// Whether all pools that it has disks in have some.
     async fn has_room(&self) -> Result<bool, Problem> {
-        let mut pools = vec![self.disks().await?];
-        for volume in &self.known()?.assignment.volumes {
-            let found = self.host.pools.disks(&volume.pool).await;
-            pools.push(found.map_err(|error| self.storage_problem("volume-missing", &error))?);
+        let own = self.disks().await?;
+        let free_bytes = blocking(move || own.capacity().map(|found| found.free_bytes)).await;
+        if free_bytes.map_err(|error| self.storage_problem("pool-not-measured", &error))? < ROOM_BYTES {
+            return Ok(false);
         }
-        let measured = blocking(move || -> Result<bool, StorageError> {
-            for pool in &pools {
-                if pool.capacity()?.free_bytes < ROOM_BYTES {
-                    return Ok(false);
-                }
+        for volume in &self.known()?.assignment.volumes {
+            let space = self.host.pools.driver(&volume.pool).space().await;
+            if space.map_err(|error| self.storage_problem("pool-not-measured", &error))?.free.bytes() < ROOM_BYTES {
+                return Ok(false);
             }
-            Ok(true)
-        });
-        measured.await.map_err(|error| self.storage_problem("pool-not-measured", &error))
+        }
+        Ok(true)
     }
 }

@@ -80,6 +80,7 @@ impl VmTask {
     async fn begin_snapshot(&mut self, request: &TakeSnapshot) -> Result<Option<TakenSnapshot>, Problem> {
         self.check_epoch(request.epoch)?;
         self.check_not_moving()?;
+        self.expect_exports_answer().await?;
         self.check_no_snapshot_at_work()?;
         let tag = snapshot_tag(request.snapshot);
         if let Some(found) = self.find_tag(&tag).await? {

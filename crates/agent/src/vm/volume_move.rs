@@ -20,6 +20,7 @@ use crate::records::Record;
 impl VmTask {
     pub(super) async fn move_volume(&mut self, request: MoveVolume) -> Result<VolumeMoveReport, Problem> {
         let Some(volume) = self.find_moving(&request)? else { return Ok(VolumeMoveReport::Moved) };
+        self.expect_exports_answer().await?;
         let record = self.known()?;
         let what = format!("volume '{}' of VM '{}'", volume.name, record.assignment.name);
         let there = VolumeAssignment { pool: request.to.clone(), ..volume.clone() };

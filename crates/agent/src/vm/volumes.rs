@@ -10,21 +10,22 @@ use gantry_qemu::machine::Volume;
 use gantry_qemu::probe::direct_io_works;
 use gantry_qemu::qmp::command::ThrottleLimits;
 use gantry_qemu::volume::{VolumeError, plug, unplug};
-use gantry_types::{CacheMode, Problem};
+use gantry_types::{CacheMode, DiskLocation, Problem};
 use uuid::Uuid;
 
 use super::actor::{Run, VmTask};
 use super::{MONITOR_LIMIT, within};
 use crate::host::Host;
 use crate::inventory::qemu_arch;
-use crate::problem::problem;
+use crate::problem::{chain, problem};
 use crate::records::Record;
-use crate::storage::pool_problem;
+use crate::storage::{NOT_ANSWERING, WAIT_FOR_SERVER, pool_problem};
 
 impl VmTask {
     pub(super) async fn attach_volume(&mut self, request: AttachVolume) -> Result<(), Problem> {
         let wanted = request.volume;
         self.check_volume_change(request.epoch)?;
+        self.expect_exports_answer().await?;
         let record = self.known()?;
         let what = format!("volume '{}' of VM '{}'", wanted.name, record.assignment.name);
         let taken =
@@ -56,6 +57,7 @@ impl VmTask {
 
     pub(super) async fn detach_volume(&mut self, epoch: u64, volume: Uuid) -> Result<(), Problem> {
         self.check_volume_change(epoch)?;
+        self.expect_exports_answer().await?;
         let record = self.known()?;
         let Some(has) = record.assignment.volumes.iter().find(|has| has.uuid == volume).cloned() else {
             return Ok(());
@@ -92,6 +94,24 @@ impl VmTask {
         self.check_not_moving()?;
         self.check_no_snapshot_at_work()?;
         if matches!(self.run, Run::Deaf(_)) { self.machine().map(drop) } else { Ok(()) }
+    }
+
+    /// Before QEMU is told to do what would have it wait for the VM's disks: it waits with all that it does, and the guest with
+    /// it, when an NFS server is away.
+    ///
+    /// # Errors
+    /// `pool-not-answering` (transient).
+    pub(crate) async fn expect_exports_answer(&self) -> Result<(), Problem> {
+        if matches!(self.run, Run::Off) {
+            return Ok(());
+        }
+        let record = self.known()?;
+        for volume in record.assignment.volumes.iter().filter(|volume| volume.pool.export.is_some()) {
+            let Err(error) = self.host.pools.driver(&volume.pool).space().await else { continue };
+            let detail = format!("{} waits for its pool: {}", of_vm(volume, record), chain(&error));
+            return Err(Problem::transient(NOT_ANSWERING, detail).remedy(WAIT_FOR_SERVER));
+        }
+        Ok(())
     }
 
     async fn save_volumes(&mut self, mut volumes: Vec<VolumeAssignment>) -> Result<(), Problem> {
@@ -153,15 +173,19 @@ pub(crate) fn node_of(volume: Uuid) -> String {
 }
 
 pub(super) fn describe(host: &Host, volume: &VolumeAssignment) -> Volume {
-    let path = host.pools.driver(&volume.pool).file(volume.uuid);
-    let direct_io = volume.cache == CacheMode::None
-        && path.parent().is_some_and(|directory| direct_io_works(directory).unwrap_or(false));
+    let location = host.pools.driver(&volume.pool).location(volume.uuid);
+    let may_bypass = match &location {
+        DiskLocation::File(path) => path.parent().is_some_and(|directory| direct_io_works(directory).unwrap_or(false)),
+        // No page of it is ever in this host's cache.
+        DiskLocation::Nfs { .. } => true,
+    };
+    let direct_io = volume.cache == CacheMode::None && may_bypass;
     Volume {
         id: id_of(volume.uuid),
         place: volume.pool.uuid.simple().to_string()[24..].to_owned(),
         serial: volume.name.to_string(),
         slot: volume.slot,
-        path,
+        location,
         direct_io,
         discard: volume.discard,
         limits: ThrottleLimits {

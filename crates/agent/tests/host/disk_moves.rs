@@ -16,7 +16,8 @@ use crate::world::{World, code, eventually, in_world, request};
 async fn pool(world: &World, place: &Path, name: &str) -> PoolAssignment {
     std::fs::set_permissions(place, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let path = place.join(name).to_str().unwrap().to_owned();
-    let pool = PoolAssignment { uuid: Uuid::now_v7(), name: name.parse().unwrap(), kind: PoolType::Dir, path };
+    let pool =
+        PoolAssignment { uuid: Uuid::now_v7(), name: name.parse().unwrap(), kind: PoolType::Dir, path, export: None };
     world.agent(0).open_pool(&pool).await.unwrap();
     for host in 1..world.hosts.len() {
         world.agent(host).join_pool(&pool).await.unwrap();

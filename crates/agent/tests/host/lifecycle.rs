@@ -167,6 +167,7 @@ fn the_agent_conforms() {
             name: "fast".parse().unwrap(),
             kind: PoolType::Dir,
             path: place.path().join("fast").to_str().unwrap().to_owned(),
+            export: None,
         };
         assert_eq!(
             gantry_hostlink::conformance::run(&world.agent(0), &template, &pool, repository.to_str().unwrap()).await,

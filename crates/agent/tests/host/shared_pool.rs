@@ -21,6 +21,7 @@ async fn a_vm_in_a_pool(world: &World, place: &Path) -> (PoolAssignment, Assignm
         name: "nas".parse().unwrap(),
         kind: PoolType::Dir,
         path: place.join("nas").to_str().unwrap().to_owned(),
+        export: None,
     };
     let refused = world.agent(1).join_pool(&pool).await.unwrap_err();
     assert!(

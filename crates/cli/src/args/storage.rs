@@ -7,7 +7,7 @@ use super::{FollowOptions, ListOptions};
 
 #[derive(Debug, Subcommand)]
 pub enum PoolCommand {
-    /// Make a place for volumes and VMs' disks of a directory of a host, or of one that several hosts share
+    /// Make a place for volumes of a directory of a host, of one that several hosts share, or of an NFS export
     Create(PoolCreate),
     /// All pools, or those that a selector chooses: how they are, and how full
     #[command(visible_alias = "ls")]
@@ -42,12 +42,15 @@ pub struct PoolCreate {
     /// How it keeps volumes
     #[arg(long = "type", value_enum, default_value = "dir", value_name = "TYPE")]
     pub kind: PoolKind,
-    /// The directory; made if only its last part is missing
-    #[arg(long, value_name = "DIRECTORY")]
-    pub path: String,
+    /// The directory of a pool of type dir; made if only its last part is missing
+    #[arg(long, value_name = "DIRECTORY", required_unless_present = "url", conflicts_with = "url")]
+    pub path: Option<String>,
+    /// The export of a pool of type nfs, which no host needs to mount: nfs://SERVER/PATH
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
     /// The host that has it; several if they have the same directory, on a file system that they share: HOST,HOST or
-    /// repeated
-    #[arg(long, value_name = "HOST", required = true, value_delimiter = ',')]
+    /// repeated. May be left out for type nfs: all hosts
+    #[arg(long, value_name = "HOST", required_unless_present = "url", value_delimiter = ',')]
     pub host: Vec<Name>,
     #[command(flatten)]
     pub limits: PoolLimits,
@@ -72,12 +75,15 @@ pub struct PoolLimits {
 pub enum PoolKind {
     /// qcow2 files in a directory
     Dir,
+    /// qcow2 files in an NFS export; for volumes only
+    Nfs,
 }
 
 impl From<PoolKind> for PoolType {
     fn from(kind: PoolKind) -> Self {
         match kind {
             PoolKind::Dir => Self::Dir,
+            PoolKind::Nfs => Self::Nfs,
         }
     }
 }

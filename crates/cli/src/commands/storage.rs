@@ -45,8 +45,9 @@ fn labels(given: Vec<(String, String)>) -> Labels {
 
 async fn create_pool(session: &Session, arguments: PoolCreate) -> Result<(), Failure> {
     let client = session.client()?;
-    let mut spec = PoolSpec { hosts: arguments.host, ..PoolSpec::dir(arguments.path, arguments.name.clone()) };
-    spec.kind = arguments.kind.into();
+    let path = arguments.path.unwrap_or_default();
+    let mut spec = PoolSpec { hosts: arguments.host, ..PoolSpec::dir(path, arguments.name.clone()) };
+    (spec.kind, spec.url) = (arguments.kind.into(), arguments.url);
     limit(&mut spec, arguments.limits);
     let mut pool = Pool::new(arguments.name, spec);
     pool.metadata.labels = labels(arguments.labels);

@@ -11,7 +11,7 @@ impl Row for Pool {
     const PLURAL_FOR_PEOPLE: &'static str = "pools";
     const HEADERS: &'static [&'static str] =
         &["NAME", "TYPE", "HEALTH", "CAPACITY", "FREE", "USED", "PROMISED", "VOLUMES", "VMS", "HOSTS", "AGE"];
-    const WIDE_HEADERS: &'static [&'static str] = &["PATH", "OVERCOMMIT", "ALARM", "UUID", "REASON"];
+    const WIDE_HEADERS: &'static [&'static str] = &["PLACE", "OVERCOMMIT", "ALARM", "UUID", "REASON"];
 
     fn cells(&self, around: &Surroundings) -> Vec<String> {
         let (spec, status) = (&self.spec, &self.status);
@@ -33,7 +33,7 @@ impl Row for Pool {
 
     fn wide_cells(&self) -> Vec<String> {
         vec![
-            self.spec.path.clone(),
+            self.spec.place().to_owned(),
             format!("{} %", self.spec.overcommit_percent),
             format!("{} %", self.spec.alarm_percent),
             self.metadata.uuid.to_string(),

@@ -6,7 +6,7 @@ use gantry_api::{
     storage::PoolAssignment,
 };
 use gantry_types::{
-    Action, Host, HostState, Name, Pool, PoolPhase, PoolSpec, PoolStatus, Problem, Resource, Vm, Volume,
+    Action, Host, HostState, Name, Pool, PoolPhase, PoolSpec, PoolStatus, PoolType, Problem, Resource, Vm, Volume,
 };
 
 use super::{App, Caller, already_exists, check_labels, check_name, check_precondition};
@@ -19,6 +19,7 @@ pub(crate) fn assignment(pool: &Pool) -> PoolAssignment {
         name: pool.metadata.name.clone(),
         kind: pool.spec.kind,
         path: pool.spec.path.clone(),
+        export: pool.spec.url.as_deref().and_then(|url| url.parse().ok()),
     }
 }
 
@@ -57,14 +58,24 @@ pub(crate) fn expect_own_disk(vm: &Vm) -> Result<(), Problem> {
         .remedy(format!("start it, then move it: gantry vm start {name}, gantry vm migrate {name}")))
 }
 
-/// Makes a pool of a directory; what its hosts find wrong with that ends the operation and leaves no pool.
-pub async fn create(app: &App, caller: &Caller, sent: Pool, query: &WriteQuery) -> Result<Changed<Pool>, Problem> {
+/// Makes a pool of a directory or an export; what its hosts find wrong with that ends the operation and leaves no pool.
+pub async fn create(app: &App, caller: &Caller, mut sent: Pool, query: &WriteQuery) -> Result<Changed<Pool>, Problem> {
     caller.may_change()?;
+    if is_for_all(&sent) {
+        let ready = |host: &std::sync::Arc<Host>| host.status.state == HostState::Ready;
+        let hosts = app.model.list::<Host>().into_iter().filter(ready).map(|host| host.metadata.name.clone());
+        sent.spec.hosts = hosts.collect();
+    }
     if sent.is_local() {
         return Err(Problem::invalid("invalid-pool", format!("pool '{}' can't be made", sent.name()))
             .field("metadata.name", "names that begin with 'local-' are for hosts' own pools"));
     }
     make(app, caller, sent, query).await
+}
+
+/// Nobody has mounted it, so no hosts need to be named.
+fn is_for_all(sent: &Pool) -> bool {
+    sent.spec.kind == PoolType::Nfs && sent.spec.hosts.is_empty()
 }
 
 /// The pool that a host has of its own, at this path.
@@ -113,11 +124,13 @@ fn check_place(tables: &Tables, pool: &Pool) -> Result<(), Problem> {
         wrong = wrong.field(format!("spec.hosts[{index}]"), message);
     }
     let overlaps = |other: &&std::sync::Arc<Pool>| {
-        other.spec.hosts.iter().any(|host| pool.is_at(host)) && is_inside(&other.spec.path, &pool.spec.path)
+        // An export is the same place from wherever it is seen.
+        let same_place = pool.spec.url.is_some() || other.spec.hosts.iter().any(|host| pool.is_at(host));
+        same_place && is_inside(other.spec.place(), pool.spec.place())
     };
     if let Some(other) = tables.pools.values().find(overlaps) {
-        let message = format!("pool '{}' is at {}: choose a directory beside it", other.name(), other.spec.path);
-        wrong = wrong.field("spec.path", message);
+        let message = format!("pool '{}' is at {}: choose a directory beside it", other.name(), other.spec.place());
+        wrong = wrong.field(if pool.spec.url.is_some() { "spec.url" } else { "spec.path" }, message);
     }
     if wrong.fields.is_empty() { Ok(()) } else { Err(wrong) }
 }
@@ -140,8 +153,15 @@ pub async fn put(
     caller.may_change()?;
     check_name(name, &sent)?;
     check_labels(&sent.metadata)?;
-    sent.validate()?;
     let found = app.objects.find::<Pool>(name).await?;
+    let mut sent = sent;
+    match &found {
+        // It keeps those that there were.
+        Some(found) if is_for_all(&sent) => sent.spec.hosts.clone_from(&found.spec.hosts),
+        None if is_for_all(&sent) => return create(app, caller, sent, query).await,
+        _ => {}
+    }
+    sent.validate()?;
     if found.is_none() && query.revision.is_none() && sent.metadata.revision == 0 {
         return create(app, caller, sent, query).await;
     }
@@ -171,6 +191,7 @@ fn check_fixed(current: &Pool, sent: &Pool) -> Result<(), Problem> {
     for (field, changed) in [
         ("spec.type", old.kind != new.kind),
         ("spec.path", old.path != new.path),
+        ("spec.url", old.url != new.url),
         ("spec.hosts", old.hosts != new.hosts),
     ] {
         if changed {
@@ -285,6 +306,15 @@ pub(crate) fn find_ready(tables: &Tables, name: &Name) -> Result<std::sync::Arc<
         Some(pool) if pool.status.phase != PoolPhase::Ready => Err(format!("pool '{name}' is not ready")),
         Some(pool) => Ok(std::sync::Arc::clone(pool)),
     }
+}
+
+/// A pool that takes VMs' own disks.
+pub(crate) fn find_for_disks(tables: &Tables, name: &Name) -> Result<std::sync::Arc<Pool>, String> {
+    let pool = find_ready(tables, name)?;
+    if pool.spec.kind.takes_vm_disks() {
+        return Ok(pool);
+    }
+    Err(format!("pool '{name}' holds volumes only, no disks of VMs' own: choose a pool of type dir"))
 }
 
 /// Whether volumes of so many bytes more may be promised.

@@ -75,8 +75,8 @@ impl Procedure for PoolCreate {
             return Ok(());
         };
         pool.status.phase = PoolPhase::Ready;
-        let (path, by) = (&pool.spec.path, &context.operation.spec.requested_by);
-        let message = format!("pool '{}' was made at {path} by {by}", pool.name());
+        let (place, by) = (pool.spec.place(), &context.operation.spec.requested_by);
+        let message = format!("pool '{}' was made at {place} by {by}", pool.name());
         change.update(&pool)?.event(&context.event(
             Severity::Normal,
             "PoolCreated",

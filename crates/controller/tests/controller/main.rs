@@ -16,6 +16,7 @@ mod hosts_fail;
 mod hosts_work;
 mod late_reports;
 mod networking;
+mod nfs_pools;
 mod policies;
 mod pool_balance;
 mod protection;

@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
+use gantry_types::DiskLocation;
 use serde_json::{Value, json};
 
 use super::volume::{add_slots, add_volume};
@@ -35,6 +36,10 @@ pub enum MachineError {
 }
 
 impl MachineError {
+    pub(super) fn not_utf8(location: &DiskLocation) -> Self {
+        Self::PathNotUtf8 { path: location.to_string().into() }
+    }
+
     pub fn class(&self) -> ErrorClass {
         ErrorClass::Invalid
     }
@@ -145,10 +150,12 @@ impl MachineConfig {
         let paths =
             self.disks.iter().flat_map(|disk| [Some(&disk.path), disk.backing.as_ref().map(|backing| &backing.path)]);
         let boot = self.kernel.iter().flat_map(|boot| [Some(&boot.kernel), boot.initrd.as_ref()]);
-        let volumes = self.volumes.iter().map(|volume| volume.path.as_path());
         let paths = paths.chain(boot).flatten().map(PathBuf::as_path).chain([self.sockets.0.as_path()]);
-        for path in paths.chain(volumes) {
+        for path in paths {
             check_word("path", &path.to_string_lossy(), |c| c != '\0')?;
+        }
+        for volume in &self.volumes {
+            check_word("path", &volume.location.to_string(), |c| c != '\0')?;
         }
         check_word("name", &self.name, |c| c != '\0')?;
         match &self.kernel {

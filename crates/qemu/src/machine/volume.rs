@@ -1,19 +1,18 @@
 //! Volumes: disks that come and go while the machine runs.
 //!
 //! ```text
-//!  virtio-blk-pci vd-ID ── throttle filter v-ID ── qcow2 vf-ID-PLACE ── file
+//!  virtio-blk-pci vd-ID ── throttle filter v-ID ── qcow2 vf-ID-PLACE ── file, or NFS
 //!      on slotN                 group vl-ID
 //! ```
 //! The filter stays when what is below it is replaced, so the device always knows its disk by one name, and limits can be
 //! changed at any time. A machine has [`SLOTS`] places for volumes; on PCI Express each is a root port that is there from
 //! the start, because none can be added later.
 
-use std::path::PathBuf;
-
+use gantry_types::DiskLocation;
 use serde_json::{Value, json};
 
 use super::Arch;
-use super::argv::{Args, MachineError, utf8};
+use super::argv::{Args, MachineError};
 use crate::qmp::command::ThrottleLimits;
 
 /// So many volumes a machine can have.
@@ -35,7 +34,7 @@ pub struct Volume {
     /// 0–7, of no other volume of the machine.
     pub slot: u8,
     /// A qcow2 without a backing image.
-    pub path: PathBuf,
+    pub location: DiskLocation,
     /// Bypass the host's page cache.
     pub direct_io: bool,
     /// Give back to the file system what the guest discards.
@@ -84,10 +83,12 @@ impl Volume {
     /// The volume in this place, without the filter.
     pub(crate) fn format_json(&self) -> Result<Value, MachineError> {
         let (discard, cache) = (self.discard_mode(), json!({"direct": self.direct_io}));
+        let mut file = self.location.node().ok_or_else(|| MachineError::not_utf8(&self.location))?;
+        (file["cache"], file["discard"]) = (cache.clone(), discard.into());
         Ok(json!({
             "driver": "qcow2", "node-name": self.format_node(), "backing": null,
             "cache": cache, "discard": discard, "detect-zeroes": if self.discard { "unmap" } else { "off" },
-            "file": {"driver": "file", "filename": utf8(&self.path)?, "cache": cache, "discard": discard},
+            "file": file,
         }))
     }
 

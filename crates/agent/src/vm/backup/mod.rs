@@ -23,7 +23,7 @@ use super::actor::{Run, VmTask};
 use super::{MONITOR_LIMIT, within};
 use crate::work::Running;
 use job::Job;
-use source::{Disk, Source, scratch_of};
+use source::{Disk, DiskPool, Source, scratch_of};
 
 /// What is done about a VM's backups now, and for which backup.
 pub(crate) enum BackupWork {
@@ -57,6 +57,7 @@ impl VmTask {
         }
         self.check_not_moving()?;
         self.check_no_snapshot_at_work()?;
+        self.expect_exports_answer().await?;
         let job = self.backup_job(request).await?;
         let running = Running::start(|progress, cancel| job.run(progress, cancel));
         let report = running.report();
@@ -67,11 +68,10 @@ impl VmTask {
     async fn backup_job(&self, request: BackUp) -> Result<Job, Problem> {
         let record = self.known()?;
         let (node, pool) = (self.disk_node(), self.disks().await?);
-        let own = Disk { name: job::OWN_DISK.to_owned(), id: self.vm, node, pool };
+        let own = Disk { name: job::OWN_DISK.to_owned(), id: self.vm, node, pool: DiskPool::Own(pool) };
         let mut disks = vec![own];
         for volume in &record.assignment.volumes {
-            let pool = self.host.pools.disks(&volume.pool).await;
-            let pool = pool.map_err(|error| self.storage_problem("volume-missing", &error))?;
+            let pool = DiskPool::Volume(self.host.pools.driver(&volume.pool));
             let node = super::volumes::describe(&self.host, volume).format_node();
             disks.push(Disk { name: volume.name.to_string(), id: volume.uuid, node, pool });
         }

@@ -1,10 +1,13 @@
 //! Where a backup's content comes from: QEMU, which keeps what the guest overwrites, or the files of a VM that is off.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use gantry_qemu::backup::{self, Point};
 use gantry_qemu::qmp::Qmp;
-use gantry_storage::{DirPool, DiskServer, DiskSpec, NbdClient, SERVED_EXPORT, ServeMode};
+use gantry_storage::{
+    DirPool, DiskInfo, DiskServer, DiskSpec, NbdClient, PoolDriver, SERVED_EXPORT, ServeMode, StorageError,
+};
 use gantry_types::Problem;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -32,7 +35,30 @@ pub(super) struct Disk {
     pub id: Uuid,
     /// Of QEMU, below what may be between it and the device.
     pub node: String,
-    pub pool: DirPool,
+    pub pool: DiskPool,
+}
+
+/// Where it lies.
+pub(super) enum DiskPool {
+    /// The VM's own, over its image.
+    Own(DirPool),
+    Volume(Arc<dyn PoolDriver>),
+}
+
+impl DiskPool {
+    async fn find(&self, disk: Uuid) -> Result<Option<DiskInfo>, StorageError> {
+        match self {
+            Self::Own(pool) => pool.disk(disk).await,
+            Self::Volume(driver) => driver.find(disk).await,
+        }
+    }
+
+    async fn serve(&self, disk: Uuid, socket: &Path) -> Result<DiskServer, StorageError> {
+        match self {
+            Self::Own(pool) => pool.serve_disk(disk, socket, ServeMode::ReadOnly).await,
+            Self::Volume(driver) => driver.serve(disk, socket, ServeMode::ReadOnly).await,
+        }
+    }
 }
 
 /// The scratch file for a disk, as if it were a disk of the pool: the same again after an interruption.
@@ -96,7 +122,7 @@ impl Job {
     async fn make_scratch(&self, points: &[Point]) -> Result<(), Problem> {
         for (disk, _) in self.disks.iter().zip(points) {
             let failed = |error| problem(NOT_MADE, &self.what, &error);
-            let found = disk.pool.disk(disk.id).await.map_err(failed)?;
+            let found = disk.pool.find(disk.id).await.map_err(failed)?;
             let found = found.ok_or_else(|| Problem::not_found("disk", &disk.name))?;
             let scratch = scratch_of(disk.id);
             // What an interrupted backup has left is of another instant.
@@ -138,7 +164,7 @@ impl Job {
         let (server, export) = match &self.source {
             Source::Running { .. } => (None, backup::export(place)),
             Source::Stopped => {
-                let served = disk.pool.serve_disk(disk.id, &socket, ServeMode::ReadOnly).await;
+                let served = disk.pool.serve(disk.id, &socket).await;
                 let served = served.map_err(|error| problem(NOT_MADE, &self.what, &error))?;
                 (Some(served), SERVED_EXPORT.to_owned())
             }
