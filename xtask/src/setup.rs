@@ -42,7 +42,7 @@ const TEST_NEEDS: &[(&str, &str)] = &[
     ("/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf", "fonts-dejavu-core"),
     // A real NFS server, in namespaces of the tests' own.
     ("ganesha.nfsd", "nfs-ganesha"),
-    ("/usr/lib/x86_64-linux-gnu/ganesha/libfsalvfs.so", "nfs-ganesha-vfs"),
+    ("/usr/share/doc/nfs-ganesha-vfs", "nfs-ganesha-vfs"),
     ("rpcbind", "rpcbind"),
 ];
 const QEMU_SYSTEM: &str = "qemu-system-x86";
