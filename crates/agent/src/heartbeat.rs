@@ -39,7 +39,11 @@ pub(crate) async fn run(host: Arc<Host>, agent: Arc<Agent>, http: reqwest::Clien
             sequence,
             agent_address: host.config.agent_address.to_string(),
             underlay_address: host.config.underlay_address.to_string(),
-            inventory: Inventory { links: host.links.known(), ..host.qemu.inventory(&host.pool) },
+            inventory: Inventory {
+                links: host.links.known(),
+                lost_pools: host.losses.lost_pools(),
+                ..host.qemu.inventory(&host.pool)
+            },
             metrics: meter.measure(),
             vms,
             networks_generation: host.networks.generation(),
@@ -58,6 +62,7 @@ pub(crate) async fn run(host: Arc<Host>, agent: Arc<Agent>, http: reqwest::Clien
                     host.lease.heard(sent, grant).await;
                 }
                 host.pools.watch(reply.pools);
+                host.losses.may_leave(reply.may_leave);
                 interval = Duration::from_millis(reply.interval_ms.clamp(*INTERVAL_MS.start(), *INTERVAL_MS.end()));
                 if reachable != Some(true) {
                     tracing::info!(url, "the controller answers");
@@ -65,6 +70,7 @@ pub(crate) async fn run(host: Arc<Host>, agent: Arc<Agent>, http: reqwest::Clien
                 reachable = Some(true);
             }
             Err(error) => {
+                host.losses.may_leave([]);
                 if reachable != Some(false) {
                     tracing::warn!(url, %error, "no heartbeat: the VMs of this host run on while its lease is held");
                 }

@@ -13,6 +13,7 @@ use crate::health::Health;
 use crate::inventory::QemuHost;
 use crate::lease::LeaseKeeper;
 use crate::links::Links;
+use crate::losses::Losses;
 use crate::migration::Verdicts;
 use crate::networks::Networks;
 use crate::pools::Pools;
@@ -38,6 +39,7 @@ pub(crate) struct Host {
     pub health: Health,
     pub counted: Counted,
     pub links: Links,
+    pub losses: Losses,
     pub qemu: QemuHost,
     pub uids: Uids,
 }

@@ -124,6 +124,7 @@ impl QemuHost {
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             pools: pools.into_iter().collect(),
             links: None,
+            lost_pools: Default::default(),
         }
     }
 }

@@ -30,6 +30,7 @@ mod inventory;
 mod join;
 mod lease;
 mod links;
+mod losses;
 mod migration;
 mod network_watch;
 mod networks;
@@ -176,7 +177,7 @@ async fn open(config: AgentConfig) -> Result<(Arc<Host>, Vec<Loaded>), AgentErro
     let lease = LeaseKeeper::open(&config).map_err(failed("read what it knows of leases (lease.json)"))?;
     let uids = Uids::new(config.first_uid, records.taken_uids(&loaded));
     let pools = Pools::new(pool.clone());
-    let (services, health, counted, links) = Default::default();
+    let (services, health, counted, links, losses) = Default::default();
     let host = Host {
         config,
         identity,
@@ -192,6 +193,7 @@ async fn open(config: AgentConfig) -> Result<(Arc<Host>, Vec<Loaded>), AgentErro
         health,
         counted,
         links,
+        losses,
         qemu,
         uids,
     };

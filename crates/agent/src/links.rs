@@ -27,6 +27,7 @@ pub(crate) async fn run(host: &Host, shutdown: CancellationToken) {
         match host.networks.links().await {
             Ok(links) => {
                 works = true;
+                host.losses.note_links(&links);
                 *host.links.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(links);
             }
             Err(error) => {

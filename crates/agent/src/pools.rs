@@ -2,7 +2,7 @@
 //!
 //! Which pools are watched is told with the answer to each heartbeat and not written down: an agent without a controller
 //! has nobody to tell. A call brings its pool along, so a volume is served whether or not its pool is watched. A pool
-//! whose file system hangs costs its look, and nothing else.
+//! whose file system hangs costs one thread: the look that hangs there is waited for again, and no other is begun.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,6 +13,7 @@ use gantry_api::storage::{PoolAssignment, PoolReport, VolumeReport};
 use gantry_storage::{DirPool, MarkedDir, NfsPool, PoolDriver, PoolFinding, Sha256Digest, StorageError};
 use gantry_types::{ByteSize, PoolHealth};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -35,6 +36,8 @@ pub(crate) struct Pools {
     drivers: Mutex<HashMap<Uuid, (PoolAssignment, Driver)>>,
     watched: Mutex<Vec<PoolAssignment>>,
     reports: Mutex<Vec<PoolReport>>,
+    /// Looks that have not come back.
+    hanging: Mutex<HashMap<Uuid, JoinHandle<PoolFinding>>>,
     changed: Notify,
     devices: Devices,
     /// What guests read and write on their volumes.
@@ -48,6 +51,7 @@ impl Pools {
             drivers: Mutex::default(),
             watched: Mutex::default(),
             reports: Mutex::default(),
+            hanging: Mutex::default(),
             changed: Notify::new(),
             devices: Devices::default(),
             rates: Arc::default(),
@@ -114,6 +118,10 @@ impl Pools {
         self.changed.notify_one();
     }
 
+    fn watched(&self) -> Vec<PoolAssignment> {
+        lock(&self.watched).clone()
+    }
+
     /// The last look at each.
     pub fn reports(&self) -> Vec<PoolReport> {
         lock(&self.reports).clone()
@@ -122,11 +130,7 @@ impl Pools {
     async fn look(&self) {
         let watched = lock(&self.watched).clone();
         let looks = watched.iter().map(|pool| async {
-            let driver = self.driver(pool);
-            let found = tokio::time::timeout(LOOK_LIMIT, driver.examine()).await.unwrap_or_else(|_| {
-                let reason = format!("it does not answer within {} s", LOOK_LIMIT.as_secs());
-                PoolFinding::broken(PoolHealth::Unreachable, reason)
-            });
+            let found = self.examine(pool).await;
             // Below a file system that does not answer, no device can be asked for.
             let measures = found.health < PoolHealth::Missing && pool.export.is_none();
             let busy = measures.then(|| self.devices.busy_percent(Path::new(&pool.path))).flatten();
@@ -136,6 +140,22 @@ impl Pools {
         let watched = lock(&self.watched);
         *lock(&self.reports) =
             reports.into_iter().filter(|found| watched.iter().any(|pool| pool.uuid == found.pool)).collect();
+        lock(&self.hanging).retain(|known, _| watched.iter().any(|pool| pool.uuid == *known));
+    }
+
+    async fn examine(&self, pool: &PoolAssignment) -> PoolFinding {
+        let hanging = lock(&self.hanging).remove(&pool.uuid);
+        let driver = self.driver(pool);
+        let mut look = hanging.unwrap_or_else(|| tokio::spawn(async move { driver.examine().await }));
+        match tokio::time::timeout(LOOK_LIMIT, &mut look).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => PoolFinding::broken(PoolHealth::Unreachable, format!("it can't be looked at: {error}")),
+            Err(_) => {
+                lock(&self.hanging).insert(pool.uuid, look);
+                let reason = format!("it does not answer within {} s", LOOK_LIMIT.as_secs());
+                PoolFinding::broken(PoolHealth::Unreachable, reason)
+            }
+        }
     }
 }
 
@@ -158,6 +178,7 @@ fn report(pool: Uuid, found: PoolFinding, busy_percent: Option<u32>, rates: &Vol
 pub(crate) async fn run(host: &Host, shutdown: CancellationToken) {
     loop {
         host.pools.look().await;
+        host.losses.note_pools(&host.pools.watched(), &host.pools.reports());
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
             () = host.pools.changed.notified() => {}

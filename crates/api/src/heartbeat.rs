@@ -72,4 +72,7 @@ pub struct HeartbeatReply {
     pub pools: Vec<PoolAssignment>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<LeaseGrant>,
+    /// Of the VMs that it is to give up because it has lost what they need, those that another host can take now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub may_leave: Vec<Uuid>,
 }

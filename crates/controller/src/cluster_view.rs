@@ -136,12 +136,15 @@ struct Basis {
     schedules: Vec<(Name, Selector, Selector)>,
     /// What networks need of hosts' interfaces.
     uplinks: BTreeMap<Name, Uplink>,
+    /// The networks that need an underlay with a link.
+    overlays: BTreeSet<Name>,
 }
 
 impl Basis {
     fn of(tables: &Tables, cluster: &Name, schedules: Vec<(Name, Selector, Selector)>) -> Self {
         let spec = tables.clusters.get(cluster.as_str()).map(|it: &Arc<Cluster>| it.spec.clone());
-        Self { spec: spec.unwrap_or_default(), schedules, uplinks: reach::uplinks(tables) }
+        let (uplinks, overlays) = (reach::uplinks(tables), reach::overlays(tables, cluster));
+        Self { spec: spec.unwrap_or_default(), schedules, uplinks, overlays }
     }
 }
 
@@ -306,10 +309,13 @@ fn is_in(tables: &Tables, cluster: &Name, vm: &Vm) -> bool {
     at.any(|host| tables.hosts.get(host.as_str()).is_some_and(|host| host.spec.cluster == *cluster))
 }
 
-/// `reached`: the pools that the host reaches.
+/// `reached`: the pools that the host is to reach.
 fn host_facts(app: &App, basis: &Basis, host: &Host, reached: &[&Pool]) -> HostFacts {
     let host = &app.model.decorate(host);
-    let pools: Vec<Pool> = reached.iter().map(|pool| app.model.decorate(*pool)).collect();
+    let lost = host.status.inventory.as_ref().map(|inventory| &inventory.lost_pools);
+    let is_lost = |pool: &Pool| lost.is_some_and(|lost| lost.contains(&pool.metadata.uuid));
+    let reached = reached.iter().filter(|pool| !is_lost(pool));
+    let pools: Vec<Pool> = reached.map(|pool| app.model.decorate(*pool)).collect();
     let asleep = matches!(host.status.state, HostState::Sleeping | HostState::Waking);
     HostFacts {
         // To the engine sleep is a property of its own, and a host that is shut out as good as lost.
@@ -319,7 +325,7 @@ fn host_facts(app: &App, basis: &Basis, host: &Host, reached: &[&Pool]) -> HostF
             None => host.status.state,
         },
         asleep,
-        out_of_reach: reach::out_of_reach(&basis.uplinks, host),
+        out_of_reach: reach::out_of_reach(&basis.uplinks, &basis.overlays, host),
         maintenance: host.status.maintenance != Maintenance::Off,
         wake_proven: host.status.wake_proof.is_some() && host.spec.power.is_some(),
         ..HostFacts::from(host).with_pools(&pools)

@@ -1,9 +1,10 @@
 //! What a network needs of the interfaces of hosts, and which hosts don't have it. Pure.
 //!
 //! A bridged network continues on an interface that a host has or has not; the networks behind a router whose way out is
-//! such a network need it, too. An overlay needs an underlay that can carry its frames.
+//! such a network need it, too. An overlay needs an underlay that can carry its frames, and that has a link while that of
+//! another host of the cluster has one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_types::{Host, HostLinks, Name, Network, Problem, Resource, vxlan_overhead_bytes};
 
@@ -37,17 +38,44 @@ pub fn uplinks(tables: &Tables) -> BTreeMap<Name, Uplink> {
     needed
 }
 
+/// The networks between the hosts of a cluster; none while no host's underlay has a link, because then they end at their
+/// hosts, and none is better than another.
+pub fn overlays(tables: &Tables, cluster: &Name) -> BTreeSet<Name> {
+    let mut hosts = tables.hosts.values().filter(|host| host.spec.cluster == *cluster);
+    let has_link = |host: &Host| links_of(host).is_some_and(|links| underlay_without_link(links).is_none());
+    if !hosts.any(|host| has_link(host)) {
+        return BTreeSet::new();
+    }
+    let overlays = tables.networks.values().filter(|network| network.spec.interface.is_none());
+    overlays.map(|network| network.metadata.name.clone()).collect()
+}
+
+fn underlay_without_link(links: &HostLinks) -> Option<&String> {
+    links.underlay.as_ref().filter(|interface| links.without_link.contains(*interface))
+}
+
 /// The networks that a host does not reach, with the reason. One that has not told what it has is believed to have all.
-pub fn out_of_reach(uplinks: &BTreeMap<Name, Uplink>, host: &Host) -> BTreeMap<Name, String> {
+pub fn out_of_reach(
+    uplinks: &BTreeMap<Name, Uplink>,
+    overlays: &BTreeSet<Name>,
+    host: &Host,
+) -> BTreeMap<Name, String> {
     let Some(links) = links_of(host) else { return BTreeMap::new() };
+    let unlinked = underlay_without_link(links);
+    let cut_off = unlinked.into_iter().flat_map(|interface| {
+        overlays
+            .iter()
+            .map(move |network| (network.clone(), format!("its underlay interface '{interface}' has no link")))
+    });
     let lacking = |(network, uplink): (&Name, &Uplink)| Some((network.clone(), uplink.lacking(network, links)?));
-    uplinks.iter().filter_map(lacking).collect()
+    cut_off.chain(uplinks.iter().filter_map(lacking)).collect()
 }
 
 impl Uplink {
     fn lacking(&self, network: &Name, links: &HostLinks) -> Option<String> {
         let Self { interface, mtu, network: of } = self;
         let fault = match links.interfaces.get(interface) {
+            _ if links.without_link.contains(interface) => "has no link".to_owned(),
             Some(actual) if actual >= mtu => return None,
             Some(actual) => format!("has an MTU of {actual}, less than its {mtu}"),
             None => "is not there, or is used otherwise".to_owned(),

@@ -26,6 +26,7 @@ pub mod attempts;
 pub mod fencing;
 pub mod lease;
 pub mod ledger;
+pub mod loss;
 mod moment;
 pub mod probe;
 pub mod reaction;

@@ -203,6 +203,8 @@ impl DataPlane for FakeDataPlane {
         let free = world.uplinks.iter().filter(|(_, (_, used))| used.is_none());
         Ok(HostLinks {
             underlay_mtu: world.underlay.get(&underlay).map(|report| report.mtu),
+            underlay: world.underlay.get(&underlay).map(|report| report.interface.clone()),
+            without_link: Default::default(),
             interfaces: free.map(|(name, (mtu, _))| (name.clone(), *mtu)).collect(),
         })
     }

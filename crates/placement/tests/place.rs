@@ -43,6 +43,7 @@ fn host(text: &str, memory_mib: u64) -> Host {
             free: ByteSize::gib(5),
         }],
         links: None,
+        lost_pools: Default::default(),
     });
     host
 }

@@ -26,6 +26,15 @@ pub struct HaSpec {
     /// With `restart`: what is done when its application fails a liveness probe.
     #[serde(skip_serializing_if = "FailureReaction::is_default")]
     pub on_application_failure: FailureReaction,
+    /// What is done when its host has lost a pool that a disk of it is in, while it lives itself.
+    #[serde(skip_serializing_if = "LossReaction::is_pool_default")]
+    pub on_pool_loss: LossReaction,
+    /// What is done when the interface that its network needs has no link on its host, which answers all the same.
+    #[serde(skip_serializing_if = "LossReaction::is_network_default")]
+    pub on_network_loss: LossReaction,
+    /// The seconds after which a pool or a link that is gone counts as lost, 10–3600.
+    #[serde(skip_serializing_if = "is_usual_loss")]
+    pub loss_s: u32,
     /// With `restart`: its disk goes back to its last known good state when guest or application have failed this often,
     /// 1–20, without having been good in between; never if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,6 +50,13 @@ pub struct HaSpec {
     pub watchdog: bool,
 }
 
+/// Longer than a storage path takes to fail over, and than a switch's port to come up again.
+const LOSS_S: u32 = 60;
+
+fn is_usual_loss(loss_s: &u32) -> bool {
+    *loss_s == LOSS_S
+}
+
 impl Default for HaSpec {
     fn default() -> Self {
         Self {
@@ -49,6 +65,9 @@ impl Default for HaSpec {
             depends_on: Vec::new(),
             on_guest_failure: FailureReaction::Restart,
             on_application_failure: FailureReaction::Restart,
+            on_pool_loss: LossReaction::RestartElsewhere,
+            on_network_loss: LossReaction::Alarm,
+            loss_s: LOSS_S,
             roll_back_after: None,
             restarts_per_hour: 5,
             hang_s: 30,
@@ -70,6 +89,9 @@ impl HaSpec {
         }
         if !(10..=3600).contains(&self.hang_s) {
             problem = problem.field("spec.ha.hang_s", format!("{} is out of range, use 10 to 3600", self.hang_s));
+        }
+        if !(10..=3600).contains(&self.loss_s) {
+            problem = problem.field("spec.ha.loss_s", format!("{} is out of range, use 10 to 3600", self.loss_s));
         }
         if let Some(failures) = self.roll_back_after.filter(|failures| !(1..=20).contains(failures)) {
             problem = problem
@@ -120,6 +142,25 @@ impl FailureReaction {
     }
 }
 
+/// What is done about a VM whose host has lost what it needs, and lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LossReaction {
+    /// It is told of and nothing is done.
+    Alarm,
+    /// With the policy `restart`: once another host can take it, its host ends its QEMU, and it is started there.
+    RestartElsewhere,
+}
+
+impl LossReaction {
+    fn is_pool_default(&self) -> bool {
+        *self == Self::RestartElsewhere
+    }
+    fn is_network_default(&self) -> bool {
+        *self == Self::Alarm
+    }
+}
+
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Priority {
@@ -155,9 +196,12 @@ pub struct HaStatus {
     /// It has failed and is started again then (the host's clock).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_at: Option<Timestamp>,
-    /// What is wrong with it, where its policy is only to tell of it.
+    /// What is wrong with it, where nothing is done about that, or not yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unhealthy: Option<String>,
+    /// Its host has lost what it needs and gives it up as soon as another one can take it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stranded: bool,
     /// It has failed, and its host leaves it to the controller to start it elsewhere.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub elsewhere: bool,

@@ -1,6 +1,6 @@
 //! `host`: a server that runs VMs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -209,6 +209,9 @@ pub struct Inventory {
     /// What networks find there; absent until the agent has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub links: Option<HostLinks>,
+    /// The pools that it is to reach and does not, by their UUIDs.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub lost_pools: BTreeSet<Uuid>,
 }
 
 /// What networks find on a host.
@@ -220,6 +223,12 @@ pub struct HostLinks {
     /// The MTU of each interface that a bridged network can have for itself, by name.
     #[serde(default)]
     pub interfaces: BTreeMap<String, u32>,
+    /// The interface that has the underlay address, if one has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub underlay: Option<String>,
+    /// The host's own interfaces that have no link: no cable, or switched off.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub without_link: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -65,7 +65,7 @@ pub use error::ErrorClass;
 pub use event::{Event, EventSpec, EventStatus, Severity};
 pub use fencing::{Fence, FenceProof, FenceProofKind, HostFence, HostLease, LeaseStanding, Member, Members};
 pub use flow::{Flow, FlowPlace, FlowTuple, TcpFlow};
-pub use ha::{Displaced, FailureReaction, HaPolicy, HaSpec, HaStatus, Priority};
+pub use ha::{Displaced, FailureReaction, HaPolicy, HaSpec, HaStatus, LossReaction, Priority};
 pub use host::{
     Asleep, CpuInfo, Host, HostLinks, HostMetrics, HostPower, HostSpec, HostState, HostStatus, Inventory, Maintenance,
     PoolInfo, PowerDriverKind, WakeProof,

@@ -23,11 +23,15 @@ use super::room::Hold;
 use super::{Command, MONITOR_LIMIT, Shared, liveness, within};
 use crate::host::Host;
 use crate::lease::LeaseView;
+use crate::losses::LossView;
 use crate::migration::{Interrupted, SendingTask};
 use crate::records::{End, Record};
 
 /// After QEMU has gone its last events are read; this is how long they may take.
 const LAST_EVENTS_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long a file system may take to give up a lock.
+const LET_GO_LIMIT: Duration = Duration::from_secs(5);
 
 const PANICKED: &str = "the guest's kernel panicked";
 const NOT_FED: &str = "the guest hangs: it has not fed its watchdog";
@@ -63,6 +67,7 @@ pub(crate) struct VmTask {
     pub(super) protection: Protection,
     pub(super) probing: Option<Probing>,
     pub(super) lease_views: watch::Receiver<LeaseView>,
+    pub(super) loss_views: watch::Receiver<LossView>,
     pub(crate) shared: Arc<Shared>,
     commands: mpsc::Receiver<Command>,
     pub(crate) self_commands: mpsc::WeakSender<Command>,
@@ -94,7 +99,7 @@ impl VmTask {
         shared: Arc<Shared>,
     ) -> Self {
         let recovering = record.is_some();
-        let lease_views = host.lease.views();
+        let (lease_views, loss_views) = (host.lease.views(), host.losses.views());
         let task = Self {
             host,
             vm,
@@ -116,6 +121,7 @@ impl VmTask {
             protection: Protection::new(),
             probing: None,
             lease_views,
+            loss_views,
             shared,
             commands,
             self_commands,
@@ -140,6 +146,7 @@ impl VmTask {
             self.plan_probes();
             self.heed_probes();
             self.heed_failure().await;
+            self.heed_losses();
             self.publish();
             let run_dir = self.host.records.run_dir(self.vm);
             // Nothing can be looked after while QEMU is silent, and each look would cut short the attempt to reach it.
@@ -159,6 +166,8 @@ impl VmTask {
                 }
                 // The keeper lives as long as the host: this ends only with a change.
                 _ = self.lease_views.changed() => Next::Continue,
+                _ = self.loss_views.changed() => Next::Continue,
+                () = moment(self.protection.loss_at) => Next::Continue,
                 () = moment(self.keep_up_at) => {
                     self.keep_up().await;
                     Next::Continue
@@ -377,7 +386,7 @@ impl VmTask {
         }
         self.note_failed_end();
         let files = machine::files(&self.host, self.vm);
-        self.run = Run::Off;
+        self.let_go().await;
         self.disk_move = None;
         self.interrupted = None;
         self.shared.forget_run();
@@ -405,6 +414,16 @@ impl VmTask {
             self.keep_to_itself();
         }
         Next::Continue
+    }
+
+    /// Nothing of QEMU is there any more. A disk's lock is given up on its file system, which may have gone: that is not
+    /// waited for for ever, and who takes the disk over finds it locked for as long.
+    async fn let_go(&mut self) {
+        let run = std::mem::replace(&mut self.run, Run::Off);
+        let dropped = tokio::task::spawn_blocking(move || drop(run));
+        if tokio::time::timeout(LET_GO_LIMIT, dropped).await.is_err() {
+            tracing::warn!(vm = %self.vm, "the lock of its disk is not given up yet: its file system does not answer");
+        }
     }
 
     fn probe(&self) -> Result<liveness::Probe, Problem> {

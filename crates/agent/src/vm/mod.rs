@@ -47,6 +47,7 @@ mod revert;
 mod room;
 mod screen;
 mod snapshots;
+mod stranding;
 mod volume_move;
 mod volumes;
 

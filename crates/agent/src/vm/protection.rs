@@ -22,6 +22,7 @@ use gantry_types::{HaPolicy, HaSpec, HaStatus, PowerState, Problem, Timestamp};
 use tokio::time::Instant;
 
 use super::actor::{Run, VmTask};
+use super::stranding::Stranded;
 use crate::records::Record;
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -39,6 +40,12 @@ pub(crate) struct Protection {
     pub noticed: Option<(Failure, String)>,
     /// What is wrong with it, where that is only told.
     pub unhealthy: Option<(Failure, String)>,
+    /// Its host has lost what it needs.
+    pub stranded: Option<Stranded>,
+    /// When that is looked at again, though nothing has happened.
+    pub loss_at: Option<Instant>,
+    /// Its QEMU was killed then and has not been seen to end.
+    pub condemned_at: Option<Instant>,
     /// When it is looked for life; `None` if there is nothing to look at.
     pub look_at: Option<Instant>,
     /// Silence before this says nothing: the guest was paused or on its way, or QEMU was not known yet.
@@ -55,6 +62,9 @@ impl Protection {
             next_at: None,
             noticed: None,
             unhealthy: None,
+            stranded: None,
+            loss_at: None,
+            condemned_at: None,
             look_at: None,
             watched_from: now,
         }
@@ -74,10 +84,13 @@ impl Protection {
 
     /// What its record says, and what only this task knows.
     pub fn status(&self, known: &HaStatus, elsewhere: bool) -> HaStatus {
+        let stranded = self.stranded.as_ref();
+        let unhealthy = self.unhealthy.as_ref().map(|(_, reason)| reason);
         HaStatus {
             within_hour: self.attempts.count(self.moment(Instant::now())) as u64,
             next_at: self.next_at,
-            unhealthy: self.unhealthy.as_ref().map(|(_, reason)| reason.clone()),
+            unhealthy: stranded.map(|stranded| &stranded.why).or(unhealthy).cloned(),
+            stranded: stranded.is_some_and(|stranded| stranded.awaits),
             elsewhere,
             ..known.clone()
         }
@@ -98,7 +111,7 @@ impl Protection {
         self.watched_from = Instant::now();
     }
 
-    fn moment(&self, at: Instant) -> Moment {
+    pub fn moment(&self, at: Instant) -> Moment {
         Moment::from(at.saturating_duration_since(self.origin))
     }
 
@@ -107,7 +120,7 @@ impl Protection {
         (self.watched_from, self.look_at, self.unhealthy) = (now, None, None);
     }
 
-    fn instant(&self, at: Moment) -> Instant {
+    pub fn instant(&self, at: Moment) -> Instant {
         self.origin + Duration::from_millis(at.0)
     }
 }

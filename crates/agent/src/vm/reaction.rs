@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use gantry_ha::reaction::{self, Decision, Failure, Next, Situation};
 use gantry_qemu::qmp::command::{Cont, SystemReset};
 use gantry_types::{HaPolicy, PowerState, Problem, RecoveryPointKind, Timestamp};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::actor::{Run, VmTask};
@@ -92,7 +93,7 @@ impl VmTask {
     }
 
     /// Ends a QEMU whose guest is of no use any more; what follows is as after any other failure.
-    fn condemn(&mut self, reason: String, next: Next) {
+    pub(super) fn condemn(&mut self, reason: String, next: Next) {
         let process = match &self.run {
             Run::Off => return,
             Run::On(machine) => machine.process.kill(),
@@ -103,6 +104,7 @@ impl VmTask {
             tracing::error!(vm = %self.vm, %error, "cannot end QEMU");
         }
         self.expected_end = Some(End { next, ..End::failed(reason) });
+        self.protection.condemned_at = Some(Instant::now());
         self.protection.watch_anew();
     }
 

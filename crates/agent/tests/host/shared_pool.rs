@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use gantry_api::agent::{AdoptVm, Assignment, PowerAction, VmRunState};
+use gantry_api::agent::{AdoptVm, Assignment, PowerAction, PowerRequest, VmRunState};
 use gantry_api::storage::PoolAssignment;
 use gantry_api::{AgentApi, StorageApi};
-use gantry_types::{PoolType, PowerState};
+use gantry_types::{HaPolicy, HaSpec, PoolType, PowerState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use crate::world::{World, code, in_world, request};
 
-/// A pool that both hosts have joined, and a VM that runs on the first with its disk there.
-async fn a_vm_in_a_pool(world: &World, place: &Path) -> (PoolAssignment, Assignment) {
+/// A pool that both hosts have joined.
+async fn shared(world: &World, place: &Path) -> PoolAssignment {
     std::fs::set_permissions(place, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let pool = PoolAssignment {
         uuid: Uuid::new_v4(),
@@ -30,6 +30,12 @@ async fn a_vm_in_a_pool(world: &World, place: &Path) -> (PoolAssignment, Assignm
     );
     world.agent(0).open_pool(&pool).await.unwrap();
     world.agent(1).join_pool(&pool).await.unwrap();
+    pool
+}
+
+/// The same, and a VM that runs on the first with its disk there.
+async fn a_vm_in_a_pool(world: &World, place: &Path) -> (PoolAssignment, Assignment) {
+    let pool = shared(world, place).await;
     let mut vm = world.assignment("web-1");
     vm.disk.pool = Some(pool.clone());
     world.boot(0, &vm).await;
@@ -129,5 +135,53 @@ fn a_pool_that_is_not_mounted_starts_nothing_and_forgets_nothing() {
         let seen = agent.power(vm.uuid, &request(&vm, PowerAction::Start)).await.unwrap();
         assert_eq!((seen.state, vm.power), (VmRunState::Running, PowerState::Running));
         agent.remove_vm(vm.uuid, vm.epoch).await.unwrap();
+    });
+}
+
+#[test]
+fn a_vm_whose_host_has_lost_its_link_is_told_of_and_one_whose_pool_is_gone_is_given_up_to_others() {
+    in_world(2, async |world| {
+        let place = tempfile::tempdir().unwrap();
+        let pool = shared(&world, place.path()).await;
+        world.on_host(0, "ip link add lan0 type veth peer name lan0-end");
+        world.on_host(0, "ip link set lan0-end up");
+        let ha = HaSpec { policy: HaPolicy::Restart, loss_s: 10, ..HaSpec::default() };
+        let mut vm = Assignment { ha, ..world.assignment("web-1") };
+        vm.disk.pool = Some(pool.clone());
+        vm.nics[0].interface = Some("lan0".to_owned());
+        world.boot(0, &vm).await;
+        world.controller.lock().unwrap().pools = vec![pool.clone()];
+
+        world.on_host(0, "ip link set lan0-end down");
+        let seen = world.until(0, vm.uuid, "the link is missed", |vm| vm.ha.status.unhealthy.is_some()).await;
+        let why = seen.ha.status.unhealthy.unwrap();
+        assert_eq!(why, "interface 'lan0' of its host has no link, for 10 s and longer");
+        assert_eq!((seen.state, seen.ha.status.stranded), (VmRunState::Running, false));
+        let links = world.last_heartbeat(0).unwrap().inventory.links.unwrap();
+        assert!(links.without_link.contains("lan0") && links.underlay.is_some(), "{links:?}");
+        assert!(!links.without_link.contains(&links.underlay.unwrap()));
+
+        // Another file system lies over the pool, on this host only.
+        world.on_host(0, &format!("mount -t tmpfs none {}", pool.path));
+        let seen = world.until(0, vm.uuid, "the pool is missed", |vm| vm.ha.status.stranded).await;
+        let why = seen.ha.status.unhealthy.unwrap();
+        assert!(
+            why.starts_with("pool 'nas' is missing on its host: ") && why.ends_with("for 10 s and longer"),
+            "{why}"
+        );
+        assert_eq!((seen.state, world.qemus(0).len()), (VmRunState::Running, 1), "nobody has said who would start it");
+        assert_eq!(world.last_heartbeat(0).unwrap().inventory.lost_pools, [pool.uuid].into());
+
+        world.controller.lock().unwrap().may_leave = vec![vm.uuid];
+        let seen = world.until(0, vm.uuid, "it is given up", |vm| vm.ha.status.elsewhere).await;
+        assert_eq!((seen.state, world.qemus(0).len()), (VmRunState::Failed, 0));
+        assert!(seen.reason.unwrap().starts_with("pool 'nas' is missing"));
+        vm.nics[0].interface = None;
+        world.agent(1).adopt_vm(vm.uuid, &adopt(&vm, 2)).await.unwrap();
+        let start = PowerRequest { epoch: 2, action: PowerAction::Start };
+        world.agent(1).power(vm.uuid, &start).await.unwrap();
+        world.until(1, vm.uuid, "it runs elsewhere", |vm| vm.guest_agent).await;
+        assert_eq!(lease(&pool, &vm), ("host-2".to_owned(), 2));
+        assert_eq!(world.qemus(0).len(), 0);
     });
 }

@@ -18,6 +18,7 @@ use gantry_api::agent::*;
 use gantry_api::fencing::LeaseGrant;
 use gantry_api::heartbeat::{Heartbeat, HeartbeatReply};
 use gantry_api::rest::{JoinRequest, JoinResponse, RenewRequest};
+use gantry_api::storage::PoolAssignment;
 use gantry_api::{AgentApi, paths};
 use gantry_hostlink::AgentClient;
 use gantry_storage::{ImageStore, ImportLimits, ImportOptions};
@@ -52,6 +53,8 @@ pub struct Answers {
     /// Not at all.
     pub silent: bool,
     pub lease: Option<LeaseGrant>,
+    pub pools: Vec<PoolAssignment>,
+    pub may_leave: Vec<Uuid>,
 }
 
 pub struct TestHost {
@@ -239,6 +242,14 @@ impl World {
         }
     }
 
+    /// A command on a host, which sees its own interfaces and mounts.
+    pub fn on_host(&self, host: usize, command: &str) {
+        let pid = self.agent_pid(host).to_string();
+        let words = command.split(' ');
+        let status = Command::new("nsenter").args(["-t", &pid, "-n", "-m", "--"]).args(words).status().unwrap();
+        assert!(status.success(), "{command}");
+    }
+
     /// What a host said last.
     pub fn last_heartbeat(&self, host: usize) -> Option<Heartbeat> {
         let address = format!("{}:7443", self.hosts[host].address);
@@ -349,8 +360,9 @@ fn controller(
     let heartbeat = async move |Json(heartbeat): Json<Heartbeat>| {
         heartbeats.lock().unwrap().push(heartbeat);
         let answers = answers.lock().unwrap();
-        let lease = answers.lease.clone();
-        let reply = HeartbeatReply { interval_ms: 200, pools: Vec::new(), lease };
+        let Answers { lease, pools, may_leave, .. } = &*answers;
+        let (lease, pools, may_leave) = (lease.clone(), pools.clone(), may_leave.clone());
+        let reply = HeartbeatReply { interval_ms: 200, pools, lease, may_leave };
         if answers.silent { Err(StatusCode::SERVICE_UNAVAILABLE) } else { Ok(Json(reply)) }
     };
     let content = async move |UrlPath(_): UrlPath<String>| std::fs::read(&image).unwrap();

@@ -7,7 +7,8 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use gantry_types::{
-    Arch, ByteSize, Display, FailureReaction, Firmware, HaPolicy, MacAddress, Name, NicSpec, PostCopy, Priority,
+    Arch, ByteSize, Display, FailureReaction, Firmware, HaPolicy, LossReaction, MacAddress, Name, NicSpec, PostCopy,
+    Priority,
 };
 
 use super::{FollowOptions, ListOptions, Part, parse_duration, probe::ProbeOptions};
@@ -232,6 +233,15 @@ pub struct Set {
     /// With --ha restart: what is done when its application fails a liveness probe; also while it runs
     #[arg(long, value_name = "REACTION", group = "change", value_parser = PossibleValuesParser::new(REACTIONS).try_map(|text| reaction(&text)))]
     pub on_app_failure: Option<FailureReaction>,
+    /// With --ha restart: what is done when its host has lost a pool that a disk of it is in; also while it runs
+    #[arg(long, value_name = "REACTION", group = "change", value_parser = PossibleValuesParser::new(LOSS_REACTIONS).try_map(|text| loss_reaction(&text)))]
+    pub on_pool_loss: Option<LossReaction>,
+    /// With --ha restart: what is done when the interface that its network needs has no link on its host; also while it runs
+    #[arg(long, value_name = "REACTION", group = "change", value_parser = PossibleValuesParser::new(LOSS_REACTIONS).try_map(|text| loss_reaction(&text)))]
+    pub on_network_loss: Option<LossReaction>,
+    /// After how long a pool or a link that is gone counts as lost
+    #[arg(long, value_name = "SECONDS", group = "change", value_parser = clap::value_parser!(u32).range(10..=3600))]
+    pub ha_loss: Option<u32>,
     /// With --ha restart: bring its disk back to its last known good state after this many failures of guest or application
     /// without having been good in between; 'never' takes it back
     #[arg(long, value_name = "N|never", group = "change", value_parser = parse_roll_back)]
@@ -265,6 +275,12 @@ pub struct Set {
 }
 
 const REACTIONS: [&str; 4] = ["restart", "reset", "restart-elsewhere", "alarm"];
+
+const LOSS_REACTIONS: [&str; 2] = ["alarm", "restart-elsewhere"];
+
+fn loss_reaction(text: &str) -> Result<LossReaction, String> {
+    parse_by_api_name(&text.replace('-', "_"))
+}
 
 fn reaction(text: &str) -> Result<FailureReaction, String> {
     parse_by_api_name(&text.replace('-', "_"))

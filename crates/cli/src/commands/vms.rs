@@ -213,6 +213,9 @@ async fn set(session: &Session, arguments: VmSet) -> Result<(), Failure> {
     ha.hang_s = arguments.ha_hang.unwrap_or(ha.hang_s);
     ha.on_guest_failure = arguments.on_guest_failure.unwrap_or(ha.on_guest_failure);
     ha.on_application_failure = arguments.on_app_failure.unwrap_or(ha.on_application_failure);
+    ha.on_pool_loss = arguments.on_pool_loss.unwrap_or(ha.on_pool_loss);
+    ha.on_network_loss = arguments.on_network_loss.unwrap_or(ha.on_network_loss);
+    ha.loss_s = arguments.ha_loss.unwrap_or(ha.loss_s);
     ha.roll_back_after = arguments.roll_back_after.map_or(ha.roll_back_after, |after| after.0);
     if arguments.no_dependencies || !arguments.depends_on.is_empty() {
         ha.depends_on = arguments.depends_on;

@@ -2,7 +2,8 @@
 
 use gantry_api::rest::{HaExplanation, HaSentence, VmExplanation};
 use gantry_types::{
-    FailureReaction, HaPolicy, HaStatus, Name, Pool, Probe, ProbeKind, ProbeState, Problem, Resource, Vm, VmPhase,
+    FailureReaction, HaPolicy, HaSpec, HaStatus, LossReaction, Name, Pool, Probe, ProbeKind, ProbeState, Problem,
+    Resource, Vm, VmPhase,
 };
 
 use super::{App, Caller, explain as placement};
@@ -49,6 +50,8 @@ fn explain(vm: &Vm, pool: Option<&Pool>, placement: &VmExplanation) -> HaExplana
                 let what = "without having been good in between, its disk goes back to its last known good state";
                 rows.push(("if worn out", format!("after {failures} failures of guest or application {what}")));
             }
+            rows.push(("if a pool is lost", loss(ha, ha.on_pool_loss, host, "does not reach a pool of its disks")));
+            rows.push(("if its link is lost", loss(ha, ha.on_network_loss, host, "has no link for its network")));
             rows.push((
                 "if that repeats",
                 format!("pauses of 5 s, 10 s, 20 s and so on, {limit} restarts within an hour"),
@@ -69,7 +72,11 @@ fn explain(vm: &Vm, pool: Option<&Pool>, placement: &VmExplanation) -> HaExplana
         rows.push(("it waits then for", format!("{} to be ready, for two minutes at most", names.join(", "))));
     }
     if let Some(unhealthy) = &done.unhealthy {
-        rows.push(("only told of", unhealthy.clone()));
+        let what = format!("{unhealthy}; it is given up there as soon as another host can take it");
+        rows.push(match done.stranded {
+            true => ("stranded", what),
+            false => ("only told of", unhealthy.clone()),
+        });
     }
     if done.restarts + done.resets > 0 {
         let when = done.last_at.map_or_else(String::new, |at| format!(" at {at}"));
@@ -96,6 +103,16 @@ fn done_about(reaction: FailureReaction, host: &str) -> String {
         FailureReaction::Reset => format!("{host} resets its machine"),
         FailureReaction::RestartElsewhere => format!("it is started on another host than {host} if its disk allows"),
         FailureReaction::Alarm => "it is told of and nothing is done".to_owned(),
+    }
+}
+
+fn loss(ha: &HaSpec, reaction: LossReaction, host: &str, what: &str) -> String {
+    let after = format!("after {} s in which {host} {what} and lives,", ha.loss_s);
+    match reaction {
+        LossReaction::Alarm => format!("{after} it is told of and nothing is done"),
+        LossReaction::RestartElsewhere => {
+            format!("{after} {host} ends it once another host can take it, and it is started there")
+        }
     }
 }
 
@@ -237,6 +254,21 @@ mod tests {
             "10 s apart, it is told of and nothing is done",
             "0 and 2 resets and 1 returns to a good state on host-1",
             "only told of port 80 refuses connections",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+
+    #[test]
+    fn what_follows_a_loss_is_told_and_what_it_waits_for() {
+        let ha = json!({"policy": "restart", "loss_s": 30, "on_network_loss": "alarm"});
+        let done = json!({"unhealthy": "pool 'nas' is missing on its host", "stranded": true});
+        let vm = vm(ha, json!({"phase": "running", "host": "host-1", "ha": done}));
+        let text = told(&explain(&vm, None, &placement(true)));
+        for part in [
+            "after 30 s in which host-1 does not reach a pool of its disks and lives, host-1 ends it once",
+            "after 30 s in which host-1 has no link for its network and lives, it is told of and nothing is done",
+            "stranded pool 'nas' is missing on its host; it is given up there as soon as another host can take it",
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }

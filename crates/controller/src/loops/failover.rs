@@ -21,12 +21,14 @@ use gantry_ha::{
     attempts::{Attempts, RetryPolicy},
     restart::{Candidate, State, Tier, Wait, plan},
 };
-use gantry_types::{Displaced, HaPolicy, Host, Name, PowerState, Priority, Problem, Resource, Severity, Vm, VmPhase};
+use gantry_types::{
+    Displaced, HaPolicy, Host, Name, Pool, PowerState, Priority, Problem, Resource, Severity, Vm, VmPhase,
+};
 use uuid::Uuid;
 
 use super::woken;
 use crate::{
-    app::{App, Caller, fence, pool::is_disk_shared, vm},
+    app::{App, Caller, fence, pool::is_disk_shared, vm, volume},
     leases::moment,
     objects::Change,
     operations::place_elsewhere,
@@ -131,6 +133,7 @@ async fn begin(app: &App, vm: &Vm, memory: &mut Memory, now: Moment) -> Result<(
     let is_in_service = host.as_ref().is_some_and(|host| host.is_in_service());
     let may_leave_for_failure = || may_leave(app, vm, host.as_deref()).is_ok() && place_elsewhere(app, vm).is_ok();
     if is_in_service && !(has_failed && may_leave_for_failure()) {
+        expect_pools(app, vm, host.as_deref())?;
         vm::start(app, &Caller::controller(), name, &WriteQuery::default()).await?;
     } else {
         may_leave(app, vm, host.as_deref())?;
@@ -142,8 +145,8 @@ async fn begin(app: &App, vm: &Vm, memory: &mut Memory, now: Moment) -> Result<(
     Ok(())
 }
 
-/// Whether it may be started on another host than the one that was shut out.
-fn may_leave(app: &App, vm: &Vm, host: Option<&Host>) -> Result<(), Problem> {
+/// Whether it may be started on another host than the one that was shut out, or has given it up.
+pub(super) fn may_leave(app: &App, vm: &Vm, host: Option<&Host>) -> Result<(), Problem> {
     let at = host.map_or_else(|| "its host".to_owned(), |host| format!("host '{}'", host.name()));
     let waits = |why: &str| Err(Problem::conflict("vm-waits", format!("{why}; {at} starts it when it is back")));
     if vm.spec.ha.policy == HaPolicy::None {
@@ -156,6 +159,21 @@ fn may_leave(app: &App, vm: &Vm, host: Option<&Host>) -> Result<(), Problem> {
         return waits("no other host reaches its disk");
     }
     Ok(())
+}
+
+/// Its host can't start it without the pools of its disks.
+fn expect_pools(app: &App, vm: &Vm, host: Option<&Host>) -> Result<(), Problem> {
+    let Some(host) = host else { return Ok(()) };
+    let lost = host.status.inventory.as_ref().map(|inventory| &inventory.lost_pools);
+    let is_lost = |pool: &Pool| lost.is_some_and(|lost| lost.contains(&pool.metadata.uuid));
+    let lost = app.model.read(|tables| {
+        let of_volumes = volume::of_vm(tables, vm).into_iter().map(|volume| volume.spec.pool.clone());
+        let names = vm.spec.pool.iter().cloned().chain(of_volumes).collect::<Vec<_>>();
+        names.into_iter().find(|name| tables.pools.get(name.as_str()).is_some_and(|pool| is_lost(pool)))
+    });
+    let Some(pool) = lost else { return Ok(()) };
+    let detail = format!("no other host can take it, and host '{}' does not reach pool '{pool}'", host.name());
+    Err(Problem::conflict("vm-waits", detail))
 }
 
 /// It surely does not run, and its host does not start it.

@@ -14,7 +14,7 @@ use gantry_api::{
 };
 use gantry_types::{ByteSize, Host, HostState, Inventory, Name, Pool, PoolPhase, Problem, Resource, Severity, Vm};
 
-use super::observed_vm::settle;
+use super::{observed_vm::settle, stranded};
 use crate::{
     app::{App, fence, host::address_owner, pool},
     history::{Measured, Subject},
@@ -40,7 +40,8 @@ pub async fn heartbeat(app: &App, host: &Name, beat: Heartbeat) -> Result<Heartb
     let known = app.model.get::<Host>(host.as_str()).unwrap_or(known);
     let lease = beat.lease.as_ref().map(|report| app.leases.grant(app, &known, report));
     let interval_ms = app.config.heartbeat_interval.as_millis() as u64;
-    let reply = HeartbeatReply { interval_ms, pools: pools_of(app, host), lease };
+    let may_leave = stranded::may_leave(app, host, &beat.vms);
+    let reply = HeartbeatReply { interval_ms, pools: pools_of(app, host), lease, may_leave };
     if !remember(app, host, &beat) {
         return Ok(reply);
     }

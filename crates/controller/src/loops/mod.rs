@@ -22,6 +22,7 @@ pub mod protection_distributor;
 pub mod resource_distributor;
 pub mod router_addresses;
 pub mod snapshot_schedules;
+pub mod stranded;
 pub mod stray_vms;
 
 use std::{sync::Arc, time::Duration};

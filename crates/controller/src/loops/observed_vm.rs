@@ -131,8 +131,14 @@ fn note_reactions(vm: &mut Vm, host: &Name, observation: &VmObservation) -> Vec<
         events.push((Severity::Warning, "VmReset", message));
     }
     match (&known.unhealthy, &told.unhealthy) {
+        (_, Some(why)) if told.stranded && !known.stranded => {
+            let message = format!(
+                "VM '{name}' lacks what it needs on host '{host}', which gives it up as soon as another host can take it: {why}"
+            );
+            events.push((Severity::Warning, "VmStranded", message));
+        }
         (None, Some(why)) => {
-            let message = format!("VM '{name}' fails on host '{host}', and its policy is only to tell of it: {why}");
+            let message = format!("VM '{name}' fails on host '{host}', and that is only told of: {why}");
             events.push((Severity::Warning, "VmUnhealthy", message));
         }
         (Some(_), None) => {
@@ -280,7 +286,9 @@ mod tests {
         let (unhealthy, last_cause) = (Some("the guest hangs".to_owned()), Some("the guest panicked".to_owned()));
         let reset = HaStatus { resets: 1, last_cause, ..HaStatus::default() };
         let rolled_back = HaStatus { restarts: 1, roll_backs: 1, ..reset.clone() };
-        for status in [reset, rolled_back.clone(), HaStatus { unhealthy, ..rolled_back.clone() }, rolled_back] {
+        let unhealthy = HaStatus { unhealthy, ..rolled_back.clone() };
+        let stranded = HaStatus { stranded: true, ..unhealthy.clone() };
+        for status in [reset, rolled_back.clone(), unhealthy, stranded, rolled_back] {
             for _ in 0..2 {
                 let mut seen = observation(VmRunState::Running, 3);
                 seen.ha.status = status.clone();
@@ -291,7 +299,7 @@ mod tests {
             }
         }
         let reasons: Vec<_> = told.iter().map(|(_, reason, _)| *reason).collect();
-        assert_eq!(reasons, ["VmReset", "VmRolledBack", "VmRestarted", "VmUnhealthy", "VmHealthy"]);
+        assert_eq!(reasons, ["VmReset", "VmRolledBack", "VmRestarted", "VmUnhealthy", "VmStranded", "VmHealthy"]);
         assert_eq!(told[0].2, "VM 'web' was reset by host 'host-1': the guest panicked");
     }
 

@@ -11,7 +11,7 @@ use gantry_controller::{
     loops::{cluster_keeper, failover, host_failure_detector, host_fencer},
 };
 use gantry_types::{
-    Event, FenceProofKind, HaPolicy, Host, HostFence, Operation, Priority, Probe, ProbeKind, ProbeState, ProbeStatus,
+    Event, FenceProofKind, HaPolicy, Host, HostFence, Operation, PoolHealth, Priority, Probe, ProbeKind, ProbeState, ProbeStatus,
     Problem, Vm, VmPhase,
 };
 
@@ -194,6 +194,74 @@ async fn a_vm_that_fails_and_is_to_start_elsewhere_does_or_where_it_was_if_it_ha
         assert_eq!(web(&world).await.status.epoch, expected.1);
         world.check().await;
     }
+}
+
+async fn pool_is(world: &World, controller: &Controller, hosts: &[&str], health: PoolHealth) {
+    let pool = world.pools().await.into_iter().find(|pool| pool.metadata.name == name("nas")).expect("a pool");
+    for host in hosts {
+        let fault = (health != PoolHealth::Healthy).then_some(health);
+        world.hosts.change_pool(&name(host), pool.metadata.uuid, fault, None);
+    }
+    world.reports(controller).await;
+}
+
+#[tokio::test]
+async fn a_vm_whose_host_has_lost_its_pool_is_given_up_once_another_host_that_has_it_can_take_it() {
+    let (world, controller) = cluster_of_three().await;
+    protected(&world, &controller, "web", Some("nas")).await;
+    let uuid = web(&world).await.metadata.uuid;
+    let everywhere = ["host-1", "host-2", "host-3"];
+    pool_is(&world, &controller, &everywhere, PoolHealth::Missing).await;
+    world.hosts.strand(&name("host-1"), uuid, "pool 'nas' is missing on its host");
+    for _ in 0..2 {
+        world.reports(&controller).await;
+    }
+    let vm = web(&world).await;
+    assert!(vm.status.ha.stranded && reasons(&controller).contains(&"VmStranded".to_owned()), "{:?}", vm.status.ha);
+    assert_eq!(world.hosts.executing(uuid), [name("host-1")], "nobody has the pool, so it stays");
+
+    // The host with most room has the pool again only at last.
+    cordon(&world, &controller, "host-3", true).await;
+    pool_is(&world, &controller, &["host-3"], PoolHealth::Healthy).await;
+    world.reports(&controller).await;
+    assert_eq!(world.hosts.executing(uuid), [name("host-1")], "who has it takes no VMs");
+    cordon(&world, &controller, "host-3", false).await;
+    world.reports(&controller).await;
+    assert_eq!(world.hosts.executing(uuid), [], "it is given up");
+    world.reports(&controller).await;
+    let mut memory = failover::Memory::default();
+    fail_over(&controller, &mut memory).await;
+    let now = web(&world).await.status;
+    assert_eq!((now.phase, now.host, now.epoch), (VmPhase::Running, Some(name("host-3")), 2));
+    for told in ["VmDisplaced", "VmRunsAgain"] {
+        assert!(reasons(&controller).contains(&told.to_owned()), "{told}: {:?}", reasons(&controller));
+    }
+    world.reports(&controller).await;
+    gantry_controller::loops::stray_vms::pass(&controller.app).await;
+    assert_eq!(world.hosts.violations(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_vm_that_was_given_up_waits_for_its_pool_if_the_other_hosts_have_lost_it_meanwhile() {
+    let (world, controller) = cluster_of_three().await;
+    protected(&world, &controller, "web", Some("nas")).await;
+    let uuid = web(&world).await.metadata.uuid;
+    pool_is(&world, &controller, &["host-1"], PoolHealth::Missing).await;
+    world.hosts.strand(&name("host-1"), uuid, "pool 'nas' is missing on its host");
+    world.reports(&controller).await;
+    world.reports(&controller).await;
+    assert_eq!(world.hosts.executing(uuid), []);
+    pool_is(&world, &controller, &["host-2", "host-3"], PoolHealth::Missing).await;
+    let mut memory = failover::Memory::default();
+    fail_over(&controller, &mut memory).await;
+    let waits = web(&world).await.status.displaced.and_then(|displaced| displaced.waits).expect("it waits");
+    assert!(waits.contains("no other host can take it, and host 'host-1' does not reach pool 'nas'"), "{waits}");
+    // Where it comes back first it runs again.
+    pool_is(&world, &controller, &["host-1"], PoolHealth::Healthy).await;
+    fail_over(&controller, &mut memory).await;
+    let now = web(&world).await.status;
+    assert_eq!((now.phase, now.host, now.displaced), (VmPhase::Running, Some(name("host-1")), None));
+    world.check().await;
 }
 
 #[tokio::test]

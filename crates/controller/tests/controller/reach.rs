@@ -19,7 +19,7 @@ async fn has(world: &World, controller: &Controller, host: &str, underlay_mtu: u
     let mut host = world.host(host).await;
     let interfaces = interfaces.iter().map(|(name, mtu)| ((*name).to_owned(), *mtu)).collect();
     let inventory = host.status.inventory.as_mut().expect("an inventory");
-    inventory.links = Some(HostLinks { underlay_mtu: Some(underlay_mtu), interfaces });
+    inventory.links = Some(HostLinks { underlay_mtu: Some(underlay_mtu), interfaces, ..HostLinks::default() });
     let mut change = Change::new();
     change.update(&host).expect("a host");
     controller.write(change).await;
@@ -74,6 +74,33 @@ async fn vms_of_a_bridged_network_and_of_those_that_lead_out_by_it_are_where_its
     // Somebody plugs it in.
     has(&world, &controller, "host-1", 1500, &[("eth1", 9000)]).await;
     assert!(!reasons("front")[0].as_ref().is_some_and(|reason| reason.contains("network")), "{front:?}");
+}
+
+#[tokio::test]
+async fn a_host_without_a_link_takes_no_vms_of_networks_between_hosts_while_another_has_one() {
+    let world = World::new().await;
+    let controller = world.controller().await;
+    controller.import().await;
+    let link = async |host: &str, up: bool| {
+        let mut host = world.host(host).await;
+        let without_link = if up { [].into() } else { ["eth0".to_owned()].into() };
+        let links = HostLinks { underlay: Some("eth0".to_owned()), without_link, ..HostLinks::default() };
+        host.status.inventory.as_mut().expect("an inventory").links = Some(links);
+        let mut change = Change::new();
+        change.update(&host).expect("a host");
+        controller.write(change).await;
+    };
+    for host in ["host-1", "host-2", "host-3"] {
+        link(host, false).await;
+    }
+    // No host is better than another.
+    assert_eq!(start(&controller, "first", json!({"network": "default"})).await.status.host, Some(name("host-1")));
+    link("host-3", true).await;
+    assert_eq!(start(&controller, "second", json!({"network": "default"})).await.status.host, Some(name("host-3")));
+    let told = explain::vm(&controller.app, &Caller::controller(), "second").expect("an explanation");
+    let reason = told.hosts.iter().find(|verdict| verdict.host == name("host-2")).and_then(|it| it.reason.clone());
+    let lacks = "does not reach network 'default': its underlay interface 'eth0' has no link";
+    assert_eq!(reason.as_deref(), Some(lacks));
 }
 
 #[tokio::test]

@@ -27,8 +27,8 @@ use gantry_controller::{
 use gantry_hostlink::fake::FakeWorld;
 use gantry_store::{MemoryStore, SharedStore};
 use gantry_types::{
-    Backup, Host, HostSpec, HostState, Image, ImageFormat, Name, Network, Operation, OperationPhase, Pool, PoolSpec,
-    PowerStatus, Problem, Snapshot, Timestamp, Vm, VmPhase, Volume, VolumePhase,
+    Backup, Host, HostSpec, HostState, Image, ImageFormat, Inventory, Name, Network, Operation, OperationPhase, Pool,
+    PoolHealth, PoolSpec, PowerStatus, Problem, Snapshot, Timestamp, Vm, VmPhase, Volume, VolumePhase,
 };
 use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
@@ -302,6 +302,7 @@ impl World {
             if let Some(grant) = &reply.lease {
                 self.hosts.heard(&host, grant);
             }
+            self.hosts.may_leave(&host, &reply.may_leave);
         }
     }
 
@@ -312,18 +313,21 @@ impl World {
         for host in HOSTS.map(name) {
             let Ok(vms) = self.hosts.host(&host).observe().await else { continue };
             let stored = controller.app.model.get::<Host>(host.as_str()).expect("a host");
+            let pools = self.hosts.pool_reports(&host);
+            let lost = pools.iter().filter(|report| report.health >= PoolHealth::Missing);
+            let lost_pools = lost.map(|report| report.pool).collect();
             let beat = Heartbeat {
                 agent_instance: self.power.agent(&host),
                 sequence,
                 agent_address: stored.status.agent_address.clone(),
                 underlay_address: stored.status.underlay_address.clone(),
-                inventory: inventory(),
+                inventory: Inventory { lost_pools, ..inventory() },
                 metrics: Default::default(),
                 vms,
                 networks_generation: self.hosts.networks_on(&host).generation,
                 members: Vec::new(),
                 idle_routers: Vec::new(),
-                pools: self.hosts.pool_reports(&host),
+                pools,
                 traffic: None,
                 lease: self.hosts.lease_report(&host),
             };
@@ -460,7 +464,7 @@ impl World {
     }
 }
 
-fn inventory() -> gantry_types::Inventory {
+fn inventory() -> Inventory {
     serde_json::from_value(json!({
         "arch": "x86_64", "cpu": {"count": 4, "model": "m", "flags": []}, "memory": "4GiB",
         "qemu_version": "7.2.17", "kvm": false, "guest_archs": ["x86_64"], "sandbox": true, "post_copy": true,

@@ -150,6 +150,26 @@ impl FakeWorld {
         });
     }
 
+    /// The host has lost what the VM needs, and waits for word that it may give it up.
+    pub fn strand(&self, host: &Name, vm: Uuid, why: &str) {
+        self.with(host, |state| {
+            if let Some(vm) = state.vms.get_mut(&vm) {
+                (vm.ha.unhealthy, vm.ha.stranded) = (Some(why.to_owned()), true);
+            }
+        });
+    }
+
+    /// The controller says which VMs another host can take: those that are stranded are given up.
+    pub fn may_leave(&self, host: &Name, vms: &[Uuid]) {
+        self.with(host, |state| {
+            for vm in state.vms.values_mut().filter(|vm| vms.contains(&vm.assignment.uuid) && vm.ha.stranded) {
+                let reason = vm.ha.unhealthy.take();
+                vm.guest = Guest::Off { failed: true, reason };
+                (vm.ha.stranded, vm.ha.elsewhere) = (false, true);
+            }
+        });
+    }
+
     /// What the host's probes of the VM say from here on.
     pub fn probes_say(&self, host: &Name, vm: Uuid, probes: Vec<ProbeStatus>) {
         self.with(host, |state| {

@@ -18,6 +18,8 @@ const LOOPBACK: &str = "lo";
 struct Row {
     ifname: String,
     mtu: u32,
+    #[serde(default)]
+    flags: Vec<String>,
     master: Option<String>,
     #[serde(default)]
     addr_info: Vec<Address>,
@@ -35,6 +37,15 @@ impl Row {
         let address = self.addr_info.iter().find(|address| address.scope != "link").and_then(|address| address.local);
         let address = address.map(|address| format!("it has the address {address}"));
         address.or_else(|| self.master.as_ref().map(|master| format!("it is in '{master}'")))
+    }
+
+    /// Not made for networks by us, nor the loopback.
+    fn is_hosts_own(&self) -> bool {
+        self.ifname != LOOPBACK && names::role(&self.ifname).is_none()
+    }
+
+    fn has_link(&self) -> bool {
+        self.flags.iter().any(|flag| flag == "LOWER_UP")
     }
 
     fn has(&self, wanted: IpAddr) -> bool {
@@ -61,9 +72,13 @@ pub async fn with(tools: &Tools, address: IpAddr) -> Result<Option<UnderlayRepor
 /// See [`crate::DataPlane::links`].
 pub async fn links(tools: &Tools, underlay: IpAddr) -> Result<HostLinks> {
     let rows = rows(tools).await?;
-    let underlay_mtu = rows.iter().find(|row| row.has(underlay)).map(|row| row.mtu);
-    let is_candidate =
-        |row: &&Row| row.ifname != LOOPBACK && names::role(&row.ifname).is_none() && row.used().is_none();
-    let free = rows.iter().filter(is_candidate).take(LIMIT);
-    Ok(HostLinks { underlay_mtu, interfaces: free.map(|row| (row.ifname.clone(), row.mtu)).collect() })
+    let carrier = rows.iter().find(|row| row.has(underlay));
+    let free = rows.iter().filter(|row| row.is_hosts_own() && row.used().is_none()).take(LIMIT);
+    let unlinked = rows.iter().filter(|row| row.is_hosts_own() && !row.has_link()).take(LIMIT);
+    Ok(HostLinks {
+        underlay_mtu: carrier.map(|row| row.mtu),
+        underlay: carrier.map(|row| row.ifname.clone()),
+        interfaces: free.map(|row| (row.ifname.clone(), row.mtu)).collect(),
+        without_link: unlinked.map(|row| row.ifname.clone()).collect(),
+    })
 }
