@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::Moment;
 
-const HOUR_MS: u64 = 3_600_000;
+pub const HOUR_MS: u64 = 3_600_000;
 
 /// Limits of repeated restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,13 @@ pub enum Turn {
     Exhausted {
         until: Moment,
     },
+}
+
+/// In the order of time.
+impl FromIterator<Moment> for Attempts {
+    fn from_iter<T: IntoIterator<Item = Moment>>(begun: T) -> Self {
+        Self(begun.into_iter().collect())
+    }
 }
 
 impl Attempts {

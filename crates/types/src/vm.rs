@@ -314,6 +314,10 @@ pub struct VmStatus {
     pub guarded_epoch: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub displaced: Option<Displaced>,
+    /// When the controller began to start it again after it, or its host, had failed: within an hour before the last. Whoever
+    /// starts it by hand begins anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failovers: Vec<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
     /// Measured by the agent; not stored.

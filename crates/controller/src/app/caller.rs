@@ -22,6 +22,9 @@ impl Caller {
     pub fn controller() -> Self {
         Self { name: "controller".into(), role: Role::Admin, user: None, consoles: false }
     }
+    pub fn is_controller(&self) -> bool {
+        *self == Self::controller()
+    }
     /// An operation that needs others.
     pub fn operation(name: &Name) -> Self {
         Self { name: format!("operation/{name}"), role: Role::Admin, user: None, consoles: false }

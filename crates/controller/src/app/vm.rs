@@ -356,6 +356,9 @@ pub(super) fn engage(
         .object(vm.reference())
         .remedy(format!("see its state: gantry describe vm {}", vm.name())));
     }
+    if matches!(action, Action::VmStart) && !caller.is_controller() {
+        vm.status.failovers.clear();
+    }
     let operation = new_operation(app, caller, action, vm, Some(&FormerState::of(former)))?;
     vm.status.phase = phase;
     vm.status.operation = Some(operation.metadata.name.clone());

@@ -6,8 +6,9 @@
 //!   displaced ── its turn, and somewhere it fits ──▶ operation vm-start ── succeeded ──▶ not displaced any more
 //!       └──▶ waits for: a higher tier │ a dependency │ its pause │ the hour's limit │ room │ its host
 //! ```
-//! What it waits for is in `status.displaced.waits`. Whose turn it is, `gantry_ha`'s restart order says; how often each was
-//! tried is in memory, so a controller that starts begins anew.
+//! What it waits for is in `status.displaced.waits`. Whose turn it is, `gantry_ha`'s restart order says. How often each was
+//! tried within the hour is in `status.failovers`, written before each attempt: neither an end that was good nor a controller
+//! that starts lets it begin anew.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,11 +19,11 @@ use std::{
 use gantry_api::rest::WriteQuery;
 use gantry_ha::{
     Moment,
-    attempts::{Attempts, RetryPolicy},
+    attempts::{Attempts, HOUR_MS, RetryPolicy},
     restart::{Candidate, State, Tier, Wait, plan},
 };
 use gantry_types::{
-    Displaced, HaPolicy, Host, Name, Pool, PowerState, Priority, Problem, Resource, Severity, Vm, VmPhase,
+    Displaced, HaPolicy, Host, Name, Pool, PowerState, Priority, Problem, Resource, Severity, Timestamp, Vm, VmPhase,
 };
 use uuid::Uuid;
 
@@ -52,12 +53,22 @@ pub struct Memory {
     down: BTreeMap<Uuid, Moment>,
     /// Started again and not ready yet: who comes after them waits.
     coming_up: BTreeSet<Uuid>,
-    attempts: BTreeMap<Uuid, Attempts>,
+}
+
+/// Moments count from an hour before the controller's start: so does everything that still counts.
+fn now(app: &App) -> Moment {
+    moment(&*app.clock) + HOUR_MS
+}
+
+fn attempts(app: &App, vm: &Vm, now: Moment) -> Attempts {
+    let today_ms = app.clock.now().unix_ms();
+    let ago_ms = |at: &Timestamp| u64::try_from(today_ms - at.unix_ms()).unwrap_or(0);
+    vm.status.failovers.iter().map(|at| now.before(ago_ms(at))).collect()
 }
 
 /// One look at all protected VMs.
 pub async fn pass(app: &App, memory: &mut Memory) -> Result<(), Problem> {
-    let now = moment(&*app.clock);
+    let now = now(app);
     for vm in
         app.model.read(|tables| tables.vms.values().filter(|vm| is_given_up_to_others(vm)).cloned().collect::<Vec<_>>())
     {
@@ -74,16 +85,15 @@ pub async fn pass(app: &App, memory: &mut Memory) -> Result<(), Problem> {
     let known: BTreeSet<Uuid> = vms.iter().map(|vm| vm.metadata.uuid).collect();
     memory.coming_up.retain(|vm| known.contains(vm));
     memory.down.retain(|vm, _| known.contains(vm));
-    memory.attempts.retain(|vm, _| known.contains(vm));
     for vm in vms.iter().filter(|vm| vm.status.displaced.is_some() && vm.spec.power != PowerState::Running) {
         forget(app, vm).await?;
     }
-    let candidates: Vec<Candidate> = vms.iter().filter_map(|vm| candidate(vm, memory, now)).collect();
+    let candidates: Vec<Candidate> = vms.iter().filter_map(|vm| candidate(app, vm, memory, now)).collect();
     for (name, gate) in plan(&candidates, now) {
         let Some(vm) = vms.iter().find(|vm| vm.metadata.name == name) else { continue };
         let waits = match gate {
             Err(wait) => Some(told(&wait)),
-            Ok(()) => begin(app, vm, memory, now).await.err().map(|problem| problem.detail),
+            Ok(()) => begin(app, vm, memory).await.err().map(|problem| problem.detail),
         };
         if let Some(waits) = waits {
             queue(app, vm, &waits).await?;
@@ -92,7 +102,7 @@ pub async fn pass(app: &App, memory: &mut Memory) -> Result<(), Problem> {
     Ok(())
 }
 
-fn candidate(vm: &Vm, memory: &mut Memory, now: Moment) -> Option<Candidate> {
+fn candidate(app: &App, vm: &Vm, memory: &mut Memory, now: Moment) -> Option<Candidate> {
     let uuid = vm.metadata.uuid;
     let state = match (&vm.status.displaced, vm.status.phase) {
         _ if vm.status.operation.is_some() => State::Starting,
@@ -111,7 +121,7 @@ fn candidate(vm: &Vm, memory: &mut Memory, now: Moment) -> Option<Candidate> {
         Priority::High => Tier::High,
     };
     let policy = RetryPolicy { per_hour: vm.spec.ha.restarts_per_hour as usize, ..RetryPolicy::default() };
-    let attempts = memory.attempts.get(&uuid).cloned().unwrap_or_default();
+    let attempts = attempts(app, vm, now);
     let depends_on = vm.spec.ha.depends_on.iter().cloned().collect();
     Some(Candidate { name: vm.metadata.name.clone(), tier, depends_on, state, policy, attempts })
 }
@@ -126,7 +136,7 @@ fn told(wait: &Wait) -> String {
 }
 
 /// Begins its start, where it can be; otherwise why not.
-async fn begin(app: &App, vm: &Vm, memory: &mut Memory, now: Moment) -> Result<(), Problem> {
+async fn begin(app: &App, vm: &Vm, memory: &mut Memory) -> Result<(), Problem> {
     let name = vm.name();
     let host = vm.status.host.as_ref().and_then(|host| app.model.get::<Host>(host.as_str()));
     let has_failed = vm.status.displaced.as_ref().is_some_and(|displaced| displaced.failed);
@@ -134,15 +144,31 @@ async fn begin(app: &App, vm: &Vm, memory: &mut Memory, now: Moment) -> Result<(
     let may_leave_for_failure = || may_leave(app, vm, host.as_deref()).is_ok() && place_elsewhere(app, vm).is_ok();
     if is_in_service && !(has_failed && may_leave_for_failure()) {
         expect_pools(app, vm, host.as_deref())?;
+        count(app, vm).await?;
         vm::start(app, &Caller::controller(), name, &WriteQuery::default()).await?;
     } else {
         may_leave(app, vm, host.as_deref())?;
         place_elsewhere(app, vm)?;
+        count(app, vm).await?;
         vm::restart_elsewhere(app, name).await?;
     }
-    memory.attempts.entry(vm.metadata.uuid).or_default().begun(now);
     memory.coming_up.insert(vm.metadata.uuid);
     Ok(())
+}
+
+/// One more attempt; those of more than an hour ago are forgotten.
+async fn count(app: &App, vm: &Vm) -> Result<(), Problem> {
+    app.objects
+        .racing(|| async {
+            let mut vm: Vm = app.objects.get(vm.name()).await?;
+            let now = app.clock.now();
+            vm.status.failovers.retain(|at| now.unix_ms() - at.unix_ms() < HOUR_MS as i64);
+            vm.status.failovers.push(now);
+            let mut change = Change::new();
+            change.update(&vm)?;
+            app.commit(change).await.map(drop)
+        })
+        .await
 }
 
 /// Whether it may be started on another host than the one that was shut out, or has given it up.

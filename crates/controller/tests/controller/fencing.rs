@@ -12,7 +12,7 @@ use gantry_controller::{
 };
 use gantry_types::{
     Event, FenceProofKind, HaPolicy, Host, HostFence, Operation, PoolHealth, Priority, Probe, ProbeKind, ProbeState, ProbeStatus,
-    Problem, Vm, VmPhase,
+    Problem, Role, Vm, VmPhase,
 };
 
 use crate::world::{Controller, World, name};
@@ -194,6 +194,51 @@ async fn a_vm_that_fails_and_is_to_start_elsewhere_does_or_where_it_was_if_it_ha
         assert_eq!(web(&world).await.status.epoch, expected.1);
         world.check().await;
     }
+}
+
+#[tokio::test]
+async fn restarts_elsewhere_are_limited_within_an_hour_whatever_becomes_of_the_controller() {
+    let (world, mut controller) = cluster_of_three().await;
+    protected(&world, &controller, "web", Some("nas")).await;
+    let mut sent = web(&world).await;
+    sent.spec.ha.restarts_per_hour = 2;
+    vm::put(&controller.app, &Caller::controller(), "web", sent, &query()).await.expect("at any time");
+    let fails_again = async |controller: &Controller| {
+        let vm = web(&world).await;
+        world.reports(controller).await;
+        world.hosts.guest_is_left_to_others(&vm.status.host.expect("a host"), vm.metadata.uuid, "port 80 is closed");
+        for _ in 0..2 {
+            world.reports(controller).await;
+        }
+        // Longer than any pause.
+        world.clock.advance(Duration::from_secs(400));
+        fail_over(controller, &mut failover::Memory::default()).await;
+        web(&world).await.status
+    };
+    for count in 1..=2 {
+        let now = fails_again(&controller).await;
+        assert_eq!((now.phase, now.failovers.len()), (VmPhase::Running, count));
+        drop(controller);
+        controller = world.controller().await;
+    }
+    let now = fails_again(&controller).await;
+    assert_eq!((now.phase, now.failovers.len()), (VmPhase::Failed, 2));
+    let waits = now.displaced.expect("displaced").waits.expect("it waits");
+    assert_eq!(waits, "it was tried as often as it may be within an hour");
+
+    // Whoever starts it takes that on himself; otherwise the hour passes.
+    let admin = Caller::token("ann", Role::Admin);
+    vm::start(&controller.app, &admin, "web", &query()).await.expect("accepted");
+    carry_out(&controller).await;
+    assert_eq!((web(&world).await.status.phase, web(&world).await.status.failovers.len()), (VmPhase::Running, 0));
+    for count in 1..=2 {
+        assert_eq!(fails_again(&controller).await.failovers.len(), count);
+    }
+    assert_eq!(fails_again(&controller).await.phase, VmPhase::Failed);
+    world.clock.advance(Duration::from_secs(3600));
+    fail_over(&controller, &mut failover::Memory::default()).await;
+    assert_eq!(web(&world).await.status.phase, VmPhase::Running);
+    world.check().await;
 }
 
 async fn pool_is(world: &World, controller: &Controller, hosts: &[&str], health: PoolHealth) {
