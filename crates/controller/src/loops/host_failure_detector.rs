@@ -1,32 +1,81 @@
 //! Notices hosts that have fallen silent, and says what that means for their VMs.
 //!
-//! It only says so. Whether a silent host still runs its VMs nobody knows, so nothing is started elsewhere from here.
+//! ```text
+//!   heard ── one heartbeat missed ──▶ its power is looked at ── off ──▶ lost
+//!     ▲                                   │ on, or nobody can say
+//!     └────────── heard ──────────────────┴── silent for longer ──────▶ lost
+//! ```
+//! It only says so. Whether a silent host still runs its VMs nobody knows, so nothing is started elsewhere from here: an
+//! outlet that is wrong about a host makes it lost too early, and whoever shuts it out asks for proofs of his own.
 
 use std::{sync::Arc, time::Duration};
 
-use gantry_types::{Host, HostState, Problem, Resource, Severity, Vm, VmPhase};
+use gantry_types::{Host, HostState, Name, PowerStatus, Problem, Resource, Severity, Vm, VmPhase};
 
+use super::errands::Errands;
 use crate::{app::App, objects::Change};
 
 const INTERVAL: Duration = Duration::from_millis(250);
+/// An outlet that takes longer says nothing.
+const POWER_LIMIT: Duration = Duration::from_secs(2);
 
 pub async fn run(app: Arc<App>) {
     // A host that has not reported since this controller started is counted from here.
     let started = app.clock.elapsed();
+    let mut looks = Errands::default();
     loop {
         app.clock.sleep(INTERVAL).await;
         if let Err(problem) = pass(&app, started).await {
             tracing::warn!(%problem, "could not write down what silent hosts mean");
         }
+        looks.reap();
+        send_out(&mut looks, &app, started);
     }
+}
+
+/// Looks at the power of silent hosts.
+fn send_out(looks: &mut Errands<Name>, app: &Arc<App>, started: Duration) {
+    for host in app.model.list::<Host>().into_iter().filter(|host| is_doubtful(app, host, started)) {
+        let app = Arc::clone(app);
+        looks.send_out(host.metadata.name.clone(), async move {
+            if let Err(problem) = look_at_power(&app, &host, started).await {
+                tracing::debug!(host = host.name(), %problem, "it is silent, and its power tells nothing");
+            }
+        });
+    }
+}
+
+/// A heartbeat has not come. An operation that is at work on a host may have switched it off.
+fn is_doubtful(app: &App, host: &Host, started: Duration) -> bool {
+    let silence = silence(app, host.name(), started);
+    host.status.state == HostState::Ready
+        && host.status.operation.is_none()
+        && host.spec.power.is_some()
+        && silence > app.config.heartbeat_interval * 3 / 2
+}
+
+/// A silent host whose power is off is lost, however short its silence.
+pub async fn look_at_power(app: &App, host: &Host, started: Duration) -> Result<(), Problem> {
+    let driver = app.power.of(host)?;
+    let looked = tokio::time::timeout(POWER_LIMIT, driver.status()).await;
+    if !matches!(looked, Ok(Ok(PowerStatus::Off))) {
+        return Ok(());
+    }
+    let is_off = |host: &Host| is_doubtful(app, host, started).then(|| "it is silent and its power is off".to_owned());
+    lose(app, host.name(), is_off).await
 }
 
 /// One look at all hosts.
 pub async fn pass(app: &App, started: Duration) -> Result<(), Problem> {
-    let now = app.clock.elapsed();
     for host in app.model.list::<Host>() {
         match host.status.state {
-            HostState::Ready if is_silent(app, host.name(), started, now) => lose(app, host.name(), started).await?,
+            HostState::Ready if is_silent(app, host.name(), started) => {
+                let silent_s = app.config.host_lost_after.as_secs();
+                let is_silent = |host: &Host| {
+                    is_silent(app, host.name(), started).then(|| format!("no heartbeat for {silent_s} s"))
+                };
+                lose(app, host.name(), is_silent).await?;
+            }
             HostState::Lost => doubt_vms(app, &host).await?,
             HostState::Ready | HostState::Joining | HostState::Sleeping | HostState::Waking => {}
         }
@@ -34,25 +83,27 @@ pub async fn pass(app: &App, started: Duration) -> Result<(), Problem> {
     Ok(())
 }
 
-fn is_silent(app: &App, host: &str, started: Duration, now: Duration) -> bool {
+fn silence(app: &App, host: &str, started: Duration) -> Duration {
     let seen = app.model.overlay(|overlay| overlay.hosts.get(host).map(|report| report.last_seen_elapsed));
-    now.saturating_sub(seen.unwrap_or(started)) > app.config.host_lost_after
+    app.clock.elapsed().saturating_sub(seen.unwrap_or(started))
 }
 
-async fn lose(app: &App, name: &str, started: Duration) -> Result<(), Problem> {
+fn is_silent(app: &App, host: &str, started: Duration) -> bool {
+    silence(app, host, started) > app.config.host_lost_after
+}
+
+/// `why`: why it is lost, if it still is.
+async fn lose(app: &App, name: &str, why: impl Fn(&Host) -> Option<String>) -> Result<(), Problem> {
     let host = app
         .objects
         .racing(|| async {
             let mut host: Host = app.objects.get(name).await?;
             // It may have spoken up while we asked the store.
-            if host.status.state != HostState::Ready || !is_silent(app, name, started, app.clock.elapsed()) {
-                return Ok(None);
-            }
+            let Some(why) = why(&host).filter(|_| host.status.state == HostState::Ready) else { return Ok(None) };
             host.status.state = HostState::Lost;
-            let silent_s = app.config.host_lost_after.as_secs();
             let message = format!(
-                "host '{name}' is lost: no heartbeat for {silent_s} s. Its VMs may still run. Check its power, its \
-                 network and its agent (systemctl status gantry-agent)"
+                "host '{name}' is lost: {why}. Its VMs may still run. Check its power, its network and its agent \
+                 (systemctl status gantry-agent)"
             );
             let mut change = Change::new();
             change.update(&host)?;

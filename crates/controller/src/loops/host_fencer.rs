@@ -4,7 +4,7 @@
 //! The record is in the host's object before anybody is asked to store it. What is known of the others' answers is in
 //! memory: a controller that starts asks them again and counts from then.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use gantry_api::fencing::LiftedFence;
 use gantry_ha::fencing::{Progress, Proof};
@@ -12,9 +12,8 @@ use gantry_types::{
     Displaced, FenceProofKind, Host, HostFence, HostState, Member, Name, PowerState, PowerStatus, Problem, Resource,
     Severity, Vm, VmPhase,
 };
-use tokio::task::JoinSet;
 
-use super::woken;
+use super::{errands::Errands, woken};
 use crate::{
     app::{App, fence, pool},
     leases::moment,
@@ -32,7 +31,7 @@ pub async fn run(app: Arc<App>) {
         woken(&app, &app.wakeups.fences, INTERVAL).await;
         errands.reap();
         for (host, fence) in app.model.read(fence::fenced) {
-            errands.send_out(&app, &host, &fence);
+            send_out(&mut errands, &app, &host, &fence);
         }
         if let Err(problem) = pass(&app).await {
             tracing::warn!(%problem, "shutting hosts out makes no progress");
@@ -40,50 +39,25 @@ pub async fn run(app: Arc<App>) {
     }
 }
 
-/// What takes its time runs beside the passes; one of each kind at a time.
-#[derive(Default)]
-struct Errands {
-    tasks: JoinSet<Errand>,
-    under_way: BTreeSet<Errand>,
-}
-
+/// What takes its time.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Errand {
     Store(Name),
     Power(Name),
 }
 
-impl Errands {
-    fn reap(&mut self) {
-        while let Some(ended) = self.tasks.try_join_next() {
-            match ended {
-                Ok(errand) => drop(self.under_way.remove(&errand)),
-                // Which one it was is lost with the panic; all are repeatable.
-                Err(error) => {
-                    tracing::error!(%error, "an errand of shutting a host out ended unexpectedly");
-                    self.under_way.clear();
-                }
-            }
-        }
+fn send_out(errands: &mut Errands<Errand>, app: &Arc<App>, host: &Arc<Host>, fence: &HostFence) {
+    if fence.proof.is_some() {
+        return;
     }
-
-    fn send_out(&mut self, app: &Arc<App>, host: &Arc<Host>, fence: &HostFence) {
-        if fence.proof.is_some() {
-            return;
-        }
-        for errand in [Errand::Store(host.metadata.name.clone()), Errand::Power(host.metadata.name.clone())] {
-            if !self.under_way.insert(errand.clone()) {
-                continue;
+    for errand in [Errand::Store(host.metadata.name.clone()), Errand::Power(host.metadata.name.clone())] {
+        let (app, host, fence, kind) = (Arc::clone(app), Arc::clone(host), fence.clone(), errand.clone());
+        errands.send_out(errand, async move {
+            match kind {
+                Errand::Store(_) => store(&app, &host, &fence).await,
+                Errand::Power(_) => switch_off(&app, &host, &fence).await,
             }
-            let (app, host, fence) = (Arc::clone(app), Arc::clone(host), fence.clone());
-            self.tasks.spawn(async move {
-                match &errand {
-                    Errand::Store(_) => store(&app, &host, &fence).await,
-                    Errand::Power(_) => switch_off(&app, &host, &fence).await,
-                }
-                errand
-            });
-        }
+        });
     }
 }
 
@@ -195,10 +169,9 @@ async fn begin(app: &App, host: &Host) -> Result<(), Problem> {
             if host.status.fence.is_some() || host.status.state != HostState::Lost {
                 return Ok(());
             }
-            let why =
-                format!("no heartbeat for {} s, and protected VMs run there", app.config.host_lost_after.as_secs());
+            let why = "it is lost, and protected VMs run there";
             let mut change = Change::new();
-            fence::record(app, &mut host, "controller", &why, false, &mut change)?;
+            fence::record(app, &mut host, "controller", why, false, &mut change)?;
             app.commit(change).await.map(drop)
         })
         .await?;

@@ -7,6 +7,7 @@ pub mod audit_keeper;
 pub mod backup_schedules;
 pub mod cluster_keeper;
 pub mod energy_accountant;
+mod errands;
 pub mod event_trimmer;
 pub mod failover;
 pub mod host_failure_detector;

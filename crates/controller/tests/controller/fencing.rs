@@ -11,8 +11,8 @@ use gantry_controller::{
     loops::{cluster_keeper, failover, host_failure_detector, host_fencer},
 };
 use gantry_types::{
-    Event, FenceProofKind, HaPolicy, Host, HostFence, Operation, PoolHealth, Priority, Probe, ProbeKind, ProbeState, ProbeStatus,
-    Problem, Role, Vm, VmPhase,
+    Event, FenceProofKind, HaPolicy, Host, HostFence, Operation, PoolHealth, Priority, Probe, ProbeKind, ProbeState,
+    ProbeStatus, Problem, Role, Vm, VmPhase,
 };
 
 use crate::world::{Controller, World, name};

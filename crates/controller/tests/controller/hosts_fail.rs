@@ -52,6 +52,37 @@ async fn a_silent_host_is_lost_and_its_vms_are_unknown_until_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_silent_host_is_lost_at_once_if_its_power_is_off_and_waited_for_if_not() {
+    let (world, controller) = a_running_vm().await;
+    let mut host = world.host("host-1").await;
+    host.spec.power = serde_json::from_value(serde_json::json!({"driver": "lab"})).expect("a driver");
+    let mut change = gantry_controller::objects::Change::new();
+    change.update(&host).expect("writable");
+    controller.write(change).await;
+    let look = async || {
+        let host = world.host("host-1").await;
+        host_failure_detector::look_at_power(&controller.app, &host, Duration::ZERO).await.expect("a store");
+        host_failure_detector::pass(&controller.app, Duration::ZERO).await.expect("a store");
+        state(&controller, "host-1")
+    };
+    // Its cable: an outlet says nothing about that.
+    world.hosts.cut(&name("host-1"));
+    world.clock.advance(Duration::from_millis(1_600));
+    world.heartbeats(&controller).await;
+    assert_eq!(look().await, HostState::Ready);
+    world.hosts.mend(&name("host-1"));
+    world.reports(&controller).await;
+    // Its outlet is wrong: it has just been heard.
+    world.power.switch_off(&name("host-1"));
+    assert_eq!(look().await, HostState::Ready);
+    world.clock.advance(Duration::from_millis(1_600));
+    assert_eq!((look().await, phase(&world).await), (HostState::Lost, VmPhase::Unknown));
+    let told = controller.app.model.list::<Event>();
+    let lost = told.iter().find(|event| event.spec.reason == "HostLost").expect("told");
+    assert!(lost.spec.message.contains("it is silent and its power is off"), "{}", lost.spec.message);
+}
+
+#[tokio::test]
 async fn a_host_that_lost_power_comes_back_with_a_failed_vm_that_starts_again() {
     let (world, controller) = a_running_vm().await;
     world.hosts.unplug(&name("host-1"));
