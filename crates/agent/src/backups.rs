@@ -10,15 +10,20 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use gantry_api::BackupApi;
-use gantry_api::backup::{BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, Work};
+use gantry_api::backup::{
+    BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, RestoreVolume, Work,
+};
 use gantry_backup::guest_files::{Found, look_up};
 use gantry_backup::{CHUNK_BYTES, Class, DiskReader, Lost, Repository, RepositoryError};
+use gantry_storage::loose_socket_dir;
 use gantry_types::{ByteSize, ErrorClass, LostRange, Problem};
 use uuid::Uuid;
 
 use crate::agent::Agent;
 use crate::problem::chain;
+use crate::storage::{pool_problem, volume_named};
 use crate::vm::Command;
+use crate::vm::backup::fill::Fill;
 use crate::work::Running;
 
 /// What is quickly done is answered at once.
@@ -30,6 +35,21 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub(crate) struct RepositoryWorks {
     checks: StdMutex<HashMap<Uuid, Running<BackupCheck>>>,
     deletions: StdMutex<HashMap<Uuid, Running<()>>>,
+    /// By volume.
+    restorations: StdMutex<HashMap<Uuid, Running<()>>>,
+}
+
+impl RepositoryWorks {
+    /// Gives up what fills a volume, and waits until it writes no more.
+    pub async fn end_restoration(&self, volume: Uuid) {
+        let running = lock(&self.restorations).remove(&volume);
+        if let Some(running) = running {
+            running.cancel();
+            if let Err(error) = running.outcome().await {
+                tracing::info!(%volume, %error, "filling a volume was ended");
+            }
+        }
+    }
 }
 
 fn lock<T>(works: &StdMutex<HashMap<Uuid, Running<T>>>) -> MutexGuard<'_, HashMap<Uuid, Running<T>>> {
@@ -139,6 +159,25 @@ impl BackupApi for Agent {
 
     async fn fill_disk(&self, vm: Uuid, request: &FillDisk) -> Result<Work<()>, Problem> {
         self.existing(vm).await?.ask(vm, |reply| Command::FillDisk(Box::new(request.clone()), reply)).await
+    }
+
+    async fn restore_volume(&self, request: &RestoreVolume) -> Result<Work<()>, Problem> {
+        let RestoreVolume { volume, place, disk } = request;
+        self.expect_loose(volume.place()).await?;
+        let what = volume_named(volume);
+        let pool = self.host.pools.disks(&volume.pool).await;
+        let pool = pool.map_err(|error| pool_problem("disk-not-filled", &what, &error))?;
+        let (volume, place, name) = (volume.uuid, place.clone(), disk.clone());
+        let begin = || {
+            Running::start(move |progress, cancel| async move {
+                let sockets = loose_socket_dir().map_err(|error| {
+                    Problem::transient("disk-not-filled", format!("no directory for a socket can be made: {error}"))
+                })?;
+                let fill = Fill { what, disk: volume, pool, sockets: sockets.path().to_owned(), place, name };
+                fill.run(progress, cancel).await
+            })
+        };
+        advance(&self.repository_works.restorations, volume, begin).await
     }
 
     async fn check_backup(&self, place: &BackupPlace) -> Result<Work<BackupCheck>, Problem> {

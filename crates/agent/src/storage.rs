@@ -49,7 +49,7 @@ pub(crate) fn pool_problem(code: &str, what: &str, error: &StorageError) -> Prob
 fn pool_named(pool: &PoolAssignment) -> String {
     format!("pool '{}'", pool.name)
 }
-fn volume_named(volume: &VolumeAssignment) -> String {
+pub(crate) fn volume_named(volume: &VolumeAssignment) -> String {
     format!("volume '{}' in pool '{}'", volume.name, volume.pool.name)
 }
 
@@ -68,7 +68,7 @@ impl Agent {
     }
 
     /// `Err` while a VM of this host has the volume.
-    async fn expect_loose(&self, place: VolumePlace) -> Result<(), Problem> {
+    pub(crate) async fn expect_loose(&self, place: VolumePlace) -> Result<(), Problem> {
         let vms = self.observations().await;
         let Some(user) = vms.into_iter().find(|vm| vm.volumes.contains(&place)) else { return Ok(()) };
         let detail = format!("volume {} is attached to VM '{}'", place.volume, user.name);
@@ -107,6 +107,7 @@ impl StorageApi for Agent {
 
     async fn delete_volume(&self, pool: &PoolAssignment, volume: Uuid) -> Result<(), Problem> {
         self.expect_loose(VolumePlace { volume, pool: pool.uuid }).await?;
+        self.repository_works.end_restoration(volume).await;
         let deleted = self.host.pools.driver(pool).delete(volume).await;
         deleted.map_err(|error| pool_problem("volume-not-deleted", &pool_named(pool), &error))
     }

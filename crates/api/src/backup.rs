@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::storage::VolumeAssignment;
+
 /// The part of a host that keeps backups.
 #[async_trait]
 pub trait BackupApi: Send + Sync {
@@ -20,6 +22,9 @@ pub trait BackupApi: Send + Sync {
     async fn cancel_backup(&self, vm: Uuid, backup: Uuid) -> Result<(), Problem>;
     /// Makes the disk of a VM that does not run what it was in a backup. The disk is empty and as large.
     async fn fill_disk(&self, vm: Uuid, request: &FillDisk) -> Result<Work<()>, Problem>;
+    /// Makes a volume that no VM has what a disk was in a backup. It is empty, and not smaller. Given up when the volume is
+    /// deleted.
+    async fn restore_volume(&self, request: &RestoreVolume) -> Result<Work<()>, Problem>;
     /// Reads all of a backup, and says what of it is lost.
     async fn check_backup(&self, place: &BackupPlace) -> Result<Work<BackupCheck>, Problem>;
     /// Deletes a backup, and what it alone needed. One that is not there is success.
@@ -84,6 +89,14 @@ pub struct BackedUpDisk {
 pub struct FillDisk {
     pub epoch: u64,
     pub place: BackupPlace,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RestoreVolume {
+    pub volume: VolumeAssignment,
+    pub place: BackupPlace,
+    /// Its name in the backup.
+    pub disk: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -65,6 +65,7 @@ pub mod host {
     pub const POOL_MEMBERSHIP: &str = "/v1/pools/{pool}/membership";
     pub const POOL_VOLUME_COPY: &str = "/v1/pools/{pool}/volumes/{volume}/copy";
     pub const POOL_VOLUME_IMAGE: &str = "/v1/pools/{pool}/volumes/{volume}/image";
+    pub const POOL_VOLUME_RESTORATION: &str = "/v1/pools/{pool}/volumes/{volume}/restoration";
     pub const POOL_VOLUME_CONTENT: &str = "/v1/pools/{pool}/volumes/{volume}/content";
     pub const VM_VOLUME_MOVE: &str = "/v1/vms/{vm}/volumes/{volume}/move";
     pub const VM_VOLUME_MOVE_CANCEL: &str = "/v1/vms/{vm}/volumes/{volume}/move/cancel";

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use gantry_api::{
     BackupApi,
-    backup::{BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, Work},
+    backup::{BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, RestoreVolume, Work},
     paths::host as paths,
 };
 use gantry_types::Problem;
@@ -25,6 +25,10 @@ impl BackupApi for AgentClient {
     }
     async fn fill_disk(&self, vm: Uuid, request: &FillDisk) -> Result<Work<()>, Problem> {
         answer(&self.host, self.post(&paths::vm_part(vm, "disk/filling"), request, SLOW)).await
+    }
+    async fn restore_volume(&self, request: &RestoreVolume) -> Result<Work<()>, Problem> {
+        let path = format!("{}/restoration", paths::pool_volume(request.volume.pool.uuid, request.volume.uuid));
+        answer(&self.host, self.post(&path, request, SLOW)).await
     }
     async fn check_backup(&self, place: &BackupPlace) -> Result<Work<BackupCheck>, Problem> {
         answer(&self.host, self.post(&paths::backup_part(place.backup, "check"), place, SLOW)).await

@@ -5,12 +5,16 @@ use std::time::Duration;
 use gantry_api::{
     AgentApi,
     agent::{Assignment, PowerAction},
-    backup::{BackUp, BackupPlace, FillDisk, Work},
+    backup::{BackUp, BackedUp, BackupPlace, FillDisk, RestoreVolume, Work},
+    storage::{PoolAssignment, VolumeAssignment},
 };
 use gantry_types::{ErrorClass, Problem, VmSpec};
 use uuid::Uuid;
 
-use crate::conformance::{expect, power, refused, worked};
+use crate::{
+    conformance::{expect, power, refused, worked},
+    storage_conformance::volume,
+};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// A backup of a few MiB is done long before.
@@ -27,8 +31,13 @@ async fn done<T>(what: &str, ask: impl AsyncFn() -> Result<Work<T>, Problem>) ->
     Err(format!("{what} does not end"))
 }
 
-/// A stopped VM is backed up, another one is filled from that; each can be repeated.
-pub(crate) async fn backups_repeat(agent: &dyn AgentApi, vm: &Assignment, repository: &str) -> Result<(), String> {
+/// A stopped VM is backed up, another one and a volume are filled from that; each can be repeated.
+pub(crate) async fn backups_repeat(
+    agent: &dyn AgentApi,
+    vm: &Assignment,
+    pool: &PoolAssignment,
+    repository: &str,
+) -> Result<(), String> {
     let place = BackupPlace { repository: repository.to_owned(), backup: Uuid::new_v4() };
     let spec = VmSpec::new(vm.cpus, vm.memory);
     let request = BackUp { epoch: vm.epoch, place: place.clone(), quiesce: false, name: vm.name.clone(), spec };
@@ -55,6 +64,7 @@ pub(crate) async fn backups_repeat(agent: &dyn AgentApi, vm: &Assignment, reposi
     power(agent, &other, PowerAction::Start).await?;
     refused("filling under a guest", "vm-running", agent.fill_disk(other.uuid, &fill).await)?;
     power(agent, &other, PowerAction::Kill).await?;
+    volumes_are_restored(agent, pool, &place, &first).await?;
     for vm in [vm, &other] {
         worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)?;
     }
@@ -69,4 +79,31 @@ pub(crate) async fn backups_repeat(agent: &dyn AgentApi, vm: &Assignment, reposi
         }
     }
     Err("the check of a backup that was deleted does not end".to_owned())
+}
+
+async fn volumes_are_restored(
+    agent: &dyn AgentApi,
+    pool: &PoolAssignment,
+    place: &BackupPlace,
+    backup: &BackedUp,
+) -> Result<(), String> {
+    let disk = backup.disks.first().ok_or("a backup without disks")?;
+    worked("open", agent.open_pool(pool).await)?;
+    let volume = VolumeAssignment { size: disk.size, ..volume(pool)? };
+    let request = RestoreVolume { volume: volume.clone(), place: place.clone(), disk: disk.name.clone() };
+    let nowhere = done("a volume that is not there", async || agent.restore_volume(&request).await).await;
+    expect(nowhere.is_err(), "what is not there was filled".to_owned())?;
+    worked("create", agent.create_volume(&volume).await)?;
+    for _ in 0..2 {
+        done("restore_volume", async || agent.restore_volume(&request).await).await?;
+    }
+    let other = RestoreVolume { disk: "nothing".to_owned(), ..request.clone() };
+    let unknown = done("a disk that the backup has not", async || agent.restore_volume(&other).await).await;
+    expect(unknown.is_err(), "what the backup has not was restored".to_owned())?;
+    // Given up with the volume, however far it is.
+    worked("restore_volume once more", agent.restore_volume(&request).await)?;
+    for _ in 0..2 {
+        worked("delete", agent.delete_volume(pool, volume.uuid).await)?;
+    }
+    worked("close", agent.close_pool(pool).await)
 }

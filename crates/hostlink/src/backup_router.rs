@@ -6,20 +6,21 @@ use axum::{
     routing::{post, put},
 };
 use gantry_api::{
-    backup::{BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, Work},
+    backup::{BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, RestoreVolume, Work},
     paths::host as paths,
 };
 use uuid::Uuid;
 
 use crate::{
     router::{Answer, Host},
-    storage_router::same,
+    storage_router::{same, same_volume},
 };
 
 pub(crate) fn routes() -> Router<Host> {
     Router::new()
         .route(paths::VM_BACKUP, put(back_up).delete(cancel_backup))
         .route(paths::DISK_FILLING, post(fill_disk))
+        .route(paths::POOL_VOLUME_RESTORATION, post(restore_volume))
         .route(paths::BACKUP_CHECK, post(check_backup))
         .route(paths::BACKUP_DELETION, post(delete_backup))
         .route(paths::BACKUP_CONTENT, post(read_backup))
@@ -38,6 +39,14 @@ async fn cancel_backup(State(host): State<Host>, Path((vm, backup)): Path<(Uuid,
 }
 async fn fill_disk(State(host): State<Host>, Path(vm): Path<Uuid>, Json(request): Json<FillDisk>) -> Answer<Work<()>> {
     Ok(Json(host.fill_disk(vm, &request).await?))
+}
+async fn restore_volume(
+    State(host): State<Host>,
+    Path(ids): Path<(Uuid, Uuid)>,
+    Json(request): Json<RestoreVolume>,
+) -> Answer<Work<()>> {
+    same_volume(ids, &request.volume)?;
+    Ok(Json(host.restore_volume(&request).await?))
 }
 async fn check_backup(
     State(host): State<Host>,

@@ -62,7 +62,7 @@ pub async fn run(
     named(CHECKS[9], divisions_repeat(agent, &fresh(1)).await)?;
     named(CHECKS[10], adoptions_repeat(agent, &fresh(2), pool).await)?;
     named(CHECKS[11], expectations_repeat(agent, &fresh(2), &source()?).await)?;
-    named(CHECKS[12], backups_repeat(agent, &fresh(2), repository).await)?;
+    named(CHECKS[12], backups_repeat(agent, &fresh(2), pool, repository).await)?;
     named(CHECKS[13], disk_moves_repeat(agent, &fresh(2), pool).await)
 }
 

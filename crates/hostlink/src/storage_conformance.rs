@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::conformance::{power, refused, worked};
 
-fn volume(pool: &PoolAssignment) -> Result<VolumeAssignment, String> {
+pub(crate) fn volume(pool: &PoolAssignment) -> Result<VolumeAssignment, String> {
     Ok(VolumeAssignment {
         uuid: Uuid::new_v4(),
         name: "data".parse().map_err(|_| "no name".to_owned())?,

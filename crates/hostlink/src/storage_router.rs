@@ -79,7 +79,7 @@ async fn close_pool(State(host): State<Host>, Path(id): Path<Uuid>, Json(pool): 
     Ok(Json(host.close_pool(&pool).await?))
 }
 
-fn same_volume((pool, id): (Uuid, Uuid), volume: &VolumeAssignment) -> Result<(), Refusal> {
+pub(crate) fn same_volume((pool, id): (Uuid, Uuid), volume: &VolumeAssignment) -> Result<(), Refusal> {
     same("pool", pool, volume.pool.uuid)?;
     same("volume", id, volume.uuid)
 }

@@ -10,6 +10,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use uuid::Uuid;
@@ -18,6 +19,7 @@ use crate::blocking::blocking;
 use crate::disk::DiskInfo;
 use crate::error::StorageError;
 use crate::pool::DirPool;
+use crate::qemu_img::WORKER_UID;
 
 /// The only export.
 pub const EXPORT: &str = "disk";
@@ -25,6 +27,18 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 const DOING: &str = "serving disk";
 const MESSAGE_BYTES_MAX: u64 = 4096;
+
+/// A directory for the socket of a disk that no VM has, gone with its handle: whatever serves such a disk can write there.
+///
+/// # Errors
+/// Of the file system for temporary files.
+pub fn loose_socket_dir() -> std::io::Result<TempDir> {
+    let directory = tempfile::Builder::new().prefix("gantry-serve-").tempdir()?;
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(directory.path(), Some(WORKER_UID), Some(WORKER_UID))?;
+    }
+    Ok(directory)
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServeMode {

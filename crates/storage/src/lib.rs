@@ -45,7 +45,7 @@ mod staging;
 
 pub use digest::{DigestError, Sha256Digest};
 pub use disk::{DiskInfo, DiskSpec, DiskUsers};
-pub use disk_server::{DiskServer, EXPORT as SERVED_EXPORT, ServeMode};
+pub use disk_server::{DiskServer, EXPORT as SERVED_EXPORT, ServeMode, loose_socket_dir};
 pub use disk_transfer::{AlongFiles, DiskFile, StagedDisk};
 pub use driver::{Admission, PoolDriver, PoolFinding};
 pub use error::StorageError;

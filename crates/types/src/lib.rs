@@ -126,4 +126,6 @@ pub use token::{ApiToken, Role, TokenSpec, TokenStatus};
 pub use user::{User, UserSpec, UserStatus};
 pub use vm::{Arch, Display, Firmware, GuestInfo, NicSpec, NicStatus, PowerState, Vm, VmMetrics, VmSpec, VmStatus};
 pub use vm_phase::VmPhase;
-pub use volume::{CacheMode, VOLUMES_PER_VM_MAX, Volume, VolumeLimits, VolumePhase, VolumeSpec, VolumeStatus};
+pub use volume::{
+    BackedUpVolume, CacheMode, VOLUMES_PER_VM_MAX, Volume, VolumeLimits, VolumePhase, VolumeSpec, VolumeStatus,
+};

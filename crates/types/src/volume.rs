@@ -24,6 +24,9 @@ pub struct VolumeSpec {
     /// The image whose content it begins with; empty if not given. Fixed once it is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Name>,
+    /// The disk in a backup whose content it begins with; empty if not given. Fixed once it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackedUpVolume>,
     /// Changed at any time.
     #[serde(default, skip_serializing_if = "VolumeLimits::is_none")]
     pub limits: VolumeLimits,
@@ -37,6 +40,16 @@ pub struct VolumeSpec {
 
 fn yes() -> bool {
     true
+}
+
+/// A disk in a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BackedUpVolume {
+    /// The backup's object, for example `web-20270131-021500`.
+    pub name: Name,
+    /// What the volume was called when the backup was made; `disk` is the VM's own disk.
+    pub disk: String,
 }
 
 /// What a guest may do with a volume at most, reads and writes together.
@@ -83,8 +96,14 @@ impl Volume {
         } else if !spec.size.bytes().is_multiple_of(512) {
             problem = problem.field("spec.size", format!("{} is not a multiple of 512 bytes", spec.size));
         }
-        if spec.clone_of.is_some() && spec.image.is_some() {
-            problem = problem.field("spec.image", "can't be given together with clone_of: it begins as one of them");
+        let begins = [
+            ("spec.clone_of", spec.clone_of.is_some()),
+            ("spec.image", spec.image.is_some()),
+            ("spec.backup", spec.backup.is_some()),
+        ];
+        let mut begins = begins.into_iter().filter(|(_, is_given)| *is_given);
+        if let (Some((first, _)), Some((other, _))) = (begins.next(), begins.next()) {
+            problem = problem.field(other, format!("can't be given together with {first}: it begins as one of them"));
         }
         if let Some(iops) = spec.limits.iops.filter(|iops| !IOPS.contains(iops)) {
             let message = format!("{iops} is out of range, use {} to {}", IOPS.start(), IOPS.end());

@@ -23,7 +23,7 @@
 //! If the agent ends, QEMU goes on; a new agent's task takes it over from the record ([`recover`]).
 
 mod actor;
-mod backup;
+pub(crate) mod backup;
 mod console;
 mod copying;
 mod definition;

@@ -28,6 +28,8 @@ pub enum BackupCommand {
     Schedule(BackupScheduleArguments),
     /// Make a VM whose disk has a backup's content
     Restore(BackupRestore),
+    /// Make a volume with what a disk was in a backup
+    RestoreVolume(BackupRestoreVolume),
     /// Read all of a backup, and say what of it is lost
     Verify {
         /// The VM's name, also of one that is no more
@@ -121,6 +123,24 @@ pub struct BackupRestore {
     /// Do not start it
     #[arg(long)]
     pub no_start: bool,
+    #[command(flatten)]
+    pub follow: FollowOptions,
+}
+
+#[derive(Debug, Args)]
+pub struct BackupRestoreVolume {
+    /// The name of the VM that was backed up, also of one that is no more
+    pub vm: String,
+    /// What the volume was called then; 'disk' is the VM's own disk: gantry backup show VM
+    pub disk: String,
+    /// The backup's name; the newest if not given
+    pub name: Option<String>,
+    /// What the new volume is to be called; as it was if not given
+    #[arg(long = "as", value_name = "NAME")]
+    pub new_name: Option<Name>,
+    /// Where it is to lie: gantry pool list
+    #[arg(long)]
+    pub pool: Name,
     #[command(flatten)]
     pub follow: FollowOptions,
 }

@@ -30,7 +30,7 @@ use gantry_types::Name;
 use crate::{kind::Kind, wait::Condition};
 
 pub use alarms::{AlarmCommand, AlarmList, AlarmSilence, ReceiverCommand};
-pub use backup::{BackupCommand, BackupCreate, BackupRestore, BackupScheduleArguments};
+pub use backup::{BackupCommand, BackupCreate, BackupRestore, BackupRestoreVolume, BackupScheduleArguments};
 pub use energy::{EnergyCommand, EnergyReportOf};
 pub use ha::HaCommand;
 pub use load_balancer::{HealthOptions, LoadBalancerCommand, LoadBalancerCreate};

@@ -10,11 +10,17 @@ use gantry_api::{
     backup::BackupContent,
     rest::{BackupFilesQuery, DeleteBackupQuery, RestoreBackupRequest, WriteQuery},
 };
-use gantry_types::{Backup, BackupPhase, BackupSchedule, BackupSpec, Labels, Name, Problem, Resource, Timestamp, Vm};
+use gantry_types::{
+    BackedUpVolume, Backup, BackupPhase, BackupSchedule, BackupSpec, Labels, Name, Problem, Resource, Timestamp, Vm,
+    Volume, VolumeSpec,
+};
 
 use super::{Failures, Session, announce, carry_out, networking::change, objects};
 use crate::{
-    args::{BackupCommand, BackupCreate, BackupRestore, BackupScheduleArguments, FollowOptions, KeptPeriods},
+    args::{
+        BackupCommand, BackupCreate, BackupRestore, BackupRestoreVolume, BackupScheduleArguments, FollowOptions,
+        KeptPeriods,
+    },
     client::Client,
     exit::Failure,
     output::now,
@@ -33,6 +39,7 @@ pub async fn run(session: &Session, command: BackupCommand) -> Result<(), Failur
         }
         BackupCommand::Schedule(arguments) => schedule(session, arguments).await,
         BackupCommand::Restore(arguments) => restore(session, arguments).await,
+        BackupCommand::RestoreVolume(arguments) => restore_volume(session, arguments).await,
         BackupCommand::Verify { vm, name, follow } => verify(session, &vm, name.as_deref(), follow).await,
         BackupCommand::Files { vm, path, backup } => files(session, &vm, &path, backup.as_deref()).await,
         BackupCommand::Delete { vm, names, force, follow } => delete(session, &vm, &names, force, follow).await,
@@ -121,6 +128,40 @@ async fn restore(session: &Session, arguments: BackupRestore) -> Result<(), Fail
     let latest = client.get::<Vm>(changed.object.name()).await.unwrap_or(changed.object);
     let done = if arguments.follow.no_wait { "is being restored" } else { "restored" };
     Ok(announce(session.printer, &latest, done)?)
+}
+
+/// As large as it was; limits and caching are its new owner's to choose.
+async fn restore_volume(session: &Session, arguments: BackupRestoreVolume) -> Result<(), Failure> {
+    let client = session.client()?;
+    let backup = find(&client, &arguments.vm, arguments.name.as_deref()).await?;
+    let disk = arguments.disk;
+    let found = backup.status.disks.iter().find(|one| one.name == disk);
+    let found = found.ok_or_else(|| {
+        let names: Vec<_> = backup.status.disks.iter().map(|one| one.name.as_str()).collect();
+        Problem::invalid("disk-missing", format!("'{disk}' is not in backup '{}'", backup.name()))
+            .remedy(format!("it has: {}", names.join(", ")))
+    })?;
+    let name = match arguments.new_name {
+        Some(name) => name,
+        None => disk.parse().map_err(|error| {
+            Problem::invalid("invalid-name", format!("'{disk}' can't be a volume's name: {error}"))
+                .remedy("name it: --as NAME")
+        })?,
+    };
+    let spec = VolumeSpec {
+        pool: arguments.pool,
+        size: found.size,
+        clone_of: None,
+        image: None,
+        backup: Some(BackedUpVolume { name: backup.metadata.name.clone(), disk }),
+        limits: Default::default(),
+        cache: Default::default(),
+        discard: true,
+    };
+    let changed = client.create(&Volume::new(name, spec), &WriteQuery::default()).await?;
+    carry_out(&client, &changed, arguments.follow).await?;
+    let done = if arguments.follow.no_wait { "is being restored" } else { "restored" };
+    Ok(announce(session.printer, &changed.object, done)?)
 }
 
 async fn verify(session: &Session, vm: &str, name: Option<&str>, follow: FollowOptions) -> Result<(), Failure> {

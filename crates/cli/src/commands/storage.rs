@@ -128,6 +128,7 @@ async fn create_volume(session: &Session, arguments: VolumeCreate) -> Result<(),
         size,
         clone_of: None,
         image: arguments.image,
+        backup: None,
         limits: VolumeLimits::default(),
         cache: Default::default(),
         discard: true,
@@ -147,7 +148,7 @@ async fn create_volume(session: &Session, arguments: VolumeCreate) -> Result<(),
 async fn clone_volume(session: &Session, arguments: VolumeClone) -> Result<(), Failure> {
     let client = session.client()?;
     let source: Volume = client.get(&arguments.source).await?;
-    let mut spec = VolumeSpec { clone_of: Some(source.metadata.name), image: None, ..source.spec };
+    let mut spec = VolumeSpec { clone_of: Some(source.metadata.name), image: None, backup: None, ..source.spec };
     spec.pool = arguments.pool.unwrap_or(spec.pool);
     spec.size = arguments.size.unwrap_or(spec.size);
     adjust(&mut spec, arguments.settings);

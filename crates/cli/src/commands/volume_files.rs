@@ -65,6 +65,7 @@ fn volume_of(arguments: &VolumeImport, image: &Name, size: ByteSize) -> Volume {
         size: arguments.size.unwrap_or(size),
         clone_of: None,
         image: Some(image.clone()),
+        backup: None,
         limits: VolumeLimits::default(),
         cache: Default::default(),
         discard: true,

@@ -95,6 +95,7 @@ pub async fn create(app: &App, caller: &Caller, sent: Volume, query: &WriteQuery
     let pool = pool.map_err(|message| wrong("spec.pool", message))?;
     pool::check_promise(app, &pool, sent.spec.size.bytes()).map_err(|message| wrong("spec.size", message))?;
     volume_content::check_image(app, &sent).map_err(|(field, message)| wrong(field, message))?;
+    volume_content::check_backup(app, &sent).map_err(|(field, message)| wrong(field, message))?;
     let source = match &sent.spec.clone_of {
         Some(name) => Some(clonable(app, &sent, &pool, name).await?),
         None => None,
@@ -189,6 +190,7 @@ fn check_change(app: &App, current: &Volume, sent: &Volume) -> Result<(), Proble
         ("spec.pool", old.pool != new.pool),
         ("spec.clone_of", old.clone_of != new.clone_of),
         ("spec.image", old.image != new.image),
+        ("spec.backup", old.backup != new.backup),
     ] {
         if changed {
             wrong = wrong.field(field, "is fixed when the volume is made");

@@ -2,8 +2,8 @@
 
 use gantry_api::storage::{ExportVolume, VolumeAssignment};
 use gantry_types::{
-    Host, HostState, Image, ImageFormat, ImagePhase, Name, Pool, Problem, Resource, Severity, Vm, VmPhase, Volume,
-    VolumePhase,
+    BackedUpVolume, Backup, BackupPhase, Host, HostState, Image, ImageFormat, ImagePhase, Name, Pool, Problem,
+    Resource, Severity, Vm, VmPhase, Volume, VolumePhase,
 };
 
 use super::{App, Caller, volume};
@@ -24,6 +24,32 @@ pub(super) fn check_image(app: &App, sent: &Volume) -> Result<(), (&'static str,
     let needed = image.status.virtual_size;
     if sent.spec.size < needed {
         return Err(("spec.size", format!("{} is less than the {needed} of image '{name}'", sent.spec.size)));
+    }
+    Ok(())
+}
+
+/// Whether the backup that a new volume is to begin from has such a disk, whole, and that fits into it.
+///
+/// # Errors
+/// The field that is wrong, and why.
+pub(super) fn check_backup(app: &App, sent: &Volume) -> Result<(), (&'static str, String)> {
+    let Some(BackedUpVolume { name, disk }) = &sent.spec.backup else { return Ok(()) };
+    let Some(backup) = app.model.get::<Backup>(name.as_str()) else {
+        return Err(("spec.backup.name", format!("backup '{name}' does not exist; see: gantry backup list")));
+    };
+    if backup.status.phase != BackupPhase::Ready {
+        let message = format!("backup '{name}' is {}; see: gantry backup show {}", backup.status.phase, backup.typed());
+        return Err(("spec.backup.name", message));
+    }
+    let disks = &backup.status.disks;
+    let Some(found) = disks.iter().find(|one| one.name == *disk) else {
+        let names: Vec<_> = disks.iter().map(|one| one.name.as_str()).collect();
+        let shown: String = disk.chars().filter(|c| !c.is_control()).take(64).collect();
+        return Err(("spec.backup.disk", format!("'{shown}' is not in backup '{name}'; it has: {}", names.join(", "))));
+    };
+    if sent.spec.size < found.size {
+        let message = format!("{} is less than the {} of '{disk}' in backup '{name}'", sent.spec.size, found.size);
+        return Err(("spec.size", message));
     }
     Ok(())
 }

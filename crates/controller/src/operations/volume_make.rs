@@ -6,13 +6,17 @@
 use async_trait::async_trait;
 use gantry_api::{
     AgentApi,
+    backup::RestoreVolume,
     storage::{CopyVolume, FillVolume},
 };
-use gantry_types::{Host, HostState, Name, Pool, Problem, Resource, Severity, Volume, VolumePhase};
+use gantry_types::{
+    BackedUpVolume, Backup, Host, HostState, Name, Pool, Problem, Resource, Severity, Volume, VolumePhase,
+};
 use std::sync::Arc;
 
 use super::{
     assignment::ready_image,
+    backup_place::{follow, place_of},
     step::{Ending, Procedure, Step, StepContext, Undone},
 };
 use crate::{
@@ -66,10 +70,11 @@ impl Procedure for VolumeCreate {
         };
         volume.status.phase = VolumePhase::Ready;
         let (spec, by) = (&volume.spec, &context.operation.spec.requested_by);
-        let of = match (&spec.clone_of, &spec.image) {
-            (Some(source), _) => format!(", a clone of '{source}',"),
-            (None, Some(image)) => format!(" from image '{image}'"),
-            (None, None) => String::new(),
+        let of = match (&spec.clone_of, &spec.image, &spec.backup) {
+            (Some(source), ..) => format!(", a clone of '{source}',"),
+            (_, Some(image), _) => format!(" from image '{image}'"),
+            (.., Some(BackedUpVolume { name, disk })) => format!(" from '{disk}' in backup '{name}'"),
+            (None, None, None) => String::new(),
         };
         let message =
             format!("volume '{}'{of} of {} was made in pool '{}' by {by}", volume.name(), spec.size, spec.pool);
@@ -138,7 +143,32 @@ async fn fill_with_image(context: &StepContext, volume: &Volume, name: &Name) ->
     agent.fill_volume(&FillVolume { volume: assignment(&context.app, volume)?, image }).await
 }
 
-/// A clone's content, or an image's. Done again, it is the same: its source is kept from changing by this operation.
+async fn fill_from_backup(context: &mut StepContext, volume: &Volume, from: &BackedUpVolume) -> Result<(), Problem> {
+    let backup: Backup = context.app.objects.get(from.name.as_str()).await?;
+    let host = reaching_both(context, volume, &backup).await?;
+    let agent = context.agent(&host).await?;
+    let request =
+        RestoreVolume { volume: assignment(&context.app, volume)?, place: place_of(&backup), disk: from.disk.clone() };
+    let message = format!("filling the volume on host '{host}'");
+    while follow(context, &message, agent.restore_volume(&request).await?).await?.is_none() {}
+    Ok(())
+}
+
+/// The host that made the backup, which surely reaches its repository, if it reaches the pool, too; else one that reaches the
+/// pool, and says if it does not find the repository.
+async fn reaching_both(context: &StepContext, volume: &Volume, backup: &Backup) -> Result<Name, Problem> {
+    let pool: Pool = context.app.objects.get(volume.spec.pool.as_str()).await?;
+    let maker = backup.status.host.as_ref().filter(|maker| pool.spec.hosts.contains(maker));
+    let answers = |name: &&Name| {
+        context.app.model.get::<Host>(name.as_str()).is_some_and(|host| host.status.state == HostState::Ready)
+    };
+    match maker.filter(answers) {
+        Some(maker) => Ok(maker.clone()),
+        None => Ok(at_pool(context, &volume.spec.pool).await?.0),
+    }
+}
+
+/// A clone's content, an image's, or that of a disk in a backup. Done again, it is the same: what it is taken from does not change.
 struct Fill;
 
 #[async_trait]
@@ -151,6 +181,9 @@ impl Step for Fill {
         let volume = volume(context).await?;
         if let Some(image) = &volume.spec.image {
             return fill_with_image(context, &volume, image).await;
+        }
+        if let Some(backup) = &volume.spec.backup {
+            return fill_from_backup(context, &volume, backup).await;
         }
         let Some(source) = source(context, &volume).await? else { return Ok(()) };
         let find = async |pool: &Name| context.app.objects.get::<Pool>(pool.as_str()).await;

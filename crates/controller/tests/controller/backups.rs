@@ -4,12 +4,15 @@ use gantry_api::backup::BackupContent;
 use gantry_api::rest::{BackupFilesQuery, Changed, DeleteBackupQuery, RestoreBackupRequest, WriteQuery};
 use gantry_controller::{
     Caller,
-    app::{backup, vm},
+    app::{backup, pool, vm, volume},
 };
 use gantry_hostlink::fake::{Fault, When};
-use gantry_types::{Backup, BackupPhase, Event, LostRange, OperationPhase, Problem, Role, Severity, VmPhase};
+use gantry_types::{
+    Backup, BackupPhase, Event, LostRange, OperationPhase, Problem, Role, Severity, VmPhase, Volume, VolumePhase,
+};
 use serde_json::json;
 
+use crate::storage::sent_pool;
 use crate::world::{Controller, REPOSITORY, World, name, succeeded};
 
 /// What there has to be: so many whole backups, with what is known of them, in the store and in the repository.
@@ -156,4 +159,41 @@ async fn one_whose_repository_is_gone_can_be_forgotten() {
     let query = DeleteBackupQuery { force: true, ..query };
     done(&world, &controller, backup::delete(app, &admin(), "web-a", &query).await).await;
     assert!(world.backups().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_volume_begins_as_a_disk_in_a_backup() {
+    let (world, controller) = a_backup().await;
+    let app = &*controller.app;
+    done(&world, &controller, pool::create(app, &admin(), sent_pool("fast", "/srv/fast"), &now()).await).await;
+    let wanted = |name: &str, size: &str, from: &str, disk: &str| -> Volume {
+        let spec = json!({"pool": "fast", "size": size, "backup": {"name": from, "disk": disk}});
+        Volume::new(name.parse().expect("a name"), serde_json::from_value(spec).expect("a spec"))
+    };
+    for (wrong, field) in [
+        (wanted("again", "1MiB", "web-b", "disk"), "spec.backup.name"),
+        (wanted("again", "1MiB", "web-a", "data"), "spec.backup.disk"),
+    ] {
+        let refused = volume::create(app, &admin(), wrong, &now()).await.expect_err("must be refused");
+        assert_eq!((refused.code(), refused.fields[0].field.as_str()), ("invalid-volume", field));
+    }
+    let mut both = wanted("again", "1MiB", "web-a", "disk");
+    both.spec.image = Some(name("tiny"));
+    assert_eq!(code(volume::create(app, &admin(), both, &now()).await), "invalid-volume");
+
+    let good = wanted("again", "1MiB", "web-a", "disk");
+    done(&world, &controller, volume::create(app, &admin(), good.clone(), &now()).await).await;
+    let made: Volume = app.objects.get("again").await.expect("a volume");
+    assert_eq!((made.status.phase, made.status.operation), (VolumePhase::Ready, None));
+    assert!(world.hosts.calls().iter().any(|call| call.name == "restore_volume"));
+
+    // What turns out to be lost leaves no volume.
+    let lost = LostRange { disk: "disk".to_owned(), offset_bytes: 0, length_bytes: 1, why: "rot".to_owned() };
+    world.hosts.damage_backup(world.backups().await[0].metadata.uuid, lost);
+    let unlucky = Volume { metadata: wanted("b", "1MiB", "web-a", "disk").metadata, ..good };
+    let changed = volume::create(app, &admin(), unlucky, &now()).await;
+    let operation = changed.expect("accepted").operation.expect("an operation").metadata.name;
+    controller.execute(&operation).await;
+    assert_eq!(world.operation(operation.as_str()).await.status.phase, OperationPhase::Failed);
+    assert!(app.objects.find::<Volume>("b").await.expect("read").is_none());
 }

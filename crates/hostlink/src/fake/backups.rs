@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 use gantry_api::{
     BackupApi,
-    backup::{BackUp, BackedUp, BackedUpDisk, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, Work},
+    backup::{
+        BackUp, BackedUp, BackedUpDisk, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, RestoreVolume,
+        Work,
+    },
 };
 use gantry_types::{ByteSize, LostRange, Problem};
 use uuid::Uuid;
@@ -118,6 +121,24 @@ impl BackupApi for FakeHost {
 
     async fn fill_disk(&self, vm: Uuid, request: &FillDisk) -> Result<Work<()>, Problem> {
         self.call("fill_disk", |state| state.fill_disk(&self.name, vm, request))
+    }
+
+    async fn restore_volume(&self, request: &RestoreVolume) -> Result<Work<()>, Problem> {
+        self.call("restore_volume", |state| {
+            let backup = state.repositories.find(&request.place)?.clone();
+            if !backup.taken.disks.iter().any(|disk| disk.name == request.disk) {
+                return Err(Problem::not_found("disk", &request.disk));
+            }
+            let volume = &request.volume;
+            if !state.host(&self.name)?.pool(&volume.pool)?.content().volumes.contains_key(&volume.uuid) {
+                return Err(Problem::not_found("volume", volume.name.as_str()));
+            }
+            if !backup.lost.is_empty() {
+                return Err(Problem::permanent("backup-damaged", "the backup is damaged"));
+            }
+            let done = state.repositories.is_done("restore_volume", volume.uuid);
+            Ok(if done { Work::Done(()) } else { working() })
+        })
     }
 
     async fn check_backup(&self, place: &BackupPlace) -> Result<Work<BackupCheck>, Problem> {

@@ -41,7 +41,7 @@ pub(super) struct FakePool {
 #[derive(Debug, Default)]
 pub(super) struct Content {
     /// With their sizes.
-    volumes: BTreeMap<Uuid, ByteSize>,
+    pub volumes: BTreeMap<Uuid, ByteSize>,
     /// VMs' own disks, with their leases: the epoch of the VM that each was given to last.
     pub disks: BTreeMap<Uuid, u64>,
 }

@@ -1,4 +1,4 @@
-//! Fills the disk of a VM that does not run from a backup.
+//! Fills the disk of a VM that does not run, or a volume that no VM has, from a backup.
 //!
 //! The disk is new: what the backup has no chunk for is zero already. Interrupted and begun again, the same is written again.
 
@@ -12,19 +12,21 @@ use gantry_types::Problem;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::job::OWN_DISK;
 use crate::backups::repository_problem;
 use crate::storage::pool_problem;
 use crate::work::Progress;
 
 const SOCKET: &str = "fill.sock";
 
-pub(super) struct Fill {
+pub(crate) struct Fill {
     pub what: String,
     pub disk: Uuid,
     pub pool: DirPool,
-    pub run_dir: PathBuf,
+    /// The disk's owner can write to it.
+    pub sockets: PathBuf,
     pub place: BackupPlace,
+    /// What the disk is called in the backup.
+    pub name: String,
 }
 
 impl Fill {
@@ -32,13 +34,13 @@ impl Fill {
         let failed = |error| repository_problem(&self.what, &error);
         let repository = Repository::open_directory(Path::new(&self.place.repository), false).await.map_err(failed)?;
         let manifest = repository.manifest(self.place.backup).await.map_err(failed)?;
-        let reader = DiskReader::new(&repository, manifest.disk(OWN_DISK).map_err(failed)?);
-        let served = self.pool.serve_disk(self.disk, &self.run_dir.join(SOCKET), ServeMode::Writable).await;
+        let reader = DiskReader::new(&repository, manifest.disk(&self.name).map_err(failed)?);
+        let served = self.pool.serve_disk(self.disk, &self.sockets.join(SOCKET), ServeMode::Writable).await;
         let server = served.map_err(|error| pool_problem("disk-not-filled", &self.what, &error))?;
         let done = tokio::select! {
             done = self.copy(reader, server.socket(), &progress) => done,
             () = cancel.cancelled() => Err(Problem::conflict(
-                "restore-given-up", format!("filling the disk of {} was given up", self.what)
+                "restore-given-up", format!("filling {} was given up", self.what)
             )),
         };
         server.end().await;
@@ -47,15 +49,15 @@ impl Fill {
 
     async fn copy(&self, mut reader: DiskReader, socket: &Path, progress: &Progress) -> Result<(), Problem> {
         let unwritten = |error: std::io::Error| {
-            Problem::transient("disk-not-filled", format!("the disk of {} can't be written: {error}", self.what))
+            Problem::transient("disk-not-filled", format!("{} can't be written: {error}", self.what))
                 .remedy("make room in its pool: gantry pool list")
         };
         let stream = gantry_qemu::connect_socket(socket).await.map_err(unwritten)?;
         let mut client = NbdClient::connect(stream, SERVED_EXPORT, None).await.map_err(unwritten)?;
         let (size, chunk) = (reader.size_bytes(), CHUNK_BYTES as u64);
         if client.size_bytes() < size {
-            let detail = format!("the disk of {} has {} bytes, the backup {size}", self.what, client.size_bytes());
-            return Err(Problem::permanent("disk-not-filled", detail).remedy("give the VM a disk as large"));
+            let detail = format!("{} has {} bytes, the backup {size}", self.what, client.size_bytes());
+            return Err(Problem::permanent("disk-not-filled", detail).remedy("make one as large"));
         }
         progress.add_total(size);
         for place in 0..reader.chunks() {

@@ -10,7 +10,7 @@
 //!
 //! The guest goes first: when there is no room for what it overwrites, the backup is given up and its space given back.
 
-mod fill;
+pub(crate) mod fill;
 mod job;
 mod source;
 
@@ -178,11 +178,12 @@ impl VmTask {
             return Err(Problem::conflict("vm-running", detail).remedy("stop it first"));
         }
         let fill = fill::Fill {
-            what: self.named()?,
+            what: format!("the disk of {}", self.named()?),
             disk: self.vm,
             pool: self.disks().await?,
-            run_dir: self.host.records.run_dir(self.vm),
+            sockets: self.host.records.run_dir(self.vm),
             place: request.place,
+            name: job::OWN_DISK.to_owned(),
         };
         let running = Running::start(|progress, cancel| fill.run(progress, cancel));
         let report = running.report();
