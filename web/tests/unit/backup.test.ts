@@ -1,5 +1,5 @@
 import { afterEach, describe, expect, it, vi } from 'vitest';
-import { backupActions, lostWords, nameOfMoment, ownName, restoreAction, sizeOf } from '../../src/lib/actions/backup';
+import { backupActions, lostWords, nameOfMoment, ownName, restoreAction, restoreVolumeAction, sizeOf } from '../../src/lib/actions/backup';
 import type { Backup } from '../../src/lib/api/types';
 import { cliOf, manifestOf, repositoryFor } from '../../src/features/backup/backup';
 import { inside, parentOf, wholeFile } from '../../src/features/backup/files';
@@ -42,6 +42,14 @@ describe('a backup', () => {
     const other = restoreAction(backup(), { name: 'web2', host: 'host-2', start: false });
     expect(other.cli).toBe('gantry backup restore web 20270131-021500 --as web2 --host host-2 --no-start');
     expect([other.call.path, other.call.body]).toEqual(['/v1/backups/web-20270131-021500/restore', { name: 'web2', host: 'host-2', start: false }]);
+  });
+
+  it('gives a disk of it back as a volume', () => {
+    const of = backup({ phase: 'ready', disks: [{ name: 'disk', size: '1GiB' }, { name: 'data', size: '512MiB' }] });
+    const action = restoreVolumeAction(of, { disk: 'data', name: 'data2', pool: 'fast' });
+    expect([action.blocked, action.cli]).toEqual([undefined, 'gantry backup restore-volume web data 20270131-021500 --as data2 --pool fast']);
+    expect(action.call.body).toEqual({ kind: 'volume', metadata: { name: 'data2' }, spec: { pool: 'fast', size: '512MiB', backup: { name: 'web-20270131-021500', disk: 'data' } } });
+    expect(restoreVolumeAction(of, { disk: 'data', name: 'data', pool: '' })).toMatchObject({ blocked: 'no pool is chosen', cli: 'gantry backup restore-volume web data 20270131-021500 --pool POOL' });
   });
 
   it('says how large it is, and what of it is lost', () => {

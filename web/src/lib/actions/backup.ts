@@ -76,6 +76,21 @@ export function restoreAction(backup: Backup, { name, host, start }: Restore): A
   };
 }
 
+/** A new volume with what a disk was then. */
+export function restoreVolumeAction(backup: Backup, { disk, name, pool }: { disk: string; name: string; pool: string }): Action {
+  const { vm } = backup.spec;
+  const size = backup.status?.disks?.find((one) => one.name === disk)?.size ?? '';
+  return {
+    id: 'restore-volume',
+    label: 'Restore',
+    icon: 'storage',
+    blocked: unreadable(backup) ?? (disk ? (pool ? (name ? undefined : 'it needs a name') : 'no pool is chosen') : 'no disk is chosen'),
+    cli: `gantry backup restore-volume ${vm} ${disk || 'DISK'} ${ownName(backup)}${name === disk ? '' : ` --as ${name || 'NAME'}`} --pool ${pool || 'POOL'}`,
+    call: call('POST', '/v1/volumes', { body: { kind: 'volume', metadata: { name }, spec: { pool, size, backup: { name: backup.metadata.name, disk } } } }),
+    asked: `Volume ${name} is being restored`,
+  };
+}
+
 /** All of its disks together. */
 export function sizeOf({ status }: Backup): string {
   return status?.disks?.length ? showSize(status.disks.reduce((sum, disk) => sum + bytesOf(disk.size), 0)) : '–';
