@@ -21,9 +21,10 @@ use uuid::Uuid;
 
 use crate::agent::Agent;
 use crate::problem::chain;
-use crate::storage::{pool_problem, volume_named};
+use crate::storage::volume_named;
 use crate::vm::Command;
 use crate::vm::backup::fill::Fill;
+use crate::vm::backup::source::DiskPool;
 use crate::work::Running;
 
 /// What is quickly done is answered at once.
@@ -165,8 +166,7 @@ impl BackupApi for Agent {
         let RestoreVolume { volume, place, disk } = request;
         self.expect_loose(volume.place()).await?;
         let what = volume_named(volume);
-        let pool = self.host.pools.disks(&volume.pool).await;
-        let pool = pool.map_err(|error| pool_problem("disk-not-filled", &what, &error))?;
+        let pool = DiskPool::Volume(self.host.pools.driver(&volume.pool));
         let (volume, place, name) = (volume.uuid, place.clone(), disk.clone());
         let begin = || {
             Running::start(move |progress, cancel| async move {

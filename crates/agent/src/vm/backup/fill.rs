@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use gantry_api::backup::BackupPlace;
 use gantry_backup::{CHUNK_BYTES, DiskReader, Repository};
-use gantry_storage::{DirPool, NbdClient, SERVED_EXPORT, ServeMode};
+use gantry_storage::{NbdClient, SERVED_EXPORT, ServeMode};
 use gantry_types::Problem;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::source::DiskPool;
 use crate::backups::repository_problem;
 use crate::storage::pool_problem;
 use crate::work::Progress;
@@ -21,7 +22,7 @@ const SOCKET: &str = "fill.sock";
 pub(crate) struct Fill {
     pub what: String,
     pub disk: Uuid,
-    pub pool: DirPool,
+    pub pool: DiskPool,
     /// The disk's owner can write to it.
     pub sockets: PathBuf,
     pub place: BackupPlace,
@@ -35,7 +36,7 @@ impl Fill {
         let repository = Repository::open_directory(Path::new(&self.place.repository), false).await.map_err(failed)?;
         let manifest = repository.manifest(self.place.backup).await.map_err(failed)?;
         let reader = DiskReader::new(&repository, manifest.disk(&self.name).map_err(failed)?);
-        let served = self.pool.serve_disk(self.disk, &self.sockets.join(SOCKET), ServeMode::Writable).await;
+        let served = self.pool.serve(self.disk, &self.sockets.join(SOCKET), ServeMode::Writable).await;
         let server = served.map_err(|error| pool_problem("disk-not-filled", &self.what, &error))?;
         let done = tokio::select! {
             done = self.copy(reader, server.socket(), &progress) => done,

@@ -12,7 +12,7 @@
 
 pub(crate) mod fill;
 mod job;
-mod source;
+pub(crate) mod source;
 
 use gantry_api::backup::{BackUp, BackedUp, FillDisk, Work};
 use gantry_qemu::backup;
@@ -180,7 +180,7 @@ impl VmTask {
         let fill = fill::Fill {
             what: format!("the disk of {}", self.named()?),
             disk: self.vm,
-            pool: self.disks().await?,
+            pool: DiskPool::Own(self.disks().await?),
             sockets: self.host.records.run_dir(self.vm),
             place: request.place,
             name: job::OWN_DISK.to_owned(),

@@ -39,7 +39,7 @@ pub(super) struct Disk {
 }
 
 /// Where it lies.
-pub(super) enum DiskPool {
+pub(crate) enum DiskPool {
     /// The VM's own, over its image.
     Own(DirPool),
     Volume(Arc<dyn PoolDriver>),
@@ -53,10 +53,10 @@ impl DiskPool {
         }
     }
 
-    async fn serve(&self, disk: Uuid, socket: &Path) -> Result<DiskServer, StorageError> {
+    pub async fn serve(&self, disk: Uuid, socket: &Path, mode: ServeMode) -> Result<DiskServer, StorageError> {
         match self {
-            Self::Own(pool) => pool.serve_disk(disk, socket, ServeMode::ReadOnly).await,
-            Self::Volume(driver) => driver.serve(disk, socket, ServeMode::ReadOnly).await,
+            Self::Own(pool) => pool.serve_disk(disk, socket, mode).await,
+            Self::Volume(driver) => driver.serve(disk, socket, mode).await,
         }
     }
 }
@@ -164,7 +164,7 @@ impl Job {
         let (server, export) = match &self.source {
             Source::Running { .. } => (None, backup::export(place)),
             Source::Stopped => {
-                let served = disk.pool.serve(disk.id, &socket).await;
+                let served = disk.pool.serve(disk.id, &socket, ServeMode::ReadOnly).await;
                 let served = served.map_err(|error| problem(NOT_MADE, &self.what, &error))?;
                 (Some(served), SERVED_EXPORT.to_owned())
             }
