@@ -103,7 +103,7 @@ export async function backups({ tally, page }) {
 
   async function choose(action) {
     await page.getByRole('button', { name: 'More for web-monday' }).click();
-    await page.getByRole('menuitem', { name: action }).click();
+    await page.getByRole('menuitem', { name: action, exact: true }).click();
   }
 
   function row(text) {
