@@ -16,6 +16,9 @@ use crate::workspace;
 pub fn run(arguments: &[String]) -> Result<()> {
     setup::install_packages()?;
     setup::install_browser()?;
+    if arguments.iter().any(|argument| ["ha", "all"].contains(&argument.as_str())) {
+        setup::install_peer()?;
+    }
     guest::build()?;
     web::build()?;
     let build = ["build", "--release", "-p", "gantry", "-p", "gantry-e2e", "--bins"];

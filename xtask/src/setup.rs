@@ -45,6 +45,14 @@ const TEST_NEEDS: &[(&str, &str)] = &[
     ("/usr/share/doc/nfs-ganesha-vfs", "nfs-ganesha-vfs"),
     ("rpcbind", "rpcbind"),
 ];
+/// What the benchmark of availability is compared with.
+const PEER_NEEDS: &[(&str, &str)] = &[
+    ("corosync", "corosync"),
+    ("pacemakerd", "pacemaker"),
+    ("crm_mon", "pacemaker-cli-utils"),
+    ("/usr/lib/ocf/resource.d/heartbeat/anything", "resource-agents"),
+    ("fence_dummy", "fence-agents"),
+];
 const QEMU_SYSTEM: &str = "qemu-system-x86";
 const QEMU_UTILS: &str = "qemu-utils";
 
@@ -65,6 +73,11 @@ pub fn install_packages() -> Result<()> {
 /// Only what driving the web UI in a browser needs.
 pub fn install_browser() -> Result<()> {
     install(TEST_NEEDS.iter())
+}
+
+/// Only what the benchmark of availability is compared with.
+pub fn install_peer() -> Result<()> {
+    install(PEER_NEEDS.iter())
 }
 
 fn install<'a>(needs: impl Iterator<Item = &'a (&'a str, &'a str)> + Clone) -> Result<()> {

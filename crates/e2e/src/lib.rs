@@ -30,5 +30,5 @@ pub use guest::{GUEST_IMAGE, Workload, guest_image, http_get, workload_figure};
 pub use lab::Lab;
 pub use observer::{Observer, Sightings};
 pub use probe::{EchoClient, EchoReport, ProbeReport, Prober};
-pub use qemus::{QemuSight, Sentinel, executing, qemus};
+pub use qemus::{QemuSight, Sentinel, executing, qemus, started_at};
 pub use small_file_system::SmallFileSystem;

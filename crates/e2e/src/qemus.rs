@@ -7,9 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use uuid::Uuid;
 
 /// A QEMU process of a VM.
@@ -55,6 +55,18 @@ fn guest_ticks(pid: u32) -> u64 {
         Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
     });
     ticks.sum()
+}
+
+/// When a process began, to a hundredth of a second.
+pub fn started_at(pid: u32) -> Result<SystemTime> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
+    // proc_pid_stat(5): field 22, in ticks since the machine booted.
+    let ticks = stat.rsplit_once(')').and_then(|(_, tail)| tail.split_ascii_whitespace().nth(19)?.parse::<u64>().ok());
+    let ticks = ticks.context("its start time is unreadable")?;
+    let uptime = fs::read_to_string("/proc/uptime")?;
+    let uptime_s: f64 = uptime.split_ascii_whitespace().next().context("no uptime")?.parse()?;
+    let age = Duration::from_secs_f64(uptime_s).saturating_sub(Duration::from_millis(ticks * 10));
+    Ok(SystemTime::now() - age)
 }
 
 /// The QEMUs of `vm` whose guest made progress within `window`.

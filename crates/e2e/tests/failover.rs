@@ -1,4 +1,5 @@
-//! One protected VM, and one host after the other that fails under it, each in another way. Each time it runs again
+//! One protected VM: its application fails and it is started elsewhere; then one host after the other fails under it, each in
+//! another way. Each time it runs again
 //! elsewhere, or where it was; an outside observer finds every write that was acknowledged, and never hears two of it.
 
 use std::fmt::Write as _;
@@ -10,13 +11,15 @@ use anyhow::{Context, Result, ensure};
 use gantry_api::rest::WriteQuery;
 use gantry_e2e::lab::{BOOT_LIMIT, SETTLE_LIMIT, address, host_of};
 use gantry_e2e::{Lab, Observer, Sentinel, Workload, eventually, http_get, qemus, workload_figure};
-use gantry_types::{Event, Host, HostState, Vm};
+use gantry_types::{
+    Event, FailureReaction, Host, HostState, Probe, ProbeCheck, ProbeKind, ProbeState, ProbeStatus, Vm,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 const VM: &str = "web";
 /// Boots of the guest, each with an observer of its own.
-const BOOTS: usize = 5;
+const BOOTS: usize = 6;
 
 /// Each boot checks what the one before wrote, then writes numbered blocks to a file of its own.
 fn user_data(observers: &[SocketAddr]) -> String {
@@ -120,7 +123,9 @@ async fn a_protected_vm_outlives_its_hosts_and_never_runs_twice() -> Result<()> 
     let explained = story.lab.gantry(&["ha", "explain", VM]).await?.ok()?;
     ensure!(explained.contains("http://:80/ succeeds, asked every 1 s; now passing"), "{explained}");
 
-    cut(&mut story, first).await?;
+    application_fails(&mut story, first).await?;
+    let host = story.settled().await?;
+    cut(&mut story, host).await?;
     let host = story.settled().await?;
     frozen(&mut story, host).await?;
     let host = story.settled().await?;
@@ -130,6 +135,42 @@ async fn a_protected_vm_outlives_its_hosts_and_never_runs_twice() -> Result<()> 
 
     sentinel.finish()?;
     story.lab.passed();
+    Ok(())
+}
+
+/// It serves no more while its guest writes on: its host ends it, and it serves on another one.
+async fn application_fails(story: &mut Story, host: u8) -> Result<()> {
+    let before = story.vm().await?;
+    let mut sent = before.clone();
+    // Its status changes meanwhile; nobody else changes its spec.
+    sent.metadata.revision = 0;
+    sent.spec.ha.on_application_failure = FailureReaction::RestartElsewhere;
+    let serves = Probe { period_s: 1, timeout_s: 5, ..Probe::new(ProbeKind::Liveness, "http://:80/".parse()?) };
+    sent.spec.probes.push(serves);
+    story.lab.client().update(&sent, &WriteQuery::default()).await?;
+    eventually("it is known to serve", SETTLE_LIMIT, async || {
+        let vm = story.vm().await?;
+        let passes = |probe: &ProbeStatus| probe.kind == ProbeKind::Liveness && probe.state == ProbeState::Passing;
+        ensure!(vm.status.probes.iter().any(passes), "{:?}", vm.status.probes);
+        Ok(())
+    })
+    .await?;
+
+    let mut breaks = Probe { period_s: 1, ..Probe::new(ProbeKind::Readiness, "exec:/bin/sh -c".parse()?) };
+    if let ProbeCheck::Exec(exec) = &mut breaks.check {
+        exec.command.push("test $(cat /data/boots) != 1 || killall httpd".to_owned());
+    }
+    sent.spec.probes.push(breaks);
+    story.lab.client().update(&sent, &WriteQuery::default()).await?;
+    let vm = story.runs_again("a failure of its application", Instant::now()).await?;
+    ensure!(host_of(&vm)? != host && vm.status.failovers.len() == 1, "{:?}", vm.status);
+    let told: Vec<Event> = story.lab.client().list(None).await?;
+    let again = format!("it had failed on host 'host-{host}'");
+    ensure!(told.iter().any(|event| event.spec.reason == "VmRunsAgain" && event.spec.message.contains(&again)));
+
+    // What follows is about hosts.
+    (sent.spec.ha, sent.spec.probes) = (before.spec.ha, before.spec.probes);
+    story.lab.client().update(&sent, &WriteQuery::default()).await?;
     Ok(())
 }
 

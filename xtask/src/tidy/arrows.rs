@@ -71,6 +71,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &[
             "gantry-api",
             "gantry-cli",
+            "gantry-controller",
             "gantry-hostlink",
             "gantry-lab",
             "gantry-network",

@@ -5,6 +5,7 @@
 
 mod api;
 mod filled;
+mod ha;
 mod migrate;
 mod network;
 mod placement;
@@ -16,6 +17,7 @@ mod ui;
 use std::time::Duration;
 
 pub use api::{OBJECTS, api};
+pub use ha::ha;
 pub use migrate::migrate;
 pub use network::{PORTS, network};
 pub use placement::placement;

@@ -17,6 +17,7 @@ use gantry_qemu::process::{Identity, QemuProcess, SpawnSpec, open_tap};
 use gantry_qemu::qmp::Qmp;
 use gantry_storage::{Seed, SeedNic};
 use gantry_types::{MacAddress, Vm};
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::Namespace;
@@ -83,6 +84,24 @@ pub struct Prepared {
     binary: PathBuf,
     config: MachineConfig,
     sandbox: Option<&'static str>,
+}
+
+impl Prepared {
+    /// For those who can only be given a program: the same QEMU, which opens its tap by name.
+    pub fn script(&self) -> Result<String> {
+        let argv = self.config.argv(&Launch { sandbox: self.sandbox, tap_fds: vec![0] })?;
+        let tap = json!({"type": "tap", "id": "net0", "ifname": TAP, "script": "no", "downscript": "no"}).to_string();
+        let mut script = format!("#!/bin/sh\nexec '{}'", self.binary.display());
+        let mut is_network = false;
+        for word in &argv {
+            let word = word.to_str().context("an argument is not UTF-8")?;
+            ensure!(!word.contains('\''), "an argument has a quote: {word}");
+            let shown = if is_network { &tap } else { word };
+            is_network = word == "-netdev";
+            script.push_str(&format!(" '{shown}'"));
+        }
+        Ok(script + "\n")
+    }
 }
 
 impl PeerMachine {

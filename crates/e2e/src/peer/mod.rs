@@ -6,6 +6,7 @@
 mod machine;
 mod migration;
 mod namespace;
+pub mod pacemaker;
 mod pki;
 mod start;
 

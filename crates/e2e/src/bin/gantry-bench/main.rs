@@ -1,6 +1,8 @@
 //! Measures the product and its peers; prints a table on standard output and, if wanted, writes JSON. Run by
 //! `cargo xtask bench`, which builds everything for release first. Exits with 1 if a promise is broken.
 
+mod many_vms;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -15,7 +17,7 @@ struct Arguments {
     /// Also write the figures here
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Runs of each side of `start`, `migrate` and `network`, and of `storage`
+    /// Runs of each side of `start`, `migrate`, `network` and `ha`, and of `storage`
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..=100))]
     runs: u8,
     /// Ports of `network`
@@ -42,6 +44,8 @@ enum Bench {
     Ui,
     /// Pauses of snapshots, and how soon a guest that went back serves
     Storage,
+    /// From a host's power loss to the first request served again, against Pacemaker and corosync
+    Ha,
     All,
 }
 
@@ -77,6 +81,10 @@ async fn run(arguments: Arguments) -> Result<bool> {
     }
     if wanted(Bench::Storage) {
         report.figures.extend(bench::storage(arguments.runs.into()).await?);
+    }
+    if wanted(Bench::Ha) {
+        report.figures.extend(bench::ha(arguments.runs.into()).await?);
+        report.figures.extend(many_vms::fail_over().await?);
     }
     if wanted(Bench::Ui) {
         report.figures.extend(bench::ui(arguments.objects.unwrap_or(bench::UI_OBJECTS)).await?);
