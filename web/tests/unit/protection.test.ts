@@ -12,7 +12,7 @@ describe('protection', () => {
     const before = protectionOf(vm(ha));
     const wanted = { ...before, restart: true, hangSeconds: '60' };
     const kept = { ...ha, depends_on: ['db'] };
-    expect(haOf(wanted, kept)).toEqual({ ...kept, policy: 'restart', hang_s: 60, on_guest_failure: 'restart', on_application_failure: 'restart', roll_back_after: null });
+    expect(haOf(wanted, kept)).toEqual({ ...kept, policy: 'restart', hang_s: 60, on_guest_failure: 'restart', on_application_failure: 'restart', on_pool_loss: 'restart_elsewhere', on_network_loss: 'alarm', loss_s: 60, roll_back_after: null });
     expect(protectionCli('web', wanted, before)).toBe('gantry vm set web --ha restart --ha-hang 60');
     expect(protectionCli('web', before, before)).toBe('gantry vm set web');
   });
@@ -26,6 +26,13 @@ describe('protection', () => {
     expect(protectionWords(vm(haOf(wanted, undefined)))).toBe(
       'it is started again, medium priority, at most 5 times within an hour; when its guest fails its machine is reset; when its application fails it is started on another host; after 3 failures in a row its disk goes back to its last good state',
     );
+  });
+
+  it('says what is done when its host has lost a pool or its link', () => {
+    const before = protectionOf(vm({ policy: 'restart' }));
+    const wanted = { ...before, onPoolLoss: 'alarm', onNetworkLoss: 'restart_elsewhere', lossSeconds: '120' } as const;
+    expect(haOf(wanted, undefined)).toMatchObject({ on_pool_loss: 'alarm', on_network_loss: 'restart_elsewhere', loss_s: 120 });
+    expect(protectionCli('web', wanted, before)).toBe('gantry vm set web --on-pool-loss alarm --on-network-loss restart-elsewhere --ha-loss 120');
   });
 
   it('is said in words', () => {

@@ -4,11 +4,16 @@ import { wordsOf } from '../apply/words';
 
 export type Ha = NonNullable<VmSpec['ha']>;
 export type Reaction = NonNullable<Ha['on_guest_failure']>;
+export type LossReaction = NonNullable<Ha['on_pool_loss']>;
 
 export interface Protection {
   restart: boolean;
   onGuest: Reaction;
   onApplication: Reaction;
+  /** What is done when its host lives and has lost what the VM needs. */
+  onPoolLoss: LossReaction;
+  onNetworkLoss: LossReaction;
+  lossSeconds: string;
   /** Failures in a row; never if empty. */
   rollBackAfter: string;
   priority: NonNullable<Ha['priority']>;
@@ -25,11 +30,19 @@ export const REACTIONS: readonly { value: Reaction; text: string }[] = [
   { value: 'alarm', text: 'it is only told of' },
 ];
 
+export const LOSS_REACTIONS: readonly { value: LossReaction; text: string }[] = [
+  { value: 'restart_elsewhere', text: 'it is started on another host' },
+  { value: 'alarm', text: 'it is only told of' },
+];
+
 export function protectionOf({ spec: { ha } }: Vm): Protection {
   return {
     restart: ha?.policy === 'restart',
     onGuest: ha?.on_guest_failure ?? 'restart',
     onApplication: ha?.on_application_failure ?? 'restart',
+    onPoolLoss: ha?.on_pool_loss ?? 'restart_elsewhere',
+    onNetworkLoss: ha?.on_network_loss ?? 'alarm',
+    lossSeconds: String(ha?.loss_s ?? 60),
     rollBackAfter: ha?.roll_back_after ? String(ha.roll_back_after) : '',
     priority: ha?.priority ?? 'medium',
     dependsOn: ha?.depends_on?.join(', ') ?? '',
@@ -45,6 +58,9 @@ export function haOf(wanted: Protection, before: Ha | undefined): Ha {
     policy: wanted.restart ? 'restart' : 'none',
     on_guest_failure: wanted.onGuest,
     on_application_failure: wanted.onApplication,
+    on_pool_loss: wanted.onPoolLoss,
+    on_network_loss: wanted.onNetworkLoss,
+    loss_s: Number(wanted.lossSeconds),
     roll_back_after: wanted.rollBackAfter ? Number(wanted.rollBackAfter) : null,
     priority: wanted.priority,
     depends_on: wordsOf(wanted.dependsOn),
@@ -62,6 +78,9 @@ export function protectionCli(name: string, wanted: Protection, before: Protecti
     ...flag('ha', 'restart', wanted.restart ? 'restart' : 'none'),
     ...flag('on-guest-failure', 'onGuest'),
     ...flag('on-app-failure', 'onApplication'),
+    ...flag('on-pool-loss', 'onPoolLoss'),
+    ...flag('on-network-loss', 'onNetworkLoss'),
+    ...flag('ha-loss', 'lossSeconds'),
     ...flag('roll-back-after', 'rollBackAfter', wanted.rollBackAfter || 'never'),
     ...flag('priority', 'priority'),
     ...(same ? [] : dependencies.length > 0 ? dependencies.map((one) => `--depends-on ${one}`) : ['--no-dependencies']),
