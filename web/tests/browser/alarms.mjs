@@ -6,7 +6,8 @@ import { must, mustHaveNoBarriers, picture, SOON_MS } from './browser.mjs';
 export async function alarms({ tally, page, url }) {
   const dialog = page.getByRole('dialog');
   const desk = await Desk.open(new URL(url));
-  const fired = page.getByRole('region', { name: 'What fires now' });
+  // Others may fire, too: the machine's disk may be nearly full.
+  const fired = page.getByRole('region', { name: 'What fires now' }).getByRole('article').filter({ hasText: 'web-works' });
 
   await tally.test('a receiver is made and tried: it is told why it failed, and that it has arrived', async () => {
     await page.goto('/alarms?tab=receivers');
