@@ -24,6 +24,9 @@ const TOTAL_LIMIT_MS: f64 = 10_000.0;
 /// Between two questions whether the application has failed.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// What of a fail-over took how long.
+type Part = fn(&FailOver) -> Duration;
+
 pub async fn ha(runs: usize) -> Result<Vec<Figure>> {
     let lab = Lab::up(HOSTS).await?;
     let place = tempfile::tempdir()?;
@@ -59,9 +62,9 @@ pub async fn ha(runs: usize) -> Result<Vec<Figure>> {
     let decision = application_failure(&lab).await?;
     lab.passed();
 
-    let of = |all: &[FailOver], part: fn(&FailOver) -> Duration| all.iter().map(part).collect::<Vec<_>>();
+    let of = |all: &[FailOver], part: Part| all.iter().map(part).collect::<Vec<_>>();
     let ms = |time: Duration| time.as_secs_f64() * 1000.0;
-    let parts: [(&str, fn(&FailOver) -> Duration); 4] = [
+    let parts: [(&str, Part); 4] = [
         ("detection", |one| one.detection),
         ("proof", |one| one.proof),
         ("placement", |one| one.placement),
