@@ -44,8 +44,10 @@ impl Row {
         self.ifname != LOOPBACK && names::role(&self.ifname).is_none()
     }
 
-    fn has_link(&self) -> bool {
-        self.flags.iter().any(|flag| flag == "LOWER_UP")
+    /// It should have a link and has none. One that is free and down is brought up by whoever uses it first.
+    fn lacks_link(&self) -> bool {
+        let is = |wanted: &str| self.flags.iter().any(|flag| flag == wanted);
+        !is("LOWER_UP") && (is("UP") || self.used().is_some())
     }
 
     fn has(&self, wanted: IpAddr) -> bool {
@@ -74,7 +76,7 @@ pub async fn links(tools: &Tools, underlay: IpAddr) -> Result<HostLinks> {
     let rows = rows(tools).await?;
     let carrier = rows.iter().find(|row| row.has(underlay));
     let free = rows.iter().filter(|row| row.is_hosts_own() && row.used().is_none()).take(LIMIT);
-    let unlinked = rows.iter().filter(|row| row.is_hosts_own() && !row.has_link()).take(LIMIT);
+    let unlinked = rows.iter().filter(|row| row.is_hosts_own() && row.lacks_link()).take(LIMIT);
     Ok(HostLinks {
         underlay_mtu: carrier.map(|row| row.mtu),
         underlay: carrier.map(|row| row.ifname.clone()),
