@@ -226,7 +226,7 @@ pub struct HostLinks {
     /// The interface that has the underlay address, if one has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub underlay: Option<String>,
-    /// The host's own interfaces that have no link: no cable, or switched off.
+    /// The host's own interfaces that should have a link and have none. One that is free and down is none of these.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub without_link: BTreeSet<String>,
 }
