@@ -151,10 +151,10 @@ impl Agent {
             (None, _) => Ok(()),
             (Some(image), None) => self.images.ensure(image).await,
             (Some(image), Some(pool)) => {
-                let disks = self.host.pools.disks(pool).await;
+                let disks = self.host.pools.disks(Some(pool), self.host.no_claim()).await;
                 let disks = disks
                     .map_err(|error| pool_problem("image-not-fetched", &format!("pool '{}'", pool.name), &error))?;
-                self.images.ensure_in(&disks, image).await
+                self.images.ensure_in(&*disks, image).await
             }
         }
     }
@@ -235,7 +235,7 @@ impl AgentApi for Agent {
         self.images.ensure(image).await
     }
     async fn remove_image(&self, digest: &str) -> Result<(), Problem> {
-        let removed = self.host.pools.remove_image(crate::images::digest(digest)?).await;
+        let removed = self.host.pools.remove_image(crate::images::digest(digest)?, &self.host.no_claim()).await;
         removed.map_err(|error| problem("image-not-removed", &format!("image {digest}"), &error))?;
         self.images.remove(digest).await
     }

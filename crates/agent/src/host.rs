@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gantry_storage::DirPool;
+use gantry_storage::{Claim, DirPool};
 use gantry_trust::LiveIdentity;
 use gantry_types::Problem;
 
@@ -42,6 +42,18 @@ pub(crate) struct Host {
     pub losses: Losses,
     pub qemu: QemuHost,
     pub uids: Uids,
+}
+
+impl Host {
+    /// What this host says to whom a disk is: its own for a VM at this epoch.
+    pub fn claim(&self, epoch: u64) -> Claim {
+        Claim { host: self.config.name.clone(), epoch }
+    }
+
+    /// For work on a pool that is about no VM's disk: it gets none.
+    pub fn no_claim(&self) -> Claim {
+        self.claim(0)
+    }
 }
 
 /// The unprivileged users of this host's VMs.

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use futures::TryStreamExt;
 use gantry_api::{agent::ImageRef, paths};
-use gantry_storage::{DirPool, Sha256Digest, StorageError};
+use gantry_storage::{DirPool, Sha256Digest, StorageError, VmDisks};
 use gantry_types::Problem;
 use tokio_util::io::StreamReader;
 
@@ -51,16 +51,15 @@ impl Images {
     }
 
     /// Makes the image present beside the disks of another pool, by way of this host's.
-    pub async fn ensure_in(&self, pool: &DirPool, image: &ImageRef) -> Result<(), Problem> {
+    pub async fn ensure_in(&self, pool: &dyn VmDisks, image: &ImageRef) -> Result<(), Problem> {
         let digest = digest(&image.digest)?;
         let failed = |error| problem("image-not-fetched", &format!("image {}", image.digest), &error);
-        if pool.image(digest).await.map_err(failed)?.is_some() {
+        if pool.image_location(digest).await.map_err(failed)?.is_some() {
             return Ok(());
         }
         self.ensure(image).await?;
         let path = self.file(image).await?;
-        let copied = pool.ensure_image(digest, image.file_size, || tokio::fs::File::open(path)).await;
-        copied.map(drop).map_err(failed)
+        pool.add_image(digest, &path).await.map_err(failed)
     }
 
     pub async fn remove(&self, image: &str) -> Result<(), Problem> {

@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gantry_api::storage::{PoolAssignment, PoolReport, VolumeReport};
-use gantry_storage::{DirPool, MarkedDir, NfsPool, PoolDriver, PoolFinding, Sha256Digest, StorageError};
+use gantry_storage::{
+    Claim, DirDisks, DirPool, MarkedDir, NfsPool, PoolDriver, PoolFinding, Sha256Digest, StorageError, VmDisks,
+};
 use gantry_types::{ByteSize, PoolHealth};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -65,22 +67,23 @@ impl Pools {
         }
     }
 
-    /// Where VMs' own disks are in a pool.
+    /// Where VMs' own disks are in a pool, or in the host's own without one, for whoever makes this claim.
     ///
     /// # Errors
     /// [`StorageError::PoolFault`] if the pool is not there now; [`StorageError::VolumesOnly`].
-    pub async fn disks(&self, pool: &PoolAssignment) -> Result<DirPool, StorageError> {
+    pub async fn disks(&self, pool: Option<&PoolAssignment>, claim: Claim) -> Result<Arc<dyn VmDisks>, StorageError> {
+        let Some(pool) = pool else { return Ok(Arc::new(DirDisks::new(self.own.clone(), claim))) };
         match self.made(pool) {
-            Driver::Dir(directory) => directory.inside().await,
+            Driver::Dir(directory) => Ok(Arc::new(DirDisks::new(directory.inside().await?, claim))),
             Driver::Nfs(_) => Err(StorageError::VolumesOnly { pool: pool.name.clone() }),
         }
     }
 
     /// Removes an image from all watched pools; refused while a disk is laid over it.
-    pub async fn remove_image(&self, image: Sha256Digest) -> Result<(), StorageError> {
+    pub async fn remove_image(&self, image: Sha256Digest, claim: &Claim) -> Result<(), StorageError> {
         let watched = lock(&self.watched).clone();
         for pool in watched.into_iter().filter(|pool| pool.kind.takes_vm_disks()) {
-            match self.disks(&pool).await {
+            match self.disks(Some(&pool), claim.clone()).await {
                 Ok(disks) => disks.remove_image(image).await?,
                 Err(error) => tracing::warn!(pool = %pool.name, %error, "an image may be left in this pool"),
             }

@@ -88,7 +88,7 @@ impl Movable for Disk {
         node.strip_prefix(self.base_name()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     }
     fn is_in(&self, name: &str) -> bool {
-        name.contains(&*self.path.to_string_lossy())
+        self.location.is_in(name)
     }
     fn place_json(&self) -> Result<Value, MachineError> {
         disk_node(self)

@@ -30,7 +30,7 @@ async fn counting_on_overlay(root: &Path) -> (TestVm, BackingImage) {
     hand_to_qemu(&dir);
     overlay(&dir.join("disk.qcow2"), &image);
     let mut config = TestVm::config(&dir, false);
-    let backing = BackingImage { path: image, format: DiskFormat::Qcow2 };
+    let backing = BackingImage { location: image.into(), format: DiskFormat::Qcow2 };
     config.disks[0].backing = Some(backing.clone());
     (TestVm::launch(config, &Launch::default(), Vec::new()).await, backing)
 }
@@ -48,16 +48,17 @@ async fn a_copy_is_of_one_instant_and_the_guest_counts_on() {
     std::fs::set_permissions(scratch.path(), open).expect("chmod");
     let (vm, image) = counting_on_overlay(scratch.path()).await;
     vm.counts_on().await;
+    let (path, below) = (vm.dir.join("copy.qcow2"), image.location.to_string());
     let copy = Disk {
         node_name: COPY_NODE.to_owned(),
-        path: vm.dir.join("copy.qcow2"),
+        location: path.clone().into(),
         format: DiskFormat::Qcow2,
         read_only: false,
         backing: Some(image.clone()),
         direct_io: false,
         boot_index: None,
     };
-    overlay(&copy.path, &image.path);
+    overlay(&path, Path::new(&below));
 
     // One that somebody began and forgot is no obstacle, and one that is given up leaves nothing.
     begin(&vm.qmp, DISK_NODE, &copy).await.expect("begins");
@@ -66,7 +67,7 @@ async fn a_copy_is_of_one_instant_and_the_guest_counts_on() {
     give_up(&vm.qmp).await.expect("given up twice");
     assert_nothing_left(&vm).await;
 
-    overlay(&copy.path, &image.path);
+    overlay(&path, Path::new(&below));
     vm.counts_on().await;
     let before = vm.last_ack().expect("counts");
     begin(&vm.qmp, DISK_NODE, &copy).await.expect("begins");
@@ -76,7 +77,7 @@ async fn a_copy_is_of_one_instant_and_the_guest_counts_on() {
     assert_nothing_left(&vm).await;
     vm.counts_on().await;
 
-    let records = Records::read(&copy.path);
+    let records = Records::read(&path);
     let last = records.last();
     assert!(before <= last && last <= after, "the copy ends at {last}, the guest was at {before} to {after}");
     let oldest = last.saturating_sub(1000).max(1);
@@ -97,7 +98,7 @@ async fn a_copy_that_finds_no_place_is_an_error_and_harms_nobody() {
     hand_to_qemu(&small);
     let copy = Disk {
         node_name: COPY_NODE.to_owned(),
-        path: small,
+        location: small.into(),
         format: DiskFormat::Qcow2,
         read_only: false,
         backing: None,

@@ -114,7 +114,11 @@ async fn a_volume_moves_to_an_export_and_back_and_an_interrupted_decision_is_kep
     std::fs::create_dir(&export).expect("mkdir");
     let server = NfsServer::start(ADDRESS, &export, WELL);
     let exported = Volume {
-        location: DiskLocation::Nfs { export: server.url().parse().expect("a URL"), file: "other.qcow2".to_owned() },
+        location: DiskLocation::Nfs {
+            export: server.url().parse().expect("a URL"),
+            file: "other.qcow2".to_owned(),
+            user: None,
+        },
         direct_io: true,
         ..at(&export, "other")
     };
@@ -168,7 +172,7 @@ async fn a_machines_own_disk_moves_under_its_writes_and_an_interrupted_decision_
     let vm = TestVm::counting(scratch.path(), "vm").await;
     let at = |node_name: &str, path: std::path::PathBuf| Disk {
         node_name: node_name.to_owned(),
-        path,
+        location: path.into(),
         format: DiskFormat::Qcow2,
         read_only: false,
         backing: None,
@@ -223,5 +227,8 @@ async fn a_machines_own_disk_moves_under_its_writes_and_an_interrupted_decision_
     vm.counts_on().await;
     let acknowledged = vm.last_ack().expect("acknowledgements");
     vm.quit().await;
-    assert!(Records::read(&back.path).last() >= acknowledged, "what was acknowledged is in the place it moved to last");
+    assert!(
+        Records::read(std::path::Path::new(&back.location.to_string())).last() >= acknowledged,
+        "what was acknowledged is in the place it moved to last"
+    );
 }

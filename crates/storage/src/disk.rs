@@ -101,7 +101,8 @@ impl DiskDirectory {
             Prepared::Present(disk) => return Ok(disk),
             Prepared::Absent { base, staging, file } => (base, staging, file),
         };
-        fill_empty(&staging, NEW, base.as_ref(), spec.size_bytes, &path).await?;
+        let below = base.as_ref().and_then(|image| image.path.to_str());
+        fill_empty(&staging, NEW, below, spec.size_bytes, &path).await?;
 
         let (disks, store, wanted) = (self.clone(), images.clone(), spec.clone());
         blocking(move || disks.finish(&store, &wanted, &staging, NEW, &file)).await
@@ -116,30 +117,11 @@ impl DiskDirectory {
     ) -> Result<DiskInfo, StorageError> {
         let path = self.disk_path(spec.disk);
         let StagedDisk { staging, file } = arrived;
-        let header =
-            probe::qcow2_header(&file).map_err(|reason| StorageError::DiskDamaged { disk: spec.disk, reason })?;
-        let has_image = header.backing_file.is_some();
-        if header.has_data_file() || (header.virtual_size_bytes, has_image) != (spec.size_bytes, spec.image.is_some()) {
-            let found =
-                format!("{} bytes over {} image", header.virtual_size_bytes, if has_image { "an" } else { "no" });
-            let wanted = describe(spec.size_bytes, spec.image);
-            return Err(StorageError::DiskConflict { disk: spec.disk, found, wanted });
-        }
-        if let Some(image) = spec.image {
-            let base = images.find(image)?.ok_or(StorageError::ImageMissing { image })?;
-            if rustix::process::geteuid().is_root() {
-                let failed = StorageError::io("receiving disk", &path);
-                fchown(&file, Some(WORKER_UID), Some(WORKER_UID)).map_err(failed)?;
-            }
-            let base = base.path.as_os_str().to_owned();
-            // -u: only the name is changed. The image has the same content here, and is not opened.
-            let mut arguments: Vec<_> =
-                ["rebase", "-u", "-q", "-f", "qcow2", "-F", "qcow2", "-b"].map(OsStr::new).into();
-            arguments.extend([base.as_os_str(), OsStr::new(STAGED)]);
-            let doing = "receiving disk";
-            let run = Run { staging: &staging, uid: WORKER_UID, limits: REBASE_LIMITS, doing, object: &path };
-            run.expect_success(&arguments, |_| {}).await?;
-        }
+        let below = match spec.image {
+            Some(image) => Some(images.find(image)?.ok_or(StorageError::ImageMissing { image })?.path),
+            None => None,
+        };
+        lay_over(spec, &staging, &file, below.as_ref().map(|path| path.as_os_str()), &path).await?;
         let (disks, store, wanted) = (self.clone(), images.clone(), spec.clone());
         let found = blocking(move || disks.finish(&store, &wanted, &staging, STAGED, &file)).await?;
         self.adopt(spec, found)
@@ -230,6 +212,33 @@ impl DiskDirectory {
     }
 }
 
+/// Gives a disk that has arrived, and is as wanted, this pool's image below it. `path` is where it goes.
+pub(crate) async fn lay_over(
+    spec: &DiskSpec,
+    staging: &StagingDir,
+    file: &File,
+    below: Option<&OsStr>,
+    path: &Path,
+) -> Result<(), StorageError> {
+    let header = probe::qcow2_header(file).map_err(|reason| StorageError::DiskDamaged { disk: spec.disk, reason })?;
+    let has_image = header.backing_file.is_some();
+    if header.has_data_file() || (header.virtual_size_bytes, has_image) != (spec.size_bytes, spec.image.is_some()) {
+        let found = format!("{} bytes over {} image", header.virtual_size_bytes, if has_image { "an" } else { "no" });
+        let wanted = describe(spec.size_bytes, spec.image);
+        return Err(StorageError::DiskConflict { disk: spec.disk, found, wanted });
+    }
+    let Some(below) = below else { return Ok(()) };
+    let doing = "receiving disk";
+    if rustix::process::geteuid().is_root() {
+        fchown(file, Some(WORKER_UID), Some(WORKER_UID)).map_err(StorageError::io(doing, path))?;
+    }
+    // -u: only the name is changed. The image has the same content here, and is not opened.
+    let mut arguments: Vec<_> = ["rebase", "-u", "-q", "-f", "qcow2", "-F", "qcow2", "-b"].map(OsStr::new).into();
+    arguments.extend([below, OsStr::new(STAGED)]);
+    let run = Run { staging, uid: WORKER_UID, limits: REBASE_LIMITS, doing, object: path };
+    run.expect_success(&arguments, |_| {}).await
+}
+
 /// A place with an empty file that `qemu-img` may write to.
 pub(crate) fn stage_empty(area: &StagingArea, name: &str) -> io::Result<(StagingDir, File)> {
     let staging = area.create()?;
@@ -265,20 +274,19 @@ pub(crate) fn expect_fits(from: &DiskInfo, to: Option<DiskInfo>, copy: Uuid) -> 
     })
 }
 
-/// Makes a file of a staging directory an empty disk over this image. `disk` is what it is about.
+/// Makes a file of a staging directory an empty disk over the image of this name. `disk` is what it is about.
 pub(crate) async fn fill_empty(
     staging: &StagingDir,
     name: &str,
-    base: Option<&StoredImage>,
+    below: Option<&str>,
     size_bytes: u64,
     disk: &Path,
 ) -> Result<(), StorageError> {
     let size = size_bytes.to_string();
     let mut arguments = vec!["create", "-q", "-f", "qcow2", "-o", "compat=1.1"];
-    let base_path = base.map(|image| image.path.as_path());
-    if let Some(base_path) = base_path.and_then(Path::to_str) {
+    if let Some(below) = below {
         // -u: the image was verified when it arrived and is not opened again.
-        arguments.extend(["-u", "-F", "qcow2", "-b", base_path]);
+        arguments.extend(["-u", "-F", "qcow2", "-b", below]);
     }
     arguments.extend([name, size.as_str()]);
     let arguments: Vec<_> = arguments.iter().map(AsRef::as_ref).collect();

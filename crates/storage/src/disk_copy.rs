@@ -25,8 +25,20 @@ impl DirPool {
     /// [`StorageError::DiskMissing`]; [`StorageError::NoSpace`] if the pool has less left than the disk takes.
     pub async fn stage_copy(&self, disk: Uuid) -> Result<StagedDisk, StorageError> {
         let (found, base) = self.origin(disk).await?;
-        let failed = || StorageError::io("copying disk", &found.path);
-        if self.capacity()?.free_bytes < found.allocated_bytes {
+        let below = base.as_ref().and_then(|image| image.path.to_str());
+        let owner = fs::metadata(&found.path).map_err(StorageError::io("copying disk", &found.path))?.uid();
+        self.stage_copy_of(&found, below, owner).await
+    }
+
+    /// An empty disk on this host like one that may be elsewhere, over the image of this name and for this user.
+    pub(crate) async fn stage_copy_of(
+        &self,
+        disk: &DiskInfo,
+        below: Option<&str>,
+        uid: u32,
+    ) -> Result<StagedDisk, StorageError> {
+        let failed = || StorageError::io("copying disk", &disk.path);
+        if self.capacity()?.free_bytes < disk.allocated_bytes {
             return Err(failed()(std::io::ErrorKind::StorageFull.into()));
         }
         let staged = self.stage_disk().await?;
@@ -35,9 +47,8 @@ impl DirPool {
             false => Ok(()),
         };
         give(WORKER_UID).map_err(failed())?;
-        fill_empty(&staged.staging, STAGED, base.as_ref(), found.size_bytes, &found.path).await?;
-        let owner = fs::metadata(&found.path).map_err(failed())?.uid();
-        give(owner).map_err(failed())?;
+        fill_empty(&staged.staging, STAGED, below, disk.size_bytes, &disk.path).await?;
+        give(uid).map_err(failed())?;
         staged.file.set_permissions(Permissions::from_mode(0o600)).map_err(failed())?;
         Ok(staged)
     }

@@ -16,6 +16,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -25,7 +26,7 @@ use crate::error::StorageError;
 use crate::staging::StagingDir;
 
 const MAGIC: &[u8; 14] = b"gantry-disk-1\n";
-const PART_BYTES: usize = 1 << 20;
+pub(crate) const PART_BYTES: usize = 1 << 20;
 /// A VM has its firmware's variables, and a copy of them for each of its states.
 const FILES_MAX: u32 = 2048;
 const FILE_BYTES_MAX: u32 = 64 << 20;
@@ -43,21 +44,65 @@ pub struct StagedDisk {
     pub(crate) file: File,
 }
 
+impl std::fmt::Debug for DiskFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DiskFile").field("length_bytes", &self.length_bytes()).finish_non_exhaustive()
+    }
+}
+
+/// What is in a disk file, wherever that lies.
+#[async_trait]
+pub(crate) trait DiskContent: Send + Sync {
+    /// What it takes where it is.
+    fn allocated_bytes(&self) -> io::Result<u64>;
+    fn length_bytes(&self) -> io::Result<u64>;
+    /// The next data at `offset` or behind it, at most [`PART_BYTES`]; `None` where only zeros follow.
+    async fn next_part(&self, offset: u64) -> io::Result<Option<(u64, Vec<u8>)>>;
+}
+
+#[async_trait]
+impl DiskContent for Arc<File> {
+    fn allocated_bytes(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.blocks() * 512)
+    }
+
+    fn length_bytes(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
+    async fn next_part(&self, offset: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
+        let file = Self::clone(self);
+        blocking(move || next_part(&file, offset)).await
+    }
+}
+
 /// A disk file that is to be sent, opened once: it may be renamed meanwhile, but not changed.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct DiskFile {
-    file: Arc<File>,
+    content: Arc<dyn DiskContent>,
 }
 
 impl DiskFile {
     pub fn open(path: &Path) -> Result<Self, StorageError> {
         let file = File::open(path).map_err(StorageError::io("opening", path))?;
-        Ok(Self { file: Arc::new(file) })
+        Ok(Self::of(Arc::new(file)))
+    }
+
+    pub(crate) fn of(content: impl DiskContent + 'static) -> Self {
+        Self { content: Arc::new(content) }
     }
 
     /// What it takes in its pool, and about what is sent.
     pub fn allocated_bytes(&self) -> io::Result<u64> {
-        Ok(self.file.metadata()?.blocks() * 512)
+        self.content.allocated_bytes()
+    }
+
+    pub(crate) fn length_bytes(&self) -> io::Result<u64> {
+        self.content.length_bytes()
+    }
+
+    pub(crate) async fn next_part(&self, offset: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
+        self.content.next_part(offset).await
     }
 
     /// Writes it all to `to`.
@@ -68,11 +113,9 @@ impl DiskFile {
             to.write_u32(bounded(bytes.len(), FILE_BYTES_MAX)?).await?;
             to.write_all(bytes).await?;
         }
-        let length = self.file.metadata()?.len();
+        let length = self.length_bytes()?;
         let mut offset = 0;
-        loop {
-            let file = Arc::clone(&self.file);
-            let Some((at, bytes)) = blocking(move || next_part(&file, offset)).await? else { break };
+        while let Some((at, bytes)) = self.next_part(offset).await? {
             to.write_u64(at).await?;
             // A part has at most PART_BYTES.
             to.write_u32(bytes.len() as u32).await?;
@@ -104,29 +147,21 @@ impl StagedDisk {
 
     /// For sending it elsewhere; this must be kept until then.
     pub fn to_send(&self) -> io::Result<DiskFile> {
-        Ok(DiskFile { file: Arc::new(self.file.try_clone()?) })
+        Ok(DiskFile::of(Arc::new(self.file.try_clone()?)))
     }
 
     /// Takes the whole of a disk of this host; `on_progress` hears how much has come.
     pub async fn copy_of(&mut self, disk: &DiskFile, mut on_progress: impl FnMut(u64)) -> io::Result<()> {
         let (mut offset, mut copied) = (0, 0);
-        loop {
-            let (from, to) = (Arc::clone(&disk.file), self.file.try_clone()?);
-            let part = blocking(move || {
-                let part = next_part(&from, offset)?;
-                if let Some((at, bytes)) = &part {
-                    to.write_all_at(bytes, *at)?;
-                } else {
-                    to.set_len(from.metadata()?.len())?;
-                    to.sync_all()?;
-                }
-                Ok::<_, io::Error>(part.map(|(at, bytes)| (at, bytes.len() as u64)))
-            });
-            let Some((at, bytes)) = part.await? else { return Ok(()) };
-            offset = at + bytes;
-            copied += bytes;
+        while let Some((at, bytes)) = disk.next_part(offset).await? {
+            let (to, length) = (self.file.try_clone()?, bytes.len() as u64);
+            blocking(move || to.write_all_at(&bytes, at)).await?;
+            offset = at + length;
+            copied += length;
             on_progress(copied);
         }
+        let (to, length) = (self.file.try_clone()?, disk.length_bytes()?);
+        blocking(move || to.set_len(length).and_then(|()| to.sync_all())).await
     }
 
     /// Takes what a [`DiskFile`] sends; `on_progress` hears how much has come.

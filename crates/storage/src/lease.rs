@@ -55,13 +55,13 @@ pub struct Claim {
 #[derive(Debug)]
 pub struct DiskHold {
     pub lease: Lease,
-    /// Its lock goes with it.
-    _disk: File,
+    /// Its lock goes with it, where there are locks.
+    pub(crate) _disk: Option<File>,
 }
 
 /// What a claim means for a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Judgement {
+pub(crate) enum Judgement {
     /// It is the claimer's as it stands.
     Keep,
     /// The claimer's own, at a higher epoch; or nobody's.
@@ -70,7 +70,7 @@ enum Judgement {
     Refuse,
 }
 
-fn judge(lease: Option<&Lease>, claim: &Claim) -> Judgement {
+pub(crate) fn judge(lease: Option<&Lease>, claim: &Claim) -> Judgement {
     let Some(lease) = lease else { return Judgement::Renew };
     match (lease.host == claim.host, lease.epoch.cmp(&claim.epoch)) {
         (_, std::cmp::Ordering::Greater) | (false, std::cmp::Ordering::Equal) => Judgement::Refuse,
@@ -155,7 +155,7 @@ impl Leases {
                 lease
             }
         };
-        Ok(DiskHold { lease, _disk: file })
+        Ok(DiskHold { lease, _disk: Some(file) })
     }
 
     fn expect_claimable(&self, disk: Uuid, claim: &Claim) -> Result<(Judgement, Option<Lease>), StorageError> {

@@ -5,6 +5,7 @@
 //! - [`DirPool`] is a host's pool: a cache of images, the VM disks laid over them, and the snapshots inside those.
 //! - [`PoolDriver`] is what every kind of pool can do with volumes; [`MarkedDir`] does it in a directory, [`NfsPool`] in an
 //!   NFS export that nobody has mounted.
+//! - [`VmDisks`] is what every kind of pool that takes VMs' own disks can do with them; [`DirDisks`] does it in a directory.
 //! - [`DirPool::fill_disk`] makes a disk of an image, [`DirPool::export_disk`] a file for others of a disk.
 //! - [`DirPool::claim_disk`] keeps two hosts that reach one pool from using one disk.
 //! - [`Seed`] builds the NoCloud disk a guest reads its identity and addresses from.
@@ -42,6 +43,7 @@ pub mod probe;
 mod qemu_img;
 mod seed;
 mod staging;
+mod vm_disks;
 
 pub use digest::{DigestError, Sha256Digest};
 pub use disk::{DiskInfo, DiskSpec, DiskUsers};
@@ -60,3 +62,4 @@ pub use nfs::NfsPool;
 pub use pool::{DirPool, PoolCapacity};
 pub use probe::{Compression, InternalSnapshot, Refusal};
 pub use seed::{Seed, SeedError, SeedTexts};
+pub use vm_disks::{Claiming, DirDisks, VmDisks};

@@ -15,7 +15,21 @@ pub enum DiskLocation {
         export: NfsExport,
         /// Beside others at the top of the export, which is what QEMU's client mounts.
         file: String,
+        /// Whom the server takes QEMU for; who its process is, without.
+        user: Option<u32>,
     },
+}
+
+impl From<PathBuf> for DiskLocation {
+    fn from(path: PathBuf) -> Self {
+        Self::File(path)
+    }
+}
+
+impl From<&str> for DiskLocation {
+    fn from(path: &str) -> Self {
+        Self::File(path.into())
+    }
 }
 
 impl DiskLocation {
@@ -24,11 +38,17 @@ impl DiskLocation {
     pub fn node(&self) -> Option<Value> {
         Some(match self {
             Self::File(path) => json!({"driver": "file", "filename": path.to_str()?}),
-            Self::Nfs { export, file } => json!({
-                "driver": "nfs",
-                "server": {"type": "inet", "host": export.server},
-                "path": format!("{}/{file}", export.path),
-            }),
+            Self::Nfs { export, file, user } => {
+                let mut node = json!({
+                    "driver": "nfs",
+                    "server": {"type": "inet", "host": export.server},
+                    "path": format!("{}/{file}", export.path),
+                });
+                if let Some(user) = user {
+                    (node["user"], node["group"]) = (json!(user), json!(user));
+                }
+                node
+            }
         })
     }
 
@@ -36,7 +56,7 @@ impl DiskLocation {
     pub fn is_in(&self, name: &str) -> bool {
         match self {
             Self::File(path) => !name.contains("\"nfs\"") && name.contains(&*path.to_string_lossy()),
-            Self::Nfs { export, file } => {
+            Self::Nfs { export, file, .. } => {
                 let (host, path) = (format!("\"{}\"", export.server), format!("\"{}/{file}\"", export.path));
                 name.contains(&self.to_string()) || (name.contains(&host) && name.contains(&path))
             }
@@ -48,7 +68,7 @@ impl fmt::Display for DiskLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
-            Self::Nfs { export, file } => write!(f, "{export}/{file}"),
+            Self::Nfs { export, file, .. } => write!(f, "{export}/{file}"),
         }
     }
 }
@@ -59,7 +79,8 @@ mod tests {
 
     #[test]
     fn a_node_is_known_by_what_qemu_calls_it() {
-        let nfs = |url: &str| DiskLocation::Nfs { export: url.parse().unwrap(), file: "a.qcow2".to_owned() };
+        let nfs =
+            |url: &str| DiskLocation::Nfs { export: url.parse().unwrap(), file: "a.qcow2".to_owned(), user: None };
         let here = nfs("nfs://nas/srv/x");
         // As QEMU 7.2 tells them.
         let options = r#"json:{"driver": "throttle", "file": {"driver": "qcow2", "file": {"server.host": "nas",

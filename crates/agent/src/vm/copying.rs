@@ -19,7 +19,7 @@ use gantry_api::relocation::DiskCopied;
 use gantry_qemu::disk_copy::{self, COPY_NODE};
 use gantry_qemu::machine::Disk;
 use gantry_qemu::qmp::Qmp;
-use gantry_storage::{AlongFiles, DirPool, DiskFile, StagedDisk};
+use gantry_storage::{AlongFiles, DiskFile, StagedDisk, VmDisks};
 use gantry_types::Problem;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -43,7 +43,9 @@ const FREEZE_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) struct Copying {
     vm: Uuid,
     what: String,
-    pool: DirPool,
+    pool: Arc<dyn VmDisks>,
+    /// Of the VM's QEMU.
+    uid: u32,
     along: AlongFiles,
     /// The disk as QEMU opens it; the copy is opened like it.
     like: Disk,
@@ -100,7 +102,8 @@ impl VmTask {
         let pool = self.disks().await?;
         let (state, loan) = (snapshot.map(snapshot_tag), Arc::clone(&self.loan));
         let in_sight = CopyInSight::default();
-        Ok(Copying { vm: self.vm, what, pool, along, like, machine, state, in_sight, loan })
+        let uid = record.owner_uid;
+        Ok(Copying { vm: self.vm, what, pool, uid, along, like, machine, state, in_sight, loan })
     }
 
     /// After the agent has come back: nobody waits for a copy that another one began.
@@ -144,14 +147,13 @@ impl Copying {
         }
         if self.machine.is_none() && states.is_empty() {
             // It is what the guest sees already.
-            let path = self.pool.disk_path(self.vm);
-            let disk = blocking(move || DiskFile::open(&path)).await.map_err(failed)?;
+            let disk = self.pool.read_disk(self.vm).await.map_err(failed)?;
             return Ok(Lent { disk, along: self.along, _copy: None, _loan: self.loan });
         }
-        let copy = self.pool.stage_copy(self.vm).await.map_err(failed)?;
-        if let Ok(disk) = fs::metadata(self.pool.disk_path(self.vm)) {
+        let copy = self.pool.stage_copy(self.vm, self.uid).await.map_err(failed)?;
+        if let Ok(Some(disk)) = self.pool.disk(self.vm).await {
             // Begun once: each copying has its own.
-            self.in_sight.0.get_or_init(|| (copy.path(), disk.blocks() * 512));
+            self.in_sight.0.get_or_init(|| (copy.path(), disk.allocated_bytes));
         }
         match &self.machine {
             Some(machine) if self.state.is_none() => self.copy_running(machine, &copy, &given_up).await?,
@@ -177,7 +179,12 @@ impl Copying {
         copy: &StagedDisk,
         given_up: &CancellationToken,
     ) -> Result<(), Problem> {
-        let target = Disk { node_name: COPY_NODE.to_owned(), path: copy.path(), boot_index: None, ..self.like.clone() };
+        let target = Disk {
+            node_name: COPY_NODE.to_owned(),
+            location: copy.path().into(),
+            boot_index: None,
+            ..self.like.clone()
+        };
         let begun = self.begin(machine, &target).await;
         let copied = match begun {
             Ok(()) => tokio::select! {

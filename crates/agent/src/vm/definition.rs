@@ -1,6 +1,7 @@
 //! What a VM is on this host: made from its assignment, changed while it is stopped, removed with all it had.
 
 use gantry_api::agent::{AdoptVm, Assignment, Verdict, VmObservation};
+use gantry_storage::Claiming;
 use gantry_types::{PowerState, Problem};
 
 use super::actor::{Run, VmTask};
@@ -75,7 +76,7 @@ impl VmTask {
                 return Err(Problem::conflict("vm-running", detail).remedy("stop it first"));
             }
         }
-        drop(disk::claim(&self.host, &assignment).await?);
+        drop(disk::claim(&self.host, &assignment, Claiming::Keep).await?);
         let known_uid = self.record.as_ref().map(|record| record.owner_uid);
         let owner_uid = known_uid.map_or_else(|| self.host.uids.take(), Ok)?;
         let mut points = recovery_points;

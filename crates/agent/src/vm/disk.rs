@@ -8,10 +8,10 @@
 //! before each start of QEMU, and at the end of a move; whoever finds another host's there leaves the disk alone. The
 //! claim's hold stays with the running machine.
 
-use std::path::Path;
+use std::sync::Arc;
 
 use gantry_api::agent::Assignment;
-use gantry_storage::{Claim, DirPool, DiskHold, DiskSpec, DiskUsers, StorageError};
+use gantry_storage::{Claiming, DiskHold, DiskSpec, StorageError, VmDisks};
 use gantry_types::Problem;
 
 use super::actor::{Run, VmTask};
@@ -27,23 +27,26 @@ fn named(assignment: &Assignment) -> String {
 }
 
 /// The pool that the VM's disk is in: the host's own, or the one that it was given.
-pub(crate) async fn place(host: &Host, assignment: &Assignment) -> Result<DirPool, Problem> {
-    let Some(pool) = &assignment.disk.pool else { return Ok(host.pool.clone()) };
-    let what = format!("the disk of {} in pool '{}'", named(assignment), pool.name);
-    host.pools.disks(pool).await.map_err(|error| pool_problem("disk-missing", &what, &error))
+pub(crate) async fn place(host: &Host, assignment: &Assignment) -> Result<Arc<dyn VmDisks>, Problem> {
+    let pool = assignment.disk.pool.as_ref();
+    let found = host.pools.disks(pool, host.claim(assignment.epoch)).await;
+    found.map_err(|error| {
+        let pool = pool.map(|pool| format!(" in pool '{}'", pool.name)).unwrap_or_default();
+        pool_problem("disk-missing", &format!("the disk of {}{pool}", named(assignment)), &error)
+    })
 }
 
 /// Makes a disk in a pool this host's, or finds that it is; `None` for one in the host's own pool, which nobody else has.
-pub(super) async fn claim(host: &Host, assignment: &Assignment) -> Result<Option<DiskHold>, Problem> {
+pub(super) async fn claim(
+    host: &Host,
+    assignment: &Assignment,
+    claiming: Claiming,
+) -> Result<Option<DiskHold>, Problem> {
     if assignment.disk.pool.is_none() {
         return Ok(None);
     }
-    let claimed = place(host, assignment).await?.claim_disk(assignment.uuid, &claim_of(host, assignment)).await;
+    let claimed = place(host, assignment).await?.claim_disk(assignment.uuid, claiming).await;
     claimed.map(Some).map_err(|error| lease_problem(assignment, &error))
-}
-
-fn claim_of(host: &Host, assignment: &Assignment) -> Claim {
-    Claim { host: host.config.name.clone(), epoch: assignment.epoch }
 }
 
 fn lease_problem(assignment: &Assignment, error: &StorageError) -> Problem {
@@ -66,9 +69,9 @@ pub(super) async fn make(host: &Host, record: &mut Record) -> Result<(), Problem
     if record.disk_made {
         check(host, record).await?;
         // Another host's is not touched.
-        claim(host, assignment).await?;
+        claim(host, assignment, Claiming::Keep).await?;
     } else {
-        expect_not_elsewhere(host, &pool, assignment).await?;
+        expect_not_elsewhere(host, &*pool, assignment).await?;
         // No QEMU was started on it: that takes a record that says it was made.
         pool.delete_disk(assignment.uuid).await.map_err(failed)?;
     }
@@ -76,7 +79,7 @@ pub(super) async fn make(host: &Host, record: &mut Record) -> Result<(), Problem
     let spec = DiskSpec { disk: assignment.uuid, size_bytes, image, owner_uid: Some(record.owner_uid) };
     pool.create_disk(&spec).await.map_err(failed)?;
     if !record.disk_made {
-        claim(host, assignment).await?;
+        claim(host, assignment, Claiming::Keep).await?;
         let made = Record { disk_made: true, ..record.clone() };
         host.records.save(&made).await.map_err(|error| error.problem())?;
         *record = made;
@@ -84,7 +87,11 @@ pub(super) async fn make(host: &Host, record: &mut Record) -> Result<(), Problem
     Ok(())
 }
 
-pub(super) async fn expect_not_elsewhere(host: &Host, pool: &DirPool, assignment: &Assignment) -> Result<(), Problem> {
+pub(super) async fn expect_not_elsewhere(
+    host: &Host,
+    pool: &dyn VmDisks,
+    assignment: &Assignment,
+) -> Result<(), Problem> {
     let lease = match &assignment.disk.pool {
         Some(_) => pool.lease(assignment.uuid).await.map_err(|error| lease_problem(assignment, &error))?,
         None => None,
@@ -105,11 +112,12 @@ pub(super) async fn check(host: &Host, record: &Record) -> Result<(), Problem> {
         let detail = format!("the disk of {what} was not made yet");
         return Err(Problem::conflict("disk-not-made", detail).remedy("define the VM again, then start it"));
     }
-    let path = pool.disk_path(record.assignment.uuid);
-    if is_there(&what, &path).await? {
+    if is_there(&record.assignment, &*pool).await? {
         return Ok(());
     }
-    let detail = format!("the disk of {what}, {}, is not in its pool {}", path.display(), pool.path().display());
+    let disk =
+        pool.location(record.assignment.uuid).await.map_err(|error| lease_problem(&record.assignment, &error))?;
+    let detail = format!("the disk of {what}, {disk}, is not in its pool {}", pool.place());
     Err(Problem::permanent("disk-missing", detail)
         .remedy("mount the pool's filesystem or restore the disk, then start the VM; or delete the VM"))
 }
@@ -117,12 +125,13 @@ pub(super) async fn check(host: &Host, record: &Record) -> Result<(), Problem> {
 /// Before the first record of a VM: a disk of its name that nobody here knows is not taken for its own.
 pub(super) async fn check_nothing_left(host: &Host, record: &Record) -> Result<(), Problem> {
     let (what, pool) = (named(&record.assignment), place(host, &record.assignment).await?);
-    let path = pool.disk_path(record.assignment.uuid);
-    if !is_there(&what, &path).await? {
+    if !is_there(&record.assignment, &*pool).await? {
         return Ok(());
     }
-    expect_not_elsewhere(host, &pool, &record.assignment).await?;
-    let detail = format!("{what} is new to this host, but a disk of it is here: {}", path.display());
+    expect_not_elsewhere(host, &*pool, &record.assignment).await?;
+    let place =
+        pool.location(record.assignment.uuid).await.map_err(|error| lease_problem(&record.assignment, &error))?;
+    let detail = format!("{what} is new to this host, but a disk of it is here: {place}");
     Err(Problem::permanent("disk-left", detail)
         .remedy("move the file away if its content is still wanted, otherwise delete it; then repeat the command"))
 }
@@ -139,7 +148,7 @@ pub(crate) async fn check_arriving(host: &Host, record: &Record) -> Result<(), P
 /// The QEMU that is started here opens a disk, and volumes, that another host's still writes to.
 pub(super) async fn open_to_arriving(host: &Host, record: &mut Record) -> Result<(), Problem> {
     let (assignment, uid) = (&record.assignment, record.owner_uid);
-    let opened = place(host, assignment).await?.let_open(assignment.uuid, DiskUsers::AlsoGroup(uid)).await;
+    let opened = place(host, assignment).await?.share_disk(assignment.uuid, uid).await;
     opened.map_err(|error| problem("disk-not-opened", &named(assignment), &error))?;
     let arrived = Record { disk_made: true, ..record.clone() };
     host.records.save(&arrived).await.map_err(|error| error.problem())?;
@@ -172,7 +181,7 @@ pub(super) async fn delete(host: &Host, assignment: &Assignment) -> Result<bool,
             return Ok(false);
         }
         // Nobody gets it while it goes.
-        hold = match claim(host, assignment).await {
+        hold = match claim(host, assignment, Claiming::Keep).await {
             Err(error) if error.code() == "disk-missing" => None,
             claimed => claimed?,
         };
@@ -183,11 +192,9 @@ pub(super) async fn delete(host: &Host, assignment: &Assignment) -> Result<bool,
     Ok(true)
 }
 
-async fn is_there(what: &str, path: &Path) -> Result<bool, Problem> {
-    tokio::fs::try_exists(path).await.map_err(|error| {
-        let detail = format!("cannot look for the disk of {what}, {}: {error}", path.display());
-        Problem::transient("disk-not-readable", detail).remedy("check the filesystem of the disk's pool")
-    })
+async fn is_there(assignment: &Assignment, pool: &dyn VmDisks) -> Result<bool, Problem> {
+    let there = pool.has_disk(assignment.uuid).await;
+    there.map_err(|error| pool_problem("disk-not-readable", &named(assignment), &error))
 }
 
 impl VmTask {
@@ -197,7 +204,7 @@ impl VmTask {
     }
 
     /// The pool that the VM's disk is in.
-    pub(super) async fn disks(&self) -> Result<DirPool, Problem> {
+    pub(super) async fn disks(&self) -> Result<Arc<dyn VmDisks>, Problem> {
         place(&self.host, &self.known()?.assignment).await
     }
 
@@ -208,7 +215,7 @@ impl VmTask {
         if !matches!(&self.run, Run::On(machine) if machine.disk_hold.is_none()) {
             return;
         }
-        let lost = match claim(&self.host, &record.assignment).await {
+        let lost = match claim(&self.host, &record.assignment, Claiming::Keep).await {
             Ok(hold) => {
                 if let Run::On(machine) = &mut self.run {
                     machine.disk_hold = hold;
@@ -238,13 +245,11 @@ impl VmTask {
     pub(crate) async fn take_disk_over(&mut self) -> Result<(), Problem> {
         let record = self.known()?.clone();
         if record.assignment.disk.pool.is_some() && self.machine()?.disk_hold.is_none() {
-            let claim = claim_of(&self.host, &record.assignment);
-            let hold = self.disks().await?.claim_arrived_disk(self.vm, &claim).await;
-            let hold = hold.map_err(|error| lease_problem(&record.assignment, &error))?;
+            let hold = claim(&self.host, &record.assignment, Claiming::Arrived).await?;
             if let Run::On(machine) = &mut self.run {
-                machine.disk_hold = Some(hold);
+                machine.disk_hold = hold;
             }
-            let given = self.disks().await?.let_open(self.vm, DiskUsers::One(record.owner_uid)).await;
+            let given = self.disks().await?.unshare_disk(self.vm, record.owner_uid).await;
             given.map_err(|error| self.storage_problem("disk-not-claimed", &error))?;
         }
         volumes::give_all(&self.host, &record).await
@@ -256,7 +261,7 @@ impl VmTask {
         let Some(record) = self.record.clone() else { return };
         let given = async {
             if record.assignment.disk.pool.is_some() {
-                let given = self.disks().await?.let_open(self.vm, DiskUsers::One(record.owner_uid)).await;
+                let given = self.disks().await?.unshare_disk(self.vm, record.owner_uid).await;
                 given.map_err(|error| self.storage_problem("disk-not-claimed", &error))?;
             }
             volumes::give_all(&self.host, &record).await

@@ -19,8 +19,8 @@ use gantry_qemu::machine::{
 use gantry_qemu::probe::direct_io_works;
 use gantry_qemu::process::{Identity, QemuProcess, SpawnSpec, log_tail, open_tap};
 use gantry_qemu::qmp::{EventStream, Qmp};
-use gantry_storage::{DiskHold, Seed, SeedNic};
-use gantry_types::{Display, Firmware, Problem};
+use gantry_storage::{Claiming, DiskHold, Seed, SeedNic};
+use gantry_types::{DiskLocation, Display, Firmware, Problem};
 use ipnet::IpNet;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -34,6 +34,7 @@ use crate::images::digest;
 use crate::inventory::{accelerator_name, qemu_arch, supplementary_gids};
 use crate::problem::problem;
 use crate::records::{ProcessRecord, Record, blocking};
+use crate::storage::pool_problem;
 use crate::vm_files;
 
 pub(crate) const DISK_NODE: &str = "disk0";
@@ -170,7 +171,7 @@ pub(crate) async fn launch(
     let disk_hold = match begin {
         // It is still the source's.
         Begin::Incoming => None,
-        Begin::Running | Begin::Halted => disk::claim(host, &record.assignment).await?,
+        Begin::Running | Begin::Halted => disk::claim(host, &record.assignment, Claiming::Start).await?,
     };
     let config = describe(host, record, begin).await?;
     let files = files(host, record.assignment.uuid);
@@ -374,29 +375,40 @@ fn accelerator_for(host: &Host, record: &Record) -> Accelerator {
     host.qemu.accelerator(record.assignment.arch)
 }
 
+/// Whether QEMU can go past the host's cache with what lies there.
+pub(super) fn may_bypass_cache(location: &DiskLocation) -> bool {
+    match location {
+        DiskLocation::File(path) => path.parent().is_some_and(|directory| direct_io_works(directory).unwrap_or(false)),
+        // No page of it is ever in this host's cache.
+        DiskLocation::Nfs { .. } => true,
+    }
+}
+
 /// The VM's disk, where it is assigned to be, as QEMU opens it.
 pub(super) async fn disk_of(host: &Host, assignment: &Assignment) -> Result<Disk, Problem> {
     let what = format!("VM '{}'", assignment.name);
     let disks = disk::place(host, assignment).await?;
+    let failed = |error| pool_problem("disk-missing", &what, &error);
+    let location = disks.location(assignment.uuid).await.map_err(failed)?;
     let direct_io = match assignment.disk.pool {
         None => host.qemu.direct_io,
-        Some(_) => direct_io_works(disks.path()).unwrap_or(false),
+        Some(_) => may_bypass_cache(&location),
     };
     let backing = match &assignment.disk.image {
         Some(image) => {
-            let stored = disks.image(digest(&image.digest)?).await;
-            let stored = stored.map_err(|error| problem("image-not-found", &what, &error))?;
-            let stored = stored.ok_or_else(|| {
+            let stored = disks.image_location(digest(&image.digest)?).await;
+            let stored = stored.map_err(|error| pool_problem("image-not-found", &what, &error))?;
+            let location = stored.ok_or_else(|| {
                 Problem::conflict("image-not-here", format!("{what}: its image is not in its disk's pool"))
                     .remedy("fetch the image first")
             })?;
-            Some(BackingImage { path: stored.path, format: DiskFormat::Qcow2 })
+            Some(BackingImage { location, format: DiskFormat::Qcow2 })
         }
         None => None,
     };
     Ok(Disk {
         node_name: DISK_NODE.to_owned(),
-        path: disks.disk_path(assignment.uuid),
+        location,
         format: DiskFormat::Qcow2,
         read_only: false,
         backing,
@@ -416,7 +428,7 @@ async fn describe(host: &Host, record: &Record, begin: Begin) -> Result<MachineC
     let disk = disk_of(host, assignment).await?;
     let seed = Disk {
         node_name: "seed0".to_owned(),
-        path: files.seed,
+        location: files.seed.into(),
         format: DiskFormat::Raw,
         read_only: true,
         backing: None,

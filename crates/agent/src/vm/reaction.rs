@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use gantry_ha::reaction::{self, Decision, Failure, Next, Situation};
 use gantry_qemu::qmp::command::{Cont, SystemReset};
+use gantry_storage::Claiming;
 use gantry_types::{HaPolicy, PowerState, Problem, RecoveryPointKind, Timestamp};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -181,7 +182,7 @@ impl VmTask {
         if record.guarded {
             self.host.lease.expect_held(&self.named()?)?;
         }
-        let _hold = disk::claim(&self.host, &record.assignment).await?;
+        let _hold = disk::claim(&self.host, &record.assignment, Claiming::Keep).await?;
         self.save().await?;
         if self.find_tag(&point_tag(to)).await?.is_some() {
             self.keep_disk(&point_tag(keep_as)).await?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use gantry_api::agent::Assignment;
-use gantry_storage::{AlongFiles, DiskFile, DiskSpec, StagedDisk};
+use gantry_storage::{AlongFiles, Claiming, DiskFile, DiskSpec, StagedDisk};
 use gantry_types::Problem;
 use uuid::Uuid;
 
@@ -53,10 +53,10 @@ impl VmTask {
             return Err(Problem::conflict("vm-in-pool", detail).remedy("start it on the other host"));
         }
         let what = format!("the disk of VM '{name}'");
-        let path = self.host.pool.disk_path(self.vm);
+        let pool = self.disks().await?;
         let directory = self.host.records.vm_dir(self.vm);
         let recovery = RecoveryRecord { kept_in: None, ..record.recovery.clone() };
-        let disk = blocking(move || DiskFile::open(&path)).await;
+        let disk = pool.read_disk(self.vm).await;
         let disk = disk.map_err(|error| problem("disk-not-sent", &what, &error))?;
         let read = blocking(move || {
             let mut along = vm_files::read_all(&directory, is_variables)?;
@@ -129,7 +129,7 @@ impl VmTask {
         let pool = disk::place(&self.host, &record.assignment).await?;
         let adopted = pool.adopt_disk(&spec, staged).await;
         adopted.map_err(|error| problem("disk-not-received", &what, &error))?;
-        drop(disk::claim(&self.host, &record.assignment).await?);
+        drop(disk::claim(&self.host, &record.assignment, Claiming::Keep).await?);
         record.disk_made = true;
         self.host.records.save(record).await.map_err(|error| error.problem())?;
         prepare_files(&self.host, record).await

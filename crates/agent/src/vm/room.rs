@@ -8,7 +8,6 @@ use gantry_types::{PowerState, Problem};
 
 use super::actor::{Run, VmTask};
 use super::{MONITOR_LIMIT, within};
-use crate::records::blocking;
 
 /// With less the next write would stop it again.
 const ROOM_BYTES: u64 = 16 << 20;
@@ -80,9 +79,8 @@ impl VmTask {
 
     /// Whether all pools that it has disks in have some.
     async fn has_room(&self) -> Result<bool, Problem> {
-        let own = self.disks().await?;
-        let free_bytes = blocking(move || own.capacity().map(|found| found.free_bytes)).await;
-        if free_bytes.map_err(|error| self.storage_problem("pool-not-measured", &error))? < ROOM_BYTES {
+        let own = self.disks().await?.space().await;
+        if own.map_err(|error| self.storage_problem("pool-not-measured", &error))?.free.bytes() < ROOM_BYTES {
             return Ok(false);
         }
         for volume in &self.known()?.assignment.volumes {

@@ -8,12 +8,13 @@
 //! next one, as soon as it reaches the guest's agent.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::agent::{TakeSnapshot, TakenSnapshot};
 use gantry_qemu::qmp::Qmp;
 use gantry_qemu::snapshot;
-use gantry_storage::{DirPool, InternalSnapshot, StorageError};
+use gantry_storage::{InternalSnapshot, StorageError, VmDisks};
 use gantry_types::{ErrorClass, Firmware, Problem};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -54,7 +55,7 @@ struct Job {
     /// The disk, as QEMU calls it.
     node: String,
     guest: GuestLine,
-    pool: DirPool,
+    pool: Arc<dyn VmDisks>,
 }
 
 impl VmTask {

@@ -7,13 +7,13 @@
 use gantry_api::agent::Assignment;
 use gantry_api::storage::{AttachVolume, VolumeAssignment};
 use gantry_qemu::machine::Volume;
-use gantry_qemu::probe::direct_io_works;
 use gantry_qemu::qmp::command::ThrottleLimits;
 use gantry_qemu::volume::{VolumeError, plug, unplug};
-use gantry_types::{CacheMode, DiskLocation, Problem};
+use gantry_types::{CacheMode, Problem};
 use uuid::Uuid;
 
 use super::actor::{Run, VmTask};
+use super::machine::may_bypass_cache;
 use super::{MONITOR_LIMIT, within};
 use crate::host::Host;
 use crate::inventory::qemu_arch;
@@ -174,12 +174,7 @@ pub(crate) fn node_of(volume: Uuid) -> String {
 
 pub(super) fn describe(host: &Host, volume: &VolumeAssignment) -> Volume {
     let location = host.pools.driver(&volume.pool).location(volume.uuid);
-    let may_bypass = match &location {
-        DiskLocation::File(path) => path.parent().is_some_and(|directory| direct_io_works(directory).unwrap_or(false)),
-        // No page of it is ever in this host's cache.
-        DiskLocation::Nfs { .. } => true,
-    };
-    let direct_io = volume.cache == CacheMode::None && may_bypass;
+    let direct_io = volume.cache == CacheMode::None && may_bypass_cache(&location);
     Volume {
         id: id_of(volume.uuid),
         place: volume.pool.uuid.simple().to_string()[24..].to_owned(),

@@ -139,16 +139,16 @@ impl PeerMachine {
         let disks = vec![
             Disk {
                 node_name: DISK_NODE.to_owned(),
-                path: disk,
+                location: disk.into(),
                 format: DiskFormat::Qcow2,
                 read_only: false,
-                backing: Some(BackingImage { path: like.image.clone(), format: DiskFormat::Qcow2 }),
+                backing: Some(BackingImage { location: like.image.clone().into(), format: DiskFormat::Qcow2 }),
                 direct_io: direct_io_works(directory)?,
                 boot_index: Some(0),
             },
             Disk {
                 node_name: "seed0".to_owned(),
-                path: seed_path,
+                location: seed_path.into(),
                 format: DiskFormat::Raw,
                 read_only: true,
                 backing: None,

@@ -147,15 +147,14 @@ impl MachineConfig {
 
     /// An argument vector ends at a zero byte: refuse one instead of cutting a value short.
     fn check_no_nul(&self) -> Result<(), MachineError> {
-        let paths =
-            self.disks.iter().flat_map(|disk| [Some(&disk.path), disk.backing.as_ref().map(|backing| &backing.path)]);
         let boot = self.kernel.iter().flat_map(|boot| [Some(&boot.kernel), boot.initrd.as_ref()]);
-        let paths = paths.chain(boot).flatten().map(PathBuf::as_path).chain([self.sockets.0.as_path()]);
-        for path in paths {
+        for path in boot.flatten().map(PathBuf::as_path).chain([self.sockets.0.as_path()]) {
             check_word("path", &path.to_string_lossy(), |c| c != '\0')?;
         }
-        for volume in &self.volumes {
-            check_word("path", &volume.location.to_string(), |c| c != '\0')?;
+        let disks = self.disks.iter().map(|disk| &disk.location);
+        let images = self.disks.iter().filter_map(|disk| disk.backing.as_ref()).map(|backing| &backing.location);
+        for location in disks.chain(images).chain(self.volumes.iter().map(|volume| &volume.location)) {
+            check_word("path", &location.to_string(), |c| c != '\0')?;
         }
         check_word("name", &self.name, |c| c != '\0')?;
         match &self.kernel {
@@ -262,9 +261,11 @@ impl MachineConfig {
 
 /// The disk as QEMU opens it.
 pub(crate) fn disk_node(disk: &Disk) -> Result<Value, MachineError> {
-    let file = |path: &Path, read_only: bool| -> Result<Value, MachineError> {
-        Ok(json!({"driver": "file", "filename": utf8(path)?, "read-only": read_only,
-                  "cache": {"direct": disk.direct_io}, "discard": "unmap"}))
+    let file = |location: &DiskLocation, read_only: bool| {
+        let mut file = location.node().ok_or_else(|| MachineError::not_utf8(location))?;
+        file["read-only"] = json!(read_only);
+        (file["cache"], file["discard"]) = (json!({"direct": disk.direct_io}), json!("unmap"));
+        Ok::<_, MachineError>(file)
     };
     let mut node = json!({
         "driver": disk.format.driver(),
@@ -272,7 +273,7 @@ pub(crate) fn disk_node(disk: &Disk) -> Result<Value, MachineError> {
         "read-only": disk.read_only,
         "cache": {"direct": disk.direct_io},
         "discard": "unmap",
-        "file": file(&disk.path, disk.read_only)?,
+        "file": file(&disk.location, disk.read_only)?,
     });
     if !disk.read_only {
         node["detect-zeroes"] = json!("unmap");
@@ -282,7 +283,7 @@ pub(crate) fn disk_node(disk: &Disk) -> Result<Value, MachineError> {
             None => Value::Null,
             Some(image) => {
                 let mut backing = json!({"driver": image.format.driver(), "read-only": true,
-                    "cache": {"direct": disk.direct_io}, "file": file(&image.path, true)?});
+                    "cache": {"direct": disk.direct_io}, "file": file(&image.location, true)?});
                 if image.format == super::DiskFormat::Qcow2 {
                     backing["backing"] = Value::Null;
                 }

@@ -17,10 +17,10 @@ fn machine() -> MachineConfig {
         firmware: Firmware::Bios,
         disks: vec![Disk {
             node_name: "root".to_owned(),
-            path: "/vms/web/root.qcow2".into(),
+            location: "/vms/web/root.qcow2".into(),
             format: DiskFormat::Qcow2,
             read_only: false,
-            backing: Some(BackingImage { path: "/images/tiny".into(), format: DiskFormat::Qcow2 }),
+            backing: Some(BackingImage { location: "/images/tiny".into(), format: DiskFormat::Qcow2 }),
             direct_io: true,
             boot_index: Some(0),
         }],
@@ -186,7 +186,7 @@ fn what_cannot_work_is_refused() {
         &(|m: &mut MachineConfig| m.cpu_model = "max,-vmx".to_owned()) as &dyn Fn(&mut MachineConfig),
         &|m| m.machine_type = Some("q35,accel=kvm".to_owned()),
         &|m| m.disks[0].node_name = "1st".to_owned(),
-        &|m| m.disks[0].path = "/a\0b".into(),
+        &|m| m.disks[0].location = "/a\0b".into(),
         &|m| m.nics[0].mac = "x".to_owned(),
         &|m| m.name = String::new(),
     ] {
@@ -211,8 +211,8 @@ proptest! {
         let fill = |text: &str| {
             let mut config = machine();
             config.name = text.to_owned();
-            config.disks[0].path = text.into();
-            config.disks[0].backing = Some(BackingImage { path: text.into(), format: DiskFormat::Raw });
+            config.disks[0].location = text.into();
+            config.disks[0].backing = Some(BackingImage { location: text.into(), format: DiskFormat::Raw });
             config.sockets = SocketsDir(if text.len() < 80 { text.into() } else { "long".into() });
             config.kernel = Some(KernelBoot {
                 kernel: text.into(),

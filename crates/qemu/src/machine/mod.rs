@@ -21,6 +21,8 @@ pub(crate) use argv::{disk_node, utf8};
 pub use locate::{LocateError, find_binary, find_uefi};
 pub use volume::{SLOTS, Volume};
 
+use gantry_types::DiskLocation;
+
 /// The guest's instruction set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Arch {
@@ -98,7 +100,7 @@ impl DiskFormat {
 /// followed, so that a file from outside can never make QEMU open another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackingImage {
-    pub path: PathBuf,
+    pub location: DiskLocation,
     pub format: DiskFormat,
 }
 
@@ -106,7 +108,7 @@ pub struct BackingImage {
 pub struct Disk {
     /// Name of the block node: NAME, or NAME-PLACE where it has moved to. At most 31 letters, digits, `-`, `_` or `.`, starting with a letter.
     pub node_name: String,
-    pub path: PathBuf,
+    pub location: DiskLocation,
     pub format: DiskFormat,
     pub read_only: bool,
     /// `None` for an image that stands alone. An overlay opened without its backing reads as zeros.

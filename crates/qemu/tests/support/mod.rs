@@ -151,7 +151,7 @@ impl TestVm {
             firmware: Firmware::Bios,
             disks: vec![Disk {
                 node_name: DISK_NODE.to_owned(),
-                path: dir.join("disk.qcow2"),
+                location: dir.join("disk.qcow2").into(),
                 format: DiskFormat::Qcow2,
                 read_only: false,
                 backing: None,

@@ -336,6 +336,6 @@ impl PoolDriver for NfsPool {
     }
 
     fn location(&self, volume: Uuid) -> DiskLocation {
-        DiskLocation::Nfs { export: self.export.clone(), file: file_of(volume) }
+        DiskLocation::Nfs { export: self.export.clone(), file: file_of(volume), user: None }
     }
 }

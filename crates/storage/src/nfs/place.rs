@@ -78,7 +78,7 @@ impl NfsPool {
     }
 
     async fn open_by_qemu(&self, file: &str) -> Result<(), StorageError> {
-        let location = DiskLocation::Nfs { export: self.export.clone(), file: file.to_owned() };
+        let location = DiskLocation::Nfs { export: self.export.clone(), file: file.to_owned(), user: None };
         let source = format!("json:{}", json!({"driver": "raw", "file": location.node()}));
         let opened = self.run_qemu_img(WORKER_UID, &["info", &source], "opening", &self.path()).await;
         opened.map_err(|error| match error {

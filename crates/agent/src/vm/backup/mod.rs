@@ -14,6 +14,8 @@ pub(crate) mod fill;
 mod job;
 pub(crate) mod source;
 
+use std::sync::Arc;
+
 use gantry_api::backup::{BackUp, BackedUp, FillDisk, Work};
 use gantry_qemu::backup;
 use gantry_types::Problem;
@@ -68,7 +70,7 @@ impl VmTask {
     async fn backup_job(&self, request: BackUp) -> Result<Job, Problem> {
         let record = self.known()?;
         let (node, pool) = (self.disk_node(), self.disks().await?);
-        let own = Disk { name: job::OWN_DISK.to_owned(), id: self.vm, node, pool: DiskPool::Own(pool) };
+        let own = Disk { name: job::OWN_DISK.to_owned(), id: self.vm, node, pool: DiskPool::Own(Arc::clone(&pool)) };
         let mut disks = vec![own];
         for volume in &record.assignment.volumes {
             let pool = DiskPool::Volume(self.host.pools.driver(&volume.pool));
@@ -87,7 +89,7 @@ impl VmTask {
             vm: self.vm,
             host: self.host.config.name.clone(),
             owner_uid: record.owner_uid,
-            scratch_pool: self.disks().await?,
+            scratch_pool: pool.scratch().clone(),
             run_dir: self.host.records.run_dir(self.vm),
             source,
             disks,
@@ -151,7 +153,7 @@ impl VmTask {
         let Ok(pool) = self.disks().await else { return };
         let volumes = self.record.iter().flat_map(|record| &record.assignment.volumes).map(|volume| volume.uuid);
         for disk in std::iter::once(self.vm).chain(volumes) {
-            if let Err(error) = pool.delete_disk(scratch_of(disk)).await {
+            if let Err(error) = pool.scratch().delete_disk(scratch_of(disk)).await {
                 tracing::warn!(vm = %self.vm, %error, "what a backup has left takes space");
             }
         }

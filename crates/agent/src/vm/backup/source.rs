@@ -6,7 +6,7 @@ use std::sync::Arc;
 use gantry_qemu::backup::{self, Point};
 use gantry_qemu::qmp::Qmp;
 use gantry_storage::{
-    DirPool, DiskInfo, DiskServer, DiskSpec, NbdClient, PoolDriver, SERVED_EXPORT, ServeMode, StorageError,
+    DiskInfo, DiskServer, DiskSpec, NbdClient, PoolDriver, SERVED_EXPORT, ServeMode, StorageError, VmDisks,
 };
 use gantry_types::Problem;
 use tokio::time::{Instant, timeout};
@@ -41,7 +41,7 @@ pub(super) struct Disk {
 /// Where it lies.
 pub(crate) enum DiskPool {
     /// The VM's own, over its image.
-    Own(DirPool),
+    Own(Arc<dyn VmDisks>),
     Volume(Arc<dyn PoolDriver>),
 }
 

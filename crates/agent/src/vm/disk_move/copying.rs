@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use gantry_api::agent::Assignment;
 use gantry_api::storage::VolumeMoveReport;
-use gantry_storage::{DiskFile, DiskHold, StagedDisk};
+use gantry_storage::{Claiming, DiskHold, StagedDisk};
 use gantry_types::{PowerState, Problem};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -14,7 +14,6 @@ use super::super::actor::VmTask;
 use super::super::disk;
 use super::{DiskMove, NOT_MOVED, pool_id};
 use crate::problem::chain;
-use crate::records::blocking;
 
 /// The copy that a task makes.
 pub(in crate::vm) struct Copying {
@@ -69,9 +68,8 @@ impl VmTask {
     async fn begin_copying(&self, there: &Assignment) -> Result<Copying, Problem> {
         let record = self.known()?;
         disk::check(&self.host, record).await?;
-        let hold = disk::claim(&self.host, &record.assignment).await?;
-        let path = self.disks().await?.disk_path(self.vm);
-        let disk = blocking(move || DiskFile::open(&path)).await;
+        let hold = disk::claim(&self.host, &record.assignment, Claiming::Keep).await?;
+        let disk = self.disks().await?.read_disk(self.vm).await;
         let disk = disk.map_err(|error| self.storage_problem(NOT_MOVED, &error))?;
         let total_bytes = disk.allocated_bytes().unwrap_or(0);
         let staged = disk::place(&self.host, there).await?.stage_disk().await;
@@ -94,7 +92,7 @@ impl VmTask {
         let pool = self.clear_new_place(&there).await?;
         let adopted = pool.adopt_disk(&self.spec(&there)?, staged).await;
         adopted.map_err(|error| self.storage_problem(NOT_MOVED, &error))?;
-        let _hold = disk::claim(&self.host, &there).await?;
+        let _hold = disk::claim(&self.host, &there, Claiming::Keep).await?;
         self.note_disk_place(there, None).await
     }
 }

@@ -5,6 +5,7 @@ use gantry_api::storage::{PoolAssignment, VolumeMoveReport};
 use gantry_qemu::machine::{Disk, DiskFormat};
 use gantry_qemu::qmp::Qmp;
 use gantry_qemu::volume_move::{VolumeMove, advance, finish, give_up, is_under_way, settle};
+use gantry_storage::Claiming;
 use gantry_types::Problem;
 
 use super::super::actor::{Run, VmTask};
@@ -48,7 +49,9 @@ impl VmTask {
             self.disk_move = None;
             self.make_empty(&there).await?;
         }
-        self.hold_new_place(&there).await?;
+        self.hold_new_place(&there, if under_way { Claiming::Keep } else { Claiming::Start }).await?;
+        // Whom QEMU has to be there is known once the place is claimed.
+        let Mirrored { to, .. } = self.mirrored(&there).await?;
         let moving = within(MONITOR_LIMIT, self.vm, advance(&qmp, &from, &to)).await?;
         if moving.is_err() {
             self.disk_move = None;
@@ -86,10 +89,10 @@ impl VmTask {
         made.map(drop).map_err(|error| self.storage_problem(NOT_MOVED, &error))
     }
 
-    async fn hold_new_place(&mut self, there: &Assignment) -> Result<(), Problem> {
+    async fn hold_new_place(&mut self, there: &Assignment, claiming: Claiming) -> Result<(), Problem> {
         let is_held = matches!(&self.disk_move, Some(DiskMove::Mirroring { hold }) if hold.is_some());
         if !is_held {
-            let hold = disk::claim(&self.host, there).await?;
+            let hold = disk::claim(&self.host, there, claiming).await?;
             self.disk_move = Some(DiskMove::Mirroring { hold });
         }
         Ok(())
@@ -107,7 +110,7 @@ impl VmTask {
             // Which node it is counts, and nothing else of it.
             let now = Disk {
                 node_name: machine.disk_node.clone(),
-                path: Default::default(),
+                location: std::path::PathBuf::new().into(),
                 format: DiskFormat::Qcow2,
                 read_only: false,
                 backing: None,

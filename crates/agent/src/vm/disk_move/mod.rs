@@ -17,11 +17,13 @@
 mod copying;
 mod mirroring;
 
+use std::sync::Arc;
+
 use gantry_api::agent::Assignment;
 use gantry_api::storage::{LeftDisk, MoveDisk, PoolAssignment, VolumeMoveReport};
 use gantry_qemu::machine::Disk;
 use gantry_qemu::volume_move::{finish, give_up};
-use gantry_storage::{DirPool, DiskHold, DiskSpec};
+use gantry_storage::{DiskHold, DiskSpec, VmDisks};
 use gantry_types::Problem;
 use uuid::Uuid;
 
@@ -91,9 +93,9 @@ impl VmTask {
 
     /// The pool that the disk goes to, with nothing of the VM in it. It is not the disk's place by the record, and by no
     /// other host's lease.
-    async fn clear_new_place(&self, there: &Assignment) -> Result<DirPool, Problem> {
+    async fn clear_new_place(&self, there: &Assignment) -> Result<Arc<dyn VmDisks>, Problem> {
         let pool = disk::place(&self.host, there).await?;
-        disk::expect_not_elsewhere(&self.host, &pool, there).await?;
+        disk::expect_not_elsewhere(&self.host, &*pool, there).await?;
         disk::delete(&self.host, there).await?;
         Ok(pool)
     }
