@@ -34,7 +34,7 @@ pub(crate) struct Host {
     pub pools: Pools,
     pub networks: Networks,
     pub resources: Arc<Resources>,
-    pub lease: LeaseKeeper,
+    pub lease: Arc<LeaseKeeper>,
     pub services: ServicesNamespaces,
     pub health: Health,
     pub counted: Counted,

@@ -22,13 +22,13 @@ mod counting;
 mod durable;
 mod flows;
 mod health;
-mod heartbeat;
+pub mod heartbeat;
 mod host;
 mod host_metrics;
 mod images;
 mod inventory;
 mod join;
-mod lease;
+pub mod lease;
 mod links;
 mod losses;
 mod migration;
@@ -41,6 +41,7 @@ mod rapl;
 mod records;
 mod relocation;
 mod renewal;
+mod report;
 mod resources;
 mod service_manager;
 mod services;
@@ -62,6 +63,7 @@ use gantry_trust::{
 use gantry_types::Problem;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 pub use config::{AgentConfig, ConfigError, DEFAULT_STATE_DIR};
 pub use join::{JoinError, join};
@@ -71,10 +73,11 @@ use agent::Agent;
 use host::{Host, Uids};
 use images::Images;
 use inventory::QemuHost;
-use lease::LeaseKeeper;
+use lease::{HttpMembers, LeaseKeeper, ThisMachine};
 use networks::Networks;
 use pools::Pools;
 use records::{Loaded, Records};
+use report::HttpReporter;
 use resources::Resources;
 
 /// Why the agent could not start.
@@ -133,8 +136,10 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     let counting = counting::run(&host, shutdown.clone());
     let links = links::run(&host, shutdown.clone());
     let resources = resources::run(host.clone(), shutdown.clone());
-    let lease = lease::run(host.clone(), controller.clone(), shutdown.clone());
-    let heartbeat = heartbeat::run(host.clone(), agent, controller, shutdown.clone());
+    let members = HttpMembers::new(host.clone(), controller.clone());
+    let lease = lease::run(host.lease.clone(), members, shutdown.clone());
+    let reporter = HttpReporter::new(host.clone(), agent, controller);
+    let heartbeat = heartbeat::run(reporter, Uuid::new_v4(), shutdown.clone());
     let kept = async { tokio::join!(renewal, services, health, resources, watch, pools, counting, links, lease) };
     tokio::join!(server.serve(listener, router, shutdown), heartbeat, kept);
     Ok(())
@@ -174,7 +179,8 @@ async fn open(config: AgentConfig) -> Result<(Arc<Host>, Vec<Loaded>), AgentErro
     let plane = Arc::new(LinuxDataPlane::current());
     let networks = Networks::open(plane, config.underlay_address, &config.state_dir).map_err(state)?;
     let resources = Arc::new(Resources::open(&config.name, &config.state_dir));
-    let lease = LeaseKeeper::open(&config).map_err(failed("read what it knows of leases (lease.json)"))?;
+    let lease = LeaseKeeper::open(config.name.clone(), Arc::new(ThisMachine::new(&config)));
+    let lease = Arc::new(lease.map_err(failed("read what it knows of leases (lease.json)"))?);
     let uids = Uids::new(config.first_uid, records.taken_uids(&loaded));
     let pools = Pools::new(pool.clone());
     let (services, health, counted, links, losses) = Default::default();

@@ -15,7 +15,7 @@ pub(crate) const LEASE_FILE: &str = "lease.json";
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Kept {
+pub struct Kept {
     pub members: Option<Members>,
     /// Against this host.
     pub fence: Option<Fence>,
@@ -28,7 +28,7 @@ pub(super) struct Kept {
 impl Kept {
     /// # Errors
     /// Also if it can't be understood: without it this host could give a word that it must not give.
-    pub fn load(state_dir: &Path) -> io::Result<Self> {
+    pub(super) fn load(state_dir: &Path) -> io::Result<Self> {
         match durable::read(&state_dir.join(LEASE_FILE)) {
             Ok(text) => serde_json::from_slice(&text).map_err(io::Error::from),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
@@ -36,7 +36,7 @@ impl Kept {
         }
     }
 
-    pub fn of(lease: &Lease, ledger: &FenceLedger) -> Self {
+    pub(super) fn of(lease: &Lease, ledger: &FenceLedger) -> Self {
         Self {
             members: lease.members().cloned(),
             fence: lease.fence().cloned(),
@@ -46,7 +46,7 @@ impl Kept {
         }
     }
 
-    pub fn save(&self, state_dir: &Path) -> io::Result<()> {
+    pub(super) fn save(&self, state_dir: &Path) -> io::Result<()> {
         durable::replace(&state_dir.join(LEASE_FILE), &serde_json::to_vec_pretty(self)?)
     }
 }

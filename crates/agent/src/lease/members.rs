@@ -7,7 +7,6 @@ use gantry_types::{Fence, Problem};
 
 use super::LeaseKeeper;
 use crate::agent::Agent;
-use crate::warden::boottime;
 
 fn not_written(error: &std::io::Error) -> Problem {
     Problem::transient("fence-not-written", format!("what this host knows of fences can't be written: {error}"))
@@ -15,17 +14,22 @@ fn not_written(error: &std::io::Error) -> Problem {
 }
 
 impl LeaseKeeper {
-    async fn answer(&self, question: &FenceQuestion) -> Result<FenceAnswer, Problem> {
+    /// [`FencingApi::ask_fence`].
+    ///
+    /// # Errors
+    /// `fence-not-written` (transient), as of all three.
+    pub async fn answer(&self, question: &FenceQuestion) -> Result<FenceAnswer, Problem> {
         let (host, lifted) = (&question.host, question.lifted);
         if self.lock().ledger.would_lift(host, lifted) {
             let written = self.persist(|_, ledger| ledger.lift(host, lifted)).await;
             written.map_err(|error| not_written(&error))?;
         }
         let mut state = self.lock();
-        Ok(FenceAnswer { fence: state.ledger.ask(host, lifted, boottime()).cloned() })
+        Ok(FenceAnswer { fence: state.ledger.ask(host, lifted, self.now()).cloned() })
     }
 
-    async fn store(&self, fence: &Fence) -> Result<StoredFence, Problem> {
+    /// [`FencingApi::store_fence`].
+    pub async fn store(&self, fence: &Fence) -> Result<StoredFence, Problem> {
         if fence.host == self.host {
             let detail = format!("host '{}' keeps no record against itself", self.host);
             return Err(Problem::invalid("own-fence", detail).remedy("ask the other members"));
@@ -41,10 +45,11 @@ impl LeaseKeeper {
             let detail = format!("fence {} of host '{}' was lifted already", fence.generation, fence.host);
             return Err(Problem::conflict("fence-lifted", detail).remedy("read the host again"));
         }
-        Ok(StoredFence { generation: fence.generation, ago_ms: boottime().ms_since(last_word) })
+        Ok(StoredFence { generation: fence.generation, ago_ms: self.now().ms_since(last_word) })
     }
 
-    async fn lift(&self, lifted: &LiftedFence) -> Result<(), Problem> {
+    /// [`FencingApi::lift_fence`].
+    pub async fn lift(&self, lifted: &LiftedFence) -> Result<(), Problem> {
         let written = self.persist(|_, ledger| ledger.lift(&lifted.host, lifted.generation)).await;
         written.map_err(|error| not_written(&error))
     }

@@ -13,33 +13,39 @@
 //! its predecessor had is with the warden, and ends there.
 
 mod kept;
+mod links;
+mod machine;
 mod members;
 mod questions;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use futures::future::BoxFuture;
 use gantry_api::fencing::{LeaseGrant, LeaseReport};
 use gantry_ha::{FenceLedger, Lease, Moment, Timing, lease::Standing};
-use gantry_qemu::process::{Gate, QemuProcess};
+use gantry_qemu::process::Gate;
 use gantry_types::{HostLease, LeaseStanding, Name, Problem};
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use crate::config::AgentConfig;
-use crate::records::blocking;
-use crate::warden::{Answer, Order, WardenLink, boottime};
-use kept::Kept;
+use machine::apart;
+
+pub use crate::warden::{Answer, Order, Term};
+pub use kept::Kept;
+pub use machine::{Blocks, Machine, Process};
+pub use questions::{Members, run};
 
 pub(crate) use kept::LEASE_FILE;
-pub(crate) use questions::run;
+pub(crate) use links::HttpMembers;
+pub(crate) use machine::ThisMachine;
 
 /// What VM tasks go by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct LeaseView {
+pub struct LeaseView {
     /// Protected VMs may run, as far as was looked; whoever starts one looks again.
     pub may_run: bool,
     /// Those that run are to be stopped by their tasks: there is no warden that would.
@@ -48,10 +54,10 @@ pub(crate) struct LeaseView {
     pub fenced: Option<u64>,
 }
 
-pub(crate) struct LeaseKeeper {
+/// One host's lease, and what it keeps against others.
+pub struct LeaseKeeper {
     host: Name,
-    state_dir: PathBuf,
-    warden: Arc<WardenLink>,
+    machine: Arc<dyn Machine>,
     state: Mutex<State>,
     /// Held while something is written down, so that the newest is what stays.
     writing: tokio::sync::Mutex<()>,
@@ -66,22 +72,22 @@ struct State {
     /// What the warden was told last; `None` if it is another one than then.
     told: Option<Option<Moment>>,
     /// Processes that a new warden has to guard.
-    guarded: BTreeMap<Uuid, (u32, u64)>,
+    guarded: BTreeMap<Uuid, Process>,
     answer: Option<Answer>,
     problem: Option<String>,
 }
 
 impl LeaseKeeper {
-    pub fn open(config: &AgentConfig) -> io::Result<Self> {
-        let kept = Kept::load(&config.state_dir)?;
+    /// With what the machine has kept.
+    pub fn open(host: Name, machine: Arc<dyn Machine>) -> io::Result<Self> {
+        let kept = machine.load()?;
         let lifted = Arc::new(AtomicU64::new(kept.lifted));
-        let lease = Lease::new(config.name.clone(), Timing::DEFAULT, kept.members, kept.fence, kept.lifted);
-        let ledger = FenceLedger::load(boottime(), kept.records, kept.records_lifted);
+        let lease = Lease::new(host.clone(), Timing::DEFAULT, kept.members, kept.fence, kept.lifted);
+        let ledger = FenceLedger::load(machine.boottime(), kept.records, kept.records_lifted);
         let state = State { lease, ledger, told: None, guarded: BTreeMap::new(), answer: None, problem: None };
         Ok(Self {
-            host: config.name.clone(),
-            state_dir: config.state_dir.clone(),
-            warden: Arc::new(WardenLink::new(config.state_dir.clone(), config.warden_program())),
+            host,
+            machine,
             state: Mutex::new(state),
             writing: tokio::sync::Mutex::default(),
             view: watch::Sender::default(),
@@ -91,6 +97,15 @@ impl LeaseKeeper {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// By this machine's clock for leases.
+    pub fn now(&self) -> Moment {
+        self.machine.boottime()
+    }
+
+    pub fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.machine.sleep(duration)
     }
 
     pub fn view(&self) -> LeaseView {
@@ -110,8 +125,7 @@ impl LeaseKeeper {
             (Kept::of(&state.lease, &state.ledger), Kept::of(&lease, &ledger))
         };
         if before != after {
-            let state_dir = self.state_dir.clone();
-            blocking(move || after.save(&state_dir)).await?;
+            apart(&self.machine, Blocks::OnDisk, move |machine| machine.save(&after)).await?;
         }
         let mut state = self.lock();
         let State { lease, ledger, .. } = &mut *state;
@@ -143,14 +157,14 @@ impl LeaseKeeper {
     pub async fn refresh(&self) {
         let (standing, until, told) = {
             let state = self.lock();
-            (state.lease.standing(boottime()), state.lease.deadline(), state.told)
+            (state.lease.standing(self.now()), state.lease.deadline(), state.told)
         };
         let fenced = match standing {
             Standing::Fenced { generation } => Some(generation),
             _ => None,
         };
         let order = if fenced.is_some() { Order::EndAll } else { Order::Lease(until) };
-        let is_news = fenced.is_some() || told != Some(until) || !self.warden.is_connected();
+        let is_news = fenced.is_some() || told != Some(until) || !self.machine.has_warden();
         let answered = if is_news { Some(self.tell(order).await) } else { None };
         let mut state = self.lock();
         match answered {
@@ -167,7 +181,7 @@ impl LeaseKeeper {
             }
             None => {}
         }
-        let is_held = state.lease.standing(boottime()).may_run();
+        let is_held = state.lease.standing(self.now()).may_run();
         let may_run = state.problem.is_none() && is_held;
         let view = LeaseView { may_run, stop: state.problem.is_some() && !is_held, fenced };
         drop(state);
@@ -183,42 +197,40 @@ impl LeaseKeeper {
 
     /// To the warden that there is; a new one has to guard what runs.
     async fn tell(&self, order: Order) -> io::Result<Answer> {
-        let warden = Arc::clone(&self.warden);
         let (until, guarded) = {
             let state = self.lock();
             (state.lease.deadline(), state.guarded.iter().map(|(vm, process)| (*vm, *process)).collect::<Vec<_>>())
         };
-        blocking(move || {
-            if warden.is_connected()
-                && let Ok(answer) = warden.ask(order)
+        apart(&self.machine, Blocks::OnWarden, move |machine| {
+            if machine.has_warden()
+                && let Ok(answer) = machine.tell_warden(order)
             {
                 return Ok(answer);
             }
-            warden.connect()?;
-            warden.ask(Order::Lease(until))?;
-            for (vm, (pid, start_time_ticks)) in guarded {
-                let answer = warden.ask(Order::Guard { vm, pid, start_time_ticks })?;
-                if !answer.yes
-                    && let Ok(process) = QemuProcess::adopt(pid, start_time_ticks)
-                {
+            machine.call_warden()?;
+            machine.tell_warden(Order::Lease(until))?;
+            for (vm, process) in guarded {
+                let (pid, start_time_ticks) = process;
+                let answer = machine.tell_warden(Order::Guard { vm, pid, start_time_ticks })?;
+                if !answer.yes {
                     tracing::warn!(%vm, pid, "no warden guards it any more and the lease is over: it is stopped");
-                    process.kill().map_err(io::Error::other)?;
+                    machine.kill(process)?;
                 }
             }
-            warden.ask(order)
+            machine.tell_warden(order)
         })
         .await
     }
 
     /// Whether protected VMs may run here at this moment, whatever their tasks have heard of so far.
     pub fn is_held(&self) -> bool {
-        self.lock().lease.standing(boottime()).may_run()
+        self.lock().lease.standing(self.now()).may_run()
     }
 
     /// # Errors
     /// `lease-not-held` (transient) if protected VMs may not run here now.
     pub fn expect_held(&self, what: &str) -> Result<(), Problem> {
-        let standing = self.lock().lease.standing(boottime());
+        let standing = self.lock().lease.standing(self.now());
         let why = match standing {
             Standing::Unbound | Standing::Held { .. } => return Ok(()),
             Standing::Lapsed => "its lease is not held".to_owned(),
@@ -233,23 +245,23 @@ impl LeaseKeeper {
     /// # Errors
     /// `no-warden` (transient).
     pub fn gate(&self, vm: Uuid, what: &str) -> Result<Gate, Problem> {
-        self.warden.gate(vm).map_err(|error| {
+        self.machine.gate(vm).map_err(|error| {
             let detail = format!("{what} does not start: the warden can't be reached: {error}");
             Problem::transient("no-warden", detail).remedy("see warden.log in the agent's state directory")
         })
     }
 
     /// The process was let in: a warden that comes later has to know it.
-    pub fn note_guarded(&self, vm: Uuid, process: &QemuProcess) {
-        self.lock().guarded.insert(vm, (process.pid(), process.start_time_ticks()));
+    pub fn note_guarded(&self, vm: Uuid, process: Process) {
+        self.lock().guarded.insert(vm, process);
     }
     pub fn forget_guarded(&self, vm: Uuid) {
         self.lock().guarded.remove(&vm);
     }
 
     /// Has the warden guard a process that runs already. False if it may not run.
-    pub async fn guard(&self, vm: Uuid, process: &QemuProcess) -> bool {
-        let (pid, start_time_ticks) = (process.pid(), process.start_time_ticks());
+    pub async fn guard(&self, vm: Uuid, process: Process) -> bool {
+        let (pid, start_time_ticks) = process;
         self.note_guarded(vm, process);
         let answered = self.tell(Order::Guard { vm, pid, start_time_ticks }).await;
         match answered {
@@ -263,14 +275,14 @@ impl LeaseKeeper {
     }
 
     /// Whether the warden has stopped this process.
-    pub fn was_stopped(&self, pid: u32, start_time_ticks: u64) -> bool {
-        self.warden.has_stopped(pid, start_time_ticks)
+    pub fn was_stopped(&self, process: Process) -> bool {
+        self.machine.was_stopped(process)
     }
 
     /// For the heartbeat. `settled`: every VM task has drawn its conclusion from the fence of this generation.
     pub fn report(&self, settled: impl FnOnce(u64) -> bool) -> LeaseReport {
         let state = self.lock();
-        let now = boottime();
+        let now = self.now();
         let (standing, left_ms) = match state.lease.standing(now) {
             Standing::Unbound => (LeaseStanding::Unbound, None),
             Standing::Held { until } => (LeaseStanding::Held, Some(until.ms_since(now))),

@@ -9,15 +9,21 @@
 
 use std::time::Duration;
 
+use gantry_qemu::process::QemuProcess;
 use gantry_types::{PowerState, Problem};
 use tokio::time::Instant;
 
 use super::actor::{Run, VmTask};
 use super::machine;
+use crate::lease::Process;
 use crate::records::{End, Record};
 
 /// How often a VM that is to be kept up looks whether the lease is held.
 const LEASE_LOOK: Duration = Duration::from_millis(250);
+
+fn id(process: &QemuProcess) -> Process {
+    (process.pid(), process.start_time_ticks())
+}
 
 impl VmTask {
     fn is_guarded(&self) -> bool {
@@ -103,7 +109,7 @@ impl VmTask {
     pub(super) fn lease_end(&self) -> Option<End> {
         let record = self.record.as_ref().filter(|record| record.guarded)?;
         let process = record.process.as_ref()?;
-        let by_warden = self.host.lease.was_stopped(process.pid, process.start_time_ticks);
+        let by_warden = self.host.lease.was_stopped((process.pid, process.start_time_ticks));
         // The warden writes down what it has stopped after it has; on a slow disk the end is seen sooner.
         let is_over = by_warden || !self.host.lease.is_held();
         let reason = "this host had no lease any more, so it was stopped".to_owned();
@@ -117,8 +123,8 @@ impl VmTask {
     pub(super) async fn guard_running(&self) -> Result<(), Problem> {
         let guarded = match &self.run {
             Run::Off => true,
-            Run::On(machine) => self.host.lease.guard(self.vm, &machine.process).await,
-            Run::Deaf(process) => self.host.lease.guard(self.vm, process).await,
+            Run::On(machine) => self.host.lease.guard(self.vm, id(&machine.process)).await,
+            Run::Deaf(process) => self.host.lease.guard(self.vm, id(process)).await,
         };
         if guarded {
             return Ok(());

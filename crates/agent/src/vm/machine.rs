@@ -209,7 +209,7 @@ pub(crate) async fn launch(
     })
     .map_err(|error| problem("qemu-not-started", &what, &error))?;
     if record.guarded {
-        host.lease.note_guarded(record.assignment.uuid, &process);
+        host.lease.note_guarded(record.assignment.uuid, (process.pid(), process.start_time_ticks()));
     }
 
     let connected = connect(&process, &files.run_dir).await;

@@ -16,6 +16,7 @@
 
 mod link;
 mod process;
+mod term;
 mod watchdog;
 
 use gantry_ha::Moment;
@@ -26,6 +27,7 @@ use uuid::Uuid;
 
 pub(crate) use link::WardenLink;
 pub use process::{WardenError, run};
+pub use term::Term;
 
 /// In the state directory: where the warden listens.
 const SOCKET: &str = "warden.sock";
@@ -47,7 +49,7 @@ pub(crate) fn boottime() -> Moment {
 
 /// What the warden is told or asked: 40 bytes on its socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Order {
+pub enum Order {
     /// The lease lasts until then; `None`: this host needs none.
     Lease(Option<Moment>),
     /// Stop this process when the lease is over. Its start is not known (0) if it asks itself.
@@ -93,7 +95,7 @@ impl Order {
 
 /// What the warden answers to every order: 16 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub struct Answer {
     pub yes: bool,
     /// How many processes it guards that have not ended.
     pub guarded: u32,

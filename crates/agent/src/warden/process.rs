@@ -19,7 +19,7 @@ use rustix::time::{
 use uuid::Uuid;
 
 use super::watchdog::Watchdog;
-use super::{ANSWER_BYTES, Answer, LOCK, ORDER_BYTES, Order, REPORT, SOCKET, Stopped, boottime};
+use super::{ANSWER_BYTES, Answer, LOCK, ORDER_BYTES, Order, REPORT, SOCKET, Stopped, Term, boottime};
 use crate::durable;
 use crate::vm::start_time_ticks;
 
@@ -67,7 +67,7 @@ pub fn run(state_dir: &Path) -> Result<(), WardenError> {
         .map_err(failed("make a timer"))?;
     let mut warden = Warden {
         timer,
-        lease: None,
+        term: Term::default(),
         guarded: Vec::new(),
         connections: Vec::new(),
         reports: Reports::open(state_dir.join(REPORT)),
@@ -112,8 +112,7 @@ struct Guarded {
 
 struct Warden {
     timer: OwnedFd,
-    /// Until when; `None`: nothing is stopped.
-    lease: Option<Moment>,
+    term: Term,
     guarded: Vec<Guarded>,
     connections: Vec<UnixStream>,
     reports: Reports,
@@ -123,7 +122,7 @@ struct Warden {
 
 impl Warden {
     fn is_over(&self) -> bool {
-        self.lease.is_some_and(|until| boottime() >= until)
+        self.term.is_over(boottime())
     }
 
     /// Waits for whatever comes first, and does what follows from it.
@@ -181,8 +180,7 @@ impl Warden {
             Order::Lease(until) => self.renew(until),
             Order::Guard { vm, pid, start_time_ticks } => self.guard(vm, pid, start_time_ticks),
             Order::EndAll => {
-                // Nothing is let in either, until the lease is renewed.
-                self.lease = Some(Moment(0));
+                self.term.end();
                 self.stop_all("this host is shut out");
                 true
             }
@@ -191,13 +189,9 @@ impl Warden {
         connection.write_all(&answer)
     }
 
-    /// A lease only grows longer, except for one that begins: what was said before it ran out can't make it shorter.
     fn renew(&mut self, until: Option<Moment>) -> bool {
-        self.lease = match (self.lease, until) {
-            (Some(known), Some(until)) => Some(known.max(until)),
-            (_, until) => until,
-        };
-        let expiry = self.lease.map_or(0, |until| until.0.max(1));
+        self.term.renew(until);
+        let expiry = self.term.until().map_or(0, |until| until.0.max(1));
         let at = Timespec {
             tv_sec: (expiry / 1_000).cast_signed(),
             tv_nsec: i64::try_from(expiry % 1_000 * 1_000_000).unwrap_or(0),
