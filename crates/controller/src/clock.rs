@@ -16,6 +16,15 @@ pub trait Clock: Send + Sync {
     fn new_uuid(&self) -> Uuid;
 }
 
+/// What `work` comes to, if that is before the limit.
+pub(crate) async fn within<T>(clock: &dyn Clock, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = clock.sleep(limit) => None,
+    }
+}
+
 /// The machine's own clocks and random numbers.
 #[derive(Debug, Clone, Copy)]
 pub struct SystemClock {

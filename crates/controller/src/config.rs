@@ -2,6 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use gantry_ha::Timing;
+
 use crate::{access::SessionLimits, audit::AuditLimits};
 
 /// Settings of a controller process.
@@ -16,6 +18,8 @@ pub struct Config {
     pub heartbeat_interval: Duration,
     /// Without a heartbeat for longer than this a host counts as lost.
     pub host_lost_after: Duration,
+    /// The durations of leases: what the hosts go by, too.
+    pub timing: Timing,
     /// How long a watch goes at most without telling where it can be resumed.
     pub bookmark_interval: Duration,
     /// How long a JSON body may take to arrive.
@@ -44,6 +48,7 @@ impl Config {
             datacenter: datacenter.into(),
             heartbeat_interval: Duration::from_secs(1),
             host_lost_after: Duration::from_secs(4),
+            timing: Timing::DEFAULT,
             bookmark_interval: Duration::from_secs(10),
             body_timeout: Duration::from_secs(10),
             upload_idle_timeout: Duration::from_secs(60),

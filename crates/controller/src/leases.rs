@@ -20,10 +20,10 @@ pub(crate) fn moment(clock: &dyn Clock) -> Moment {
     Moment::from(clock.elapsed())
 }
 
-/// On which all agree.
-pub(crate) const TIMING: Timing = Timing::DEFAULT;
-
-pub struct Leases(Mutex<Book>);
+pub struct Leases {
+    timing: Timing,
+    book: Mutex<Book>,
+}
 
 struct Book {
     granted: HashMap<Name, Moment>,
@@ -35,17 +35,18 @@ struct Book {
 
 impl Leases {
     /// With the fences that are in the store.
-    pub fn open(tables: &Tables, now: Moment) -> Self {
+    pub fn open(tables: &Tables, timing: Timing, now: Moment) -> Self {
         let hosts = || tables.hosts.values();
         let fences = hosts().filter_map(|host| Some(host.status.fence.as_ref()?.record.clone()));
         let lifted = hosts().map(|host| (host.metadata.name.clone(), host.status.fences_lifted)).collect();
         let ledger = FenceLedger::load(now, fences, lifted);
-        Self(Mutex::new(Book { granted: HashMap::new(), ledger, fencings: HashMap::new(), untold: Vec::new() }))
+        let book = Book { granted: HashMap::new(), ledger, fencings: HashMap::new(), untold: Vec::new() };
+        Self { timing, book: Mutex::new(book) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
         // A panic while it was held leaves maps that are still whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is answered to a heartbeat about the host's lease.
@@ -80,7 +81,7 @@ impl Leases {
         let mut book = self.lock();
         let Book { granted, ledger, fencings, .. } = &mut *book;
         if fencings.get(name).is_none_or(|known| known.fence().generation < fence.generation) {
-            let mut fencing = Fencing::new(fence.clone(), TIMING, configurations(tables, host));
+            let mut fencing = Fencing::new(fence.clone(), self.timing, configurations(tables, host));
             let own = ledger.record(fence);
             fencing.stored(Member::Controller, granted.get(name).map_or(own, |granted| own.max(*granted)));
             fencings.insert(name.clone(), fencing);
@@ -91,7 +92,8 @@ impl Leases {
 
     /// A member has the record; `ago_ms` is its answer, which has just arrived.
     pub(crate) fn stored(&self, fence: &Fence, by: Member, ago_ms: u64, now: Moment) {
-        self.with(fence, |fencing| fencing.stored(by, TIMING.moment_told(now, ago_ms)));
+        let last_word = self.timing.moment_told(now, ago_ms);
+        self.with(fence, |fencing| fencing.stored(by, last_word));
     }
 
     /// The host's power was seen off, after the command and after [`Self::look`].

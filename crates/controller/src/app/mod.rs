@@ -130,7 +130,7 @@ impl App {
             .map_err(|error| directory_problem(&config.audit_dir(), &error))?;
         let energy = EnergyBook::open(&config.energy_dir(), clock.now())
             .map_err(|error| directory_problem(&config.energy_dir(), &error))?;
-        let leases = model.read(|tables| Leases::open(tables, moment(&*clock)));
+        let leases = model.read(|tables| Leases::open(tables, config.timing, moment(&*clock)));
         let app = Arc::new(Self {
             config,
             objects: Objects::new(store),

@@ -13,7 +13,7 @@ use std::{sync::Arc, time::Duration};
 use gantry_types::{Host, HostState, Name, PowerStatus, Problem, Resource, Severity, Vm, VmPhase};
 
 use super::errands::Errands;
-use crate::{app::App, objects::Change};
+use crate::{app::App, clock::within, objects::Change};
 
 const INTERVAL: Duration = Duration::from_millis(250);
 /// An outlet that takes longer says nothing.
@@ -57,8 +57,8 @@ fn is_doubtful(app: &App, host: &Host, started: Duration) -> bool {
 /// A silent host whose power is off is lost, however short its silence.
 pub async fn look_at_power(app: &App, host: &Host, started: Duration) -> Result<(), Problem> {
     let driver = app.power.of(host)?;
-    let looked = tokio::time::timeout(POWER_LIMIT, driver.status()).await;
-    if !matches!(looked, Ok(Ok(PowerStatus::Off))) {
+    let looked = within(&*app.clock, POWER_LIMIT, driver.status()).await;
+    if !matches!(looked, Some(Ok(PowerStatus::Off))) {
         return Ok(());
     }
     let is_off = |host: &Host| is_doubtful(app, host, started).then(|| "it is silent and its power is off".to_owned());

@@ -16,6 +16,7 @@ use gantry_types::{
 use super::{errands::Errands, woken};
 use crate::{
     app::{App, fence, pool},
+    clock::within,
     leases::moment,
     model::Tables,
     objects::Change,
@@ -72,15 +73,15 @@ pub async fn store(app: &App, host: &Host, fence: &HostFence) {
     let members = names.filter_map(|name| app.model.get::<Host>(name.as_str()));
     let asked = members.map(|member| async move {
         let agent = app.links.agent(&member);
-        let stored = tokio::time::timeout(STORE_LIMIT, agent.store_fence(record)).await;
+        let stored = within(&*app.clock, STORE_LIMIT, agent.store_fence(record)).await;
         match stored {
-            Ok(Ok(stored)) if stored.generation >= record.generation => {
+            Some(Ok(stored)) if stored.generation >= record.generation => {
                 let by = Member::Host(member.metadata.name.clone());
                 app.leases.stored(record, by, stored.ago_ms, moment(&*app.clock));
                 app.wakeups.fences.notify_one();
             }
-            Ok(Err(problem)) => tracing::debug!(member = member.name(), %problem, "it has no record yet"),
-            Ok(Ok(_)) | Err(_) => tracing::debug!(member = member.name(), "it has no record yet"),
+            Some(Err(problem)) => tracing::debug!(member = member.name(), %problem, "it has no record yet"),
+            Some(Ok(_)) | None => tracing::debug!(member = member.name(), "it has no record yet"),
         }
     });
     futures::future::join_all(asked).await;
@@ -222,8 +223,8 @@ async fn tell_lifted(app: &App) {
     let lifted: Vec<(Arc<Host>, LiftedFence)> =
         app.leases.untold().into_iter().flat_map(|lifted| others(app, lifted)).collect();
     let told = lifted.iter().map(|(member, lifted)| async move {
-        let answered = tokio::time::timeout(STORE_LIMIT, app.links.agent(member).lift_fence(lifted)).await;
-        if !matches!(answered, Ok(Ok(()))) {
+        let answered = within(&*app.clock, STORE_LIMIT, app.links.agent(member).lift_fence(lifted)).await;
+        if !matches!(answered, Some(Ok(()))) {
             tracing::debug!(member = member.name(), host = %lifted.host, "it does not know that the fence was lifted");
         }
     });

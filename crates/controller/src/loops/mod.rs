@@ -34,26 +34,9 @@ use crate::{app::App, model::ModelFeed, operations::executor};
 
 /// Runs the feed, all loops and all operations until it is dropped, or until the store is closed.
 pub async fn run(app: Arc<App>, feed: ModelFeed) {
-    let mut tasks = JoinSet::new();
-    tasks.spawn(feed.run());
-    tasks.spawn(executor::run(Arc::clone(&app)));
-    tasks.spawn(host_failure_detector::run(Arc::clone(&app)));
-    tasks.spawn(host_fencer::run(Arc::clone(&app)));
-    tasks.spawn(failover::run(Arc::clone(&app)));
-    tasks.spawn(network_distributor::run(Arc::clone(&app)));
-    tasks.spawn(protection_distributor::run(Arc::clone(&app)));
-    tasks.spawn(resource_distributor::run(Arc::clone(&app)));
-    tasks.spawn(stray_vms::run(Arc::clone(&app)));
-    tasks.spawn(cluster_keeper::run(Arc::clone(&app)));
-    tasks.spawn(policies::run(Arc::clone(&app)));
-    tasks.spawn(pool_keeper::run(Arc::clone(&app)));
-    tasks.spawn(snapshot_schedules::run(Arc::clone(&app)));
-    tasks.spawn(backup_schedules::run(Arc::clone(&app)));
+    let mut tasks = deciding(&app, feed);
     tasks.spawn(energy_accountant::run(Arc::clone(&app)));
-    tasks.spawn(alarm_keeper::run(Arc::clone(&app)));
-    tasks.spawn(notice_sender::run(Arc::clone(&app)));
-    tasks.spawn(audit_keeper::run(Arc::clone(&app)));
-    tasks.spawn(event_trimmer::run(app));
+    tasks.spawn(audit_keeper::run(app));
     // Each of them runs for ever, so the first to end says that nothing can go on.
     match tasks.join_next().await {
         Some(Err(error)) => tracing::error!(%error, "a part of the controller ended unexpectedly"),
@@ -61,9 +44,33 @@ pub async fn run(app: Arc<App>, feed: ModelFeed) {
     }
 }
 
+/// Begins everything that decides something: all but what only keeps files of its own, on threads of its own.
+pub fn deciding(app: &Arc<App>, feed: ModelFeed) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(feed.run());
+    tasks.spawn(executor::run(Arc::clone(app)));
+    tasks.spawn(host_failure_detector::run(Arc::clone(app)));
+    tasks.spawn(host_fencer::run(Arc::clone(app)));
+    tasks.spawn(failover::run(Arc::clone(app)));
+    tasks.spawn(network_distributor::run(Arc::clone(app)));
+    tasks.spawn(protection_distributor::run(Arc::clone(app)));
+    tasks.spawn(resource_distributor::run(Arc::clone(app)));
+    tasks.spawn(stray_vms::run(Arc::clone(app)));
+    tasks.spawn(cluster_keeper::run(Arc::clone(app)));
+    tasks.spawn(policies::run(Arc::clone(app)));
+    tasks.spawn(pool_keeper::run(Arc::clone(app)));
+    tasks.spawn(snapshot_schedules::run(Arc::clone(app)));
+    tasks.spawn(backup_schedules::run(Arc::clone(app)));
+    tasks.spawn(alarm_keeper::run(Arc::clone(app)));
+    tasks.spawn(notice_sender::run(Arc::clone(app)));
+    tasks.spawn(event_trimmer::run(Arc::clone(app)));
+    tasks
+}
+
 /// Waits for the notice, but not longer than the limit.
 async fn woken(app: &App, notice: &tokio::sync::Notify, limit: Duration) {
     tokio::select! {
+        biased;
         () = notice.notified() => {}
         () = app.clock.sleep(limit) => {}
     }

@@ -35,6 +35,7 @@ pub async fn run(app: Arc<App>) {
         }
         loop {
             tokio::select! {
+                biased;
                 Some(ended) = tasks.join_next() => match ended {
                     Ok(name) => { at_work.remove(&name); }
                     // The name is lost with the panic, so the operation stays as it is until the next start.
