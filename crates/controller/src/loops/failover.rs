@@ -8,7 +8,8 @@
 //! ```
 //! What it waits for is in `status.displaced.waits`. Whose turn it is, `gantry_ha`'s restart order says. How often each was
 //! tried within the hour is in `status.failovers`, written before each attempt: neither an end that was good nor a controller
-//! that starts lets it begin anew.
+//! that starts lets it begin anew. That is by the clock on the wall, which may be put on or back: how long ago it was is
+//! reckoned once, when it is seen first, and goes by the steady clock from there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -53,6 +54,8 @@ pub struct Memory {
     down: BTreeMap<Uuid, Moment>,
     /// Started again and not ready yet: who comes after them waits.
     coming_up: BTreeSet<Uuid>,
+    /// When it was tried, by VM and what the store says of it.
+    tried: BTreeMap<(Uuid, i64), Moment>,
 }
 
 /// Moments count from an hour before the controller's start: so does everything that still counts.
@@ -60,10 +63,16 @@ fn now(app: &App) -> Moment {
     moment(&*app.clock) + HOUR_MS
 }
 
-fn attempts(app: &App, vm: &Vm, now: Moment) -> Attempts {
+fn attempts(app: &App, vm: &Vm, memory: &mut Memory, now: Moment) -> Attempts {
     let today_ms = app.clock.now().unix_ms();
-    let ago_ms = |at: &Timestamp| u64::try_from(today_ms - at.unix_ms()).unwrap_or(0);
-    vm.status.failovers.iter().map(|at| now.before(ago_ms(at))).collect()
+    let mut moment = |at: &Timestamp| {
+        // One of a time to come was surely not tried later than now.
+        let ago_ms = u64::try_from(today_ms - at.unix_ms()).unwrap_or(0);
+        *memory.tried.entry((vm.metadata.uuid, at.unix_ms())).or_insert(now.before(ago_ms))
+    };
+    let mut tried: Vec<Moment> = vm.status.failovers.iter().map(&mut moment).collect();
+    tried.sort();
+    tried.into_iter().collect()
 }
 
 /// One look at all protected VMs.
@@ -76,7 +85,7 @@ pub async fn pass(app: &App, memory: &mut Memory) -> Result<(), Problem> {
     }
     // As nearly always.
     if app.model.read(|tables| tables.vms.values().all(|vm| vm.status.displaced.is_none())) {
-        *memory = Memory::default();
+        *memory = Memory { tried: std::mem::take(&mut memory.tried), ..Memory::default() };
         return Ok(());
     }
     let protected = |vm: &Vm| vm.status.displaced.is_some() || vm.spec.ha.policy == HaPolicy::Restart;
@@ -85,6 +94,7 @@ pub async fn pass(app: &App, memory: &mut Memory) -> Result<(), Problem> {
     let known: BTreeSet<Uuid> = vms.iter().map(|vm| vm.metadata.uuid).collect();
     memory.coming_up.retain(|vm| known.contains(vm));
     memory.down.retain(|vm, _| known.contains(vm));
+    memory.tried.retain(|(vm, _), _| known.contains(vm));
     for vm in vms.iter().filter(|vm| vm.status.displaced.is_some() && vm.spec.power != PowerState::Running) {
         forget(app, vm).await?;
     }
@@ -121,7 +131,7 @@ fn candidate(app: &App, vm: &Vm, memory: &mut Memory, now: Moment) -> Option<Can
         Priority::High => Tier::High,
     };
     let policy = RetryPolicy { per_hour: vm.spec.ha.restarts_per_hour as usize, ..RetryPolicy::default() };
-    let attempts = attempts(app, vm, now);
+    let attempts = attempts(app, vm, memory, now);
     let depends_on = vm.spec.ha.depends_on.iter().cloned().collect();
     Some(Candidate { name: vm.metadata.name.clone(), tier, depends_on, state, policy, attempts })
 }
@@ -144,12 +154,12 @@ async fn begin(app: &App, vm: &Vm, memory: &mut Memory) -> Result<(), Problem> {
     let may_leave_for_failure = || may_leave(app, vm, host.as_deref()).is_ok() && place_elsewhere(app, vm).is_ok();
     if is_in_service && !(has_failed && may_leave_for_failure()) {
         expect_pools(app, vm, host.as_deref())?;
-        count(app, vm).await?;
+        count(app, vm, memory).await?;
         vm::start(app, &Caller::controller(), name, &WriteQuery::default()).await?;
     } else {
         may_leave(app, vm, host.as_deref())?;
         place_elsewhere(app, vm)?;
-        count(app, vm).await?;
+        count(app, vm, memory).await?;
         vm::restart_elsewhere(app, name).await?;
     }
     memory.coming_up.insert(vm.metadata.uuid);
@@ -157,13 +167,16 @@ async fn begin(app: &App, vm: &Vm, memory: &mut Memory) -> Result<(), Problem> {
 }
 
 /// One more attempt; those of more than an hour ago are forgotten.
-async fn count(app: &App, vm: &Vm) -> Result<(), Problem> {
+async fn count(app: &App, vm: &Vm, memory: &mut Memory) -> Result<(), Problem> {
+    let (uuid, now, today) = (vm.metadata.uuid, now(app), app.clock.now());
+    memory.tried.retain(|_, at| now.ms_since(*at) < HOUR_MS);
+    memory.tried.insert((uuid, today.unix_ms()), now);
+    let tried = &memory.tried;
     app.objects
         .racing(|| async {
             let mut vm: Vm = app.objects.get(vm.name()).await?;
-            let now = app.clock.now();
-            vm.status.failovers.retain(|at| now.unix_ms() - at.unix_ms() < HOUR_MS as i64);
-            vm.status.failovers.push(now);
+            vm.status.failovers.retain(|at| tried.contains_key(&(uuid, at.unix_ms())));
+            vm.status.failovers.push(today);
             let mut change = Change::new();
             change.update(&vm)?;
             app.commit(change).await.map(drop)

@@ -241,6 +241,45 @@ async fn restarts_elsewhere_are_limited_within_an_hour_whatever_becomes_of_the_c
     world.check().await;
 }
 
+#[tokio::test]
+async fn a_clock_that_is_put_on_or_back_neither_holds_a_start_elsewhere_up_nor_forgets_it() {
+    let (world, controller) = cluster_of_three().await;
+    protected(&world, &controller, "web", Some("nas")).await;
+    let mut sent = web(&world).await;
+    sent.spec.ha.restarts_per_hour = 2;
+    vm::put(&controller.app, &Caller::controller(), "web", sent, &query()).await.expect("at any time");
+    let mut memory = failover::Memory::default();
+    let fails_again = async |memory: &mut failover::Memory| {
+        let vm = web(&world).await;
+        world.reports(&controller).await;
+        world.hosts.guest_is_left_to_others(&vm.status.host.expect("a host"), vm.metadata.uuid, "port 80 is closed");
+        for _ in 0..2 {
+            world.reports(&controller).await;
+        }
+        // Longer than the first pause, which counts from the attempt before.
+        world.clock.advance(Duration::from_secs(10));
+        fail_over(&controller, memory).await;
+        web(&world).await.status
+    };
+    assert_eq!(fails_again(&mut memory).await.phase, VmPhase::Running);
+    let hour_ms = 3_600_000;
+    world.clock.step(-2 * hour_ms);
+    assert_eq!(fails_again(&mut memory).await.phase, VmPhase::Running, "it was tried once, ten seconds ago");
+    world.clock.step(4 * hour_ms);
+    let now = fails_again(&mut memory).await;
+    assert_eq!((now.phase, now.failovers.len()), (VmPhase::Failed, 2), "it was tried twice within the hour");
+
+    // Another controller has only what is written down, which is of a time to come: it waits, but not for that time.
+    world.clock.step(-4 * hour_ms);
+    let mut memory = failover::Memory::default();
+    fail_over(&controller, &mut memory).await;
+    assert_eq!(web(&world).await.status.phase, VmPhase::Failed);
+    world.clock.advance(Duration::from_secs(3_600));
+    fail_over(&controller, &mut memory).await;
+    assert_eq!(web(&world).await.status.phase, VmPhase::Running);
+    world.check().await;
+}
+
 async fn pool_is(world: &World, controller: &Controller, hosts: &[&str], health: PoolHealth) {
     let pool = world.pools().await.into_iter().find(|pool| pool.metadata.name == name("nas")).expect("a pool");
     for host in hosts {

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -47,17 +47,24 @@ pub fn name(text: &str) -> Name {
 #[derive(Default)]
 pub struct TestClock {
     elapsed_ms: Arc<AtomicU64>,
+    step_ms: AtomicI64,
 }
 
 impl TestClock {
     pub fn advance(&self, by: Duration) {
         self.elapsed_ms.fetch_add(by.as_millis() as u64, Ordering::SeqCst);
     }
+
+    /// Puts the clock on the wall on or back.
+    pub fn step(&self, by_ms: i64) {
+        self.step_ms.fetch_add(by_ms, Ordering::SeqCst);
+    }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_unix_ms(1_800_000_000_000 + self.elapsed_ms.load(Ordering::SeqCst) as i64)
+        let elapsed_ms = self.elapsed_ms.load(Ordering::SeqCst) as i64;
+        Timestamp::from_unix_ms(1_800_000_000_000 + elapsed_ms + self.step_ms.load(Ordering::SeqCst))
     }
     fn elapsed(&self) -> Duration {
         Duration::from_millis(self.elapsed_ms.load(Ordering::SeqCst))
