@@ -26,7 +26,7 @@ pub(crate) fn routes() -> Router<Host> {
 }
 
 /// The refusal of a command from before a fence.
-pub(crate) fn stale(known: u64, lifted: u64) -> Problem {
+pub fn stale(known: u64, lifted: u64) -> Problem {
     let detail = format!(
         "this host was shut out and let in again (fence {lifted}) since the command was sent, which knows of fence {known}"
     );

@@ -21,5 +21,6 @@ mod storage_conformance;
 mod storage_router;
 
 pub use client::AgentClient;
+pub use fencing::stale as stale_fence;
 pub use reply::{Refusal, RefusedAs, answer, causes, checked, done};
 pub use router::{Console, Content, Exported, Streams, router};

@@ -13,6 +13,7 @@ mod fencing;
 mod guest;
 mod host;
 mod migration;
+mod parts;
 mod relocation;
 mod shared_disk;
 mod snapshots;
@@ -50,6 +51,8 @@ struct State {
     repositories: FakeRepositories,
     /// Every time a VM executed on two hosts.
     violations: Vec<String>,
+    /// Disks in pools carry no lock of whoever has them open.
+    unlocked: bool,
 }
 
 #[derive(Default)]
@@ -71,6 +74,8 @@ struct HostState {
     /// VMs of which it has a disk of its own that is not the one in use.
     own_copies: BTreeSet<Uuid>,
     lease: FakeLease,
+    /// Whose a disk in a pool is, is not looked at.
+    unleased: bool,
 }
 
 impl FakeWorld {

@@ -21,9 +21,10 @@ impl HostState {
     /// The lease of a disk that is in a pool becomes the assignment's; nothing for a disk of the host's own.
     pub(super) fn claim_disk(&mut self, assignment: &Assignment) -> Result<(), Problem> {
         let Some(pool) = &assignment.disk.pool else { return Ok(()) };
+        let unleased = self.unleased;
         let mut content = self.pool(pool)?.content();
         let lease = content.disks.entry(assignment.uuid).or_insert(assignment.epoch);
-        if *lease > assignment.epoch {
+        if *lease > assignment.epoch && !unleased {
             return Err(elsewhere(assignment, *lease));
         }
         *lease = assignment.epoch;
@@ -63,7 +64,7 @@ impl State {
         let opened = |(other, host): (&Name, &HostState)| {
             other != name && host.vms.get(&uuid).is_some_and(|vm| !matches!(vm.guest, Guest::Off { .. }))
         };
-        let in_use = self.hosts.iter().any(opened);
+        let in_use = !self.unlocked && self.hosts.iter().any(opened);
         let host = self.host(name)?;
         if assignment.disk.pool.is_none() {
             return Err(Problem::invalid("disk-not-shared", "only a disk in a pool can be adopted"));
