@@ -1,6 +1,7 @@
 //! Many seeds without a mistake, and a mistake in each of the places where one would hurt.
 
-use gantry_sim::{Options, Planted, run};
+use gantry_sim::rules::run;
+use gantry_sim::{Options, Planted};
 
 const SEEDS: u64 = 1_000;
 

@@ -83,7 +83,19 @@ const ARROWS: &[(&str, &[&str])] = &[
             "gantry-types",
         ],
     ),
-    ("gantry-sim", &["gantry-ha", "gantry-types"]),
+    (
+        "gantry-sim",
+        &[
+            "gantry-agent",
+            "gantry-api",
+            "gantry-controller",
+            "gantry-ha",
+            "gantry-hostlink",
+            "gantry-qemu",
+            "gantry-store",
+            "gantry-types",
+        ],
+    ),
     ("xtask", &[]),
 ];
 

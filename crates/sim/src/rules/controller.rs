@@ -10,9 +10,10 @@ use gantry_ha::{
 };
 use gantry_types::{Fence, Member, Members, Name, Timestamp};
 
-use crate::events::{CONTROLLER, Message, Node, VmId};
-use crate::host::{host_name, host_node, member_node};
-use crate::{Planted, TIMING};
+use super::TIMING;
+use super::events::{CONTROLLER, Message, Node, VmId};
+use super::host::{host_name, host_node, member_node};
+use crate::Planted;
 
 const SILENT_MS: u64 = 2_500;
 const REPEAT_MS: u64 = 400;

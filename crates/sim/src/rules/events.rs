@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use gantry_ha::{Moment, lease::Answer};
 use gantry_types::{Fence, Members, Name};
 
-use crate::faults::Fault;
+use super::faults::Fault;
 
 /// The controller is 0, host n is n.
 pub type Node = usize;

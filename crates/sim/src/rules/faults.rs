@@ -2,7 +2,7 @@
 
 use rand::{RngExt, rngs::StdRng};
 
-use crate::events::{CONTROLLER, Event, Node, Queue};
+use super::events::{CONTROLLER, Event, Node, Queue};
 
 /// Faults begin after a quiet time and end here.
 pub const FAULTS_FROM_MS: u64 = 5_000;

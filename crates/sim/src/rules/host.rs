@@ -10,8 +10,9 @@ use std::collections::BTreeMap;
 use gantry_ha::{FenceLedger, Lease, Moment, lease::Standing};
 use gantry_types::{Fence, Member, Members, Name};
 
-use crate::events::{CONTROLLER, Message, Node, VmId};
-use crate::{Planted, TIMING};
+use super::TIMING;
+use super::events::{CONTROLLER, Message, Node, VmId};
+use crate::Planted;
 
 const HEARTBEAT_MS: u64 = 1_000;
 

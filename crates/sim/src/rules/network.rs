@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rand::{RngExt, rngs::StdRng};
 
-use crate::events::Node;
+use super::events::Node;
 
 #[derive(Debug, Default)]
 pub struct Network {

@@ -6,12 +6,13 @@ use gantry_ha::Moment;
 use gantry_types::{Members, Name};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-use crate::controller::{Controller, Stored};
-use crate::events::{CONTROLLER, Event, Message, Node, Queue, VmId};
-use crate::faults::{self, FAULTS_UNTIL_MS, Fault};
-use crate::host::{Host, Wish, host_node};
-use crate::network::Network;
-use crate::{Options, Planted, TIMING};
+use super::TIMING;
+use super::controller::{Controller, Stored};
+use super::events::{CONTROLLER, Event, Message, Node, Queue, VmId};
+use super::faults::{self, FAULTS_UNTIL_MS, Fault};
+use super::host::{Host, Wish, host_node};
+use super::network::Network;
+use crate::{Options, Planted};
 
 const TICK_MS: u64 = 100;
 /// After the faults have stopped, everything must be well within this time.

@@ -1,0 +1,347 @@
+//! A host without its agent: what of it survives what.
+//!
+//! ```text
+//!   lost with the agent:  its connection to the warden     kept on disk: lease.json, records of VMs, whom the warden stopped
+//!   lost with the power:  warden, guests                   lost never:   the disk
+//! ```
+//! The agent's lease keeper sees it as its [`Machine`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use gantry_agent::lease::{Answer, Blocks, Kept, Machine, Order, Process, Term};
+use gantry_ha::{Moment, Timing};
+use gantry_hostlink::fake::FakeWorld;
+use gantry_qemu::process::Gate;
+use gantry_types::{Name, Problem};
+use rand::RngExt;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::hub::{Event, Hub, Node};
+use super::time::{MachineClock, Timers};
+
+/// What an agent has on disk of a VM, beside its assignment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct VmRecord {
+    /// It is to run.
+    pub wanted: bool,
+    /// Settled for the fence of this generation: it does not start by itself.
+    pub fenced: Option<u64>,
+    pub process: Option<Process>,
+    pub end: Option<End>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    pub lease_over: bool,
+    pub reason: String,
+}
+
+#[derive(Default)]
+pub struct Disk {
+    pub kept: Kept,
+    pub vms: BTreeMap<Uuid, VmRecord>,
+    stopped: BTreeSet<Process>,
+}
+
+#[derive(Default)]
+struct Warden {
+    term: Term,
+    guarded: BTreeMap<Process, Uuid>,
+}
+
+pub struct SimMachine {
+    pub node: Node,
+    pub name: Name,
+    pub clock: Arc<MachineClock>,
+    hub: Arc<Hub>,
+    guests: Arc<FakeWorld>,
+    /// Does not stop what it guards when the lease is over.
+    is_warden_idle: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    powered: bool,
+    boot: u64,
+    pids: u32,
+    disk: Disk,
+    stalled_until_us: u64,
+    warden: Option<Warden>,
+    executing: BTreeMap<Uuid, Process>,
+}
+
+/// A process that is on its way to be a VM's QEMU. It needs its agent no more.
+pub struct Start {
+    pub node: Node,
+    boot: u64,
+    vm: Uuid,
+    process: Process,
+    guarded: bool,
+    done: oneshot::Sender<Result<Process, Problem>>,
+}
+
+impl SimMachine {
+    pub fn new(
+        (node, name): (Node, Name),
+        clock: Arc<MachineClock>,
+        hub: Arc<Hub>,
+        guests: Arc<FakeWorld>,
+        is_warden_idle: bool,
+    ) -> Arc<Self> {
+        guests.host(&name);
+        Arc::new(Self { node, name, clock, hub, guests, is_warden_idle, state: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn is_powered(&self) -> bool {
+        self.lock().powered
+    }
+    pub fn power_on(&self) {
+        let mut state = self.lock();
+        state.boot += u64::from(!state.powered);
+        state.powered = true;
+    }
+    pub fn power_off(&self) {
+        let mut state = self.lock();
+        (state.powered, state.warden) = (false, None);
+        let executed = std::mem::take(&mut state.executing);
+        drop(state);
+        executed.into_keys().for_each(|vm| self.guests.guest_ends(&self.name, vm, "the host lost power"));
+    }
+    pub fn stall_disk(&self, until_us: u64) {
+        self.lock().stalled_until_us = until_us;
+    }
+
+    pub fn disk<T>(&self, change: impl FnOnce(&mut Disk) -> T) -> T {
+        change(&mut self.lock().disk)
+    }
+    pub fn record(&self, vm: Uuid) -> VmRecord {
+        self.lock().disk.vms.get(&vm).cloned().unwrap_or_default()
+    }
+
+    /// The VM's QEMU, if it executes.
+    pub fn process_of(&self, vm: Uuid) -> Option<Process> {
+        self.lock().executing.get(&vm).copied()
+    }
+    pub fn executing(&self) -> Vec<(Uuid, Process)> {
+        self.lock().executing.iter().map(|(vm, process)| (*vm, *process)).collect()
+    }
+
+    /// The VM's QEMU ends now.
+    pub fn end(&self, vm: Uuid, why: &str) {
+        let ended = self.lock().executing.remove(&vm);
+        if ended.is_some() {
+            self.hub.note(|| format!("{} ends {vm}: {why}", self.name));
+            self.guests.guest_ends(&self.name, vm, why);
+        }
+    }
+
+    /// Sends a process on its way.
+    pub fn spawn(&self, vm: Uuid, guarded: bool) -> oneshot::Receiver<Result<Process, Problem>> {
+        let (done, receiver) = oneshot::channel();
+        let mut state = self.lock();
+        state.pids += 1;
+        let (boot, process) = (state.boot, (state.pids, self.hub.now_us()));
+        drop(state);
+        let delay_us = self.hub.draw(|rng| rng.random_range(1_000..400_000));
+        let start = Start { node: self.node, boot, vm, process, guarded, done };
+        self.hub.put(self.hub.now_us() + delay_us, Event::Execute(start));
+        receiver
+    }
+
+    /// The process asks the warden, if it has to, and executes if it may.
+    pub fn execute(&self, start: Start) {
+        let Start { boot, vm, process, guarded, done, .. } = start;
+        let mut state = self.lock();
+        if !state.powered || state.boot != boot {
+            return;
+        }
+        let is_let_in = !guarded || state.guard(vm, process, self.clock.moment());
+        let is_alone = !state.executing.contains_key(&vm);
+        let is_known = self.guests.vms_on(&self.name).iter().any(|known| known.uuid == vm);
+        if is_let_in && is_alone && is_known {
+            state.executing.insert(vm, process);
+            drop(state);
+            self.hub.note(|| format!("{} executes {vm}", self.name));
+            self.guests.guest_starts(&self.name, vm);
+            drop(done.send(Ok(process)));
+        } else {
+            drop(state);
+            let problem = Problem::transient("lease-not-held", "the warden does not let it in");
+            drop(done.send(Err(problem)));
+        }
+    }
+
+    pub fn warden_looks(&self, boot: u64) {
+        let mut state = self.lock();
+        let now = self.clock.moment();
+        let is_over = state.warden.as_ref().is_some_and(|warden| warden.term.is_over(now));
+        if state.boot != boot || !is_over || self.is_warden_idle {
+            return;
+        }
+        let stopped = state.stop_all();
+        drop(state);
+        self.tell_stopped(stopped);
+    }
+
+    fn tell_stopped(&self, stopped: Vec<Uuid>) {
+        for vm in stopped {
+            self.hub.note(|| format!("warden of {} stops {vm}", self.name));
+            self.guests.guest_ends(&self.name, vm, "it was stopped");
+        }
+    }
+
+    fn order(&self, order: Order) -> io::Result<Answer> {
+        let mut state = self.lock();
+        let (now, boot) = (self.clock.moment(), state.boot);
+        let warden = state.warden.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let mut stopped = Vec::new();
+        let yes = match order {
+            Order::Lease(until) => {
+                warden.term.renew(until);
+                if let Some(until) = warden.term.until() {
+                    let margin_us = Timing::DEFAULT.kill_margin_ms * 1_000;
+                    let lateness_us = self.hub.draw(|rng| rng.random_range(0..margin_us));
+                    let at_us = self.clock.true_us(until.0 * 1_000).max(self.hub.now_us());
+                    self.hub.put(at_us + lateness_us, Event::WardenLooks { node: self.node, boot });
+                }
+                true
+            }
+            Order::Guard { vm, pid, start_time_ticks } => {
+                let process = (pid, start_time_ticks);
+                state.executing.get(&vm) == Some(&process) && state.guard(vm, process, now)
+            }
+            Order::EndAll => {
+                warden.term.end();
+                stopped = state.stop_all();
+                true
+            }
+        };
+        let guarded = state.guarded();
+        drop(state);
+        self.tell_stopped(stopped);
+        Ok(Answer { yes, guarded })
+    }
+
+    /// How long the disk takes before something is on it, and until that is told.
+    pub fn disk_delays(&self) -> (Duration, Duration) {
+        let stall_us = self.lock().stalled_until_us.saturating_sub(self.hub.now_us());
+        let (before_us, after_us) = self.hub.draw(|rng| (rng.random_range(0..3_000), rng.random_range(0..3_000)));
+        (Duration::from_micros(stall_us + before_us), Duration::from_micros(after_us))
+    }
+}
+
+impl State {
+    fn guard(&mut self, vm: Uuid, process: Process, now: Moment) -> bool {
+        let Some(warden) = self.warden.as_mut().filter(|warden| !warden.term.is_over(now)) else { return false };
+        warden.guarded.insert(process, vm);
+        true
+    }
+
+    /// Of what it guards, what executes.
+    fn guarded(&self) -> u32 {
+        let guarded = self.warden.iter().flat_map(|warden| &warden.guarded);
+        guarded.filter(|(process, vm)| self.executing.get(vm) == Some(process)).count() as u32
+    }
+
+    fn stop_all(&mut self) -> Vec<Uuid> {
+        let guarded = self.warden.as_mut().map(|warden| std::mem::take(&mut warden.guarded)).unwrap_or_default();
+        let ends = |(process, vm): &(Process, Uuid)| self.executing.get(vm) == Some(process);
+        let stopped: Vec<(Process, Uuid)> = guarded.into_iter().filter(ends).collect();
+        self.disk.stopped.extend(stopped.iter().map(|(process, _)| *process));
+        self.executing.retain(|vm, _| !stopped.iter().any(|(_, gone)| gone == vm));
+        stopped.into_iter().map(|(_, vm)| vm).collect()
+    }
+}
+
+/// The machine as one life of its agent has it.
+pub struct AgentMachine {
+    pub machine: Arc<SimMachine>,
+    pub timers: Arc<Timers>,
+    is_connected: AtomicBool,
+}
+
+impl AgentMachine {
+    pub fn new(machine: Arc<SimMachine>, timers: Arc<Timers>) -> Arc<Self> {
+        Arc::new(Self { machine, timers, is_connected: AtomicBool::new(false) })
+    }
+
+    /// Changes what is on disk, in the time that this takes.
+    pub async fn write(&self, change: impl FnOnce(&mut Disk) + Send) {
+        let (before, after) = self.machine.disk_delays();
+        self.timers.sleep(before).await;
+        self.machine.disk(change);
+        self.timers.sleep(after).await;
+    }
+}
+
+impl Machine for AgentMachine {
+    fn boottime(&self) -> Moment {
+        self.machine.clock.moment()
+    }
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.timers.sleep(duration)
+    }
+
+    fn load(&self) -> io::Result<Kept> {
+        Ok(self.machine.disk(|disk| disk.kept.clone()))
+    }
+    fn save(&self, kept: &Kept) -> io::Result<()> {
+        self.machine.disk(|disk| disk.kept = kept.clone());
+        Ok(())
+    }
+
+    fn has_warden(&self) -> bool {
+        self.is_connected.load(Ordering::Relaxed)
+    }
+    fn call_warden(&self) -> io::Result<()> {
+        self.machine.lock().warden.get_or_insert_default();
+        self.is_connected.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+    fn tell_warden(&self, order: Order) -> io::Result<Answer> {
+        if !self.has_warden() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let answered = self.machine.order(order);
+        self.is_connected.store(answered.is_ok(), Ordering::Relaxed);
+        answered
+    }
+    fn gate(&self, _vm: Uuid) -> io::Result<Gate> {
+        // Its processes ask the warden by themselves.
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn was_stopped(&self, process: Process) -> bool {
+        self.machine.disk(|disk| disk.stopped.contains(&process))
+    }
+    fn kill(&self, process: Process) -> io::Result<()> {
+        let found = self.machine.executing().into_iter().find(|(_, known)| *known == process);
+        if let Some((vm, _)) = found {
+            self.machine.end(vm, "nobody guards it");
+        }
+        Ok(())
+    }
+
+    fn apart(&self, blocks: Blocks, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
+        let (before, after) = match blocks {
+            Blocks::OnDisk => self.machine.disk_delays(),
+            Blocks::OnWarden => (Duration::from_micros(100), Duration::from_micros(100)),
+        };
+        let timers = Arc::clone(&self.timers);
+        Box::pin(async move {
+            timers.sleep(before).await;
+            work();
+            timers.sleep(after).await;
+        })
+    }
+}
