@@ -148,13 +148,13 @@ impl VmTask {
         }
     }
 
-    /// It has failed for good here: the controller starts it, elsewhere if it can.
+    /// It has failed for good here, or was stopped because its host was shut out and does not start by itself any more: the
+    /// controller starts it, elsewhere if it can. Of most that were stopped so it knows already.
     pub(super) fn is_left_to_others(&self) -> bool {
         let Some(record) = self.record.as_ref().filter(|_| matches!(self.run, Run::Off)) else { return false };
-        let left = record.end.as_ref().is_some_and(|end| end.failed && end.next == Next::Elsewhere);
-        left && record.wanted == PowerState::Running
-            && record.assignment.ha.policy == HaPolicy::Restart
-            && record.fenced.is_none()
+        let is_fenced = record.fenced.is_some();
+        let left = record.end.as_ref().is_some_and(|end| end.failed && (end.next == Next::Elsewhere || is_fenced));
+        left && record.wanted == PowerState::Running && record.assignment.ha.policy == HaPolicy::Restart
     }
 
     /// What is not on record is not left to others.

@@ -280,6 +280,40 @@ async fn a_clock_that_is_put_on_or_back_neither_holds_a_start_elsewhere_up_nor_f
     world.check().await;
 }
 
+#[tokio::test]
+async fn a_vm_that_was_not_known_to_be_guarded_when_its_host_was_shut_out_starts_again_when_that_is_back() {
+    let (world, controller) = cluster_of_three().await;
+    protected(&world, &controller, "web", Some("nas")).await;
+    // As right after its start: its host has not said yet that it guards it.
+    let mut vm = web(&world).await;
+    vm.status.guarded_epoch = None;
+    let mut change = gantry_controller::objects::Change::new();
+    change.update(&vm).expect("writable");
+    controller.write(change).await;
+    lose(&world, &controller, "host-1").await;
+    by_hand(&controller, "host-1").await.expect("accepted");
+    world.hosts.lease_ends(&name("host-1"));
+    turn(&controller).await;
+    world.clock.advance(Duration::from_secs(5));
+    turn(&controller).await;
+    assert!(fence_of(&world, "host-1").await.is_some_and(|fence| fence.proof.is_some()));
+    let mut memory = failover::Memory::default();
+    fail_over(&controller, &mut memory).await;
+    assert_eq!(web(&world).await.status.phase, VmPhase::Unknown, "nobody has said that it ends with the lease");
+
+    world.hosts.mend(&name("host-1"));
+    for _ in 0..4 {
+        world.heartbeats(&controller).await;
+        turn(&controller).await;
+    }
+    assert_eq!(fence_of(&world, "host-1").await, None);
+    fail_over(&controller, &mut memory).await;
+    assert_eq!(web(&world).await.status.phase, VmPhase::Running);
+    world.reports(&controller).await;
+    gantry_controller::loops::stray_vms::pass(&controller.app).await;
+    world.check().await;
+}
+
 async fn pool_is(world: &World, controller: &Controller, hosts: &[&str], health: PoolHealth) {
     let pool = world.pools().await.into_iter().find(|pool| pool.metadata.name == name("nas")).expect("a pool");
     for host in hosts {

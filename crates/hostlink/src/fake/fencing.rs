@@ -43,6 +43,8 @@ impl HostState {
         lease.fence = news;
         if self.lease.fence.is_some() {
             self.stop_guarded("its host was shut out");
+            let stopped = |vm: &&mut FakeVm| vm.guarded && matches!(vm.guest, Guest::Off { failed: true, .. });
+            self.vms.values_mut().filter(stopped).for_each(|vm| vm.ha.elsewhere = true);
         }
     }
 

@@ -80,7 +80,10 @@ impl Vms {
         match (is_off, record.fenced) {
             (false, _) => {}
             (true, _) if is_recovering => (known.state, known.reason) = (VmRunState::Starting, None),
-            (true, Some(_)) => (known.state, known.reason) = (VmRunState::Failed, reason),
+            (true, Some(_)) => {
+                (known.state, known.reason) = (VmRunState::Failed, reason);
+                known.ha.status.elsewhere = record.wanted;
+            }
             (true, None) if record.wanted => (known.state, known.reason) = (VmRunState::Starting, reason),
             (true, None) => {}
         }
