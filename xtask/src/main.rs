@@ -49,9 +49,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         arguments: Vec<String>,
     },
-    /// Simulate datacenters that fail in every way, one per seed
+    /// Simulate datacenters that fail in every way, one per seed: the programs, or the rules alone
     Sim {
-        /// Passed on to `gantry-sim`: `--seeds N --from S`
+        /// Passed on to `gantry-sim`: `--seeds N --from S --level programs|rules --trace`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
