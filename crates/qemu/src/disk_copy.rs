@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use crate::machine::{Disk, disk_node};
+use crate::machine::{Disk, disk_nodes, image_name};
 use crate::qmp::command::{
     BlockdevAddNode, BlockdevBackup, BlockdevDel, JobCancel, JobDismiss, MirrorSync, QueryNamedBlockNodes,
 };
@@ -28,8 +28,9 @@ pub const COPY_NODE: &str = "copy0";
 /// left is given up first.
 pub async fn begin(qmp: &Qmp, source: &str, copy: &Disk) -> Result<(), SnapshotError> {
     give_up(qmp).await?;
-    let node = disk_node(copy).map_err(|error| SnapshotError::Job { reason: error.to_string() })?;
-    qmp.execute(BlockdevAddNode(node)).await?;
+    for node in disk_nodes(copy).map_err(|error| SnapshotError::Job { reason: error.to_string() })? {
+        qmp.execute(BlockdevAddNode(node)).await?;
+    }
     let begun = qmp.execute(backup(source, copy)).await;
     if begun.is_err() {
         give_up(qmp).await?;
@@ -76,8 +77,10 @@ pub async fn give_up(qmp: &Qmp) -> Result<(), SnapshotError> {
         wait_for_change(&mut events, JOB).await?;
     }
     let nodes = qmp.execute(QueryNamedBlockNodes { flat: true }).await?;
-    if nodes.iter().any(|node| node.node_name.as_deref() == Some(COPY_NODE)) {
-        qmp.execute(BlockdevDel { node_name: COPY_NODE.to_owned() }).await?;
+    for node_name in [COPY_NODE.to_owned(), image_name(COPY_NODE)] {
+        if nodes.iter().any(|node| node.node_name.as_ref() == Some(&node_name)) {
+            qmp.execute(BlockdevDel { node_name }).await?;
+        }
     }
     Ok(())
 }

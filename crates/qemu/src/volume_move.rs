@@ -17,7 +17,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use crate::machine::{Disk, MachineError, Volume, disk_node};
+use crate::machine::{Disk, MachineError, Volume, disk_nodes, image_name};
 use crate::qmp::Qmp;
 use crate::qmp::command::{
     BlockdevAddNode, BlockdevDel, BlockdevMirror, JobCancel, JobComplete, JobDismiss, JobFinalize, JobInfo,
@@ -45,7 +45,8 @@ pub trait Movable {
     fn is_place(&self, node: &str) -> bool;
     /// Whether what QEMU calls a node is the disk in this place.
     fn is_in(&self, name: &str) -> bool;
-    fn place_json(&self) -> Result<Value, MachineError>;
+    /// What QEMU is to open for it, in this order.
+    fn place_nodes(&self) -> Result<Vec<Value>, MachineError>;
     fn sync(&self) -> MirrorSync;
 }
 
@@ -65,8 +66,8 @@ impl Movable for Volume {
     fn is_in(&self, name: &str) -> bool {
         self.location.is_in(name)
     }
-    fn place_json(&self) -> Result<Value, MachineError> {
-        self.format_json()
+    fn place_nodes(&self) -> Result<Vec<Value>, MachineError> {
+        Ok(vec![self.format_json()?])
     }
     fn sync(&self) -> MirrorSync {
         MirrorSync::Full
@@ -90,8 +91,8 @@ impl Movable for Disk {
     fn is_in(&self, name: &str) -> bool {
         self.location.is_in(name)
     }
-    fn place_json(&self) -> Result<Value, MachineError> {
-        disk_node(self)
+    fn place_nodes(&self) -> Result<Vec<Value>, MachineError> {
+        disk_nodes(self)
     }
     fn sync(&self) -> MirrorSync {
         if self.backing.is_some() { MirrorSync::Top } else { MirrorSync::Full }
@@ -148,7 +149,10 @@ pub async fn advance<M: Movable>(qmp: &Qmp, from: &M, to: &M) -> Result<VolumeMo
 
 async fn begin<M: Movable>(qmp: &Qmp, from: &M, to: &M) -> Result<(), VolumeError> {
     if !places(qmp, to).await?.contains(&to.place_node()) {
-        qmp.execute(BlockdevAddNode(to.place_json()?)).await?;
+        close_image(qmp, &to.place_node()).await?;
+        for node in to.place_nodes()? {
+            qmp.execute(BlockdevAddNode(node)).await?;
+        }
     }
     let top = from.top();
     qmp.execute(BlockdevMirror {
@@ -205,7 +209,7 @@ pub async fn give_up<M: Movable>(qmp: &Qmp, from: &M, to: &M) -> Result<(), Volu
     if places(qmp, to).await?.contains(&to.place_node()) {
         qmp.execute(BlockdevDel { node_name: to.place_node() }).await?;
     }
-    Ok(())
+    close_image(qmp, &to.place_node()).await
 }
 
 /// Ends what was pending when the owner was interrupted: `now` is the disk in the place that is noted. A copy that is
@@ -260,8 +264,19 @@ async fn conclude(qmp: &Qmp, disk: &impl Movable) -> Result<(), VolumeError> {
 async fn drop_unused(qmp: &Qmp, to: &impl Movable) -> Result<(), VolumeError> {
     for node in places(qmp, to).await? {
         if node != to.place_node() {
-            qmp.execute(BlockdevDel { node_name: node }).await?;
+            qmp.execute(BlockdevDel { node_name: node.clone() }).await?;
+            close_image(qmp, &node).await?;
         }
+    }
+    Ok(())
+}
+
+/// Closes the image that was below a place which is closed, if it is a node apart.
+async fn close_image(qmp: &Qmp, place: &str) -> Result<(), VolumeError> {
+    let node_name = image_name(place);
+    let nodes = qmp.execute(QueryNamedBlockNodes { flat: true }).await?;
+    if nodes.iter().any(|node| node.node_name.as_ref() == Some(&node_name)) {
+        qmp.execute(BlockdevDel { node_name }).await?;
     }
     Ok(())
 }

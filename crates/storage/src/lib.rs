@@ -5,7 +5,8 @@
 //! - [`DirPool`] is a host's pool: a cache of images, the VM disks laid over them, and the snapshots inside those.
 //! - [`PoolDriver`] is what every kind of pool can do with volumes; [`MarkedDir`] does it in a directory, [`NfsPool`] in an
 //!   NFS export that nobody has mounted.
-//! - [`VmDisks`] is what every kind of pool that takes VMs' own disks can do with them; [`DirDisks`] does it in a directory.
+//! - [`VmDisks`] is what every kind of pool that takes VMs' own disks can do with them; [`DirDisks`] does it in a
+//!   directory, [`NfsDisks`] in an export.
 //! - [`DirPool::fill_disk`] makes a disk of an image, [`DirPool::export_disk`] a file for others of a disk.
 //! - [`DirPool::claim_disk`] keeps two hosts that reach one pool from using one disk.
 //! - [`Seed`] builds the NoCloud disk a guest reads its identity and addresses from.
@@ -58,7 +59,7 @@ pub use lease::{Claim, DiskHold, Lease};
 pub use marked_dir::MarkedDir;
 pub use nbd::{Extent, NbdClient};
 pub use network_config::SeedNic;
-pub use nfs::NfsPool;
+pub use nfs::{NfsDisks, NfsPool};
 pub use pool::{DirPool, PoolCapacity};
 pub use probe::{Compression, InternalSnapshot, Refusal};
 pub use seed::{Seed, SeedError, SeedTexts};

@@ -10,7 +10,7 @@ use gantry_types::DiskLocation;
 use serde_json::{Value, json};
 
 use super::volume::{add_slots, add_volume};
-use super::{Accelerator, Arch, Disk, Firmware, MachineConfig, Nic, SLOTS};
+use super::{Accelerator, Arch, BackingImage, Disk, Firmware, MachineConfig, Nic, SLOTS};
 use crate::ErrorClass;
 
 /// `sun_path` of a Unix socket address, less its terminating zero.
@@ -259,21 +259,14 @@ impl MachineConfig {
     }
 }
 
-/// The disk as QEMU opens it.
-pub(crate) fn disk_node(disk: &Disk) -> Result<Value, MachineError> {
-    let file = |location: &DiskLocation, read_only: bool| {
-        let mut file = location.node().ok_or_else(|| MachineError::not_utf8(location))?;
-        file["read-only"] = json!(read_only);
-        (file["cache"], file["discard"]) = (json!({"direct": disk.direct_io}), json!("unmap"));
-        Ok::<_, MachineError>(file)
-    };
+fn disk_node(disk: &Disk) -> Result<Value, MachineError> {
     let mut node = json!({
         "driver": disk.format.driver(),
         "node-name": disk.node_name,
         "read-only": disk.read_only,
         "cache": {"direct": disk.direct_io},
         "discard": "unmap",
-        "file": file(&disk.location, disk.read_only)?,
+        "file": file_node(&disk.location, disk.read_only, disk.direct_io)?,
     });
     if !disk.read_only {
         node["detect-zeroes"] = json!("unmap");
@@ -281,21 +274,57 @@ pub(crate) fn disk_node(disk: &Disk) -> Result<Value, MachineError> {
     if disk.format == super::DiskFormat::Qcow2 {
         node["backing"] = match &disk.backing {
             None => Value::Null,
-            Some(image) => {
-                let mut backing = json!({"driver": image.format.driver(), "read-only": true,
-                    "cache": {"direct": disk.direct_io}, "file": file(&image.location, true)?});
-                if image.format == super::DiskFormat::Qcow2 {
-                    backing["backing"] = Value::Null;
-                }
-                backing
-            }
+            Some(image) if is_apart(image) => json!(image_name(&disk.node_name)),
+            Some(image) => image_node(disk, image)?,
         };
     }
     Ok(node)
 }
 
+/// What the image below a disk is called, if it is a node apart.
+pub(crate) fn image_name(disk: &str) -> String {
+    format!("image-{disk}")
+}
+
+/// Whether an image is a node apart from the disk's. QEMU takes the name in a disk's header besides the options that it is
+/// given for what is below, unless these have a file name (block.c, `bdrv_open_backing_file`); other drivers than `file` know
+/// of none, and refuse both together.
+fn is_apart(image: &BackingImage) -> bool {
+    !matches!(image.location, DiskLocation::File(_))
+}
+
+fn image_node(disk: &Disk, image: &BackingImage) -> Result<Value, MachineError> {
+    let mut node = json!({"driver": image.format.driver(), "read-only": true, "cache": {"direct": disk.direct_io},
+        "file": file_node(&image.location, true, disk.direct_io)?});
+    if image.format == super::DiskFormat::Qcow2 {
+        node["backing"] = Value::Null;
+    }
+    Ok(node)
+}
+
+fn file_node(location: &DiskLocation, read_only: bool, direct_io: bool) -> Result<Value, MachineError> {
+    let mut file = location.node().ok_or_else(|| MachineError::not_utf8(location))?;
+    file["read-only"] = json!(read_only);
+    (file["cache"], file["discard"]) = (json!({"direct": direct_io}), json!("unmap"));
+    Ok(file)
+}
+
+/// The disk as QEMU opens it, with its image before it if that is a node apart.
+pub(crate) fn disk_nodes(disk: &Disk) -> Result<Vec<Value>, MachineError> {
+    let mut nodes = Vec::new();
+    if let Some(image) = disk.backing.as_ref().filter(|image| is_apart(image)) {
+        let mut node = image_node(disk, image)?;
+        node["node-name"] = json!(image_name(&disk.node_name));
+        nodes.push(node);
+    }
+    nodes.push(disk_node(disk)?);
+    Ok(nodes)
+}
+
 fn add_disk(args: &mut Args, disk: &Disk) -> Result<(), MachineError> {
-    args.json("-blockdev", disk_node(disk)?);
+    for node in disk_nodes(disk)? {
+        args.json("-blockdev", node);
+    }
     let mut device = json!({
         "driver": "virtio-blk-pci",
         "id": format!("disk-{}", disk.node_name),

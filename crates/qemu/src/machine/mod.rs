@@ -17,7 +17,7 @@ mod volume;
 use std::path::PathBuf;
 
 pub use argv::{Launch, MachineError};
-pub(crate) use argv::{disk_node, utf8};
+pub(crate) use argv::{disk_nodes, image_name, utf8};
 pub use locate::{LocateError, find_binary, find_uefi};
 pub use volume::{SLOTS, Volume};
 

@@ -4,6 +4,8 @@
 //! ```text
 //! <export>/gantry-pool.json   the mark
 //! <export>/<uuid>.qcow2       a volume; of one user, 0600, as in a directory
+//! <export>/<uuid>.lease-<n>   whose a VM's own disk is ([`leases`])
+//! <export>/<sha256>.qcow2     an image that own disks lie over; everybody can read it
 //! <export>/.gantry-<uuid>     work in progress
 //! ```
 //! All lies at the top of the export, because QEMU's client mounts the directory that a file is in.
@@ -12,8 +14,13 @@
 //! request. A `qemu-img` that is to write gets a user of its own, whom nobody had before; one that a dead agent has left
 //! can't write any more from then on, nor can a QEMU that has lost the volume.
 
+mod content;
+mod disks;
+mod leases;
 mod place;
 mod session;
+
+pub use disks::NfsDisks;
 
 use std::ffi::OsStr;
 use std::io;
@@ -24,7 +31,7 @@ use gantry_types::{DiskLocation, ImageFormat, NfsExport, PoolHealth, PoolSpace};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use self::session::{Handle, Session};
+use self::session::{Handle, LOST, Session};
 use crate::blocking::blocking;
 use crate::disk::{self, DiskInfo, DiskSpec};
 use crate::disk_server::{DiskServer, ServeMode};
@@ -91,7 +98,7 @@ impl NfsPool {
             path: self.volume_path(volume),
             size_bytes: header.virtual_size_bytes,
             allocated_bytes: attributes.used,
-            image: None,
+            image: header.backing_file.and_then(|name| self.image_named(&name)),
         };
         Ok(Some(Found { file, info, owner: attributes.uid }))
     }
@@ -130,12 +137,33 @@ impl NfsPool {
         node
     }
 
+    /// An empty disk over the image of this name, of this user, or the one that is there as wanted.
+    async fn make(
+        &self,
+        session: &mut Session,
+        spec: &DiskSpec,
+        below: Option<&str>,
+        owner: u32,
+    ) -> Result<Found, StorageError> {
+        if self.find_in(session, spec.disk).await?.is_none() {
+            let content = self.blank(spec, below).await?;
+            match session.publish(&file_of(spec.disk), &content, owner).await {
+                // Another process was faster: its disk counts, if it is the one that is wanted.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made.map_err(StorageError::io("creating disk", &self.volume_path(spec.disk)))?,
+            }
+        }
+        let found = self.there(session, spec.disk).await?;
+        disk::expect_same(spec, &found.info)?;
+        Ok(found)
+    }
+
     /// An empty qcow2, which is made here: it is small.
-    async fn blank(&self, volume: &DiskSpec) -> Result<Vec<u8>, StorageError> {
+    async fn blank(&self, volume: &DiskSpec, below: Option<&str>) -> Result<Vec<u8>, StorageError> {
         let path = self.volume_path(volume.disk);
         let failed = || StorageError::io("creating disk", &path);
         let (staging, _) = disk::stage_empty(self.scratch.staging(), NEW).map_err(failed())?;
-        disk::fill_empty(&staging, NEW, None, volume.size_bytes, &path).await?;
+        disk::fill_empty(&staging, NEW, below, volume.size_bytes, &path).await?;
         blocking(move || std::fs::read(staging.file_path(NEW))).await.map_err(failed())
     }
 }
@@ -161,6 +189,11 @@ impl ReadAt for Start {
     fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.bytes.as_slice().read_exact_at(offset, buffer)
     }
+}
+
+/// Whom nobody was before.
+fn fresh_user() -> u32 {
+    FRESH_USERS | (Uuid::new_v4().as_fields().0 & (FRESH_USERS - 1))
 }
 
 fn volume_in(name: &str) -> Option<Uuid> {
@@ -202,6 +235,10 @@ impl PoolDriver for NfsPool {
         if count > 0 {
             return Err(StorageError::PoolNotEmpty { path: self.path(), count });
         }
+        // Nothing lies over them any more, and nobody would remove them later.
+        for image in entries.iter().filter(|entry| disks::image_in(&entry.name).is_some()) {
+            session.remove(&image.name).await.map_err(self.failed("removing an image from"))?;
+        }
         session.remove(MARK).await.map_err(self.failed("taking the mark off"))
     }
 
@@ -223,19 +260,10 @@ impl PoolDriver for NfsPool {
             // Images are not kept here.
             return Err(StorageError::ImageMissing { image });
         }
-        let failed = || StorageError::io("creating disk", &self.volume_path(volume.disk));
         let (mut session, owner) = (self.enter().await?, volume.owner_uid.unwrap_or(WORKER_UID));
-        if self.find_in(&mut session, volume.disk).await?.is_none() {
-            let content = self.blank(volume).await?;
-            match session.publish(&file_of(volume.disk), &content, owner).await {
-                // Another process was faster: its disk counts, if it is the one that is wanted.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                made => made.map_err(failed())?,
-            }
-        }
-        let found = self.there(&mut session, volume.disk).await?;
-        disk::expect_same(volume, &found.info)?;
-        session.give(&found.file, owner).await.map_err(failed())?;
+        let found = self.make(&mut session, volume, None, owner).await?;
+        let given = session.give(&found.file, owner).await;
+        given.map_err(StorageError::io("creating disk", &found.info.path))?;
         Ok(found.info)
     }
 
@@ -251,7 +279,7 @@ impl PoolDriver for NfsPool {
             return Ok(found.info);
         }
         let admission = self.admit(volume, WORKER_UID).await?;
-        let disk = format!("json:{}", json!({"driver": "qcow2", "backing": null, "file": admission.node}));
+        let disk = admission.target();
         let resize = ["resize", "-q", &disk, &size_bytes.to_string()];
         self.run_qemu_img(WORKER_UID, &resize, "growing disk", &found.info.path).await?;
         self.settle(volume, admission).await?;
@@ -275,7 +303,7 @@ impl PoolDriver for NfsPool {
     async fn admit(&self, volume: Uuid, _: u32) -> Result<Admission, StorageError> {
         let mut session = self.enter().await?;
         let found = self.there(&mut session, volume).await?;
-        let fresh = FRESH_USERS | (Uuid::new_v4().as_fields().0 & (FRESH_USERS - 1));
+        let fresh = fresh_user();
         let failed = || StorageError::io("giving away disk", &found.info.path);
         session.give(&found.file, fresh).await.map_err(failed())?;
         let verifier = Some(session.commit(&found.file).await.map_err(failed())?);
@@ -289,8 +317,7 @@ impl PoolDriver for NfsPool {
         let verifier = session.commit(&found.file).await.map_err(failed())?;
         if Some(verifier) != admission.verifier {
             // `qemu-img` does not write again what was lost.
-            let text = "its server was started anew meanwhile and may have lost some of it; repeat the command";
-            return Err(failed()(io::Error::other(text)));
+            return Err(failed()(io::Error::other(LOST)));
         }
         session.give(&found.file, admission.owner).await.map_err(failed())
     }

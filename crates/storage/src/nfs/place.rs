@@ -7,7 +7,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::session::{Entry, OpenError, Session, UNFINISHED};
-use super::{HEADER_BYTES, NfsPool, ROOT, volume_in};
+use super::{HEADER_BYTES, NfsPool, ROOT, leases, volume_in};
 use crate::driver::PoolFinding;
 use crate::error::StorageError;
 use crate::mark::{self, MARK};
@@ -113,6 +113,7 @@ impl NfsPool {
         }
         self.check_user(&mut session, false).await?;
         self.sweep(&mut session, &entries).await.map_err(self.failed("tidying up"))?;
+        leases::sweep(&mut session, &entries).await.map_err(self.failed("tidying up"))?;
         Ok(PoolFinding { health: PoolHealth::Healthy, reason: None, space: Some(space), volumes })
     }
 

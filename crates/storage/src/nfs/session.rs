@@ -30,8 +30,12 @@ const NAMES_BYTES: u32 = 8 << 10;
 const ENTRIES_BYTES: u32 = 64 << 10;
 const FILE_MODE: u32 = 0o600;
 const SHARED_FILE_MODE: u32 = 0o660;
+const PUBLIC_FILE_MODE: u32 = 0o444;
 /// Names of what is about to get another name, or to go.
 pub(super) const UNFINISHED: &str = ".gantry-";
+
+/// Of a server that was started anew.
+pub(super) const LOST: &str = "its server was started anew meanwhile and may have lost some of it; repeat the command";
 
 pub(super) type Handle = nfs_fh3;
 
@@ -121,8 +125,49 @@ impl Session {
 
     /// The first bytes of it, at most so many.
     pub async fn read(&mut self, file: &Handle, count: u32) -> io::Result<Vec<u8>> {
-        let read = answer(self.client.read(&READ3args { file: file.clone(), offset: 0, count })).await?;
+        self.read_at(file, 0, count).await
+    }
+
+    /// At most so many bytes from there on; none at its end.
+    pub async fn read_at(&mut self, file: &Handle, offset: u64, count: u32) -> io::Result<Vec<u8>> {
+        let read = answer(self.client.read(&READ3args { file: file.clone(), offset, count })).await?;
         Ok(read.data.to_vec())
+    }
+
+    /// Writes at an offset; it is on stable storage after the next [`Self::commit`] that answers with the same verifier.
+    pub async fn write_at(&mut self, file: &Handle, offset: u64, content: &[u8]) -> io::Result<Option<Verifier>> {
+        let (mut done, mut verifier) = (0, None);
+        while done < content.len() {
+            let part = &content[done..content.len().min(done + PART_BYTES)];
+            let (at, count) = (offset + done as u64, part.len() as u32);
+            let (stable, data) = (stable_how::UNSTABLE, Opaque::borrowed(part));
+            let part = WRITE3args { file: file.clone(), offset: at, count, stable, data };
+            let written = answer(self.client.write(&part)).await?;
+            if written.count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            if verifier.is_some_and(|before| before != written.verf.0) {
+                return Err(io::Error::other(LOST));
+            }
+            verifier = Some(written.verf.0);
+            done += (written.count as usize).min(content.len() - done);
+        }
+        Ok(verifier)
+    }
+
+    pub async fn resize(&mut self, file: &Handle, size_bytes: u64) -> io::Result<()> {
+        self.set(file, sattr3 { size: Nfs3Option::Some(size_bytes), ..sattr3::default() }).await
+    }
+
+    /// Everybody can read it, and nobody write.
+    pub async fn make_public(&mut self, file: &Handle) -> io::Result<()> {
+        self.set(file, sattr3 { mode: Nfs3Option::Some(PUBLIC_FILE_MODE), ..sattr3::default() }).await
+    }
+
+    /// The file gets this name besides; one that has it is not replaced ([`io::ErrorKind::AlreadyExists`]).
+    pub async fn link(&mut self, file: &Handle, name: &str) -> io::Result<()> {
+        let link = self.named(name);
+        answer(self.client.link(&LINK3args { file: file.clone(), link })).await.map(drop)
     }
 
     /// All files at the top of the export.
@@ -212,10 +257,7 @@ impl Session {
         let fresh = format!("{UNFINISHED}{}", Uuid::new_v4());
         let file = self.create(&fresh, uid).await?;
         let published = match self.write(&file, content).await {
-            Ok(()) => {
-                let link = self.named(name);
-                answer(self.client.link(&LINK3args { file, link })).await.map(drop)
-            }
+            Ok(()) => self.link(&file, name).await,
             failed => failed,
         };
         self.remove(&fresh).await?;
