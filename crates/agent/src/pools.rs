@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use gantry_api::storage::{PoolAssignment, PoolReport, VolumeReport};
 use gantry_storage::{
-    Claim, DirDisks, DirPool, MarkedDir, NfsPool, PoolDriver, PoolFinding, Sha256Digest, StorageError, VmDisks,
+    Claim, DirDisks, DirPool, MarkedDir, NfsDisks, NfsPool, PoolDriver, PoolFinding, Sha256Digest, StorageError,
+    VmDisks,
 };
 use gantry_types::{ByteSize, PoolHealth};
 use tokio::sync::Notify;
@@ -70,19 +71,19 @@ impl Pools {
     /// Where VMs' own disks are in a pool, or in the host's own without one, for whoever makes this claim.
     ///
     /// # Errors
-    /// [`StorageError::PoolFault`] if the pool is not there now; [`StorageError::VolumesOnly`].
+    /// [`StorageError::PoolFault`] if the directory is not there now. An export is asked for with each call.
     pub async fn disks(&self, pool: Option<&PoolAssignment>, claim: Claim) -> Result<Arc<dyn VmDisks>, StorageError> {
         let Some(pool) = pool else { return Ok(Arc::new(DirDisks::new(self.own.clone(), claim))) };
         match self.made(pool) {
             Driver::Dir(directory) => Ok(Arc::new(DirDisks::new(directory.inside().await?, claim))),
-            Driver::Nfs(_) => Err(StorageError::VolumesOnly { pool: pool.name.clone() }),
+            Driver::Nfs(export) => Ok(Arc::new(NfsDisks::new(export, claim))),
         }
     }
 
     /// Removes an image from all watched pools; refused while a disk is laid over it.
     pub async fn remove_image(&self, image: Sha256Digest, claim: &Claim) -> Result<(), StorageError> {
         let watched = lock(&self.watched).clone();
-        for pool in watched.into_iter().filter(|pool| pool.kind.takes_vm_disks()) {
+        for pool in watched {
             match self.disks(Some(&pool), claim.clone()).await {
                 Ok(disks) => disks.remove_image(image).await?,
                 Err(error) => tracing::warn!(pool = %pool.name, %error, "an image may be left in this pool"),

@@ -5,7 +5,7 @@
 //! the arithmetic of `guest/wl.c`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -44,10 +44,11 @@ pub fn check(disk: &Path, acknowledged: u64) -> Result<SequenceReport> {
 pub fn read(disk: &Path) -> Result<SequenceReport> {
     let scratch = tempfile::tempdir().context("no scratch directory")?;
     let partition = scratch.path().join("partition.ext4");
-    let source = serde_json::json!({
-        "driver": "raw", "offset": PARTITION_START_BYTES,
-        "file": {"driver": "qcow2", "file": {"driver": "file", "filename": disk}},
-    });
+    let mut overlay = serde_json::json!({"driver": "qcow2", "file": {"driver": "file", "filename": disk}});
+    if let Some(image) = exported_image(disk)? {
+        overlay["backing"] = serde_json::json!({"driver": "qcow2", "file": {"driver": "file", "filename": image}});
+    }
+    let source = serde_json::json!({"driver": "raw", "offset": PARTITION_START_BYTES, "file": overlay});
     run(Command::new("qemu-img").args(["convert", "-O", "raw", &format!("json:{source}")]).arg(&partition), 0)?;
     // 1: errors were corrected, such as a journal to replay.
     run(Command::new("e2fsck").args(["-f", "-y"]).arg(&partition), 1)?;
@@ -57,6 +58,14 @@ pub fn read(disk: &Path) -> Result<SequenceReport> {
     let bytes = fs::read(&file).with_context(|| format!("{} holds no {SEQUENCE_FILE}", disk.display()))?;
     ensure!(bytes.len() >= BLOCK_BYTES, "the guest's sequence file on {} is empty", disk.display());
     Ok(judge(&bytes))
+}
+
+/// The image of a disk in an export, which its header names by a URL: it is beside the disk.
+fn exported_image(disk: &Path) -> Result<Option<PathBuf>> {
+    let told = Command::new("qemu-img").args(["info", "--output=json", "-f", "qcow2"]).arg(disk).output()?;
+    let told: serde_json::Value = serde_json::from_slice(&told.stdout).context("qemu-img info")?;
+    let name = told["backing-filename"].as_str().filter(|name| name.starts_with("nfs://"));
+    Ok(name.and_then(|name| name.rsplit('/').next()).map(|name| disk.with_file_name(name)))
 }
 
 /// Reads the numbered blocks of a volume that nobody has open; they fill it from its beginning to its size at first.

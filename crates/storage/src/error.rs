@@ -72,8 +72,6 @@ pub enum StorageError {
         #[source]
         source: io::Error,
     },
-    #[error("pool '{pool}' takes volumes only, no disks of VMs' own: use a pool of type dir")]
-    VolumesOnly { pool: Name },
     #[error("pool {} has {count} volumes or disks: delete them first", path.display())]
     PoolNotEmpty { path: PathBuf, count: usize },
     #[error("no space left while {doing} {}: free space on that filesystem or use another pool", path.display())]
@@ -128,7 +126,6 @@ impl StorageError {
             Self::ImageInUse { .. }
             | Self::DiskConflict { .. }
             | Self::DiskElsewhere { .. }
-            | Self::VolumesOnly { .. }
             | Self::PoolNotEmpty { .. } => ErrorClass::Conflict,
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => ErrorClass::Denied,

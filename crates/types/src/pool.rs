@@ -44,15 +44,8 @@ pub enum PoolType {
     /// qcow2 files in a directory, of a host or of a file system that hosts share.
     #[default]
     Dir,
-    /// qcow2 files of an NFS export that no host needs to mount: QEMU is its own client. For volumes only.
+    /// qcow2 files of an NFS export that no host needs to mount: QEMU is its own client.
     Nfs,
-}
-
-impl PoolType {
-    /// Whether VMs' own disks can be there, and not volumes only.
-    pub fn takes_vm_disks(self) -> bool {
-        self == Self::Dir
-    }
 }
 
 fn overcommit_percent() -> u32 {

@@ -81,6 +81,7 @@ impl VmTask {
         self.check_epoch(epoch)?;
         self.check_not_migrating()?;
         self.check_no_snapshot_at_work()?;
+        self.expect_exports_answer().await?;
         let record = self.known()?;
         let what = format!("the disk of VM '{}'", record.assignment.name);
         disk::check(&self.host, record).await?;

@@ -28,11 +28,13 @@ impl VmTask {
         let now = Timestamp::from(SystemTime::now());
         let over = surplus(&record.recovery.points, policy.keep, now);
         if !over.is_empty()
+            && self.expect_exports_answer().await.is_ok()
             && let Err(error) = self.drop_points(&over).await
         {
             tracing::warn!(vm = %self.vm, %error, "recovery points that are over can't be deleted yet");
         }
         if self.is_due(policy, now)
+            && self.expect_exports_answer().await.is_ok()
             && let Err(error) = self.keep_good(now).await
         {
             tracing::warn!(vm = %self.vm, %error, "the VM's good state can't be kept");

@@ -33,6 +33,7 @@ impl VmTask {
         self.check_epoch(request.epoch)?;
         self.check_not_moving()?;
         self.check_no_snapshot_at_work()?;
+        self.expect_exports_answer().await?;
         if self.known()?.recovery.last_revert == Some(request.revert) {
             if request.memory && matches!(self.run, Run::On(_)) {
                 self.go_on().await?;

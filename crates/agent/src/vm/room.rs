@@ -46,10 +46,11 @@ impl VmTask {
     /// QEMU's NFS client calls a full server an I/O error, as any other.
     pub(super) async fn look_for_full_exports(&mut self) {
         let is_unclear = self.hold.as_ref().is_some_and(|hold| !hold.no_space);
-        let has_exports = self
-            .record
-            .as_ref()
-            .is_some_and(|record| record.assignment.volumes.iter().any(|volume| volume.pool.export.is_some()));
+        let has_exports = self.record.as_ref().is_some_and(|record| {
+            let assignment = &record.assignment;
+            let volumes = assignment.volumes.iter().map(|volume| &volume.pool);
+            assignment.disk.pool.iter().chain(volumes).any(|pool| pool.export.is_some())
+        });
         if is_unclear && has_exports && matches!(self.has_room().await, Ok(false)) {
             self.hold = Some(Hold::of_write("no space left", true));
         }

@@ -116,6 +116,7 @@ impl VmTask {
         self.check_epoch(epoch)?;
         self.check_not_moving()?;
         self.check_no_snapshot_at_work()?;
+        self.expect_exports_answer().await?;
         self.forget_points(&[snapshot]).await?;
         for tag in [snapshot_tag(snapshot), point_tag(snapshot)] {
             if self.find_tag(&tag).await?.is_some() {

@@ -106,9 +106,11 @@ impl VmTask {
             return Ok(());
         }
         let record = self.known()?;
-        for volume in record.assignment.volumes.iter().filter(|volume| volume.pool.export.is_some()) {
-            let Err(error) = self.host.pools.driver(&volume.pool).space().await else { continue };
-            let detail = format!("{} waits for its pool: {}", of_vm(volume, record), chain(&error));
+        let own = record.assignment.disk.pool.iter().map(|pool| (pool, format!("the disk of {}", named(record))));
+        let volumes = record.assignment.volumes.iter().map(|volume| (&volume.pool, of_vm(volume, record)));
+        for (pool, what) in own.chain(volumes).filter(|(pool, _)| pool.export.is_some()) {
+            let Err(error) = self.host.pools.driver(pool).space().await else { continue };
+            let detail = format!("{what} waits for its pool: {}", chain(&error));
             return Err(Problem::transient(NOT_ANSWERING, detail).remedy(WAIT_FOR_SERVER));
         }
         Ok(())
@@ -141,8 +143,12 @@ pub(super) async fn give_all(host: &Host, record: &Record) -> Result<(), Problem
     Ok(())
 }
 
+fn named(record: &Record) -> String {
+    format!("VM '{}'", record.assignment.name)
+}
+
 fn of_vm(volume: &VolumeAssignment, record: &Record) -> String {
-    format!("volume '{}' of VM '{}'", volume.name, record.assignment.name)
+    format!("volume '{}' of {}", volume.name, named(record))
 }
 
 /// Before QEMU is started: each volume is there, and its user's; also its user's if the VM is on its way here.

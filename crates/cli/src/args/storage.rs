@@ -75,7 +75,7 @@ pub struct PoolLimits {
 pub enum PoolKind {
     /// qcow2 files in a directory
     Dir,
-    /// qcow2 files in an NFS export; for volumes only
+    /// qcow2 files in an NFS export
     Nfs,
 }
 

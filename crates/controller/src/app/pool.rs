@@ -299,22 +299,13 @@ pub(crate) fn common_host(app: &App, one: &Pool, other: &Pool) -> Result<Name, P
     })
 }
 
-/// A pool that takes volumes.
+/// A pool that takes volumes and VMs' own disks.
 pub(crate) fn find_ready(tables: &Tables, name: &Name) -> Result<std::sync::Arc<Pool>, String> {
     match tables.pools.get(name.as_str()) {
         None => Err(format!("pool '{name}' does not exist; see: gantry pool list")),
         Some(pool) if pool.status.phase != PoolPhase::Ready => Err(format!("pool '{name}' is not ready")),
         Some(pool) => Ok(std::sync::Arc::clone(pool)),
     }
-}
-
-/// A pool that takes VMs' own disks.
-pub(crate) fn find_for_disks(tables: &Tables, name: &Name) -> Result<std::sync::Arc<Pool>, String> {
-    let pool = find_ready(tables, name)?;
-    if pool.spec.kind.takes_vm_disks() {
-        return Ok(pool);
-    }
-    Err(format!("pool '{name}' holds volumes only, no disks of VMs' own: choose a pool of type dir"))
 }
 
 /// Whether volumes of so many bytes more may be promised.

@@ -14,7 +14,7 @@ pub(crate) fn place(app: &App, vm: &Vm, to: &Name) -> Result<Option<Name>, Probl
         Problem::invalid("invalid-request", format!("the disk of VM '{}' can't be moved", vm.name()))
             .field("pool", message)
     };
-    let pool = app.model.read(|tables| pool::find_for_disks(tables, to)).map_err(wrong)?;
+    let pool = app.model.read(|tables| pool::find_ready(tables, to)).map_err(wrong)?;
     let Some(host) = &vm.status.host else { return Err(without_disk(vm)) };
     if !pool.is_at(host) {
         return Err(not_reached(vm, host, &pool));

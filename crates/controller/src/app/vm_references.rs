@@ -181,7 +181,7 @@ fn owner_message(app: &App, vm: &Vm) -> Result<(), String> {
 /// Whether the pool that its disk is to be in takes it, and the host that it is bound to reaches that.
 fn pool_message(app: &App, vm: &Vm) -> Result<(), String> {
     let Some(name) = &vm.spec.pool else { return Ok(()) };
-    let pool = app.model.read(|tables| pool::find_for_disks(tables, name))?;
+    let pool = app.model.read(|tables| pool::find_ready(tables, name))?;
     if let Some(host) = vm.spec.host.as_ref().filter(|host| !pool.is_at(host)) {
         return Err(format!("host '{host}', which the VM is bound to, does not reach pool '{name}'"));
     }

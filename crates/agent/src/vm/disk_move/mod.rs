@@ -60,6 +60,7 @@ impl VmTask {
             return Ok(VolumeMoveReport::Moved);
         }
         let there = in_pool(&here, request.to);
+        self.expect_exports_answer().await?;
         match &self.run {
             Run::Off => self.copy_to(there).await,
             _ => self.mirror_to(there).await,
