@@ -97,5 +97,17 @@ fn a_controller_that_grants_despite_its_fence_is_found() {
 }
 #[test]
 fn hosts_that_obey_old_commands_are_found() {
-    is_found(Planted::OldCommands);
+    // The epochs of VMs and the leases of disks leave it little room: hosts go and come while many calls are late.
+    let mut faults = vec![(25_000, Fault::Stragglers(40))];
+    for round in 0..8 {
+        let at = 26_000 + 10_000 * round;
+        let host = 1 + round as usize % 2;
+        faults.extend([(at, Fault::PowerOff(host)), (at + 4_000, Fault::PowerOn(host))]);
+    }
+    let options = Options { planted: Some(Planted::OldCommands), ..Options::default() };
+    let found = first(PLANTED_SEEDS, |seed| {
+        let report = run_with(seed, options, &faults).expect("a runtime and a directory");
+        report.violations.iter().any(|violation| violation.contains("executes on ["))
+    });
+    assert!(found.is_some(), "{:?} went unnoticed", options.planted);
 }

@@ -68,6 +68,8 @@ async fn run(
     keeper.refresh().await;
     let agent = Arc::new(AgentSide { vms: Vms::new(link, keeper.clone(), world) });
     agent.take_up();
+    let heeding = agent.clone();
+    tokio::spawn(async move { heeding.heed_lease().await });
     let way = Way { hub: hub.clone(), timers, node };
     let reporter = SimReporter { agent: agent.clone(), way: way.clone(), memory };
     tokio::spawn(heartbeat::run(reporter, next_id(&hub.ids), CancellationToken::new()));

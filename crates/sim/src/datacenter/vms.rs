@@ -13,6 +13,7 @@ use gantry_api::agent::{AdoptVm, Assignment, PowerAction, PowerRequest, VmObserv
 use gantry_api::fencing::{FenceAnswer, FenceQuestion, LeaseReport, LiftedFence, StoredFence};
 use gantry_hostlink::fake::{FakeHost, FakeWorld};
 use gantry_types::{Fence, Problem};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::agent::AgentSide;
@@ -34,6 +35,8 @@ pub struct Vms {
 struct VmTask {
     /// One command at a time.
     turn: tokio::sync::Mutex<()>,
+    /// The lease stands otherwise.
+    lease_changed: Notify,
     /// The agent has just started and has not looked for QEMU yet.
     recovering: AtomicBool,
 }
@@ -176,14 +179,21 @@ impl AgentSide {
         }
     }
 
-    async fn run(&self, vm: Uuid, task: Arc<VmTask>) {
+    /// Tells the tasks how the lease stands, always in the same order: whom a watch wakes first is drawn by lot.
+    pub async fn heed_lease(&self) {
         let mut views = self.vms.keeper.views();
+        while views.changed().await.is_ok() {
+            let tasks = self.vms.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+            tasks.values().for_each(|task| task.lease_changed.notify_one());
+        }
+    }
+
+    async fn run(&self, vm: Uuid, task: Arc<VmTask>) {
         if task.recovering.load(Ordering::Relaxed) {
             self.recover(vm).await;
             task.recovering.store(false, Ordering::Relaxed);
         }
         loop {
-            views.borrow_and_update();
             {
                 let _turn = task.turn.lock().await;
                 let Ok(known) = self.vms.find(vm) else { break };
@@ -191,7 +201,7 @@ impl AgentSide {
             }
             tokio::select! {
                 biased;
-                _ = views.changed() => {}
+                () = task.lease_changed.notified() => {}
                 () = self.vms.keeper.sleep(LOOK) => {}
             }
         }
