@@ -428,7 +428,8 @@ impl VmTask {
 
     fn probe(&self) -> Result<liveness::Probe, Problem> {
         let machine = self.machine()?;
-        Ok(liveness::Probe { process: machine.process.clone(), qmp: machine.qmp.clone() })
+        let waits_for_room = self.hold.as_ref().filter(|hold| hold.no_space).map(|hold| hold.reason.clone());
+        Ok(liveness::Probe { process: machine.process.clone(), qmp: machine.qmp.clone(), waits_for_room })
     }
 
     pub(crate) fn machine(&self) -> Result<&Machine, Problem> {

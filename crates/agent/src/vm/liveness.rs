@@ -30,6 +30,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub(crate) struct Probe {
     pub process: Arc<QemuProcess>,
     pub qmp: Qmp,
+    /// Why it stands still although nothing is wrong with it: it goes on by itself when there is room.
+    pub waits_for_room: Option<String>,
 }
 
 pub(crate) async fn check(vm: Uuid, handle: &VmHandle, expect_guest_agent: bool) -> Result<Liveness, Problem> {
@@ -48,7 +50,11 @@ pub(crate) async fn check(vm: Uuid, handle: &VmHandle, expect_guest_agent: bool)
     let disk_writes = disk.map_or(0, |disk| disk.stats.wr_operations);
     if !status.running {
         let evidence = format!("QEMU says the guest is '{}'", status.status);
-        return Ok(Liveness { alive: false, evidence, disk_writes, guest_clock_lag_ms: None });
+        let (alive, evidence) = match &probe.waits_for_room {
+            Some(why) => (true, format!("{evidence}: {why}")),
+            None => (false, evidence),
+        };
+        return Ok(Liveness { alive, evidence, disk_writes, guest_clock_lag_ms: None });
     }
     let cpu_time = || {
         let usage = probe.process.usage();

@@ -15,7 +15,7 @@ use std::{
 const PER_ADDRESS: Allowance = Allowance { tries: 10, returns_after: Duration::from_secs(6) };
 /// Tries of a name from addresses that are new to it.
 const PER_NAME: Allowance = Allowance { tries: 60, returns_after: Duration::from_secs(2) };
-/// Accounts kept of each sort; the fullest are forgotten first.
+/// Accounts kept of each sort; those that have used the least are forgotten first.
 const KEPT: usize = 10_000;
 
 #[derive(Clone, Copy)]
@@ -117,12 +117,13 @@ fn charge<K: std::hash::Hash + Eq + Clone>(
     now: Duration,
 ) {
     if accounts.len() >= KEPT {
-        accounts.retain(|_, account| used(account, allowance, now) > 0);
-        if accounts.len() >= KEPT
-            && let Some(fullest) =
-                accounts.iter().min_by_key(|(_, account)| used(account, allowance, now)).map(|(key, _)| key.clone())
-        {
-            accounts.remove(&fullest);
+        // A tenth at once, so that a flood of senders does not have all accounts looked through for each try.
+        let mut by_use: Vec<(u32, K)> =
+            accounts.iter().map(|(key, account)| (used(account, allowance, now), key.clone())).collect();
+        by_use.sort_unstable_by_key(|(used, _)| *used);
+        let forgotten = by_use.iter().enumerate().take_while(|(index, (used, _))| *used == 0 || *index < KEPT / 10);
+        for (_, (_, key)) in forgotten {
+            accounts.remove(key);
         }
     }
     let account = accounts.entry(key).or_insert(Account { used: 0, since: now });

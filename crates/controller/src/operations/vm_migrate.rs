@@ -171,7 +171,8 @@ impl Step for Check {
             source,
             destination: destination.clone(),
             source_epoch: vm.status.epoch,
-            paused: context.former()?.phase == VmPhase::Paused || vm.spec.power == PowerState::Paused,
+            // What is wanted, not what is: one that waits for room, or has just gone on, goes on over there.
+            paused: vm.spec.power == PowerState::Paused,
             post_copy: policy.post_copy != gantry_types::PostCopy::Never && capable(&here) && capable(&there),
             guest_agent: observation.is_some_and(|observation| observation.guest_agent),
         };

@@ -56,6 +56,34 @@ async fn a_vm_that_has_moved_is_no_stray_where_it_was() {
 }
 
 #[tokio::test]
+async fn a_vm_that_waits_for_room_is_not_paused_for_good_where_it_moves_to() {
+    let (world, operation) = Scenario::Migrate.prepare().await;
+    let controller = world.controller().await;
+    controller.execute(&operation).await;
+    let vm = world.vm("web").await.expect("a VM");
+    world.hosts.guest_waits_for_room(&name("host-3"), vm.metadata.uuid);
+    world.reports(&controller).await;
+    assert_eq!(world.vm("web").await.expect("a VM").status.phase, VmPhase::Paused);
+    let request = serde_json::from_value(serde_json::json!({"to": "host-1"})).expect("a request");
+    let back = vm::migrate(&controller.app, &Caller::controller(), "web", &request, &Default::default()).await;
+    controller.execute(&back.expect("accepted").operation.expect("an operation").metadata.name).await;
+    for _ in 0..2 {
+        let vm = world.vm("web").await.expect("a VM");
+        assert_eq!((vm.status.phase, vm.status.host), (VmPhase::Running, Some(name("host-1"))));
+        world.reports(&controller).await;
+    }
+    // One that a user has paused stays so.
+    let paused = vm::pause(&controller.app, &Caller::controller(), "web", &Default::default()).await;
+    controller.execute(&paused.expect("accepted").operation.expect("an operation").metadata.name).await;
+    let request = serde_json::from_value(serde_json::json!({"to": "host-3"})).expect("a request");
+    let there = vm::migrate(&controller.app, &Caller::controller(), "web", &request, &Default::default()).await;
+    controller.execute(&there.expect("accepted").operation.expect("an operation").metadata.name).await;
+    world.reports(&controller).await;
+    let vm = world.vm("web").await.expect("a VM");
+    assert_eq!((vm.status.phase, vm.status.host), (VmPhase::Paused, Some(name("host-3"))));
+}
+
+#[tokio::test]
 async fn a_vm_that_was_deleted_is_no_stray_either() {
     let (world, operation) = Scenario::Delete.prepare().await;
     let controller = world.controller().await;

@@ -262,16 +262,16 @@ async fn a_call_that_fails_for_a_while_is_repeated() {
     let away = Problem::transient("away", "nobody answers");
     for scenario in Scenario::ALL {
         let (calls, _) = happy(scenario).await;
-        for call in (0..calls).step_by(stride(scenario)) {
-            for when in [When::Before, When::After] {
-                for times in [1, 3] {
-                    let fault = Fault { times, ..Fault::nth(call, when, away.clone()) };
-                    assert_eq!(
-                        with_fault(scenario, fault).await,
-                        OperationPhase::Succeeded,
-                        "{scenario:?} {call} {when:?}"
-                    );
-                }
+        for (round, call) in (0..calls).step_by(stride(scenario)).enumerate() {
+            // Every second call fails once before it is carried out and three times afterwards, the others the other way.
+            let (before, after) = if round % 2 == 0 { (1, 3) } else { (3, 1) };
+            for (when, times) in [(When::Before, before), (When::After, after)] {
+                let fault = Fault { times, ..Fault::nth(call, when, away.clone()) };
+                assert_eq!(
+                    with_fault(scenario, fault).await,
+                    OperationPhase::Succeeded,
+                    "{scenario:?} {call} {when:?}"
+                );
             }
         }
     }

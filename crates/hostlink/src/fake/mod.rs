@@ -134,6 +134,15 @@ impl FakeWorld {
         });
     }
 
+    /// QEMU stops the guest because a pool is full.
+    pub fn guest_waits_for_room(&self, host: &Name, vm: Uuid) {
+        self.with(host, |state| {
+            if let Some(vm) = state.vms.get_mut(&vm) {
+                vm.guest = Guest::Paused;
+            }
+        });
+    }
+
     /// The guest fails, and its host starts it again by itself.
     pub fn guest_is_restarted(&self, host: &Name, vm: Uuid, cause: &str) {
         self.with(host, |state| {
