@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: what the build and the tests need and this machine lacks.
 //!
 //! Owns the lists of programs and packages. Debian packages are installed with apt, as root or through sudo; the two
-//! cargo tools are compiled into `target/tools`. Finding that nothing is missing takes milliseconds and touches
+//! cargo tools are compiled into `target/tools`, and one server for the tests comes from PyPI. Finding that nothing is missing takes milliseconds and touches
 //! neither network nor privileges.
 
 use std::ffi::OsStr;
@@ -44,6 +44,8 @@ const TEST_NEEDS: &[(&str, &str)] = &[
     ("ganesha.nfsd", "nfs-ganesha"),
     ("/usr/share/doc/nfs-ganesha-vfs", "nfs-ganesha-vfs"),
     ("rpcbind", "rpcbind"),
+    // For the server that speaks S3.
+    ("/usr/share/doc/python3-venv", "python3-venv"),
 ];
 /// What the benchmark of availability is compared with.
 const PEER_NEEDS: &[(&str, &str)] = &[
@@ -62,7 +64,21 @@ pub fn run() -> Result<()> {
     for tool in [CargoTool::NEXTEST, CargoTool::DENY] {
         tool.install()?;
     }
-    Ok(())
+    install_s3_server()
+}
+
+/// The server that speaks S3, into `target/tools/s3`, with everything that it needs in the versions of `s3-server.txt`.
+fn install_s3_server() -> Result<()> {
+    let place = workspace::target().join("tools/s3");
+    if place.join("bin/moto_server").is_file() {
+        return Ok(());
+    }
+    eprintln!("installing moto into target/tools/s3 (once)");
+    // One that was begun and not finished is begun anew.
+    process::run(process::command("python3").args(["-m", "venv", "--clear"]).arg(&place))?;
+    let mut pip = process::command(place.join("bin/pip"));
+    pip.args(["install", "--quiet", "--no-compile", "--disable-pip-version-check", "--requirement"]);
+    process::run(pip.arg(workspace::root().join("xtask/s3-server.txt"))).context("cannot install moto from PyPI")
 }
 
 /// Only what building and running the lab need.

@@ -8,6 +8,7 @@
 use std::fmt;
 
 use crate::error::RepositoryError;
+use crate::seal::Names;
 
 pub const CHUNK_BYTES: usize = 256 << 10;
 /// A content that does not get smaller is kept as it is.
@@ -16,7 +17,7 @@ const PLAIN: u8 = 0;
 const ZSTD: u8 = 1;
 const LEVEL: i32 = 3;
 
-/// The BLAKE3 of a chunk's content; [`ChunkId::ZEROS`] stands for content that is all zeros and not kept.
+/// The BLAKE3 of a chunk's content, made with a key in an encrypted repository; [`ChunkId::ZEROS`] stands for content that is all zeros and not kept.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ChunkId(pub(crate) [u8; 32]);
 
@@ -65,7 +66,7 @@ pub(crate) fn encode(content: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// [`RepositoryError::ChunkDamaged`] if it is not that.
-pub(crate) fn decode(chunk: ChunkId, stored: &[u8]) -> Result<Vec<u8>, RepositoryError> {
+pub(crate) fn decode(names: Names, chunk: ChunkId, stored: &[u8]) -> Result<Vec<u8>, RepositoryError> {
     let damaged = |why: String| RepositoryError::ChunkDamaged { chunk, why };
     let content = match stored.split_first() {
         Some((&PLAIN, content)) => content.to_vec(),
@@ -79,7 +80,7 @@ pub(crate) fn decode(chunk: ChunkId, stored: &[u8]) -> Result<Vec<u8>, Repositor
     if content.len() != CHUNK_BYTES {
         return Err(damaged(format!("it has {} bytes", content.len())));
     }
-    if ChunkId::of(&content) != chunk {
+    if names.of(&content) != chunk {
         return Err(damaged("its content has another BLAKE3".to_owned()));
     }
     Ok(content)

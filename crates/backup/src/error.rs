@@ -21,6 +21,14 @@ pub enum RepositoryError {
     },
     #[error("{place} is no backup repository: {why}")]
     NotARepository { place: String, why: String },
+    #[error("{place} is encrypted, and no passphrase was given")]
+    PassphraseMissing { place: String },
+    #[error("the passphrase does not open {place}")]
+    PassphraseWrong { place: String },
+    #[error("{place} is not encrypted, but a passphrase was given")]
+    NotEncrypted { place: String },
+    #[error("the system gives no random numbers to encrypt with")]
+    NotSealed,
     #[error("backup {backup} is not in the repository")]
     BackupMissing { backup: Uuid },
     #[error("the manifest of backup {backup} is damaged: {why}")]
@@ -54,9 +62,15 @@ impl RepositoryError {
     pub fn class(&self) -> Class {
         match self {
             Self::BackupMissing { .. } | Self::DiskMissing { .. } => Class::NotFound,
-            Self::NotARepository { .. } | Self::DiskSize { .. } => Class::Invalid,
+            Self::NotARepository { .. }
+            | Self::PassphraseMissing { .. }
+            | Self::PassphraseWrong { .. }
+            | Self::NotEncrypted { .. }
+            | Self::DiskSize { .. } => Class::Invalid,
             Self::ManifestDamaged { .. } | Self::ChunkMissing { .. } | Self::ChunkDamaged { .. } => Class::Permanent,
-            Self::Locked { .. } | Self::LockLost | Self::Store { .. } | Self::Place { .. } => Class::Transient,
+            Self::NotSealed | Self::Locked { .. } | Self::LockLost | Self::Store { .. } | Self::Place { .. } => {
+                Class::Transient
+            }
             Self::GuestFiles(error) => error.class(),
         }
     }

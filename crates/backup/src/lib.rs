@@ -12,11 +12,14 @@
 //! A manifest is written last, when all that it names is durable: a backup is whole or not there. Garbage is what no
 //! manifest names; it is collected under a lock that no writer shares.
 //!
+//! With a passphrase all but the mark is encrypted, and chunks are named with a key (`seal.rs`).
+//!
 //! Everything read from a repository is hostile input: sizes are bounded before anything is allocated, and no chunk is
 //! believed before its content has the name that it was asked for by.
 //!
 //! What a VM is, and how its disks are read and written, is others' affair.
 
+mod access;
 mod chunk;
 mod collect;
 mod error;
@@ -26,10 +29,12 @@ mod manifest;
 mod map;
 mod reader;
 mod repository;
+mod seal;
 mod tree;
 mod verify;
 mod writer;
 
+pub use access::{Access, Bucket, Passphrase, Place};
 pub use chunk::{CHUNK_BYTES, ChunkId};
 pub use collect::Collected;
 pub use error::{Class, RepositoryError};

@@ -10,14 +10,18 @@ use object_store::{ObjectStore, local::LocalFileSystem, path::Path};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::access::Passphrase;
 use crate::chunk::{self, ChunkId};
 use crate::error::RepositoryError;
 use crate::manifest::{MANIFEST_BYTES_MAX, Manifest};
-use crate::tree::Tree;
+use crate::seal::{Forged, Names, Seal, Wrapped};
+use crate::tree::{Tree, Unfit};
 
 const MARK: &str = "gantry-backup.json";
 const MARK_BYTES_MAX: u64 = 4096;
 const FORMAT: u32 = 1;
+/// The same, encrypted.
+const ENCRYPTED_FORMAT: u32 = 2;
 const BACKUPS: &str = "backups";
 /// More are not listed: a repository is not asked to fill the memory of who looks at it.
 const BACKUPS_MAX: usize = 100_000;
@@ -29,6 +33,9 @@ pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 struct Mark {
     format: u32,
     repository: Uuid,
+    /// In an encrypted one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    encryption: Option<Wrapped>,
 }
 
 /// Cheap to clone.
@@ -36,6 +43,7 @@ struct Mark {
 pub struct Repository {
     pub(crate) tree: Tree,
     pub(crate) clock: Clock,
+    pub(crate) names: Names,
     id: Uuid,
 }
 
@@ -44,8 +52,12 @@ impl Repository {
     /// becomes one.
     ///
     /// # Errors
-    /// [`RepositoryError::NotARepository`] for anything else.
-    pub async fn open_directory(directory: &FilePath, make: bool) -> Result<Self, RepositoryError> {
+    /// As [`Self::open`].
+    pub(crate) async fn open_directory(
+        directory: &FilePath,
+        passphrase: Option<&Passphrase>,
+        make: bool,
+    ) -> Result<Self, RepositoryError> {
         let place = directory.display().to_string();
         let wanted = directory.to_owned();
         let prepared = tokio::task::spawn_blocking(move || prepare(&wanted, make)).await;
@@ -58,23 +70,40 @@ impl Repository {
         })?;
         let store = LocalFileSystem::new_with_prefix(directory).map_err(RepositoryError::store("look"))?;
         let tree = Tree::new(Arc::new(store), Some(directory.to_owned()));
-        Self::open(tree, &place, may_make, Arc::new(SystemTime::now)).await
+        Self::open_tree(tree, &place, passphrase, may_make, Arc::new(SystemTime::now)).await
     }
 
-    /// The repository in any store of objects, which has to be strongly consistent; made if it is not there.
+    /// The repository in any store of objects, which has to be strongly consistent.
     ///
     /// # Errors
-    /// As of the store, and [`RepositoryError::NotARepository`] for one of another format.
-    pub async fn open_store(store: Arc<dyn ObjectStore>, clock: Clock) -> Result<Self, RepositoryError> {
-        let place = store.to_string();
-        Self::open(Tree::new(store, None), &place, true, clock).await
+    /// As [`Self::open`].
+    pub async fn open_store(
+        store: Arc<dyn ObjectStore>,
+        place: &str,
+        passphrase: Option<&Passphrase>,
+        make: bool,
+        clock: Clock,
+    ) -> Result<Self, RepositoryError> {
+        let tree = Tree::new(store, None);
+        let may_make = make && tree.is_empty().await?;
+        Self::open_tree(tree, place, passphrase, may_make, clock).await
     }
 
-    async fn open(tree: Tree, place: &str, make: bool, clock: Clock) -> Result<Self, RepositoryError> {
+    async fn open_tree(
+        tree: Tree,
+        place: &str,
+        passphrase: Option<&Passphrase>,
+        make: bool,
+        clock: Clock,
+    ) -> Result<Self, RepositoryError> {
         let none = |why: &str| RepositoryError::NotARepository { place: place.to_owned(), why: why.to_owned() };
         let path = Path::from(MARK);
-        if make && !tree.exists(&path).await? {
-            let mark = Mark { format: FORMAT, repository: Uuid::new_v4() };
+        if make {
+            let (format, encryption) = match passphrase {
+                Some(passphrase) => (ENCRYPTED_FORMAT, Some(new_key(passphrase.clone(), place).await?)),
+                None => (FORMAT, None),
+            };
+            let mark = Mark { format, repository: Uuid::new_v4(), encryption };
             let mark = serde_json::to_vec(&mark).map_err(|error| none(&error.to_string()))?;
             // Whoever was faster has made it.
             tree.create(&path, mark).await?;
@@ -82,12 +111,29 @@ impl Repository {
         }
         let found = tree.get(&path, MARK_BYTES_MAX).await?;
         let found = found.ok_or_else(|| none(&format!("it has no {MARK}")))?;
-        let bytes = found.map_err(|_| none(&format!("its {MARK} is too large")))?;
+        let bytes = found.map_err(|unfit| none(&format!("its {MARK}: {unfit}")))?;
         let mark: Mark = serde_json::from_slice(&bytes).map_err(|error| none(&format!("its {MARK}: {error}")))?;
-        if mark.format != FORMAT {
-            return Err(none(&format!("its format is {}, this version reads {FORMAT}", mark.format)));
-        }
-        Ok(Self { tree, clock, id: mark.repository })
+        let seal = match (mark.format, mark.encryption, passphrase) {
+            (FORMAT, None, None) => None,
+            (FORMAT, None, Some(_)) => return Err(RepositoryError::NotEncrypted { place: place.to_owned() }),
+            (ENCRYPTED_FORMAT, Some(_), None) => {
+                return Err(RepositoryError::PassphraseMissing { place: place.to_owned() });
+            }
+            (ENCRYPTED_FORMAT, Some(wrapped), Some(passphrase)) => {
+                Some(unlocked(wrapped, passphrase.clone(), place).await?)
+            }
+            (format, ..) => {
+                return Err(none(&format!(
+                    "its format is {format}, this version reads {FORMAT} and {ENCRYPTED_FORMAT}"
+                )));
+            }
+        };
+        let names = seal.as_ref().map(|seal| seal.names).unwrap_or_default();
+        let tree = match seal {
+            Some(seal) => tree.sealed(seal),
+            None => tree,
+        };
+        Ok(Self { tree, clock, names, id: mark.repository })
     }
 
     pub fn id(&self) -> Uuid {
@@ -99,8 +145,8 @@ impl Repository {
     pub async fn manifest(&self, backup: Uuid) -> Result<Manifest, RepositoryError> {
         let found = self.tree.get(&manifest_path(backup), MANIFEST_BYTES_MAX).await?;
         let found = found.ok_or(RepositoryError::BackupMissing { backup })?;
-        let too_large = |size| RepositoryError::ManifestDamaged { backup, why: format!("it has {size} bytes") };
-        Manifest::decode(backup, &found.map_err(too_large)?)
+        let damaged = |unfit: Unfit| RepositoryError::ManifestDamaged { backup, why: unfit.to_string() };
+        Manifest::decode(backup, &found.map_err(damaged)?)
     }
 
     /// The ids of all backups, sorted.
@@ -125,9 +171,9 @@ impl Repository {
         }
         let found = self.tree.get(&chunk_path(chunk), chunk::STORED_BYTES_MAX).await?;
         let found = found.ok_or(RepositoryError::ChunkMissing { chunk })?;
-        let too_large = |size| RepositoryError::ChunkDamaged { chunk, why: format!("it takes {size} bytes") };
-        let stored = found.map_err(too_large)?;
-        let decoded = tokio::task::spawn_blocking(move || chunk::decode(chunk, &stored)).await;
+        let damaged = |unfit: Unfit| RepositoryError::ChunkDamaged { chunk, why: unfit.to_string() };
+        let (stored, names) = (found.map_err(damaged)?, self.names);
+        let decoded = tokio::task::spawn_blocking(move || chunk::decode(names, chunk, &stored)).await;
         decoded.unwrap_or_else(|error| Err(RepositoryError::ChunkDamaged { chunk, why: error.to_string() }))
     }
 }
@@ -142,6 +188,23 @@ pub(crate) const CHUNKS: &str = "chunks";
 pub(crate) fn chunk_path(chunk: ChunkId) -> Path {
     let name = chunk.to_string();
     Path::from_iter([CHUNKS, &name[..2], &name])
+}
+
+/// Deriving a key from a passphrase takes a while, on purpose.
+async fn deriving<T: Send + 'static>(
+    place: &str,
+    derive: impl FnOnce() -> Result<T, Forged> + Send + 'static,
+) -> Result<T, RepositoryError> {
+    let derived = tokio::task::spawn_blocking(derive).await;
+    derived.unwrap_or(Err(Forged)).map_err(|Forged| RepositoryError::PassphraseWrong { place: place.to_owned() })
+}
+
+async fn new_key(passphrase: Passphrase, place: &str) -> Result<Wrapped, RepositoryError> {
+    deriving(place, move || Seal::make(&passphrase.0).map(|(_, wrapped)| wrapped)).await
+}
+
+async fn unlocked(wrapped: Wrapped, passphrase: Passphrase, place: &str) -> Result<Seal, RepositoryError> {
+    deriving(place, move || Seal::unwrap(&wrapped, &passphrase.0)).await
 }
 
 /// Whether the directory may become a repository: nothing of others is in it.

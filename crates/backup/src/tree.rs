@@ -1,5 +1,6 @@
 //! The repository's objects: bounded reads, and writes that are durable when it counts.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -8,24 +9,56 @@ use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, path::Path};
 
 use crate::error::RepositoryError;
+use crate::seal::{Forged, OVERHEAD_BYTES, Seal};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Tree {
     store: Arc<dyn ObjectStore>,
     /// Of a repository in a file system: what was written there is durable only once it is synced.
     directory: Option<PathBuf>,
+    /// Of an encrypted repository.
+    seal: Option<Seal>,
+}
+
+/// Why an object is none of the repository's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    TooLarge(u64),
+    Forged,
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge(bytes) => write!(f, "it takes {bytes} bytes"),
+            Self::Forged => f.write_str("it was not sealed with the repository's key, or was changed since"),
+        }
+    }
 }
 
 impl Tree {
     pub fn new(store: Arc<dyn ObjectStore>, directory: Option<PathBuf>) -> Self {
-        Self { store, directory }
+        Self { store, directory, seal: None }
+    }
+
+    pub fn sealed(self, seal: Seal) -> Self {
+        Self { seal: Some(seal), ..self }
+    }
+
+    pub async fn is_empty(&self) -> Result<bool, RepositoryError> {
+        let first = self.store.list(None).try_next().await;
+        first.map(|first| first.is_none()).map_err(RepositoryError::store("list"))
     }
 
     pub async fn put(&self, path: &Path, bytes: Vec<u8>) -> Result<(), RepositoryError> {
+        let bytes = match &self.seal {
+            Some(seal) => seal.seal(path.as_ref(), bytes).map_err(|Forged| RepositoryError::NotSealed)?,
+            None => bytes,
+        };
         self.store.put(path, bytes.into()).await.map(drop).map_err(RepositoryError::store("write"))
     }
 
-    /// `false` if it is there already.
+    /// As it is, also in an encrypted repository. `false` if it is there already.
     pub async fn create(&self, path: &Path, bytes: Vec<u8>) -> Result<bool, RepositoryError> {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.store.put_opts(path, bytes.into(), options).await {
@@ -43,17 +76,21 @@ impl Tree {
         }
     }
 
-    /// `Ok(Err(size))` for what is larger than it may be.
-    pub async fn get(&self, path: &Path, bytes_max: u64) -> Result<Option<Result<Bytes, u64>>, RepositoryError> {
+    pub async fn get(&self, path: &Path, bytes_max: u64) -> Result<Option<Result<Bytes, Unfit>>, RepositoryError> {
+        let bytes_max = bytes_max + if self.seal.is_some() { OVERHEAD_BYTES } else { 0 };
         let found = match self.store.get(path).await {
             Ok(found) => found,
             Err(Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(RepositoryError::store("read")(error)),
         };
         if found.meta.size > bytes_max {
-            return Ok(Some(Err(found.meta.size)));
+            return Ok(Some(Err(Unfit::TooLarge(found.meta.size))));
         }
-        found.bytes().await.map(|bytes| Some(Ok(bytes))).map_err(RepositoryError::store("read"))
+        let bytes = found.bytes().await.map_err(RepositoryError::store("read"))?;
+        Ok(Some(match &self.seal {
+            Some(seal) => seal.open(path.as_ref(), bytes.into()).map(Bytes::from).map_err(|Forged| Unfit::Forged),
+            None => Ok(bytes),
+        }))
     }
 
     pub fn list(&self, below: &str) -> BoxStream<'static, Result<Path, RepositoryError>> {

@@ -86,7 +86,8 @@ impl BackupWriter {
     /// As of the store.
     pub async fn keep(&self, mut content: Vec<u8>) -> Result<ChunkId, RepositoryError> {
         content.resize(CHUNK_BYTES, 0);
-        let hash = move || (ChunkId::of(&content), content);
+        let names = self.repository.names;
+        let hash = move || (names.of(&content), content);
         let (id, content) = blocking(hash).await?;
         let path = chunk_path(id);
         if id == ChunkId::ZEROS || self.repository.tree.exists(&path).await? {

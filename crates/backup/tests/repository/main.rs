@@ -1,11 +1,15 @@
 //! Repositories in memory and in directories: what comes out is what went in, or it is said what is lost.
 
+mod buckets;
+mod encryption;
 mod faults;
 mod guest_files;
 mod properties;
+#[path = "../s3_server/mod.rs"]
+mod s3_server;
 mod support;
 
-use gantry_backup::{CHUNK_BYTES, Lost, Repository, RepositoryError};
+use gantry_backup::{CHUNK_BYTES, Lost, RepositoryError};
 use object_store::memory::InMemory;
 use std::sync::Arc;
 use support::{disk_of, in_memory, read_back, write_backup};
@@ -47,7 +51,7 @@ async fn what_is_zero_takes_nothing() {
 async fn a_damaged_chunk_is_found_with_all_that_is_lost_by_it() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("repository");
-    let repository = Repository::open_directory(&root, true).await.unwrap();
+    let repository = support::open_directory(&root, true).await.unwrap();
     let (whole, damaged) = (Uuid::new_v4(), Uuid::new_v4());
     let mut content = disk_of(4, 3);
     write_backup(&repository, whole, &content).await.unwrap();
@@ -126,7 +130,7 @@ fn blake3_of(content: &[u8]) -> Vec<u8> {
 async fn nobody_removes_chunks_while_a_backup_is_written() {
     let clock = support::SteppedClock::default();
     let store = Arc::new(InMemory::new());
-    let repository = Repository::open_store(store.clone(), clock.clock()).await.unwrap();
+    let repository = support::open(store.clone(), clock.clock()).await.unwrap();
     let writer = repository.write(Uuid::new_v4(), "host 'host-1'").await.unwrap();
     let refused = repository.collect("a test").await.unwrap_err();
     assert!(matches!(&refused, RepositoryError::Locked { holder } if holder.contains("host-1")), "{refused}");
@@ -145,13 +149,13 @@ async fn a_directory_with_other_things_in_it_does_not_become_a_repository() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("letter.txt"), "dear").unwrap();
     for make in [false, true] {
-        let refused = Repository::open_directory(directory.path(), make).await.map(drop).unwrap_err();
+        let refused = support::open_directory(directory.path(), make).await.map(drop).unwrap_err();
         assert!(matches!(refused, RepositoryError::NotARepository { .. }), "{refused}");
     }
     let missing = directory.path().join("a/b");
-    assert!(Repository::open_directory(&missing, true).await.is_err());
+    assert!(support::open_directory(&missing, true).await.is_err());
     assert!(!missing.exists());
     let made = directory.path().join("new");
-    let id = Repository::open_directory(&made, true).await.unwrap().id();
-    assert_eq!(Repository::open_directory(&made, false).await.unwrap().id(), id);
+    let id = support::open_directory(&made, true).await.unwrap().id();
+    assert_eq!(support::open_directory(&made, false).await.unwrap().id(), id);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gantry_backup::{CHUNK_BYTES, DiskReader, DiskWriter, Repository};
+use gantry_backup::{CHUNK_BYTES, DiskReader, DiskWriter};
 use object_store::memory::InMemory;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -74,13 +74,13 @@ proptest! {
     fn whoever_dies_leaves_a_repository_that_verifies(first in disk(), second in disk(), changes in 0_i64..30) {
         run(async {
             let (store, clock) = (Arc::new(InMemory::new()), SteppedClock::default());
-            let sound = Repository::open_store(store.clone(), clock.clock()).await.unwrap();
+            let sound = crate::support::open(store.clone(), clock.clock()).await.unwrap();
             let ids = [Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4()];
             write_backup(&sound, ids[0], &first).await.unwrap();
             write_backup(&sound, ids[1], &second).await.unwrap();
             let dying = Arc::new(DyingStore::after(&store, changes));
             let work = async {
-                let repository = Repository::open_store(dying, clock.clock()).await?;
+                let repository = crate::support::open(dying, clock.clock()).await?;
                 write_backup(&repository, ids[2], &second).await?;
                 repository.delete(ids[1]).await?;
                 repository.collect("a test").await
@@ -110,7 +110,7 @@ proptest! {
             use futures::TryStreamExt;
             use object_store::{ObjectStore, ObjectStoreExt};
             let store = Arc::new(InMemory::new());
-            let repository = Repository::open_store(store.clone(), SteppedClock::default().clock()).await.unwrap();
+            let repository = crate::support::open(store.clone(), SteppedClock::default().clock()).await.unwrap();
             let backup = Uuid::new_v4();
             write_backup(&repository, backup, &content).await.unwrap();
             let objects: Vec<_> = store.list(None).try_collect().await.unwrap();
@@ -119,7 +119,7 @@ proptest! {
             let begin = at.index(bytes.len());
             bytes.splice(begin.., garbage);
             store.put(object, bytes.into()).await.unwrap();
-            let again = Repository::open_store(store.clone(), SteppedClock::default().clock()).await;
+            let again = crate::support::open(store.clone(), SteppedClock::default().clock()).await;
             let Ok(again) = again else { return };
             match again.verify(backup, || {}).await {
                 Ok(verification) if verification.lost.is_empty() => {

@@ -1,11 +1,12 @@
 //! Disks of bytes, and backups of them.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use gantry_backup::{CHUNK_BYTES, Clock, DiskReader, DiskWriter, Figures, Repository, RepositoryError};
-use object_store::memory::InMemory;
+use gantry_backup::{Access, CHUNK_BYTES, Clock, DiskReader, DiskWriter, Figures, Place, Repository, RepositoryError};
+use object_store::{ObjectStore, memory::InMemory};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -24,7 +25,15 @@ impl SteppedClock {
 }
 
 pub async fn in_memory() -> Repository {
-    Repository::open_store(Arc::new(InMemory::new()), SteppedClock::default().clock()).await.unwrap()
+    open(Arc::new(InMemory::new()), SteppedClock::default().clock()).await.unwrap()
+}
+
+pub async fn open(store: Arc<dyn ObjectStore>, clock: Clock) -> Result<Repository, RepositoryError> {
+    Repository::open_store(store, "the tests' store", None, true, clock).await
+}
+
+pub async fn open_directory(directory: &Path, make: bool) -> Result<Repository, RepositoryError> {
+    Repository::open(&Access { place: Place::Directory(directory.to_owned()), passphrase: None }, make).await
 }
 
 /// Content that does not get smaller, another one for each seed; each chunk is different.
