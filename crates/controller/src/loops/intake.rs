@@ -54,7 +54,8 @@ pub async fn heartbeat(app: &App, host: &Name, beat: Heartbeat) -> Result<Heartb
     for vm in vms_of(app, host).into_iter().filter(|vm| !is_settled(vm)) {
         let observation = beat.vms.iter().find(|observation| observation.uuid == vm.metadata.uuid);
         let uuid = vm.metadata.uuid;
-        let is_trusted = || app.model.overlay(|overlay| overlay.is_trusted(uuid, beat.agent_instance, beat.sequence));
+        let is_trusted =
+            || app.model.overlay(|overlay| overlay.is_trusted(host.as_str(), uuid, beat.agent_instance, beat.sequence));
         if let Err(problem) = note_vm(app, host, &vm, observation, is_trusted).await {
             tracing::debug!(vm = vm.name(), %problem, "the next heartbeat settles this VM");
         }

@@ -52,6 +52,9 @@ pub struct Overlay {
     /// From which heartbeat of its host on a VM's observation may contradict its object: earlier ones may have been
     /// made before the operation that has just ended.
     pub trusted_from: HashMap<Uuid, Fence>,
+    /// From which heartbeat of a host on it is surely made in this controller's life. The first that is heard of may have been
+    /// made before something that the controller before this one has done.
+    ours_from: HashMap<String, Fence>,
     /// Addresses (agent's and underlay) that a host told last and may not have, by host: each is told of once.
     pub refused_addresses: HashMap<String, (String, String)>,
     /// From which heartbeat of a host on it may say again that it has a VM that was taken off it.
@@ -67,6 +70,9 @@ fn is_past(fence: Fence, instance: Uuid, sequence: u64) -> bool {
     if fence.0 == instance { sequence >= fence.1 } else { sequence >= 3 }
 }
 
+/// Of a host that was not heard of yet: its first heartbeat says which one it is.
+const NOT_HEARD: Fence = (Uuid::nil(), 0);
+
 impl Overlay {
     /// Takes in what a host answered about a VM.
     pub fn observed(&mut self, host: &str, observation: &VmObservation) {
@@ -78,6 +84,12 @@ impl Overlay {
     /// Takes in a host's newest heartbeat, without what it says of VMs that were taken off the host after it was made.
     pub fn reported(&mut self, host: &str, mut report: HostReport) {
         let (instance, sequence) = (report.agent_instance, report.sequence);
+        if !self.hosts.contains_key(host) {
+            let second = (instance, sequence + 1);
+            self.ours_from.insert(host.to_owned(), second);
+            let its = self.left_from.iter_mut().filter(|((at, _), fence)| at == host && **fence == NOT_HEARD);
+            its.for_each(|(_, fence)| *fence = second);
+        }
         self.left_from.retain(|(at, _), fence| at != host || !is_past(*fence, instance, sequence));
         report.vms.retain(|vm, _| !self.left_from.contains_key(&(host.to_owned(), *vm)));
         for observation in report.vms.values() {
@@ -106,7 +118,7 @@ impl Overlay {
 
     /// The next heartbeat may have been made before now; the one after it is made when the next was answered.
     fn fence(&self, host: &str) -> Fence {
-        self.hosts.get(host).map_or((Uuid::nil(), 2), |report| (report.agent_instance, report.sequence + 2))
+        self.hosts.get(host).map_or(NOT_HEARD, |report| (report.agent_instance, report.sequence + 2))
     }
 
     /// Forgets what was only of interest while an operation ran.
@@ -122,8 +134,10 @@ impl Overlay {
     }
 
     /// Whether this heartbeat was surely made after the last operation on the VM.
-    pub fn is_trusted(&self, vm: Uuid, instance: Uuid, sequence: u64) -> bool {
-        self.trusted_from.get(&vm).is_none_or(|fence| is_past(*fence, instance, sequence))
+    pub fn is_trusted(&self, host: &str, vm: Uuid, instance: Uuid, sequence: u64) -> bool {
+        let is_ours = self.ours_from.get(host).is_some_and(|fence| is_past(*fence, instance, sequence));
+        let ended = self.trusted_from.get(&vm).filter(|fence| **fence != NOT_HEARD);
+        is_ours && ended.is_none_or(|fence| is_past(*fence, instance, sequence))
     }
 
     /// Forgets a VM that no longer exists.

@@ -1,11 +1,12 @@
 //! Heartbeats that were made before an operation ended and arrive after it: they tell of nothing new.
 
+use gantry_api::agent::VmRunState;
 use gantry_controller::{
     Caller,
     app::vm,
     loops::{intake::heartbeat, stray_vms},
 };
-use gantry_types::{Event, Name, VmPhase};
+use gantry_types::{Event, Name, PowerState, VmPhase};
 
 use crate::{
     scenarios::Scenario,
@@ -52,6 +53,30 @@ async fn a_vm_that_has_moved_is_no_stray_where_it_was() {
     assert_eq!((vm.status.phase, vm.status.host), (VmPhase::Running, Some(name("host-1"))));
     world.hosts.guest_powers_off(&name("host-1"), vm.metadata.uuid);
     world.reports(&controller).await;
+    assert_eq!(world.vm("web").await.expect("a VM").status.phase, VmPhase::Stopped);
+}
+
+#[tokio::test]
+async fn what_was_said_before_an_operation_ended_is_no_news_to_the_next_controller_either() {
+    let (world, operation) = Scenario::Migrate.prepare().await;
+    let controller = world.controller().await;
+    controller.execute(&operation).await;
+    let vm = world.vm("web").await.expect("a VM");
+    let mut late = world.beats(&controller).await;
+    for observation in late.iter_mut().flat_map(|(_, beat)| &mut beat.vms) {
+        observation.state = VmRunState::Stopped;
+    }
+    drop(controller);
+    let successor = world.controller().await;
+    for (host, beat) in late {
+        heartbeat(&successor.app, &host, beat).await.expect("taken in");
+    }
+    let now = world.vm("web").await.expect("a VM");
+    assert_eq!((now.status.phase, now.spec.power), (VmPhase::Running, PowerState::Running));
+    world.reports(&successor).await;
+    assert_eq!(world.vm("web").await.expect("a VM").status.phase, VmPhase::Running);
+    world.hosts.guest_powers_off(&name("host-3"), vm.metadata.uuid);
+    world.reports(&successor).await;
     assert_eq!(world.vm("web").await.expect("a VM").status.phase, VmPhase::Stopped);
 }
 
