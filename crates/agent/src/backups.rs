@@ -1,7 +1,6 @@
 //! The host's side of [`BackupApi`]: what is about a VM goes to its task; what is about a repository is done here.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Mutex as StdMutex;
 use std::sync::{MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,12 +10,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use gantry_api::BackupApi;
 use gantry_api::backup::{
-    BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, RestoreVolume, Work,
+    BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, RepositoryAccess,
+    RepositoryContent, RestoreVolume, Work,
 };
 use gantry_backup::guest_files::{Found, look_up};
-use gantry_backup::{CHUNK_BYTES, Class, DiskReader, Lost, Repository, RepositoryError};
+use gantry_backup::{
+    Access, Bucket, CHUNK_BYTES, Class, DiskReader, Lost, Passphrase, Place, Repository, RepositoryError,
+};
 use gantry_storage::loose_socket_dir;
-use gantry_types::{ByteSize, ErrorClass, LostRange, Problem};
+use gantry_types::{ByteSize, ErrorClass, LostRange, Problem, RepositoryPlace, Secret};
 use uuid::Uuid;
 
 use crate::agent::Agent;
@@ -92,14 +94,20 @@ pub(crate) fn repository_problem(what: &str, error: &RepositoryError) -> Problem
         Class::Permanent => ErrorClass::Permanent,
         Class::Transient => ErrorClass::Transient,
     };
+    const PASSPHRASE: &str =
+        "see whether the repository has a passphrase, and the right one: gantry repository check NAME";
     let (code, remedy) = match error {
+        RepositoryError::PassphraseMissing { .. }
+        | RepositoryError::PassphraseWrong { .. }
+        | RepositoryError::NotEncrypted { .. } => ("repository-locked-up", PASSPHRASE),
         RepositoryError::NotARepository { .. } => (
             "repository-missing",
-            "name a directory on the VM's host that is empty, new, or a repository already; mount it there if it is a share",
+            "name a place that the VM's host reaches and that is empty, new, or a repository already; mount it there if it is a share",
         ),
-        RepositoryError::Place { .. } | RepositoryError::Store { .. } => {
-            ("repository-unavailable", "check the file system of the repository on its host: is there space?")
-        }
+        RepositoryError::Place { .. } | RepositoryError::Store { .. } | RepositoryError::NotSealed => (
+            "repository-unavailable",
+            "check the repository from its host: is its server reached, are its keys right, is there space?",
+        ),
         RepositoryError::Locked { .. } => {
             ("repository-locked", "wait for its end; a lock whose holder died ends in minutes")
         }
@@ -120,13 +128,35 @@ pub(crate) fn repository_problem(what: &str, error: &RepositoryError) -> Problem
     Problem::new(class, code, format!("{what}: {}", chain(error))).remedy(remedy)
 }
 
+/// A repository, as what keeps it wants it described.
+pub(crate) fn access(repository: &RepositoryAccess) -> Access {
+    let place = match &repository.place {
+        RepositoryPlace::Directory(directory) => Place::Directory(directory.path.clone().into()),
+        RepositoryPlace::S3(bucket) => Place::Bucket(Bucket {
+            bucket: bucket.bucket.clone(),
+            prefix: bucket.prefix.clone(),
+            endpoint: bucket.endpoint.clone(),
+            region: bucket.region.clone(),
+            access_key_id: bucket.access_key_id.clone(),
+            secret_access_key: bucket.secret_access_key.as_ref().map(Secret::reveal).unwrap_or_default().to_owned(),
+        }),
+    };
+    let passphrase = repository.passphrase.as_ref().map(|passphrase| Passphrase(passphrase.reveal().to_owned()));
+    Access { place, passphrase }
+}
+
+async fn open(repository: &RepositoryAccess) -> Result<RepositoryContent, RepositoryError> {
+    let repository = Repository::open(&access(repository), true).await?;
+    Ok(RepositoryContent { repository: repository.id(), backups: repository.backups().await?.len() as u64 })
+}
+
 fn lost_range(lost: Lost) -> LostRange {
     let Lost { disk, offset_bytes, length_bytes, why } = lost;
     LostRange { disk, offset_bytes, length_bytes, why }
 }
 
 async fn check(place: BackupPlace, progress: &crate::work::Progress) -> Result<BackupCheck, RepositoryError> {
-    let repository = Repository::open_directory(Path::new(&place.repository), false).await?;
+    let repository = Repository::open(&access(&place.repository), false).await?;
     let manifest = repository.manifest(place.backup).await?;
     progress.add_total(manifest.disks.iter().map(|disk| disk.size_bytes).sum());
     let verification = repository.verify(place.backup, || progress.add_done(CHUNK_BYTES as u64)).await?;
@@ -135,7 +165,7 @@ async fn check(place: BackupPlace, progress: &crate::work::Progress) -> Result<B
 }
 
 async fn delete(place: BackupPlace, holder: String) -> Result<(), RepositoryError> {
-    let repository = Repository::open_directory(Path::new(&place.repository), false).await?;
+    let repository = Repository::open(&access(&place.repository), false).await?;
     repository.delete(place.backup).await?;
     match repository.collect(&holder).await {
         Ok(collected) => tracing::info!(backup = %place.backup, ?collected, "a backup was deleted"),
@@ -180,6 +210,11 @@ impl BackupApi for Agent {
         advance(&self.repository_works.restorations, volume, begin).await
     }
 
+    async fn open_repository(&self, repository: &RepositoryAccess) -> Result<RepositoryContent, Problem> {
+        let what = format!("repository {}", repository.place);
+        open(repository).await.map_err(|error| repository_problem(&what, &error))
+    }
+
     async fn check_backup(&self, place: &BackupPlace) -> Result<Work<BackupCheck>, Problem> {
         let wanted = place.clone();
         let begin = || {
@@ -204,7 +239,7 @@ impl BackupApi for Agent {
 
     async fn read_backup(&self, request: &ReadBackup) -> Result<BackupContent, Problem> {
         let found = async {
-            let repository = Repository::open_directory(Path::new(&request.place.repository), false).await?;
+            let repository = Repository::open(&access(&request.place.repository), false).await?;
             let manifest = repository.manifest(request.place.backup).await?;
             let missing = || RepositoryError::DiskMissing { backup: manifest.backup, disk: "the VM's own".to_owned() };
             let disk = manifest.disks.first().ok_or_else(missing)?;

@@ -1,11 +1,11 @@
 //! What a host does with backups: writes them into a repository, reads them, and fills disks from them.
 //!
-//! A repository is a directory that the host reaches, named in each call. What takes long is begun by the first call and
+//! A repository is a directory or a bucket that the host reaches, described in each call. What takes long is begun by the first call and
 //! goes on by itself; whoever wants it asks again, with the same request, until it is done. The end is told once; asked after
 //! that, or by a host whose agent has started anew, it is looked whether the effect is there, and begun again if not.
 
 use async_trait::async_trait;
-use gantry_types::{ByteSize, LostRange, Name, Problem, VmSpec};
+use gantry_types::{ByteSize, LostRange, Name, Problem, RepositoryPlace, Secret, VmSpec};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -29,6 +29,8 @@ pub trait BackupApi: Send + Sync {
     async fn check_backup(&self, place: &BackupPlace) -> Result<Work<BackupCheck>, Problem>;
     /// Deletes a backup, and what it alone needed. One that is not there is success.
     async fn delete_backup(&self, place: &BackupPlace) -> Result<Work<()>, Problem>;
+    /// Looks what a repository is. One is made where nothing is yet.
+    async fn open_repository(&self, repository: &RepositoryAccess) -> Result<RepositoryContent, Problem>;
     /// Looks a path up in the file systems of a backup's first disk.
     async fn read_backup(&self, request: &ReadBackup) -> Result<BackupContent, Problem>;
 }
@@ -45,11 +47,28 @@ pub enum Work<T> {
     Done(T),
 }
 
+/// A repository as a host gets it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RepositoryAccess {
+    pub place: RepositoryPlace,
+    /// Of an encrypted one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passphrase: Option<Secret>,
+}
+
+/// What a repository is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RepositoryContent {
+    /// It has this as long as it lasts.
+    pub repository: Uuid,
+    /// How many backups it has, of any datacenter.
+    pub backups: u64,
+}
+
 /// A backup in its repository.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct BackupPlace {
-    /// An absolute path on the host.
-    pub repository: String,
+    pub repository: RepositoryAccess,
     pub backup: Uuid,
 }
 

@@ -118,6 +118,15 @@ pub struct BackupFilesQuery {
     pub offset: Option<u64>,
 }
 
+/// Query of `POST /v1/repositories/{name}/check`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct RepositoryCheckQuery {
+    /// The host that opens it; any that is in service if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+}
+
 /// Query of `GET /v1/ports/{name}/trace`.
 #[derive(Debug, Clone, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]

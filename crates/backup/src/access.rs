@@ -71,6 +71,8 @@ impl fmt::Display for Bucket {
 
 impl Bucket {
     fn store(&self) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
+        // The client takes the process's; who was first has installed the same.
+        let _installed = rustls::crypto::ring::default_provider().install_default();
         let options = ClientOptions::new().with_timeout(REQUEST_LIMIT).with_allow_http(true);
         let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_FOR, ..RetryConfig::default() };
         let mut builder = AmazonS3Builder::new()

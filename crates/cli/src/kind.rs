@@ -20,6 +20,7 @@ pub enum Kind {
     LoadBalancer,
     Snapshot,
     Backup,
+    Repository,
     Pool,
     Volume,
     Alarm,
@@ -32,7 +33,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Vm,
         Self::Host,
         Self::Cluster,
@@ -49,6 +50,7 @@ impl Kind {
         Self::LoadBalancer,
         Self::Snapshot,
         Self::Backup,
+        Self::Repository,
         Self::Pool,
         Self::Volume,
         Self::Alarm,
@@ -96,7 +98,7 @@ impl Kind {
             | Self::Port
             | Self::SecurityGroup
             | Self::AddressSet => &[],
-            Self::Router | Self::FloatingIp | Self::LoadBalancer | Self::Receiver => &[],
+            Self::Router | Self::FloatingIp | Self::LoadBalancer | Self::Receiver | Self::Repository => &[],
             Self::Event | Self::Token | Self::User => &[],
         }
     }
@@ -120,6 +122,7 @@ impl Kind {
             Self::LoadBalancer => &["load-balancer", "load-balancers", "lb"],
             Self::Snapshot => &["snapshot", "snapshots", "snap"],
             Self::Backup => &["backup", "backups"],
+            Self::Repository => &["repository", "repositories"],
             Self::Pool => &["pool", "pools"],
             Self::Volume => &["volume", "volumes", "vol"],
             Self::Alarm => &["alarm", "alarms"],
@@ -230,6 +233,10 @@ macro_rules! with_kind {
             }
             $crate::kind::Kind::Alarm => {
                 type $type = gantry_types::Alarm;
+                $body
+            }
+            $crate::kind::Kind::Repository => {
+                type $type = gantry_types::Repository;
                 $body
             }
             $crate::kind::Kind::Receiver => {

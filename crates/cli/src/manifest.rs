@@ -12,7 +12,7 @@ use std::{
 
 use gantry_types::{
     AddressSet, Alarm, Cluster, FloatingIp, Host, Image, Labels, LoadBalancer, Metadata, Network, NetworkSubnet,
-    Policy, Pool, Port, Problem, Receiver, Resource, ResourcePool, Router, SecurityGroup, Vm, Volume,
+    Policy, Pool, Port, Problem, Receiver, Repository, Resource, ResourcePool, Router, SecurityGroup, Vm, Volume,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -42,6 +42,7 @@ pub enum Object {
     Image(Image),
     Alarm(Alarm),
     Receiver(Receiver),
+    Repository(Repository),
     Host(Box<Host>),
     Vm(Box<Vm>),
 }
@@ -65,6 +66,7 @@ impl Object {
             Self::Image(_) => Kind::Image,
             Self::Alarm(_) => Kind::Alarm,
             Self::Receiver(_) => Kind::Receiver,
+            Self::Repository(_) => Kind::Repository,
             Self::Host(_) => Kind::Host,
             Self::Vm(_) => Kind::Vm,
         }
@@ -87,6 +89,7 @@ impl Object {
             Self::Image(object) => object.name(),
             Self::Alarm(object) => object.name(),
             Self::Receiver(object) => object.name(),
+            Self::Repository(object) => object.name(),
             Self::Host(object) => object.name(),
             Self::Vm(object) => object.name(),
         }
@@ -94,7 +97,7 @@ impl Object {
     /// What others refer to comes first.
     fn rank(&self) -> u8 {
         match self {
-            Self::Cluster(_) | Self::Network(_) => 0,
+            Self::Cluster(_) | Self::Network(_) | Self::Repository(_) => 0,
             Self::Subnet(_) | Self::AddressSet(_) => 1,
             Self::SecurityGroup(_) => 2,
             Self::Port(_) | Self::Router(_) => 3,
@@ -271,6 +274,7 @@ fn object_of(file: &str, number: usize, mut value: Value) -> Result<Object, Prob
         Some(Kind::Volume) => Object::Volume(typed(value).map_err(at)?),
         Some(Kind::Alarm) => Object::Alarm(typed(value).map_err(at)?),
         Some(Kind::Receiver) => Object::Receiver(typed(value).map_err(at)?),
+        Some(Kind::Repository) => Object::Repository(typed(value).map_err(at)?),
         Some(Kind::Host) => Object::Host(Box::new(typed(value).map_err(at)?)),
         Some(Kind::User) => return Err(at("users are made with: gantry user create".to_owned())),
         Some(Kind::Snapshot) => return Err(at("snapshots are taken with: gantry snapshot create".to_owned())),
@@ -281,7 +285,7 @@ fn object_of(file: &str, number: usize, mut value: Value) -> Result<Object, Prob
         }
         None => {
             let known = "vm, image, network, subnet, port, security-group, address-set, router, \
-                         floating-ip, load-balancer, pool, volume, host, cluster, policy, resource-pool";
+                         floating-ip, load-balancer, pool, volume, host, cluster, policy, resource-pool, alarm, receiver, repository";
             return Err(at(format!("'{kind}' is not a kind; there are {known}")));
         }
     })

@@ -1,12 +1,16 @@
 //! Backups of a guest that writes durably: every write that was acknowledged before a backup began is in it, whoever dies
 //! meanwhile; and what rots in a repository is found.
 
+#[path = "../../backup/tests/s3_server/mod.rs"]
+mod s3_server;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use gantry_e2e::lab::{SETTLE_LIMIT, host_of};
 use gantry_e2e::{Lab, Observer, Workload, disk, eventually, qemus};
 use gantry_types::{Backup, BackupPhase, Vm};
+use s3_server::{ACCESS_KEY_ID, BUCKET, S3Server, SECRET_ACCESS_KEY};
 
 const VM: &str = "web";
 
@@ -40,6 +44,28 @@ fn largest_chunk(repository: &Path) -> Result<PathBuf> {
         }
     }
     Ok(found.into_iter().max().context("it has chunks")?.1)
+}
+
+/// An encrypted repository in a bucket. Another passphrase does not open it.
+async fn make_vault(lab: &Lab, server: &S3Server, place: &Path) -> Result<()> {
+    let file = |name: &str, content: &str| -> Result<String> {
+        let path = place.join(name);
+        std::fs::write(&path, content)?;
+        Ok(path.to_string_lossy().into_owned())
+    };
+    let (key, right, wrong) =
+        (file("key", SECRET_ACCESS_KEY)?, file("right", "correct horse\n")?, file("wrong", "incorrect horse\n")?);
+    for (name, passphrase, code) in [("vault", right, 0), ("other", wrong, 1)] {
+        let bucket = ["--bucket", BUCKET, "--prefix", "lab", "--endpoint", &server.endpoint];
+        let keys = ["--access-key-id", ACCESS_KEY_ID, "--secret-access-key-file", &key];
+        let create = ["repository", "create", name, "--passphrase-file", &passphrase];
+        lab.gantry(&[&create[..], &bucket, &keys].concat()).await?.ok()?;
+        let opened = lab.gantry(&["repository", "check", name]).await?.expect_code(code)?;
+        ensure!(code == 0 || opened.stderr.contains("the passphrase does not open"), "{}", opened.stderr);
+    }
+    let shown = lab.gantry(&["repository", "show", "vault"]).await?.ok()?;
+    ensure!(!shown.contains(SECRET_ACCESS_KEY) && !shown.contains("correct horse"), "{shown}");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,11 +105,14 @@ async fn a_writing_guest_is_backed_up_restored_and_its_backups_are_verified() ->
     );
     ensure!(changed < all / 2, "{changed} bytes read for what had changed, {all} for all");
 
-    // An agent that dies while it reads: the guest goes on, its successor's backup is whole, and nothing is left.
+    let layout = lab.room().layout();
+    let server = S3Server::start_in(&layout.controller_namespace(), &layout.controller_address().to_string());
+    make_vault(&lab, &server, place.path()).await?;
+    // An agent that dies while it reads, into a bucket: the guest goes on, its successor's backup is whole, and nothing is left.
     let pids: Vec<_> = qemus(guest.metadata.uuid).iter().map(|qemu| qemu.pid).collect();
     let before = disks(&lab, 1)?;
     let during = observer.last();
-    lab.gantry(&["backup", "create", VM, "interrupted", "--to", to, "--no-wait"]).await?.ok()?;
+    lab.gantry(&["backup", "create", VM, "interrupted", "--to", "vault", "--no-wait"]).await?.ok()?;
     lab.crash_agent(1)?;
     lab.resume().await?;
     eventually("the operation is over", SETTLE_LIMIT, async || {
@@ -110,8 +139,12 @@ async fn a_writing_guest_is_backed_up_restored_and_its_backups_are_verified() ->
     ensure!(missing.expect_code(7)?.stderr.contains("it has: disk, data"), "what the backup has is named");
     lab.gantry(&["vm", "start", "from-changes"]).await?.ok()?;
     lab.serving("from-changes").await?;
-    let boots = lab.gantry(&["backup", "files", VM, "/boots", "--backup", "changes"]).await?.ok()?;
-    ensure!(boots.trim() == "1", "the file in the backup says '{boots}'");
+    for short in ["changes", "interrupted"] {
+        let boots = lab.gantry(&["backup", "files", VM, "/boots", "--backup", short]).await?.ok()?;
+        ensure!(boots.trim() == "1", "the file in the backup '{short}' says '{boots}'");
+    }
+    let named = lab.gantry(&["repository", "delete", "vault"]).await?.expect_code(4)?;
+    ensure!(named.stderr.contains("backup 'web-interrupted'"), "{}", named.stderr);
     let listed = lab.gantry(&["backup", "files", VM, "/"]).await?.ok()?;
     ensure!(listed.lines().any(|line| line == "seq") && listed.lines().any(|line| line == "lost+found/"), "{listed}");
     let missing = lab.gantry(&["backup", "files", VM, "/nowhere"]).await?.expect_code(3)?;
@@ -132,6 +165,7 @@ async fn a_writing_guest_is_backed_up_restored_and_its_backups_are_verified() ->
 
     lab.gantry(&["backup", "delete", VM, "full", "changes", "interrupted"]).await?.ok()?;
     ensure!(largest_chunk(&repository).is_err(), "no chunk is kept for nobody");
+    lab.gantry(&["repository", "delete", "vault", "other"]).await?.ok()?;
     lab.runs_in_one_place(VM).await?;
     observer.goes_on(50).await?;
     lab.passed();

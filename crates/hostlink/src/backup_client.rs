@@ -3,7 +3,10 @@
 use async_trait::async_trait;
 use gantry_api::{
     BackupApi,
-    backup::{BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, RestoreVolume, Work},
+    backup::{
+        BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, RepositoryAccess,
+        RepositoryContent, RestoreVolume, Work,
+    },
     paths::host as paths,
 };
 use gantry_types::Problem;
@@ -29,6 +32,9 @@ impl BackupApi for AgentClient {
     async fn restore_volume(&self, request: &RestoreVolume) -> Result<Work<()>, Problem> {
         let path = format!("{}/restoration", paths::pool_volume(request.volume.pool.uuid, request.volume.uuid));
         answer(&self.host, self.post(&path, request, SLOW)).await
+    }
+    async fn open_repository(&self, repository: &RepositoryAccess) -> Result<RepositoryContent, Problem> {
+        answer(&self.host, self.post(paths::REPOSITORY, repository, SLOW)).await
     }
     async fn check_backup(&self, place: &BackupPlace) -> Result<Work<BackupCheck>, Problem> {
         answer(&self.host, self.post(&paths::backup_part(place.backup, "check"), place, SLOW)).await

@@ -5,10 +5,10 @@ use std::time::Duration;
 use gantry_api::{
     AgentApi,
     agent::{Assignment, PowerAction},
-    backup::{BackUp, BackedUp, BackupPlace, FillDisk, RestoreVolume, Work},
+    backup::{BackUp, BackedUp, BackupPlace, FillDisk, RepositoryAccess, RepositoryContent, RestoreVolume, Work},
     storage::{PoolAssignment, VolumeAssignment},
 };
-use gantry_types::{ErrorClass, Problem, VmSpec};
+use gantry_types::{ErrorClass, Problem, RepositoryDirectory, RepositoryPlace, Secret, VmSpec};
 use uuid::Uuid;
 
 use crate::{
@@ -38,7 +38,14 @@ pub(crate) async fn backups_repeat(
     pool: &PoolAssignment,
     repository: &str,
 ) -> Result<(), String> {
-    let place = BackupPlace { repository: repository.to_owned(), backup: Uuid::new_v4() };
+    let directory = RepositoryDirectory { path: repository.to_owned() };
+    let passphrase = Some(Secret::new("correct horse"));
+    let repository = RepositoryAccess { place: RepositoryPlace::Directory(directory), passphrase };
+    let made = worked("open_repository", agent.open_repository(&repository).await)?;
+    let other = RepositoryAccess { passphrase: Some(Secret::new("incorrect horse")), ..repository.clone() };
+    let shut = agent.open_repository(&other).await;
+    refused("another passphrase", "repository-locked-up", shut)?;
+    let place = BackupPlace { repository: repository.clone(), backup: Uuid::new_v4() };
     let spec = VmSpec::new(vm.cpus, vm.memory);
     let request = BackUp { epoch: vm.epoch, place: place.clone(), quiesce: false, name: vm.name.clone(), spec };
     worked("define", agent.define_vm(vm).await)?;
@@ -46,6 +53,9 @@ pub(crate) async fn backups_repeat(
     refused("a backup at an older epoch", "stale-epoch", agent.back_up(vm.uuid, &older).await)?;
     let first = done("back_up", async || agent.back_up(vm.uuid, &request).await).await?;
     let again = done("back_up again", async || agent.back_up(vm.uuid, &request).await).await?;
+    let with_it = worked("open_repository again", agent.open_repository(&repository).await)?;
+    let expected = RepositoryContent { backups: 1, ..made.clone() };
+    expect(made.backups == 0 && with_it == expected, format!("a repository was {made:?}, and is {with_it:?}"))?;
     expect(first == again, format!("a repeated backup took {again:?}, the first {first:?}"))?;
     for _ in 0..2 {
         worked("cancel of what is done", agent.cancel_backup(vm.uuid, place.backup).await)?;

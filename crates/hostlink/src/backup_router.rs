@@ -6,7 +6,10 @@ use axum::{
     routing::{post, put},
 };
 use gantry_api::{
-    backup::{BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, RestoreVolume, Work},
+    backup::{
+        BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, RepositoryAccess,
+        RepositoryContent, RestoreVolume, Work,
+    },
     paths::host as paths,
 };
 use uuid::Uuid;
@@ -21,6 +24,7 @@ pub(crate) fn routes() -> Router<Host> {
         .route(paths::VM_BACKUP, put(back_up).delete(cancel_backup))
         .route(paths::DISK_FILLING, post(fill_disk))
         .route(paths::POOL_VOLUME_RESTORATION, post(restore_volume))
+        .route(paths::REPOSITORY, post(open_repository))
         .route(paths::BACKUP_CHECK, post(check_backup))
         .route(paths::BACKUP_DELETION, post(delete_backup))
         .route(paths::BACKUP_CONTENT, post(read_backup))
@@ -47,6 +51,12 @@ async fn restore_volume(
 ) -> Answer<Work<()>> {
     same_volume(ids, &request.volume)?;
     Ok(Json(host.restore_volume(&request).await?))
+}
+async fn open_repository(
+    State(host): State<Host>,
+    Json(repository): Json<RepositoryAccess>,
+) -> Answer<RepositoryContent> {
+    Ok(Json(host.open_repository(&repository).await?))
 }
 async fn check_backup(
     State(host): State<Host>,

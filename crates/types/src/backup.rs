@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{ByteSize, Name, Problem, Timestamp, VmSpec, resource::resource};
+use crate::{ByteSize, Name, Problem, RepositoryReference, Timestamp, VmSpec, resource::resource};
 
 resource!(
-    /// The content of all disks of a VM at one instant, in a repository: a directory outside its pools that its host reaches.
+    /// The content of all disks of a VM at one instant, in a repository: a directory or a bucket outside its pools that its host reaches.
     /// Its name is the VM's, a hyphen, and its own: `web-20270131-0215`. It outlives its VM.
     Backup, "backup", "backups", BackupSpec, BackupStatus
 );
@@ -16,7 +16,8 @@ resource!(
 #[serde(deny_unknown_fields)]
 pub struct BackupSpec {
     pub vm: Name,
-    /// The directory of the repository, an absolute path on the VM's host. It is made if only its last part is missing.
+    /// The name of a repository, or a directory that becomes one: an absolute path on the VM's host, made if only its last part
+    /// is missing.
     pub repository: String,
     /// The guest's agent freezes its file systems for the instant, if it answers.
     #[serde(default = "yes")]
@@ -35,7 +36,6 @@ fn yes() -> bool {
 
 /// The longest description, in bytes.
 const DESCRIPTION_BYTES_MAX: usize = 1024;
-const PATH_BYTES_MAX: usize = 1024;
 
 impl Backup {
     /// What people call it beside its VM.
@@ -61,7 +61,7 @@ impl Backup {
         if self.short_name().len() == self.metadata.name.as_str().len() {
             problem = problem.field("metadata.name", format!("must be '{vm}-' and the backup's own name"));
         }
-        if let Some(message) = repository_mistake(&self.spec.repository) {
+        if let Err(message) = self.spec.repository.parse::<RepositoryReference>() {
             problem = problem.field("spec.repository", message);
         }
         if self.spec.description.as_ref().is_some_and(|text| text.len() > DESCRIPTION_BYTES_MAX) {
@@ -69,13 +69,6 @@ impl Backup {
         }
         if problem.fields.is_empty() { Ok(()) } else { Err(problem) }
     }
-}
-
-/// Why this can't be a repository's directory.
-pub(crate) fn repository_mistake(path: &str) -> Option<String> {
-    let is_plain = path.starts_with('/') && !path.split('/').any(|part| part == ".." || part == ".");
-    let is_good = is_plain && path.len() <= PATH_BYTES_MAX && !path.chars().any(char::is_control) && path != "/";
-    (!is_good).then(|| format!("'{path}' is no absolute path of a directory without '.' and '..'"))
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

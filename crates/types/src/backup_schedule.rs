@@ -3,14 +3,14 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{Problem, Retention, backup::repository_mistake};
+use crate::{Problem, RepositoryReference, Retention};
 
 /// Where a VM is backed up to by itself while it runs, and how many of these backups are kept: one for each of the shortest
 /// periods that count here. Together 1 to 500.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BackupSchedule {
-    /// A directory that each host on which the VM may run reaches, as in a backup's own spec.
+    /// The name of a repository, or a directory, as in a backup's own spec. Each host on which the VM may run has to reach it.
     pub repository: String,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub hourly: u32,
@@ -47,9 +47,9 @@ impl BackupSchedule {
             let message = format!("keeps {together} backups together, use 1 to {KEPT_MAX}");
             problem = problem.field("spec.backups", message);
         }
-        match repository_mistake(&self.repository) {
-            Some(message) => problem.field("spec.backups.repository", message),
-            None => problem,
+        match self.repository.parse::<RepositoryReference>() {
+            Err(message) => problem.field("spec.backups.repository", message),
+            Ok(_) => problem,
         }
     }
 }
@@ -72,8 +72,8 @@ mod tests {
             (serde_json::json!({"repository": "/srv/backup"}), "spec.backups: keeps 0 backups"),
             (serde_json::json!({"repository": "/srv/backup", "hourly": 501}), "spec.backups: keeps 501 backups"),
             (
-                serde_json::json!({"repository": "backup", "daily": 1}),
-                "spec.backups.repository: 'backup' is no absolute",
+                serde_json::json!({"repository": "./backup", "daily": 1}),
+                "spec.backups.repository: './backup' is neither",
             ),
         ] {
             let found = mistakes(wrong);

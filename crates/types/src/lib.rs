@@ -36,10 +36,12 @@ mod power;
 mod probe;
 mod problem;
 mod receiver;
+mod repository;
 mod resource;
 mod resource_pool;
 mod retention;
 mod router;
+mod secret;
 mod security_group;
 mod size;
 mod snapshot;
@@ -103,6 +105,9 @@ pub use power::{PowerAnswer, PowerOrder, PowerStatus, PowerSwitch};
 pub use probe::{Exec, HttpGet, PROBES_PER_VM_MAX, Probe, ProbeCheck, ProbeKind, ProbeState, ProbeStatus, TcpSocket};
 pub use problem::{FieldError, Problem};
 pub use receiver::{Channel, Email, MailEncryption, Receiver, ReceiverSpec, ReceiverStatus, Webhook};
+pub use repository::{
+    Repository, RepositoryDirectory, RepositoryPlace, RepositoryReference, RepositorySpec, RepositoryStatus, S3Bucket,
+};
 pub use resource::Resource;
 pub use resource_pool::{
     CpuPart, HostPool, HostResources, MAX_POOL_DEPTH, MemoryPart, PoolOnHost, ResourcePool, ResourcePoolSpec,
@@ -110,6 +115,7 @@ pub use resource_pool::{
 };
 pub use retention::Retention;
 pub use router::{FloatingIp, FloatingIpSpec, FloatingIpStatus, Router, RouterSpec, RouterStatus};
+pub use secret::Secret;
 pub use security_group::{
     AddressSet, AddressSetSpec, AddressSetStatus, Addresses, Direction, GroupRule, PortRange, Protocol, RuleTraffic,
     SecurityGroup, SecurityGroupSpec, SecurityGroupStatus,

@@ -14,6 +14,7 @@ const PLACES: Record<string, string> = {
   pool: '/storage?q=*',
   volume: '/storage?tab=volumes&q=*',
   backup: '/backups?q=*',
+  repository: '/backups?tab=repositories&q=*',
   'resource-pool': '/resource-pools',
   cluster: '/policies',
   policy: '/policies',

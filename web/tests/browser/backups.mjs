@@ -15,7 +15,7 @@ export async function backups({ tally, page }) {
     await page.getByRole('button', { name: 'Back up now' }).click();
     await dialog.getByLabel('Name', { exact: true }).fill('monday');
     await dialog.getByLabel('Repository').fill('srv/backup');
-    await dialog.getByText('is no absolute path').waitFor();
+    await dialog.getByText('is neither an absolute path').waitFor();
     await dialog.getByLabel('Repository').fill(repository);
     must((await dialog.locator('details pre').first().textContent()) === `gantry backup create web monday --to ${repository}`, 'the command line is not what is done');
     await dialog.getByText('The controller has checked it').waitFor();
@@ -86,17 +86,53 @@ export async function backups({ tally, page }) {
     await page.getByRole('heading', { name: 'There is no VM again' }).waitFor({ timeout: BOOT_MS });
   });
 
+  await tally.test('a repository is made with a passphrase that nobody sees again, checked, and backed up to', async () => {
+    const sealed = join(directory, 'sealed');
+    await page.goto('/backups?tab=repositories');
+    await page.getByRole('button', { name: 'Add repository' }).click();
+    await dialog.getByLabel('Name', { exact: true }).fill('vault');
+    await dialog.getByLabel('Directory').fill(sealed);
+    await dialog.getByLabel('Passphrase').fill('correct horse battery');
+    must((await dialog.locator('details pre').first().textContent()) === `gantry repository create vault --path ${sealed} --passphrase-file FILE`, 'the command line is not what is done');
+    must(!(await dialog.innerText()).includes('correct horse'), 'the passphrase is shown');
+    await dialog.getByText('The controller has checked it').waitFor();
+    await mustHaveNoBarriers(page);
+    await picture(page, 'wide-light-repository');
+    await dialog.getByRole('button', { name: 'Add repository' }).click();
+    await dialog.waitFor({ state: 'detached' });
+    await page.getByRole('button', { name: 'More for vault' }).click();
+    await page.getByRole('menuitem', { name: 'Check' }).click();
+    await dialog.getByRole('button', { name: 'Check', exact: true }).click();
+    await dialog.getByText('It is there, with 0 backups.').waitFor();
+    await mustHaveNoBarriers(page);
+    await dialog.getByRole('button', { name: 'Done' }).click();
+    const shown = await page.evaluate(async () => (await fetch('/v1/repositories/vault')).text());
+    must(!shown.includes('correct horse') && shown.includes('"encrypted":true'), shown);
+    await page.goto('/vms/web?tab=backups');
+    await page.getByRole('button', { name: 'Back up now' }).click();
+    await dialog.getByLabel('Name', { exact: true }).fill('sealed');
+    await dialog.getByLabel('Repository').fill('vault');
+    await dialog.getByText('The controller has checked it').waitFor();
+    await dialog.getByRole('button', { name: 'Back up' }).click();
+    await row('sealed').getByText('ready').waitFor({ timeout: BOOT_MS });
+  });
+
   /** Once all pages have been looked at. */
   return async () => {
     await tally.test('the backups are deleted again', async () => {
       await page.goto('/backups');
-      for (const which of ['web-monday', 'web-auto-']) {
+      for (const which of ['web-monday', 'web-auto-', 'web-sealed']) {
         await page.getByRole('button', { name: `More for ${which}` }).click();
         await page.getByRole('menuitem', { name: 'Delete' }).click();
         await dialog.getByRole('button', { name: 'Delete' }).click();
         await page.getByRole('button', { name: `More for ${which}` }).waitFor({ state: 'detached', timeout: BOOT_MS });
       }
       await page.getByRole('heading', { name: 'No backups' }).waitFor({ timeout: BOOT_MS });
+      await page.goto('/backups?tab=repositories');
+      await page.getByRole('button', { name: 'More for vault' }).click();
+      await page.getByRole('menuitem', { name: 'Forget' }).click();
+      await dialog.getByRole('button', { name: 'Forget' }).click();
+      await page.getByRole('heading', { name: 'No repositories' }).waitFor({ timeout: BOOT_MS });
     });
     rmSync(directory, { recursive: true, force: true });
   };

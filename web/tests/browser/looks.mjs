@@ -47,7 +47,7 @@ async function everyPath(page) {
   await page.locator('nav a[href="/vms"]').waitFor();
   const menu = await links(page, 'nav[aria-label=Main] li a');
   const parts = [];
-  for (const path of ['/vms/web', '/hosts/host-1', '/networks', '/storage', '/alarms', '/users']) {
+  for (const path of ['/vms/web', '/hosts/host-1', '/networks', '/storage', '/backups', '/alarms', '/users']) {
     await page.goto(path);
     await page.locator('nav[aria-label^="Parts of"] a').first().waitFor();
     parts.push(...(await links(page, 'nav[aria-label^="Parts of"] a')));

@@ -14,7 +14,7 @@ describe('pageOf', () => {
   });
 
   it('leads only to pages that there are', () => {
-    for (const kind of ['vm', 'host', 'operation', 'image', 'network', 'port', 'router', 'load-balancer', 'floating-ip', 'security-group', 'pool', 'volume', 'cluster', 'policy', 'user', 'alarm', 'receiver', 'notice']) {
+    for (const kind of ['vm', 'host', 'operation', 'image', 'network', 'port', 'router', 'load-balancer', 'floating-ip', 'security-group', 'pool', 'volume', 'cluster', 'policy', 'user', 'alarm', 'receiver', 'repository', 'notice']) {
       const address = pageOf({ kind, name: 'a' });
       expect(find(new URL(address!, 'https://c').pathname), `${kind}: ${address}`).toBeDefined();
     }

@@ -1,32 +1,27 @@
 //! Repositories in buckets of a real server.
 
-use gantry_backup::{Access, Passphrase, Place, Repository, RepositoryError};
+use gantry_backup::{Access, Bucket, Passphrase, Place, Repository, RepositoryError};
 use uuid::Uuid;
 
-use crate::s3_server::{BUCKET, S3Server};
+use crate::s3_server::{ACCESS_KEY_ID, BUCKET, S3Server, SECRET_ACCESS_KEY};
 use crate::support::{disk_of, read_back, write_backup};
-
-async fn with_bucket() -> S3Server {
-    let server = S3Server::start("127.0.0.1");
-    let made = reqwest::Client::new()
-        .put(format!("{}/{BUCKET}", server.endpoint))
-        .header("Authorization", "AWS4-HMAC-SHA256 Credential=gantry/20270101/us-east-1/s3/aws4_request")
-        .send()
-        .await
-        .unwrap();
-    assert!(made.status().is_success(), "{made:?}");
-    server
-}
 
 fn access(server: &S3Server, prefix: &str, passphrase: Option<&str>) -> Access {
     let passphrase = passphrase.map(|passphrase| Passphrase(passphrase.to_owned()));
-    Access { place: Place::Bucket(server.bucket(prefix)), passphrase }
+    let bucket = Bucket {
+        bucket: BUCKET.to_owned(),
+        prefix: prefix.to_owned(),
+        endpoint: Some(server.endpoint.clone()),
+        region: "us-east-1".to_owned(),
+        access_key_id: ACCESS_KEY_ID.to_owned(),
+        secret_access_key: SECRET_ACCESS_KEY.to_owned(),
+    };
+    Access { place: Place::Bucket(bucket), passphrase }
 }
 
 #[tokio::test]
 async fn backups_lie_in_a_bucket_as_in_a_directory() {
-    let _installed = rustls::crypto::ring::default_provider().install_default();
-    let server = with_bucket().await;
+    let server = S3Server::start("127.0.0.1");
     let content = disk_of(20, 1);
     for (prefix, passphrase) in [("plain", None), ("sealed/here", Some("correct horse"))] {
         let access = access(&server, prefix, passphrase);
@@ -54,8 +49,7 @@ async fn backups_lie_in_a_bucket_as_in_a_directory() {
 
 #[tokio::test]
 async fn of_those_who_make_a_repository_at_once_all_have_the_same() {
-    let _installed = rustls::crypto::ring::default_provider().install_default();
-    let server = with_bucket().await;
+    let server = S3Server::start("127.0.0.1");
     let access = access(&server, "new", Some("correct horse"));
     let opened = futures::future::join_all((0..4).map(|_| Repository::open(&access, true))).await;
     let repositories: Vec<_> = opened.into_iter().map(Result::unwrap).collect();

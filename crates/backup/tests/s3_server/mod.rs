@@ -3,11 +3,10 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-
-use gantry_backup::Bucket;
 
 const SERVER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/s3/bin/moto_server");
 pub const BUCKET: &str = "backups";
@@ -44,18 +43,22 @@ impl S3Server {
             .expect("it says where it listens");
         // It stops when nobody reads.
         std::thread::spawn(move || told.for_each(drop));
-        Self { server, endpoint }
+        let server = Self { server, endpoint };
+        server.make_bucket();
+        server
     }
 
-    pub fn bucket(&self, prefix: &str) -> Bucket {
-        Bucket {
-            bucket: BUCKET.to_owned(),
-            prefix: prefix.to_owned(),
-            endpoint: Some(self.endpoint.clone()),
-            region: "us-east-1".to_owned(),
-            access_key_id: ACCESS_KEY_ID.to_owned(),
-            secret_access_key: SECRET_ACCESS_KEY.to_owned(),
-        }
+    fn make_bucket(&self) {
+        let address = self.endpoint.trim_start_matches("http://");
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        let request = format!(
+            "PUT /{BUCKET} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\nAuthorization: \
+             AWS4-HMAC-SHA256 Credential={ACCESS_KEY_ID}/20270101/us-east-1/s3/aws4_request\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 }
 

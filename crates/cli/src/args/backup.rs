@@ -71,8 +71,8 @@ pub struct BackupCreate {
     pub vm: String,
     /// What it is to be called beside its VM; the moment in UTC if not given: 20270131-021500
     pub name: Option<String>,
-    /// The repository: a directory on the VM's host, made if only its last part is missing
-    #[arg(long, value_name = "DIRECTORY")]
+    /// Where: a repository's name, or a directory on the VM's host, made if only its last part is missing
+    #[arg(long, value_name = "REPOSITORY")]
     pub to: String,
     /// Do not have the guest's agent freeze its file systems for the instant
     #[arg(long)]
@@ -95,8 +95,8 @@ pub struct BackupCreate {
 pub struct BackupScheduleArguments {
     /// The VM's name
     pub vm: Name,
-    /// The repository: a directory that each host on which the VM may run reaches
-    #[arg(long, value_name = "DIRECTORY", required_unless_present = "none")]
+    /// Where: a repository's name, or a directory; each host on which the VM may run has to reach it
+    #[arg(long, value_name = "REPOSITORY", required_unless_present = "none")]
     pub to: Option<String>,
     #[command(flatten)]
     pub kept: KeptPeriods,

@@ -13,6 +13,7 @@ mod networking;
 mod objects;
 mod policies;
 mod probe;
+mod repository;
 mod resources;
 mod routing;
 mod simulate;
@@ -47,6 +48,7 @@ pub use objects::{
 pub use policies::{
     BalanceSet, ClusterCommand, ClusterSet, Days, Mode, PolicyCommand, PolicySet, PowerSet, ScheduleSet, StorageSet,
 };
+pub use repository::{RepositoryCommand, RepositoryCreate};
 pub use resources::{OrNone, Part, ResourcePoolCommand, ResourcePoolSet};
 pub use routing::{FloatingIpCommand, RouterCommand};
 pub use simulate::{SimulateCommand, SimulateLive, SimulatePlanetlab, SimulateRules};
@@ -158,6 +160,9 @@ pub enum Command {
     /// Contents of VMs' disks outside their pools
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Where backups are kept: directories and buckets, by a name, encrypted if wanted
+    #[command(subcommand)]
+    Repository(RepositoryCommand),
     /// Places for volumes
     #[command(subcommand)]
     Pool(PoolCommand),

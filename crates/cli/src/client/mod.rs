@@ -11,19 +11,20 @@ use std::time::Duration;
 use gantry_api::access::{ConsoleKind, CreateUser, CreatedUser, PasswordSet, SetPassword};
 use gantry_api::alarms::{AcknowledgeRequest, SilenceRequest};
 use gantry_api::audit::{AuditPage, AuditQuery};
-use gantry_api::backup::BackupContent;
+use gantry_api::backup::{BackupContent, RepositoryContent};
 use gantry_api::energy::{EnergyQuery, EnergyReport};
 use gantry_api::overview::{Overview, SearchQuery, SearchResult};
 use gantry_api::rest::{
     AttachRequest, BackupFilesQuery, CaptureQuery, Changed, CloneRequest, CreateToken, CreatedToken, DeleteBackupQuery,
     DeleteVmQuery, ExportQuery, FenceRequest, HaExplanation, ListQuery, MigrateRequest, MigrateVolumeRequest, Page,
-    RebootRequest, RecoverRequest, RestoreBackupRequest, RevertRequest, StopRequest, Trace, TraceQuery,
-    UpdateClusterRequest, Version, VmExplanation, WriteQuery,
+    RebootRequest, RecoverRequest, RepositoryCheckQuery, RestoreBackupRequest, RevertRequest, StopRequest, Trace,
+    TraceQuery, UpdateClusterRequest, Version, VmExplanation, WriteQuery,
 };
 use gantry_hostlink::{answer, causes, checked};
 use gantry_trust::{ClientConfig, ExpectedPeer, TrustError, WebSocket};
 use gantry_types::{
-    Alarm, Backup, Cluster, Host, Notice, Operation, Port, Problem, Receiver, Resource, Snapshot, User, Vm, Volume,
+    Alarm, Backup, Cluster, Host, Notice, Operation, Port, Problem, Receiver, Repository, Resource, Snapshot, User, Vm,
+    Volume,
 };
 use reqwest::{
     Method, RequestBuilder,
@@ -143,6 +144,10 @@ impl Client {
     }
     pub async fn verify_backup(&self, backup: &str) -> Result<Changed<Backup>, Problem> {
         answer(&self.peer, self.verb(&format!("{}/verify", object_path::<Backup>(backup)?), &())).await
+    }
+    pub async fn check_repository(&self, repository: &str, host: Option<String>) -> Result<RepositoryContent, Problem> {
+        let path = format!("{}/check", object_path::<Repository>(repository)?);
+        answer(&self.peer, self.verb(&path, &()).query(&RepositoryCheckQuery { host })).await
     }
     pub async fn backup_files(&self, backup: &str, query: &BackupFilesQuery) -> Result<BackupContent, Problem> {
         let path = format!("{}/files", object_path::<Backup>(backup)?);

@@ -41,6 +41,7 @@ macro_rules! with_object {
             Object::Image($object) => $body,
             Object::Alarm($object) => $body,
             Object::Receiver($object) => $body,
+            Object::Repository($object) => $body,
             Object::Host($object) => {
                 let $object = &**$object;
                 $body
@@ -207,9 +208,12 @@ fn named_by(object: &Object) -> Vec<(Kind, &Name)> {
             parent.chain([(Kind::Cluster, &pool.spec.cluster)]).collect()
         }
         Object::Receiver(receiver) => receiver.spec.alarms.iter().map(|alarm| (Kind::Alarm, alarm)).collect(),
-        Object::Cluster(_) | Object::Alarm(_) | Object::Network(_) | Object::AddressSet(_) | Object::Image(_) => {
-            Vec::new()
-        }
+        Object::Cluster(_)
+        | Object::Alarm(_)
+        | Object::Network(_)
+        | Object::AddressSet(_)
+        | Object::Image(_)
+        | Object::Repository(_) => Vec::new(),
     }
 }
 

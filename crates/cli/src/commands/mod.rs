@@ -17,6 +17,7 @@ mod objects;
 mod operations;
 mod policies;
 mod programs;
+mod repositories;
 mod resource_pools;
 mod routing;
 mod simulate;
@@ -82,6 +83,7 @@ pub async fn dispatch(cli: Cli, programs: &impl Programs) -> Result<(), Failure>
         Command::AddressSet(command) => networking::address_sets(&session, command).await,
         Command::Snapshot(command) => snapshots::run(&session, command).await,
         Command::Backup(command) => backups::run(&session, command).await,
+        Command::Repository(command) => repositories::run(&session, command).await,
         Command::Pool(command) => storage::pools(&session, command).await,
         Command::Volume(command) => storage::volumes(&session, command).await,
         Command::Host(command) => hosts::run(&session, command, programs).await,

@@ -65,12 +65,16 @@ pub async fn run(session: &Session, command: UserCommand) -> Result<(), Failure>
     }
 }
 
-/// Its last line end is not a part of it.
 fn read_password(path: &Path) -> Result<String, Problem> {
+    read_secret("the password", path)
+}
+
+/// What is in a file, or comes by standard input (`-`). Its last line end is not a part of it.
+pub(super) fn read_secret(what: &str, path: &Path) -> Result<String, Problem> {
     let text =
         if path == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) };
     let text = text.map_err(|error| {
-        Problem::invalid("unreadable-file", format!("the password can't be read from {}: {error}", path.display()))
+        Problem::invalid("unreadable-file", format!("{what} can't be read from {}: {error}", path.display()))
     })?;
     let line = text.strip_suffix('\n').unwrap_or(&text);
     Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())

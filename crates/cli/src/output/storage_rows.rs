@@ -1,11 +1,30 @@
-//! Columns of pools and volumes.
+//! Columns of pools, volumes and backups.
 
-use gantry_types::{Backup, ByteSize, Pool, Resource, Volume};
+use gantry_types::{Backup, ByteSize, Pool, Repository, Resource, Volume};
 
 use super::{
     Row, Surroundings, age,
     rows::{api_name, or_dash},
 };
+
+impl Row for Repository {
+    const PLURAL_FOR_PEOPLE: &'static str = "repositories";
+    const HEADERS: &'static [&'static str] = &["NAME", "PLACE", "ENCRYPTED", "AGE"];
+    const WIDE_HEADERS: &'static [&'static str] = &["UUID"];
+
+    fn cells(&self, around: &Surroundings) -> Vec<String> {
+        vec![
+            self.name().to_owned(),
+            self.spec.place.to_string(),
+            self.status.encrypted.to_string(),
+            age(self.metadata.created_at, around.now),
+        ]
+    }
+
+    fn wide_cells(&self) -> Vec<String> {
+        vec![self.metadata.uuid.to_string()]
+    }
+}
 
 impl Row for Pool {
     const PLURAL_FOR_PEOPLE: &'static str = "pools";

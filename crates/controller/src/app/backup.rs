@@ -14,6 +14,7 @@ use gantry_types::{
 
 use super::{
     App, Caller, already_exists, check_labels, check_name, check_precondition,
+    repository::reference_mistake,
     snapshot::expect_disk,
     vm::{engage, expect_idle},
     vm_references::check_references,
@@ -27,6 +28,8 @@ pub async fn create(app: &App, caller: &Caller, sent: Backup, query: &WriteQuery
     caller.may_change()?;
     check_labels(&sent.metadata)?;
     sent.validate()?;
+    // Its repository is not forgotten meanwhile.
+    let _referring = app.references.read().await;
     app.objects
         .racing(|| async {
             if let Some(existing) = app.objects.find::<Backup>(sent.name()).await? {
@@ -36,6 +39,10 @@ pub async fn create(app: &App, caller: &Caller, sent: Backup, query: &WriteQuery
                 Problem::invalid("invalid-backup", "the backup is not valid")
                     .field("spec.vm", format!("VM '{}' does not exist; see: gantry vm list", sent.spec.vm))
             })?;
+            if let Some(message) = app.model.read(|tables| reference_mistake(tables, &sent.spec.repository)) {
+                let problem = Problem::invalid("invalid-backup", "the backup is not valid");
+                return Err(problem.field("spec.repository", message));
+            }
             expect_idle(&current)?;
             expect_disk(&current, "back up")?;
             let mut backup = Backup::new(sent.metadata.name.clone(), sent.spec.clone());
@@ -252,7 +259,10 @@ pub async fn files(app: &App, caller: &Caller, name: &str, query: &BackupFilesQu
         expect_phase(&backup, &[BackupPhase::Ready, BackupPhase::Damaged], "look into")?;
     }
     let agent = app.links.agent(&*reaching_host(app, &backup)?);
-    let request =
-        ReadBackup { place: place_of(&backup), path: query.path.clone(), offset_bytes: query.offset.unwrap_or(0) };
+    let request = ReadBackup {
+        place: place_of(app, &backup).await?,
+        path: query.path.clone(),
+        offset_bytes: query.offset.unwrap_or(0),
+    };
     agent.read_backup(&request).await
 }

@@ -172,7 +172,7 @@ pub async fn delete<T: Managed>(
                 &format!("{}Deleted", T::EVENT),
                 format!("{} deleted {} '{name}'", caller.name, T::KIND),
             ))?;
-            let gone = object.clone();
+            let gone = app.model.decorate(&object);
             if !query.dry_run {
                 app.commit(change).await?;
                 app.wakeups.networks.notify_one();

@@ -27,6 +27,7 @@ pub mod policy;
 pub mod pool;
 pub mod port;
 pub mod receiver;
+pub mod repository;
 pub(crate) mod resource_pool;
 pub mod router;
 pub mod search;

@@ -81,8 +81,8 @@ pub async fn put(app: &App, caller: &Caller, name: &str, sent: Vm, query: &Write
             // What is left in a pool is given to one at a time.
             let takes_room = pool.is_some() && grows;
             let _alone = if takes_room { Some(app.references.write().await) } else { None };
-            let changes_owner = sent.spec.owner != current.spec.owner && !takes_room;
-            let _referring = if changes_owner { Some(app.references.read().await) } else { None };
+            let names_others = sent.spec.owner != current.spec.owner || sent.spec.backups != current.spec.backups;
+            let _referring = if names_others && !takes_room { Some(app.references.read().await) } else { None };
             let Some(update) = vm_update::plan(app, &current, &sent)? else {
                 return Ok(Changed { object: app.model.decorate(&current), operation: None });
             };

@@ -10,7 +10,7 @@ use gantry_types::{Host, Image, ImagePhase, MacAddress, Name, Network, NicSpec, 
 use super::App;
 use crate::{
     addresses::is_assignable_in,
-    app::{pool, port::missing_groups, resource_pool::wrong_pool},
+    app::{pool, port::missing_groups, repository::reference_mistake, resource_pool::wrong_pool},
     subnets,
 };
 
@@ -77,6 +77,9 @@ pub fn check_references(app: &App, vm: &Vm) -> Result<(), Problem> {
     if let Err(message) = pool_message(app, vm) {
         problem = problem.field("spec.pool", message);
     }
+    if let Some(message) = repository_message(app, vm) {
+        problem = problem.field("spec.backups.repository", message);
+    }
     if let Err(message) = pin_message(app, vm) {
         problem = problem.field("spec.host", message);
     }
@@ -99,6 +102,12 @@ fn check_nic(app: &App, vm: &Vm, nic: &NicSpec, network: &Network) -> Result<(),
         Some(holder) => Err(format!("{address} is used by {holder} already")),
         None => Ok(()),
     }
+}
+
+/// What is wrong with where its schedule has its backups kept.
+fn repository_message(app: &App, vm: &Vm) -> Option<String> {
+    let schedule = vm.spec.backups.as_ref()?;
+    app.model.read(|tables| reference_mistake(tables, &schedule.repository))
 }
 
 /// Whether the port that a card names is there, in the card's network, and nobody else's.
@@ -167,6 +176,17 @@ pub fn check_owner(app: &App, vm: &Vm) -> Result<(), Problem> {
         Problem::invalid("invalid-vm", format!("VM '{}' can't be given away like this", vm.metadata.name))
             .field("spec.owner", message)
     })
+}
+
+/// Whether there is the repository that its schedule names.
+pub fn check_repository(app: &App, vm: &Vm) -> Result<(), Problem> {
+    match repository_message(app, vm) {
+        None => Ok(()),
+        Some(message) => {
+            let detail = format!("VM '{}' can't be backed up like this", vm.metadata.name);
+            Err(Problem::invalid("invalid-vm", detail).field("spec.backups.repository", message))
+        }
+    }
 }
 
 fn owner_message(app: &App, vm: &Vm) -> Result<(), String> {

@@ -5,7 +5,7 @@ use gantry_types::{Action, PowerState, Problem, Resource, Vm, VmPhase};
 use super::{
     App, resource_pool,
     vm::expect_idle,
-    vm_references::{check_owner, check_pin},
+    vm_references::{check_owner, check_pin, check_repository},
 };
 
 /// A change that is allowed.
@@ -14,7 +14,7 @@ pub struct Update {
     pub action: Option<Action>,
 }
 
-/// `None` if nothing is different. The caller holds `App::references` if the owner changes, for writing if the VM takes
+/// `None` if nothing is different. The caller holds `App::references` if the owner or the schedule of backups changes, for writing if the VM takes
 /// more of a resource pool.
 pub fn plan(app: &App, current: &Vm, sent: &Vm) -> Result<Option<Update>, Problem> {
     let mut vm = current.clone();
@@ -26,6 +26,9 @@ pub fn plan(app: &App, current: &Vm, sent: &Vm) -> Result<Option<Update>, Proble
     check_unchangeable(current, sent)?;
     if sent.spec.owner != current.spec.owner {
         check_owner(app, sent)?;
+    }
+    if sent.spec.backups != current.spec.backups {
+        check_repository(app, sent)?;
     }
     if sent.spec.resources != current.spec.resources || sent.spec.memory != current.spec.memory {
         resource_pool::check(app, &vm)?;

@@ -15,7 +15,7 @@ use gantry_api::{
     },
     alarms::{AcknowledgeRequest, SilenceRequest},
     audit::{AuditPage, AuditQuery},
-    backup::BackupContent,
+    backup::{BackupContent, RepositoryContent},
     energy::{EnergyQuery, EnergyReport},
     overview::{
         MetricsHistory, MetricsQuery, Overview, OverviewChange, OverviewHosts, OverviewHostsQuery, OverviewQuery,
@@ -25,15 +25,15 @@ use gantry_api::{
     rest::{
         AttachRequest, BackupFilesQuery, CaptureQuery, Changed, CloneRequest, CreateToken, CreatedToken,
         DeleteBackupQuery, DeleteVmQuery, ExportQuery, FenceRequest, HaExplanation, JoinRequest, JoinResponse,
-        ListQuery, MigrateRequest, MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RestoreBackupRequest,
-        RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, UploadState, Version, VmExplanation,
-        WatchEvent, WriteQuery,
+        ListQuery, MigrateRequest, MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RepositoryCheckQuery,
+        RestoreBackupRequest, RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, UploadState,
+        Version, VmExplanation, WatchEvent, WriteQuery,
     },
 };
 use gantry_types::{
     AddressSet, Alarm, ApiToken, Backup, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Network, NetworkSubnet,
-    Notice, Operation, Policy, Pool, Port, Problem, Receiver, Resource, ResourcePool, SecurityGroup, Snapshot,
-    User as StoredUser, Vm, Volume,
+    Notice, Operation, Policy, Pool, Port, Problem, Receiver, Repository, Resource, ResourcePool, SecurityGroup,
+    Snapshot, User as StoredUser, Vm, Volume,
 };
 use utoipa::{
     IntoParams, ToSchema,
@@ -268,6 +268,14 @@ fn of_backups(routes: Routes) -> Routes {
     };
     let restore = verb(HttpMethod::Post, "restore", "Make a VM whose disk has its content");
     let verify = verb(HttpMethod::Post, "verify", "Read all of it, and find out what is lost");
+    let check = Endpoint::new(
+        HttpMethod::Post,
+        "/v1/repositories/{name}/check",
+        Repository::KIND,
+        "Have a host open it, which makes it where nothing is yet",
+    );
+    let routes = managed::<Repository>(routes)
+        .add(check.query::<RepositoryCheckQuery>().answers::<RepositoryContent>(200), post(backups::check_repository));
     let files = verb(HttpMethod::Get, "files", "A directory or a part of a file in it, without restoring it");
     written::<Backup, DeleteBackupQuery>(routes, post(backups::create), put(backups::put), delete(backups::delete))
         .add(

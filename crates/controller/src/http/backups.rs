@@ -1,4 +1,4 @@
-//! Backups over HTTP: what changes them, and what is in them.
+//! Backups over HTTP: what changes them, what is in them, and what their repositories are.
 
 use axum::{
     Json,
@@ -7,8 +7,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use gantry_api::{
-    backup::BackupContent,
-    rest::{BackupFilesQuery, Changed, DeleteBackupQuery, RestoreBackupRequest, WriteQuery},
+    backup::{BackupContent, RepositoryContent},
+    rest::{BackupFilesQuery, Changed, DeleteBackupQuery, RepositoryCheckQuery, RestoreBackupRequest, WriteQuery},
 };
 use gantry_hostlink::Refusal;
 use gantry_types::Backup;
@@ -18,7 +18,7 @@ use super::{
     caller::User,
     request::{Answer, Body, OptionalBody, Path, QueryOf},
 };
-use crate::app::backup;
+use crate::app::{backup, repository};
 
 type Outcome = Result<Response, Refusal>;
 
@@ -80,4 +80,13 @@ pub async fn files(
     QueryOf(query): QueryOf<BackupFilesQuery>,
 ) -> Answer<BackupContent> {
     Ok(Json(backup::files(&front.app, &caller, &name, &query).await?))
+}
+
+pub async fn check_repository(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<RepositoryCheckQuery>,
+) -> Answer<RepositoryContent> {
+    Ok(Json(repository::check(&front.app, &caller, &name, &query).await?))
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use gantry_store::KeyValue;
 use gantry_types::{
     AddressSet, Alarm, ApiToken, Backup, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Name, Network,
-    NetworkSubnet, Notice, Operation, Policy, Pool, Port, Problem, Receiver, Resource, ResourcePool, Router,
-    SecurityGroup, Snapshot, User, Vm, Volume,
+    NetworkSubnet, Notice, Operation, Policy, Pool, Port, Problem, Receiver, Repository, Resource, ResourcePool,
+    Router, SecurityGroup, Snapshot, User, Vm, Volume,
 };
 
 use super::{Facts, Overlay, Table, Tables, facts};
@@ -172,6 +172,7 @@ kinds! {
     };
     Alarm in alarms, facts facts::of_alarm;
     Receiver in receivers, lay_over |receiver, _| drop(receiver.spec.secret_mut().take());
+    Repository in repositories, lay_over |repository, _| repository.spec.drop_secrets();
     Notice in notices, facts facts::of_notice;
     Event in events, facts facts::of_event;
     ApiToken in tokens, lay_over |token, _| token.status.hash.clear();

@@ -23,8 +23,8 @@ use std::{
 use gantry_api::rest::Change as ChangeKind;
 use gantry_types::{
     AddressSet, Alarm, ApiToken, Backup, Cluster, Event, FloatingIp, Host, Image, LoadBalancer, Network, NetworkSubnet,
-    Notice, Operation, Policy, Pool, Port, Problem, Receiver, ResourcePool, Router, SecurityGroup, Snapshot, User, Vm,
-    Volume,
+    Notice, Operation, Policy, Pool, Port, Problem, Receiver, Repository, ResourcePool, Router, SecurityGroup,
+    Snapshot, User, Vm, Volume,
 };
 use tokio::sync::{broadcast, watch};
 
@@ -62,6 +62,7 @@ pub struct Tables {
     pub resource_pools: Table<ResourcePool>,
     pub alarms: Table<Alarm>,
     pub receivers: Table<Receiver>,
+    pub repositories: Table<Repository>,
     pub notices: Table<Notice>,
     pub events: Table<Event>,
     pub tokens: Table<ApiToken>,

@@ -87,7 +87,7 @@ impl Step for Write {
         }
         let request = BackUp {
             epoch: vm.status.epoch,
-            place: place_of(&backup),
+            place: place_of(&context.app, &backup).await?,
             quiesce: backup.spec.quiesce && vm.status.guest_agent,
             name: vm.metadata.name.clone(),
             spec: machine_with_identity(&vm),
@@ -105,7 +105,7 @@ impl Step for Write {
         let (vm, _, agent) = at_host(context).await?;
         let Some(backup) = found(context).await? else { return Ok(Undone::Yes) };
         or_absent(agent.cancel_backup(vm.metadata.uuid, backup.metadata.uuid).await)?;
-        let place = place_of(&backup);
+        let place = place_of(&context.app, &backup).await?;
         loop {
             match agent.delete_backup(&place).await {
                 Ok(Work::Working { .. }) => context.sleep(std::time::Duration::from_millis(300)).await,

@@ -61,7 +61,7 @@ impl Step for Delete {
         }
         let backup = target(context).await?;
         let (host, agent) = at_repository(context, &backup)?;
-        let place = place_of(&backup);
+        let place = place_of(&context.app, &backup).await?;
         let message = format!("deleting on host '{host}'");
         while follow(context, &message, agent.delete_backup(&place).await?).await?.is_none() {}
         Ok(())
@@ -117,7 +117,7 @@ impl Step for Check {
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let backup = target(context).await?;
         let (host, agent) = at_repository(context, &backup)?;
-        let place = place_of(&backup);
+        let place = place_of(&context.app, &backup).await?;
         let message = format!("reading on host '{host}'");
         loop {
             if let Some(check) = follow(context, &message, agent.check_backup(&place).await?).await? {

@@ -10,7 +10,7 @@ use gantry_api::{
 use gantry_types::{Action, Backup, Host, Name, Problem, Progress, Resource};
 
 use super::step::{CANCELLED, StepContext};
-use crate::app::App;
+use crate::app::{App, repository};
 
 const POLL: Duration = Duration::from_millis(300);
 
@@ -33,8 +33,9 @@ pub(super) async fn target(context: &StepContext) -> Result<Backup, Problem> {
     }
 }
 
-pub(crate) fn place_of(backup: &Backup) -> BackupPlace {
-    BackupPlace { repository: backup.spec.repository.clone(), backup: backup.metadata.uuid }
+pub(crate) async fn place_of(app: &App, backup: &Backup) -> Result<BackupPlace, Problem> {
+    let repository = repository::access(app, &backup.spec.repository).await?;
+    Ok(BackupPlace { repository, backup: backup.metadata.uuid })
 }
 
 /// A host that is asked about a backup: the one that made it, because that reaches the repository; while it is out of

@@ -80,7 +80,8 @@ impl Step for Fill {
 
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let (vm, host, agent) = at_host(context).await?;
-        let request = FillDisk { epoch: vm.status.epoch, place: place_of(&subject(context).await?) };
+        let request =
+            FillDisk { epoch: vm.status.epoch, place: place_of(&context.app, &subject(context).await?).await? };
         let message = format!("filling the disk on host '{host}'");
         while follow(context, &message, agent.fill_disk(vm.metadata.uuid, &request).await?).await?.is_none() {}
         Ok(())

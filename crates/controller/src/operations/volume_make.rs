@@ -147,8 +147,11 @@ async fn fill_from_backup(context: &mut StepContext, volume: &Volume, from: &Bac
     let backup: Backup = context.app.objects.get(from.name.as_str()).await?;
     let host = reaching_both(context, volume, &backup).await?;
     let agent = context.agent(&host).await?;
-    let request =
-        RestoreVolume { volume: assignment(&context.app, volume)?, place: place_of(&backup), disk: from.disk.clone() };
+    let request = RestoreVolume {
+        volume: assignment(&context.app, volume)?,
+        place: place_of(&context.app, &backup).await?,
+        disk: from.disk.clone(),
+    };
     let message = format!("filling the volume on host '{host}'");
     while follow(context, &message, agent.restore_volume(&request).await?).await?.is_none() {}
     Ok(())

@@ -1,14 +1,17 @@
 //! Backups as a user asks for them: what is refused and why, what a restored VM is, and what is told of damage.
 
 use gantry_api::backup::BackupContent;
-use gantry_api::rest::{BackupFilesQuery, Changed, DeleteBackupQuery, RestoreBackupRequest, WriteQuery};
+use gantry_api::rest::{
+    BackupFilesQuery, Changed, DeleteBackupQuery, RepositoryCheckQuery, RestoreBackupRequest, WriteQuery,
+};
 use gantry_controller::{
     Caller,
-    app::{backup, pool, vm, volume},
+    app::{backup, managed, pool, repository, vm, volume},
 };
 use gantry_hostlink::fake::{Fault, When};
 use gantry_types::{
-    Backup, BackupPhase, Event, LostRange, OperationPhase, Problem, Role, Severity, VmPhase, Volume, VolumePhase,
+    Backup, BackupPhase, Event, LostRange, OperationPhase, Problem, Repository, RepositoryPlace, Role, Secret,
+    Severity, VmPhase, Volume, VolumePhase,
 };
 use serde_json::json;
 
@@ -196,4 +199,68 @@ async fn a_volume_begins_as_a_disk_in_a_backup() {
     controller.execute(&operation).await;
     assert_eq!(world.operation(operation.as_str()).await.status.phase, OperationPhase::Failed);
     assert!(app.objects.find::<Volume>("b").await.expect("read").is_none());
+}
+
+fn vault(spec: serde_json::Value) -> Repository {
+    Repository::new(name("vault"), serde_json::from_value(spec).expect("a spec"))
+}
+
+#[tokio::test]
+async fn a_repository_has_a_name_keys_and_a_passphrase_that_nobody_sees_again() {
+    let (world, controller) = a_backup().await;
+    let app = &controller.app;
+    assert_eq!(code(backup::create(app, &admin(), sent("b", "vault"), &now()).await), "invalid-backup");
+    let s3 = |change: serde_json::Value| {
+        let mut bucket = json!({"bucket": "backups", "access_key_id": "id", "secret_access_key": "the key"});
+        bucket.as_object_mut().expect("one").extend(change.as_object().expect("one").clone());
+        vault(json!({"place": {"s3": bucket}, "passphrase": "correct horse"}))
+    };
+    let keyless = managed::create(app, &admin(), s3(json!({"secret_access_key": null})), &now()).await;
+    assert_eq!(code(keyless), "invalid-repository");
+    let made = managed::create(app, &admin(), s3(json!({})), &now()).await.expect("made").object;
+    let secrets = ["the key", "correct horse"];
+    let hides = |repository: &Repository| {
+        let shown = serde_json::to_string(repository).expect("JSON");
+        assert!(secrets.iter().all(|secret| !shown.contains(secret)), "{shown}");
+        assert!(repository.status.encrypted);
+    };
+    hides(&made);
+    hides(&app.model.decorate(&*app.model.get::<Repository>("vault").expect("stored")));
+
+    // What is left out stays; what it is does not change.
+    let opened = repository::check(app, &admin(), "vault", &RepositoryCheckQuery::default()).await.expect("opened");
+    assert_eq!(opened.backups, 0);
+    let mut other = made.clone();
+    let RepositoryPlace::S3(bucket) = &mut other.spec.place else { panic!("{other:?}") };
+    bucket.access_key_id = "another".into();
+    managed::put(app, &admin(), "vault", other.clone(), &now()).await.expect("changed");
+    let again = repository::check(app, &admin(), "vault", &RepositoryCheckQuery::default()).await.expect("opened");
+    assert_eq!(again, opened);
+    let RepositoryPlace::S3(bucket) = &mut other.spec.place else { panic!("{other:?}") };
+    (bucket.bucket, other.metadata.revision) = ("others".into(), 0);
+    assert_eq!(code(managed::put(app, &admin(), "vault", other.clone(), &now()).await), "invalid-repository");
+    let mut wrong = made;
+    (wrong.spec.passphrase, wrong.metadata.revision) = (Some(Secret::new("incorrect horse")), 0);
+    managed::put(app, &admin(), "vault", wrong.clone(), &now()).await.expect("changed");
+    let shut = repository::check(app, &admin(), "vault", &RepositoryCheckQuery::default()).await;
+    assert_eq!(code(shut), "repository-locked-up");
+    wrong.spec.passphrase = Some(Secret::new("correct horse"));
+    managed::put(app, &admin(), "vault", wrong, &now()).await.expect("changed");
+
+    // Backups go there, and it stays while they are there.
+    done(&world, &controller, backup::create(app, &admin(), sent("b", "vault"), &now()).await).await;
+    assert_eq!(world.hosts.backups_in("s3://backups").len(), 1);
+    assert_eq!(code(managed::delete::<Repository>(app, &admin(), "vault", &now()).await), "repository-in-use");
+    done(&world, &controller, backup::verify(app, &admin(), "web-b", &now()).await).await;
+    done(&world, &controller, backup::delete(app, &admin(), "web-b", &Default::default()).await).await;
+    assert_eq!(world.hosts.backups_in("s3://backups").len(), 0);
+    let mut vm = world.vm("web").await.expect("a VM");
+    vm.spec.backups = Some(serde_json::from_value(json!({"repository": "vault", "daily": 1})).expect("one"));
+    vm::put(app, &admin(), "web", vm.clone(), &now()).await.expect("changed");
+    assert_eq!(code(managed::delete::<Repository>(app, &admin(), "vault", &now()).await), "repository-in-use");
+    (vm.spec.backups, vm.metadata.revision) = (None, 0);
+    vm::put(app, &admin(), "web", vm.clone(), &now()).await.expect("changed");
+    hides(&managed::delete::<Repository>(app, &admin(), "vault", &now()).await.expect("forgotten").object);
+    vm.spec.backups = Some(serde_json::from_value(json!({"repository": "vault", "daily": 1})).expect("one"));
+    assert_eq!(code(vm::put(app, &admin(), "web", vm, &now()).await), "invalid-vm");
 }

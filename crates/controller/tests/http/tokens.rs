@@ -62,6 +62,10 @@ pub fn sample_body(method: &Method, path: &str) -> String {
             let via = json!({"webhook": {"url": "https://absent.example/alarms"}});
             json!({"metadata": {"name": "absent"}, "spec": {"via": via}})
         }
+        ["repositories", ..] => {
+            let place = json!({"directory": {"path": "/srv/backup"}});
+            json!({"metadata": {"name": "absent"}, "spec": {"place": place}})
+        }
         ["snapshots", ..] => json!({"metadata": {"name": "absent-a"}, "spec": {"vm": "absent"}}),
         ["pools", ..] => json!({"metadata": {"name": "absent"}, "spec": {"path": "/srv/absent", "hosts": ["absent"]}}),
         ["volumes", ..] => json!({"metadata": {"name": "absent"}, "spec": {"pool": "absent", "size": "1GiB"}}),

@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use gantry_api::{
     BackupApi,
     backup::{
-        BackUp, BackedUp, BackedUpDisk, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, RestoreVolume,
-        Work,
+        BackUp, BackedUp, BackedUpDisk, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup,
+        RepositoryAccess, RepositoryContent, RestoreVolume, Work,
     },
 };
-use gantry_types::{ByteSize, LostRange, Problem};
+use gantry_types::{ByteSize, LostRange, Problem, Secret};
 use uuid::Uuid;
 
 use super::{
@@ -29,6 +29,8 @@ pub(super) struct FakeRepositories {
     backups: BTreeMap<(String, Uuid), FakeBackup>,
     /// How often works have been asked about, by what they are about.
     rounds: BTreeMap<(&'static str, Uuid), u32>,
+    /// Each opens with the passphrase that it was made with.
+    made: BTreeMap<String, (Uuid, Option<Secret>)>,
 }
 
 #[derive(Debug, Clone)]
@@ -39,12 +41,22 @@ struct FakeBackup {
 }
 
 fn key(place: &BackupPlace) -> (String, Uuid) {
-    (place.repository.clone(), place.backup)
+    (place.repository.place.to_string(), place.backup)
 }
 
 impl FakeRepositories {
     fn find(&self, place: &BackupPlace) -> Result<&FakeBackup, Problem> {
         self.backups.get(&key(place)).ok_or_else(|| Problem::not_found("backup", &place.backup.to_string()))
+    }
+
+    fn open(&mut self, access: &RepositoryAccess) -> Result<RepositoryContent, Problem> {
+        let place = access.place.to_string();
+        let made = self.made.entry(place.clone()).or_insert_with(|| (Uuid::new_v4(), access.passphrase.clone()));
+        if made.1 != access.passphrase {
+            return Err(Problem::invalid("repository-locked-up", format!("another passphrase opens {place}")));
+        }
+        let backups = self.backups.keys().filter(|(at, _)| *at == place).count() as u64;
+        Ok(RepositoryContent { repository: made.0, backups })
     }
 
     /// Whether the work is done with this question.
@@ -139,6 +151,10 @@ impl BackupApi for FakeHost {
             let done = state.repositories.is_done("restore_volume", volume.uuid);
             Ok(if done { Work::Done(()) } else { working() })
         })
+    }
+
+    async fn open_repository(&self, repository: &RepositoryAccess) -> Result<RepositoryContent, Problem> {
+        self.call("open_repository", |state| state.repositories.open(repository))
     }
 
     async fn check_backup(&self, place: &BackupPlace) -> Result<Work<BackupCheck>, Problem> {

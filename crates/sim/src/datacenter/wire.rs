@@ -143,6 +143,7 @@ carried! { BackupApi {
     cancel_backup(; vm: Uuid, backup: Uuid;) -> (),
     fill_disk(; vm: Uuid; request: &FillDisk) -> Work<()>,
     restore_volume(request: &RestoreVolume;;) -> Work<()>,
+    open_repository(repository: &RepositoryAccess;;) -> RepositoryContent,
     check_backup(place: &BackupPlace;;) -> Work<BackupCheck>,
     delete_backup(place: &BackupPlace;;) -> Work<()>,
     read_backup(request: &ReadBackup;;) -> BackupContent,

@@ -29,5 +29,5 @@ export function manifestOf({ vm, name, repository, quiesce, description }: Backu
 
 export function cliOf({ vm, name, repository, quiesce, description }: BackupDraft): string {
   const about = description.trim() ? ` --description ${quoted(description.trim())}` : '';
-  return `gantry backup create ${vm || 'VM'} ${name.trim() || 'NAME'} --to ${quoted(repository.trim() || 'DIRECTORY')}${quiesce ? '' : ' --no-quiesce'}${about}`;
+  return `gantry backup create ${vm || 'VM'} ${name.trim() || 'NAME'} --to ${quoted(repository.trim() || 'REPOSITORY')}${quiesce ? '' : ' --no-quiesce'}${about}`;
 }

@@ -37,6 +37,7 @@ export type Problem = Schemas['Problem'];
 export type Recommendation = Schemas['Recommendation'];
 export type Receiver = Schemas['Receiver'];
 export type RecoveryPoint = Schemas['RecoveryPoint'];
+export type Repository = Schemas['Repository'];
 export type ResourcePool = Schemas['ResourcePool'];
 export type Role = Schemas['Role'];
 export type Router = Schemas['Router'];
