@@ -12,10 +12,10 @@ use object_store::{ClientOptions, ObjectStore, RetryConfig};
 use crate::error::RepositoryError;
 use crate::repository::Repository;
 
-/// A server that is away for as long is told of; whoever asked tries again.
-const RETRY_FOR: Duration = Duration::from_secs(60);
+/// A server that is away for as long is told of, before whoever asked gives up waiting; operations try again.
+const RETRY_FOR: Duration = Duration::from_secs(15);
 const RETRIES: usize = 8;
-const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+const REQUEST_LIMIT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Access {
