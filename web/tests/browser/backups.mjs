@@ -91,7 +91,7 @@ export async function backups({ tally, page }) {
     await page.goto('/backups?tab=repositories');
     await page.getByRole('button', { name: 'Add repository' }).click();
     await dialog.getByLabel('Name', { exact: true }).fill('vault');
-    await dialog.getByLabel('Directory').fill(sealed);
+    await dialog.getByRole('textbox', { name: 'Directory' }).fill(sealed);
     await dialog.getByLabel('Passphrase').fill('correct horse battery');
     must((await dialog.locator('details pre').first().textContent()) === `gantry repository create vault --path ${sealed} --passphrase-file FILE`, 'the command line is not what is done');
     must(!(await dialog.innerText()).includes('correct horse'), 'the passphrase is shown');

@@ -40,6 +40,8 @@ export async function keyboard({ tally, page }) {
     await press('Enter');
     const menu = page.getByRole('menu', { name: 'More for web' });
     await menu.waitFor();
+    // The browser shows it before it says so, and only then the focus goes there.
+    await page.waitForFunction(() => document.activeElement?.getAttribute('role') === 'menuitem');
     await press('ArrowDown', 'ArrowUp', 'ArrowUp');
     must((await focused(() => document.activeElement?.getAttribute('role'))) === 'menuitem', 'arrows leave the menu');
     await press('Escape');
