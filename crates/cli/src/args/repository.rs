@@ -37,12 +37,11 @@ pub enum RepositoryCommand {
 }
 
 #[derive(Debug, Args)]
-#[group(id = "place", required = true, multiple = false, args = ["path", "bucket"])]
 pub struct RepositoryCreate {
     /// The repository's name: gantry backup create VM --to NAME
     pub name: Name,
     /// A directory on each host that makes backups there, outside the pools
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, value_name = "DIRECTORY", required_unless_present = "bucket", conflicts_with = "bucket")]
     pub path: Option<String>,
     /// A bucket of Amazon S3, or of a server that speaks it
     #[arg(long, requires = "access_key_id", requires = "secret_access_key_file")]

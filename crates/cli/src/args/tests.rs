@@ -35,6 +35,9 @@ fn every_command_and_every_argument_has_a_text() {
 fn what_must_work_as_typed_parses() {
     for line in [
         "gantry host list",
+        "gantry repository create local --path /srv/backup --passphrase-file -",
+        "gantry repository create vault --bucket backups --prefix lab --endpoint http://10.0.0.9:9000 --access-key-id id \
+         --secret-access-key-file key.txt --passphrase-file passphrase.txt",
         "gantry image import tiny ./guest.qcow2",
         "gantry vm create web --image tiny --cpus 1 --memory 256MiB --network default --wait ready",
         "gantry vm list -o json",
@@ -138,6 +141,10 @@ fn habits_of_kubectl_and_virsh_parse() {
 #[test]
 fn what_makes_no_sense_is_refused_with_the_usage_code() {
     for line in [
+        "gantry repository create vault",
+        "gantry repository create vault --bucket backups",
+        "gantry repository create vault --path /srv/backup --bucket backups --access-key-id id --secret-access-key-file key",
+        "gantry repository create vault --path /srv/backup --prefix lab",
         "gantry",
         "gantry get",
         "gantry get pods",
