@@ -55,7 +55,7 @@ async fn make_vault(lab: &Lab, server: &S3Server, place: &Path) -> Result<()> {
     };
     let (key, right, wrong) =
         (file("key", SECRET_ACCESS_KEY)?, file("right", "correct horse\n")?, file("wrong", "incorrect horse\n")?);
-    for (name, passphrase, code) in [("vault", right, 0), ("other", wrong, 1)] {
+    for (name, passphrase, code) in [("vault", right, 0), ("other", wrong, 7)] {
         let bucket = ["--bucket", BUCKET, "--prefix", "lab", "--endpoint", &server.endpoint];
         let keys = ["--access-key-id", ACCESS_KEY_ID, "--secret-access-key-file", &key];
         let create = ["repository", "create", name, "--passphrase-file", &passphrase];
