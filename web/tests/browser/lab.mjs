@@ -23,11 +23,10 @@ const stage = { tally, browser, context, page, url };
 tally.onfailure = (name) => picture(page, `failed-${name.replaceAll(/[^a-z0-9]+/gi, '-').slice(0, 60)}`);
 
 await tally.test('a wrong password is refused in words', async () => {
-  // The lab's interfaces have just come up, and the browser gives up what it loads when it hears of one.
-  await page.goto('/vms').catch((error) => {
-    if (!String(error).includes('ERR_NETWORK_CHANGED')) throw error;
-    return page.goto('/vms');
-  });
+  // The lab's interfaces have just come up, and the browser gives up what it loads as often as it hears of one.
+  const until = Date.now() + 30_000;
+  const changes = (error) => String(error).includes('ERR_NETWORK_CHANGED') && Date.now() < until;
+  while (!(await page.goto('/vms').catch((error) => { if (!changes(error)) throw error; })));
   await logIn('not-the-password-at-all');
   await page.getByRole('alert').waitFor();
   await mustHaveNoBarriers(page);
