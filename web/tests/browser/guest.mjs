@@ -131,6 +131,8 @@ async function says(page, line, answer) {
   const heard = page.locator('.xterm-rows').getByText(answer).first();
   const until = Date.now() + BOOT_MS;
   for (;;) {
+    // A console that connects anew meanwhile has let the focus go, and a slash on the page searches.
+    if (await page.getByRole('dialog').isVisible()) await page.keyboard.press('Escape');
     await page.locator('.xterm-helper-textarea').focus();
     // What was left half typed must not be a part of it.
     await page.keyboard.press('Control+c');
