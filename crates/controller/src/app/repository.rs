@@ -6,14 +6,15 @@ use gantry_api::{
     rest::RepositoryCheckQuery,
 };
 use gantry_types::{
-    Host, Problem, Repository, RepositoryDirectory, RepositoryPlace, RepositoryReference, RepositoryStatus, Resource,
+    Host, Problem, Repository, RepositoryDirectory, RepositoryPlace, RepositoryReference, RepositorySpec,
+    RepositoryStatus, Resource,
 };
 
 use super::{
     App, Caller,
     managed::{Managed, Mistake},
 };
-use crate::{model::Tables, objects::Change};
+use crate::{model::Tables, objects::Change, operations::any_host};
 
 /// Of those that are in the way of a deletion.
 const USERS_SHOWN: usize = 5;
@@ -78,7 +79,7 @@ impl Managed for Repository {
         {
             sent.secret_access_key.clone_from(&known.secret_access_key);
         }
-        self.status = RepositoryStatus { encrypted: self.spec.passphrase.is_some() };
+        self.status.clone_from(&current.status);
         self
     }
 }
@@ -95,6 +96,11 @@ pub(super) fn reference_mistake(tables: &Tables, repository: &str) -> Option<Str
     }
 }
 
+fn opening(repository: &Repository) -> RepositoryAccess {
+    let RepositorySpec { place, passphrase } = repository.spec.clone();
+    RepositoryAccess { place, passphrase }
+}
+
 /// What a host needs for the repository that a backup names.
 pub(crate) async fn access(app: &App, repository: &str) -> Result<RepositoryAccess, Problem> {
     let wrong =
@@ -104,10 +110,7 @@ pub(crate) async fn access(app: &App, repository: &str) -> Result<RepositoryAcce
             let place = RepositoryPlace::Directory(RepositoryDirectory { path });
             Ok(RepositoryAccess { place, passphrase: None })
         }
-        RepositoryReference::Named(name) => {
-            let repository: Repository = app.objects.get(name.as_str()).await?;
-            Ok(RepositoryAccess { place: repository.spec.place, passphrase: repository.spec.passphrase })
-        }
+        RepositoryReference::Named(name) => Ok(opening(&app.objects.get(name.as_str()).await?)),
     }
 }
 
@@ -122,17 +125,9 @@ pub async fn check(
     let repository: Repository = app.objects.get(name).await?;
     let host = match &query.host {
         Some(host) => app.model.get::<Host>(host).ok_or_else(|| Problem::not_found(Host::KIND, host))?,
-        None => app.model.read(|tables| tables.hosts.values().find(|host| host.is_in_service()).cloned()).ok_or_else(
-            || {
-                Problem::transient("no-host", "no host is in service that could open the repository")
-                    .object(repository.reference())
-                    .remedy("see: gantry host list")
-            },
-        )?,
+        None => any_host(app, repository.reference(), "open the repository")?,
     };
-    let access =
-        RepositoryAccess { place: repository.spec.place.clone(), passphrase: repository.spec.passphrase.clone() };
-    let opened = app.links.agent(&host).open_repository(&access).await;
+    let opened = app.links.agent(&host).open_repository(&opening(&repository)).await;
     opened.map_err(|problem| {
         let detail = format!("host '{}': {}", host.name(), problem.detail);
         Problem { detail, ..problem }.object(repository.reference())

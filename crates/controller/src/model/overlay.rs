@@ -51,14 +51,14 @@ pub struct Overlay {
     pub owner_uids: HashMap<(String, Uuid), u32>,
     /// From which heartbeat of its host on a VM's observation may contradict its object: earlier ones may have been
     /// made before the operation that has just ended.
-    pub trusted_from: HashMap<Uuid, Fence>,
+    trusted_from: HashMap<Uuid, Option<Fence>>,
     /// From which heartbeat of a host on it is surely made in this controller's life. The first that is heard of may have been
     /// made before something that the controller before this one has done.
     ours_from: HashMap<String, Fence>,
     /// Addresses (agent's and underlay) that a host told last and may not have, by host: each is told of once.
     pub refused_addresses: HashMap<String, (String, String)>,
     /// From which heartbeat of a host on it may say again that it has a VM that was taken off it.
-    left_from: HashMap<(String, Uuid), Fence>,
+    left_from: HashMap<(String, Uuid), Option<Fence>>,
 }
 
 /// A heartbeat: the agent's instance and the sequence number.
@@ -69,9 +69,6 @@ type Fence = (Uuid, u64);
 fn is_past(fence: Fence, instance: Uuid, sequence: u64) -> bool {
     if fence.0 == instance { sequence >= fence.1 } else { sequence >= 3 }
 }
-
-/// Of a host that was not heard of yet: its first heartbeat says which one it is.
-const NOT_HEARD: Fence = (Uuid::nil(), 0);
 
 impl Overlay {
     /// Takes in what a host answered about a VM.
@@ -84,13 +81,8 @@ impl Overlay {
     /// Takes in a host's newest heartbeat, without what it says of VMs that were taken off the host after it was made.
     pub fn reported(&mut self, host: &str, mut report: HostReport) {
         let (instance, sequence) = (report.agent_instance, report.sequence);
-        if !self.hosts.contains_key(host) {
-            let second = (instance, sequence + 1);
-            self.ours_from.insert(host.to_owned(), second);
-            let its = self.left_from.iter_mut().filter(|((at, _), fence)| at == host && **fence == NOT_HEARD);
-            its.for_each(|(_, fence)| *fence = second);
-        }
-        self.left_from.retain(|(at, _), fence| at != host || !is_past(*fence, instance, sequence));
+        let ours = *self.ours_from.entry(host.to_owned()).or_insert((instance, sequence + 1));
+        self.left_from.retain(|(at, _), fence| at != host || !is_past(fence.unwrap_or(ours), instance, sequence));
         report.vms.retain(|vm, _| !self.left_from.contains_key(&(host.to_owned(), *vm)));
         for observation in report.vms.values() {
             self.owner_uids.insert((host.to_owned(), observation.uuid), observation.owner_uid);
@@ -116,9 +108,10 @@ impl Overlay {
         }
     }
 
-    /// The next heartbeat may have been made before now; the one after it is made when the next was answered.
-    fn fence(&self, host: &str) -> Fence {
-        self.hosts.get(host).map_or(NOT_HEARD, |report| (report.agent_instance, report.sequence + 2))
+    /// The next heartbeat may have been made before now; the one after it is made when the next was answered. `None` for a host
+    /// that was not heard of yet: the same then follows from `ours_from`.
+    fn fence(&self, host: &str) -> Option<Fence> {
+        self.hosts.get(host).map(|report| (report.agent_instance, report.sequence + 2))
     }
 
     /// Forgets what was only of interest while an operation ran.
@@ -136,8 +129,8 @@ impl Overlay {
     /// Whether this heartbeat was surely made after the last operation on the VM.
     pub fn is_trusted(&self, host: &str, vm: Uuid, instance: Uuid, sequence: u64) -> bool {
         let is_ours = self.ours_from.get(host).is_some_and(|fence| is_past(*fence, instance, sequence));
-        let ended = self.trusted_from.get(&vm).filter(|fence| **fence != NOT_HEARD);
-        is_ours && ended.is_none_or(|fence| is_past(*fence, instance, sequence))
+        let ended = self.trusted_from.get(&vm).copied().flatten();
+        is_ours && ended.is_none_or(|fence| is_past(fence, instance, sequence))
     }
 
     /// Forgets a VM that no longer exists.

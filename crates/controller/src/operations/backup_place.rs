@@ -7,7 +7,7 @@ use gantry_api::{
     AgentApi,
     backup::{BackupPlace, Work},
 };
-use gantry_types::{Action, Backup, Host, Name, Problem, Progress, Resource};
+use gantry_types::{Action, Backup, Host, Name, ObjectRef, Problem, Progress, Resource};
 
 use super::step::{CANCELLED, StepContext};
 use crate::app::{App, repository};
@@ -48,10 +48,18 @@ pub(crate) fn reaching_host(app: &App, backup: &Backup) -> Result<Arc<Host>, Pro
     if let Some(maker) = maker.filter(|host| host.is_in_service()) {
         return Ok(maker);
     }
-    let other = app.model.read(|tables| tables.hosts.values().find(|host| host.is_in_service()).cloned());
-    other.ok_or_else(|| {
-        let detail = format!("no host is in service that could reach the repository of backup '{}'", backup.name());
-        Problem::transient("no-host", detail).object(backup.reference()).remedy("see: gantry host list")
+    any_host(app, backup.reference(), &format!("reach the repository of backup '{}'", backup.name()))
+}
+
+/// One that is in service, to do something about an object.
+///
+/// # Errors
+/// `no-host`, transient.
+pub(crate) fn any_host(app: &App, about: ObjectRef, to: &str) -> Result<Arc<Host>, Problem> {
+    let found = app.model.read(|tables| tables.hosts.values().find(|host| host.is_in_service()).cloned());
+    found.ok_or_else(|| {
+        let detail = format!("no host is in service that could {to}");
+        Problem::transient("no-host", detail).object(about).remedy("see: gantry host list")
     })
 }
 

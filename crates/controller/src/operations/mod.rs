@@ -53,7 +53,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::app::{App, Caller, fresh_name};
 pub(crate) use backup_create::machine_with_identity;
-pub(crate) use backup_place::{place_of, reaching_host};
+pub(crate) use backup_place::{any_host, place_of, reaching_host};
 pub(crate) use snapshot_create::machine_of;
 use step::Procedure;
 pub(crate) use vm_revert::choose_point;
