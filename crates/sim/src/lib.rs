@@ -8,6 +8,7 @@
 //! the host that the controller says; no fence stays.
 
 pub mod datacenter;
+mod faults;
 pub mod rules;
 
 /// A mistake built into a run, to see whether the checkers find it.

@@ -16,14 +16,11 @@ use tokio::sync::oneshot;
 
 use super::agent::AgentSide;
 use super::controller::ControllerSide;
-use super::faults::Fault;
 use super::machine::Start;
 use super::time::{Timers, TrueTime};
+use crate::faults::Fault;
+pub use crate::faults::{CONTROLLER, Node};
 use crate::rules::network::Network;
-
-/// The controller is 0, host n is n.
-pub type Node = usize;
-pub const CONTROLLER: Node = 0;
 
 /// Who carries a call out.
 #[derive(Clone)]

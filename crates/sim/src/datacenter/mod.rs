@@ -19,7 +19,6 @@
 
 mod agent;
 mod controller;
-mod faults;
 mod hub;
 mod machine;
 mod process;
@@ -30,5 +29,5 @@ mod vms;
 mod wire;
 mod world;
 
-pub use faults::Fault;
+pub use crate::faults::Fault;
 pub use world::{Report, run, run_with};

@@ -15,15 +15,18 @@ use tokio::sync::mpsc;
 
 use super::agent;
 use super::controller::Seat;
-use super::faults::{self, Fault, UNTIL_MS};
 use super::hub::{CONTROLLER, Event, Hub, Node, Request};
 use super::machine::SimMachine;
 use super::process::Process;
 use super::store::{Shelf, ShelfStore};
 use super::time::{MachineClock, Timers};
 use super::user::{Wishes, host_name, vm_name};
+use crate::faults::{self, Cast, Fault};
 use crate::{Options, Planted};
 
+/// Faults begin after a quiet time, in which everything is made, and end here.
+const FROM_MS: u64 = 20_000;
+const UNTIL_MS: u64 = 110_000;
 /// After the faults have stopped, everything must be well within this time.
 const RECOVERY_MS: u64 = 600_000;
 /// And stay so for a while.
@@ -149,8 +152,11 @@ impl World {
             planted: options.planted,
         };
         let joins: Vec<Node> = (first + 1..=first + more).collect();
-        let drawn = faults::draw(&hub, first + more, &joins);
-        faults::put(&hub, faults.unwrap_or(&drawn));
+        let cast = Cast { hosts: first + more, joins: &joins, machines: true };
+        let drawn = hub.draw(|rng| faults::draw(rng, FROM_MS..UNTIL_MS, &cast));
+        for (at_ms, fault) in faults.unwrap_or(&drawn).iter().copied().chain([(UNTIL_MS, Fault::Stop)]) {
+            hub.put(at_ms * 1_000, Event::Fault(fault));
+        }
         hub.put(CHECK_US, Event::Check);
         let mut world = Self {
             hub,

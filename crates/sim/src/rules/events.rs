@@ -5,12 +5,10 @@ use std::collections::BTreeMap;
 use gantry_ha::{Moment, lease::Answer};
 use gantry_types::{Fence, Members, Name};
 
-use super::faults::Fault;
+use crate::faults::Fault;
+pub use crate::faults::{CONTROLLER, Node};
 
-/// The controller is 0, host n is n.
-pub type Node = usize;
 pub type VmId = usize;
-pub const CONTROLLER: Node = 0;
 
 #[derive(Debug, Clone)]
 pub enum Event {

@@ -13,7 +13,6 @@
 
 mod controller;
 mod events;
-mod faults;
 mod host;
 pub(crate) mod network;
 mod world;

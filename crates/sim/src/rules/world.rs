@@ -9,12 +9,15 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use super::TIMING;
 use super::controller::{Controller, Stored};
 use super::events::{CONTROLLER, Event, Message, Node, Queue, VmId};
-use super::faults::{self, FAULTS_UNTIL_MS, Fault};
 use super::host::{Host, Wish, host_node};
 use super::network::Network;
+use crate::faults::{self, Cast, Fault};
 use crate::{Options, Planted};
 
 const TICK_MS: u64 = 100;
+/// Faults begin after a quiet time and end here.
+const FAULTS_FROM_MS: u64 = 5_000;
+const FAULTS_UNTIL_MS: u64 = 90_000;
 /// After the faults have stopped, everything must be well within this time.
 const RECOVERY_MS: u64 = 60_000;
 
@@ -87,7 +90,11 @@ impl World {
         };
         let mut queue = Queue::default();
         let joins: Vec<Node> = (first + 1..=count).collect();
-        faults::draw(&mut queue, &mut rng, count, &joins);
+        let cast = Cast { hosts: count, joins: &joins, machines: false };
+        let faults = faults::draw(&mut rng, FAULTS_FROM_MS..FAULTS_UNTIL_MS, &cast);
+        for (at_ms, fault) in faults.into_iter().chain([(FAULTS_UNTIL_MS, Fault::Stop)]) {
+            queue.put(at_ms, Event::Fault(fault));
+        }
         let mut world = Self {
             now_ms: 0,
             queue,
@@ -257,6 +264,8 @@ impl World {
             Fault::GuestDies(node) => {
                 self.hosts[node - 1].executing.pop_first();
             }
+            // Nothing here has a disk that takes time, or a clock on the wall.
+            Fault::StallDisk(..) | Fault::StepClock(..) => {}
             Fault::Join(node) => self.join(node),
             Fault::Stop => self.stop_faults(),
         }

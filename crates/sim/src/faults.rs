@@ -1,12 +1,12 @@
 //! What goes wrong in a run, drawn from its seed before it begins.
 
+use std::ops::Range;
+
 use rand::{RngExt, rngs::StdRng};
 
-use super::hub::{CONTROLLER, Event, Hub, Node};
-
-/// Faults begin after a quiet time, in which everything is made, and end here.
-pub const FROM_MS: u64 = 20_000;
-pub const UNTIL_MS: u64 = 110_000;
+/// The controller is 0, host n is n.
+pub type Node = usize;
+pub const CONTROLLER: Node = 0;
 const HOUR_MS: i64 = 3_600_000;
 
 #[derive(Debug, Clone, Copy)]
@@ -25,9 +25,9 @@ pub enum Fault {
     PowerOff(Node),
     PowerOn(Node),
     GuestDies(Node),
-    /// Nothing gets onto the disk for so long.
+    /// Nothing gets onto the disk for so long. Of machines only.
     StallDisk(Node, u64),
-    /// The clock on the wall is put on or back.
+    /// The clock on the wall is put on or back. Of machines only.
     StepClock(Node, i64),
     /// One more host joins the cluster.
     Join(Node),
@@ -35,31 +35,33 @@ pub enum Fault {
     Stop,
 }
 
-/// This run's faults. `joins`: hosts that are not members from the beginning.
-pub fn draw(hub: &Hub, hosts: usize, joins: &[Node]) -> Vec<(u64, Fault)> {
-    hub.draw(|rng| {
-        let mut faults = Vec::new();
-        for _ in 0..rng.random_range(3..14) {
-            let at = rng.random_range(FROM_MS..UNTIL_MS);
-            let brief = rng.random_bool(0.3);
-            let lasting = if brief { rng.random_range(20..2_500) } else { rng.random_range(2_500..40_000) };
-            let (node, host) = (rng.random_range(0..=hosts), rng.random_range(1..=hosts));
-            faults.extend(one(rng, node, host, hosts, at, (at + lasting).min(UNTIL_MS)));
-        }
-        faults.extend(joins.iter().map(|node| (rng.random_range(FROM_MS..UNTIL_MS), Fault::Join(*node))));
-        faults
-    })
+/// To whom it happens.
+pub(crate) struct Cast<'a> {
+    pub hosts: usize,
+    /// Hosts that are not members from the beginning.
+    pub joins: &'a [Node],
+    /// They have disks and clocks on the wall.
+    pub machines: bool,
 }
 
-pub fn put(hub: &Hub, faults: &[(u64, Fault)]) {
-    for (at_ms, fault) in faults.iter().copied().chain([(UNTIL_MS, Fault::Stop)]) {
-        hub.put(at_ms * 1_000, Event::Fault(fault));
+/// The faults of a run, within this time.
+pub(crate) fn draw(rng: &mut StdRng, within_ms: Range<u64>, cast: &Cast) -> Vec<(u64, Fault)> {
+    let mut faults = Vec::new();
+    for _ in 0..rng.random_range(3..14) {
+        let at = rng.random_range(within_ms.clone());
+        let brief = rng.random_bool(0.3);
+        let lasting = if brief { rng.random_range(20..2_500) } else { rng.random_range(2_500..40_000) };
+        let (node, host) = (rng.random_range(0..=cast.hosts), rng.random_range(1..=cast.hosts));
+        faults.extend(one(rng, node, host, cast, at, (at + lasting).min(within_ms.end)));
     }
+    faults.extend(cast.joins.iter().map(|node| (rng.random_range(within_ms.clone()), Fault::Join(*node))));
+    faults
 }
 
-fn one(rng: &mut StdRng, node: Node, host: Node, hosts: usize, at: u64, end: u64) -> Vec<(u64, Fault)> {
+fn one(rng: &mut StdRng, node: Node, host: Node, cast: &Cast, at: u64, end: u64) -> Vec<(u64, Fault)> {
+    let hosts = cast.hosts;
     let both = |cut: Fault, mend: Fault| vec![(at, cut), (end, mend)];
-    match rng.random_range(0..14) {
+    match rng.random_range(0..if cast.machines { 14 } else { 12 }) {
         0 => both(Fault::Crash(node), Fault::Restart(node)),
         1 => both(Fault::Freeze(node), Fault::Continue(node)),
         2 => both(Fault::Freeze(host), Fault::Continue(host)),
@@ -71,7 +73,7 @@ fn one(rng: &mut StdRng, node: Node, host: Node, hosts: usize, at: u64, end: u64
         8 => both(Fault::Cut(host, node), Fault::Mend(host, node)),
         9 => both(Fault::Cut(node, host), Fault::Mend(node, host)),
         10 => (0..=hosts).filter(|other| *other != host).flat_map(|other| cable(host, other, at, end)).collect(),
-        11 => vec![(at, Fault::StallDisk(node, end - at))],
+        11 if cast.machines => vec![(at, Fault::StallDisk(node, end - at))],
         12 => vec![(at, Fault::StepClock(node, rng.random_range(-3 * HOUR_MS..3 * HOUR_MS)))],
         _ => {
             // The cluster falls into two parts.
