@@ -13,7 +13,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::ErrorClass;
 use crate::qmp::command::{
-    JobDismiss, JobInfo, QueryJobs, SnapshotDelete, SnapshotLoad, SnapshotSave, Transaction, TransactionAction,
+    DirtyBitmap, DirtyBitmapRemove, JobDismiss, JobInfo, QueryJobs, QueryNamedBlockNodes, SnapshotDelete, SnapshotLoad,
+    SnapshotSave, Transaction, TransactionAction,
 };
 use crate::qmp::{Command, EventStream, Qmp, QmpError};
 
@@ -56,12 +57,24 @@ pub async fn save(qmp: &Qmp, nodes: &[&str], name: &str, limit: Duration) -> Res
 }
 
 /// Puts back what [`save`] kept. The guest is stopped afterwards. The same `job_id` again finds the first one's result: it
-/// must be another one for each wish to go back.
+/// must be another one for each wish to go back. Bitmaps of these nodes end: QEMU goes back on no disk that has one, and what it
+/// has noted would not be what differs afterwards.
 pub async fn load(qmp: &Qmp, nodes: &[&str], name: &str, job_id: &str, limit: Duration) -> Result<(), SnapshotError> {
+    forget_bitmaps(qmp, nodes).await?;
     let job_id = job_id.to_owned();
     let command =
         SnapshotLoad { job_id: job_id.clone(), tag: name.to_owned(), vmstate: first(nodes), devices: owned(nodes) };
     run_job(qmp, &job_id, command, limit).await
+}
+
+async fn forget_bitmaps(qmp: &Qmp, nodes: &[&str]) -> Result<(), QmpError> {
+    for found in qmp.execute(QueryNamedBlockNodes { flat: true }).await? {
+        let Some(node) = found.node_name.filter(|name| nodes.contains(&name.as_str())) else { continue };
+        for bitmap in found.dirty_bitmaps {
+            qmp.execute(DirtyBitmapRemove(DirtyBitmap { node: node.clone(), name: bitmap.name })).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Deletes what either kept; nothing there is fine.

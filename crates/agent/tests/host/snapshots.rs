@@ -1,8 +1,9 @@
 //! Snapshots and recovery on one host, with a real guest.
 
-use gantry_api::AgentApi;
 use gantry_api::agent::{MigrationEndpoint, PowerAction, RevertVm, SendMigration, TakeSnapshot, VmRunState};
-use gantry_types::{MigrationPolicy, RecoveryPointKind, RecoveryPolicy};
+use gantry_api::backup::{BackUp, BackupPlace, RepositoryAccess, Work};
+use gantry_api::{AgentApi, BackupApi};
+use gantry_types::{MigrationPolicy, RecoveryPointKind, RecoveryPolicy, RepositoryDirectory, RepositoryPlace, VmSpec};
 use uuid::Uuid;
 
 use crate::world::{code, eventually, in_world, request};
@@ -102,5 +103,40 @@ fn a_guest_is_kept_and_brought_back_across_agents() {
         let gone = agent.revert_vm(vm.uuid, &back(vm.epoch, whole.snapshot)).await;
         assert_eq!(code(gone), "not-found");
         agent.remove_vm(vm.uuid, vm.epoch).await.unwrap();
+    });
+}
+
+/// A backup has QEMU note what is written from then on; what it has noted is of no use once the guest has gone back.
+#[test]
+fn a_guest_that_was_backed_up_goes_back_and_is_backed_up_again() {
+    in_world(1, async |world| {
+        let vm = world.assignment("web-1");
+        world.boot(0, &vm).await;
+        let (agent, kept) = (world.agent(0), tempfile::tempdir().unwrap());
+        let place = RepositoryPlace::Directory(RepositoryDirectory { path: kept.path().to_str().unwrap().to_owned() });
+        let back_up = async || {
+            let repository = RepositoryAccess { place: place.clone(), passphrase: None };
+            let request = BackUp {
+                epoch: vm.epoch,
+                place: BackupPlace { repository, backup: Uuid::new_v4() },
+                quiesce: false,
+                name: vm.name.clone(),
+                spec: VmSpec::new(vm.cpus, vm.memory),
+            };
+            eventually("it is backed up", async || match agent.back_up(vm.uuid, &request).await.unwrap() {
+                Work::Done(done) => Some(done),
+                Work::Working { .. } => None,
+            })
+            .await
+        };
+        let first = back_up().await;
+        let whole = TakeSnapshot { memory: true, ..take(vm.epoch) };
+        agent.take_snapshot(vm.uuid, &whole).await.unwrap();
+        assert!(back_up().await.read < first.read, "only what has changed is read");
+        let pids = world.qemus(0);
+        let revert = RevertVm { memory: true, ..back(vm.epoch, whole.snapshot) };
+        assert_eq!(agent.revert_vm(vm.uuid, &revert).await.unwrap().state, VmRunState::Running);
+        assert_eq!(world.qemus(0), pids);
+        assert!(back_up().await.read >= first.read, "all is read again");
     });
 }
