@@ -14,11 +14,9 @@ use gantry_api::backup::{
     RepositoryContent, RestoreVolume, Work,
 };
 use gantry_backup::guest_files::{Found, look_up};
-use gantry_backup::{
-    Access, Bucket, CHUNK_BYTES, Class, DiskReader, Lost, Passphrase, Place, Repository, RepositoryError,
-};
+use gantry_backup::{CHUNK_BYTES, Class, DiskReader, Lost, Repository, RepositoryError};
 use gantry_storage::loose_socket_dir;
-use gantry_types::{ByteSize, ErrorClass, LostRange, Problem, RepositoryPlace, Secret};
+use gantry_types::{ByteSize, ErrorClass, LostRange, Problem};
 use uuid::Uuid;
 
 use crate::agent::Agent;
@@ -128,25 +126,13 @@ pub(crate) fn repository_problem(what: &str, error: &RepositoryError) -> Problem
     Problem::new(class, code, format!("{what}: {}", chain(error))).remedy(remedy)
 }
 
-/// A repository, as what keeps it wants it described.
-pub(crate) fn access(repository: &RepositoryAccess) -> Access {
-    let place = match &repository.place {
-        RepositoryPlace::Directory(directory) => Place::Directory(directory.path.clone().into()),
-        RepositoryPlace::S3(bucket) => Place::Bucket(Bucket {
-            bucket: bucket.bucket.clone(),
-            prefix: bucket.prefix.clone(),
-            endpoint: bucket.endpoint.clone(),
-            region: bucket.region.clone(),
-            access_key_id: bucket.access_key_id.clone(),
-            secret_access_key: bucket.secret_access_key.as_ref().map(Secret::reveal).unwrap_or_default().to_owned(),
-        }),
-    };
-    let passphrase = repository.passphrase.as_ref().map(|passphrase| Passphrase(passphrase.reveal().to_owned()));
-    Access { place, passphrase }
+/// What a request describes.
+pub(crate) async fn open_as(access: &RepositoryAccess, make: bool) -> Result<Repository, RepositoryError> {
+    Repository::open(&access.place, access.passphrase.as_ref(), make).await
 }
 
 async fn open(repository: &RepositoryAccess) -> Result<RepositoryContent, RepositoryError> {
-    let repository = Repository::open(&access(repository), true).await?;
+    let repository = open_as(repository, true).await?;
     Ok(RepositoryContent { repository: repository.id(), backups: repository.backups().await?.len() as u64 })
 }
 
@@ -156,7 +142,7 @@ fn lost_range(lost: Lost) -> LostRange {
 }
 
 async fn check(place: BackupPlace, progress: &crate::work::Progress) -> Result<BackupCheck, RepositoryError> {
-    let repository = Repository::open(&access(&place.repository), false).await?;
+    let repository = open_as(&place.repository, false).await?;
     let manifest = repository.manifest(place.backup).await?;
     progress.add_total(manifest.disks.iter().map(|disk| disk.size_bytes).sum());
     let verification = repository.verify(place.backup, || progress.add_done(CHUNK_BYTES as u64)).await?;
@@ -165,7 +151,7 @@ async fn check(place: BackupPlace, progress: &crate::work::Progress) -> Result<B
 }
 
 async fn delete(place: BackupPlace, holder: String) -> Result<(), RepositoryError> {
-    let repository = Repository::open(&access(&place.repository), false).await?;
+    let repository = open_as(&place.repository, false).await?;
     repository.delete(place.backup).await?;
     match repository.collect(&holder).await {
         Ok(collected) => tracing::info!(backup = %place.backup, ?collected, "a backup was deleted"),
@@ -239,7 +225,7 @@ impl BackupApi for Agent {
 
     async fn read_backup(&self, request: &ReadBackup) -> Result<BackupContent, Problem> {
         let found = async {
-            let repository = Repository::open(&access(&request.place.repository), false).await?;
+            let repository = open_as(&request.place.repository, false).await?;
             let manifest = repository.manifest(request.place.backup).await?;
             let missing = || RepositoryError::DiskMissing { backup: manifest.backup, disk: "the VM's own".to_owned() };
             let disk = manifest.disks.first().ok_or_else(missing)?;

@@ -1,10 +1,10 @@
 //! Where a repository is, and what opens it.
 
-use std::fmt;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use gantry_types::{RepositoryPlace, S3Bucket, Secret};
 use object_store::aws::AmazonS3Builder;
 use object_store::prefix::PrefixStore;
 use object_store::{ClientOptions, ObjectStore, RetryConfig};
@@ -17,80 +17,27 @@ const RETRY_FOR: Duration = Duration::from_secs(15);
 const RETRIES: usize = 8;
 const REQUEST_LIMIT: Duration = Duration::from_secs(20);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Access {
-    pub place: Place,
-    /// Of an encrypted repository.
-    pub passphrase: Option<Passphrase>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
-    Directory(PathBuf),
-    Bucket(Bucket),
-}
-
-/// Never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Passphrase(pub String);
-
-impl fmt::Debug for Passphrase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Passphrase")
+/// Strongly consistent, and with conditional writes (`If-None-Match: *`).
+fn store_of(place: &S3Bucket) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
+    // The client takes the process's; who was first has installed the same.
+    let _installed = rustls::crypto::ring::default_provider().install_default();
+    let options = ClientOptions::new().with_timeout(REQUEST_LIMIT).with_allow_http(true);
+    let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_FOR, ..RetryConfig::default() };
+    let mut builder = AmazonS3Builder::new()
+        .with_bucket_name(&place.bucket)
+        .with_region(&place.region)
+        .with_access_key_id(&place.access_key_id)
+        .with_secret_access_key(place.secret_access_key.as_ref().map(Secret::reveal).unwrap_or_default())
+        .with_client_options(options)
+        .with_retry(retry);
+    if let Some(endpoint) = &place.endpoint {
+        builder = builder.with_endpoint(endpoint);
     }
-}
-
-/// A part of a bucket of a server that speaks S3, with conditional writes (`If-None-Match: *`).
-#[derive(Clone, PartialEq, Eq)]
-pub struct Bucket {
-    pub bucket: String,
-    /// What the names of its objects begin with; the whole bucket if empty.
-    pub prefix: String,
-    /// `http://` or `https://`; Amazon's if absent.
-    pub endpoint: Option<String>,
-    pub region: String,
-    pub access_key_id: String,
-    pub secret_access_key: String,
-}
-
-impl fmt::Debug for Bucket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl fmt::Display for Bucket {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bucket, prefix, endpoint, .. } = self;
-        match endpoint {
-            Some(endpoint) => write!(f, "{}/{bucket}/{prefix}", endpoint.trim_end_matches('/')),
-            None => write!(f, "s3://{bucket}/{prefix}"),
-        }
-    }
-}
-
-impl Bucket {
-    fn store(&self) -> Result<Arc<dyn ObjectStore>, RepositoryError> {
-        // The client takes the process's; who was first has installed the same.
-        let _installed = rustls::crypto::ring::default_provider().install_default();
-        let options = ClientOptions::new().with_timeout(REQUEST_LIMIT).with_allow_http(true);
-        let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_FOR, ..RetryConfig::default() };
-        let mut builder = AmazonS3Builder::new()
-            .with_bucket_name(&self.bucket)
-            .with_region(&self.region)
-            .with_access_key_id(&self.access_key_id)
-            .with_secret_access_key(&self.secret_access_key)
-            .with_client_options(options)
-            .with_retry(retry);
-        if let Some(endpoint) = &self.endpoint {
-            builder = builder.with_endpoint(endpoint);
-        }
-        let bucket = builder.build().map_err(RepositoryError::store("open"))?;
-        Ok(match self.prefix.is_empty() {
-            true => Arc::new(bucket),
-            false => Arc::new(PrefixStore::new(bucket, self.prefix.as_str())),
-        })
-    }
+    let bucket = builder.build().map_err(RepositoryError::store("open"))?;
+    Ok(match place.prefix.is_empty() {
+        true => Arc::new(bucket),
+        false => Arc::new(PrefixStore::new(bucket, place.prefix.as_str())),
+    })
 }
 
 impl Repository {
@@ -99,13 +46,18 @@ impl Repository {
     /// # Errors
     /// [`RepositoryError::NotARepository`], [`RepositoryError::PassphraseWrong`], [`RepositoryError::PassphraseMissing`],
     /// [`RepositoryError::NotEncrypted`]; as of the place.
-    pub async fn open(access: &Access, make: bool) -> Result<Self, RepositoryError> {
-        let passphrase = access.passphrase.as_ref();
-        match &access.place {
-            Place::Directory(directory) => Self::open_directory(directory, passphrase, make).await,
-            Place::Bucket(bucket) => {
+    pub async fn open(
+        place: &RepositoryPlace,
+        passphrase: Option<&Secret>,
+        make: bool,
+    ) -> Result<Self, RepositoryError> {
+        match place {
+            RepositoryPlace::Directory(directory) => {
+                Self::open_directory(Path::new(&directory.path), passphrase, make).await
+            }
+            RepositoryPlace::S3(bucket) => {
                 let clock = Arc::new(SystemTime::now);
-                Self::open_store(bucket.store()?, &bucket.to_string(), passphrase, make, clock).await
+                Self::open_store(store_of(bucket)?, &place.to_string(), passphrase, make, clock).await
             }
         }
     }

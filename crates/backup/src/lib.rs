@@ -34,7 +34,6 @@ mod tree;
 mod verify;
 mod writer;
 
-pub use access::{Access, Bucket, Passphrase, Place};
 pub use chunk::{CHUNK_BYTES, ChunkId};
 pub use collect::Collected;
 pub use error::{Class, RepositoryError};

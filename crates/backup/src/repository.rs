@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures::TryStreamExt;
+use gantry_types::Secret;
 use object_store::{ObjectStore, local::LocalFileSystem, path::Path};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::access::Passphrase;
 use crate::chunk::{self, ChunkId};
 use crate::error::RepositoryError;
 use crate::manifest::{MANIFEST_BYTES_MAX, Manifest};
@@ -55,7 +55,7 @@ impl Repository {
     /// As [`Self::open`].
     pub(crate) async fn open_directory(
         directory: &FilePath,
-        passphrase: Option<&Passphrase>,
+        passphrase: Option<&Secret>,
         make: bool,
     ) -> Result<Self, RepositoryError> {
         let place = directory.display().to_string();
@@ -80,7 +80,7 @@ impl Repository {
     pub async fn open_store(
         store: Arc<dyn ObjectStore>,
         place: &str,
-        passphrase: Option<&Passphrase>,
+        passphrase: Option<&Secret>,
         make: bool,
         clock: Clock,
     ) -> Result<Self, RepositoryError> {
@@ -92,7 +92,7 @@ impl Repository {
     async fn open_tree(
         tree: Tree,
         place: &str,
-        passphrase: Option<&Passphrase>,
+        passphrase: Option<&Secret>,
         make: bool,
         clock: Clock,
     ) -> Result<Self, RepositoryError> {
@@ -199,12 +199,12 @@ async fn deriving<T: Send + 'static>(
     derived.unwrap_or(Err(Forged)).map_err(|Forged| RepositoryError::PassphraseWrong { place: place.to_owned() })
 }
 
-async fn new_key(passphrase: Passphrase, place: &str) -> Result<Wrapped, RepositoryError> {
-    deriving(place, move || Seal::make(&passphrase.0).map(|(_, wrapped)| wrapped)).await
+async fn new_key(passphrase: Secret, place: &str) -> Result<Wrapped, RepositoryError> {
+    deriving(place, move || Seal::make(passphrase.reveal()).map(|(_, wrapped)| wrapped)).await
 }
 
-async fn unlocked(wrapped: Wrapped, passphrase: Passphrase, place: &str) -> Result<Seal, RepositoryError> {
-    deriving(place, move || Seal::unwrap(&wrapped, &passphrase.0)).await
+async fn unlocked(wrapped: Wrapped, passphrase: Secret, place: &str) -> Result<Seal, RepositoryError> {
+    deriving(place, move || Seal::unwrap(&wrapped, passphrase.reveal())).await
 }
 
 /// Whether the directory may become a repository: nothing of others is in it.

@@ -24,7 +24,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("gantry-store", &[]),
     ("gantry-qemu", &["gantry-types"]),
     ("gantry-storage", &["gantry-types"]),
-    ("gantry-backup", &[]),
+    ("gantry-backup", &["gantry-types"]),
     ("gantry-cgroup", &["gantry-types"]),
     ("gantry-netservices", &["gantry-types"]),
     ("gantry-network", &["gantry-types"]),

@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use gantry_backup::{Access, CHUNK_BYTES, Passphrase, Place, Repository, RepositoryError};
+use gantry_backup::{CHUNK_BYTES, Repository, RepositoryError};
+use gantry_types::Secret;
 use uuid::Uuid;
 
 use crate::chunk_files;
-use crate::support::{disk_of, open_directory, read_back, write_backup};
+use crate::support::{disk_of, open_directory, place_of, read_back, write_backup};
 
 async fn open(directory: &Path, passphrase: &str, make: bool) -> Result<Repository, RepositoryError> {
-    let passphrase = Some(Passphrase(passphrase.to_owned()));
-    Repository::open(&Access { place: Place::Directory(directory.to_owned()), passphrase }, make).await
+    Repository::open(&place_of(directory), Some(&Secret::new(passphrase)), make).await
 }
 
 fn files_below(root: &Path) -> Vec<std::path::PathBuf> {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use gantry_backup::{Access, CHUNK_BYTES, Clock, DiskReader, DiskWriter, Figures, Place, Repository, RepositoryError};
+use gantry_backup::{CHUNK_BYTES, Clock, DiskReader, DiskWriter, Figures, Repository, RepositoryError};
+use gantry_types::{RepositoryDirectory, RepositoryPlace};
 use object_store::{ObjectStore, memory::InMemory};
 use serde_json::json;
 use uuid::Uuid;
@@ -32,8 +33,12 @@ pub async fn open(store: Arc<dyn ObjectStore>, clock: Clock) -> Result<Repositor
     Repository::open_store(store, "the tests' store", None, true, clock).await
 }
 
+pub fn place_of(directory: &Path) -> RepositoryPlace {
+    RepositoryPlace::Directory(RepositoryDirectory { path: directory.to_str().unwrap().to_owned() })
+}
+
 pub async fn open_directory(directory: &Path, make: bool) -> Result<Repository, RepositoryError> {
-    Repository::open(&Access { place: Place::Directory(directory.to_owned()), passphrase: None }, make).await
+    Repository::open(&place_of(directory), None, make).await
 }
 
 /// Content that does not get smaller, another one for each seed; each chunk is different.

@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use gantry_api::backup::BackupPlace;
-use gantry_backup::{CHUNK_BYTES, DiskReader, Repository};
+use gantry_backup::{CHUNK_BYTES, DiskReader};
 use gantry_storage::{NbdClient, SERVED_EXPORT, ServeMode};
 use gantry_types::Problem;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::source::DiskPool;
-use crate::backups::{access, repository_problem};
+use crate::backups::{open_as, repository_problem};
 use crate::storage::pool_problem;
 use crate::work::Progress;
 
@@ -33,7 +33,7 @@ pub(crate) struct Fill {
 impl Fill {
     pub async fn run(self, progress: Arc<Progress>, cancel: CancellationToken) -> Result<(), Problem> {
         let failed = |error| repository_problem(&self.what, &error);
-        let repository = Repository::open(&access(&self.place.repository), false).await.map_err(failed)?;
+        let repository = open_as(&self.place.repository, false).await.map_err(failed)?;
         let manifest = repository.manifest(self.place.backup).await.map_err(failed)?;
         let reader = DiskReader::new(&repository, manifest.disk(&self.name).map_err(failed)?);
         let served = self.pool.serve(self.disk, &self.sockets.join(SOCKET), ServeMode::Writable).await;

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::source::{Disk, Source, bitmap_of, scratch_of};
-use crate::backups::{access, repository_problem};
+use crate::backups::{open_as, repository_problem};
 use crate::work::Progress;
 
 /// What a VM's own disk is called in a backup.
@@ -68,7 +68,7 @@ impl Job {
 
     async fn write(&self, progress: &Progress, cancel: &CancellationToken) -> Result<BackedUp, Problem> {
         let (place, failed) = (&self.request.place, |error| repository_problem(&self.what, &error));
-        let repository = Repository::open(&access(&place.repository), true).await.map_err(failed)?;
+        let repository = open_as(&place.repository, true).await.map_err(failed)?;
         match repository.manifest(place.backup).await {
             Ok(manifest) => return taken(&manifest).map_err(failed),
             Err(RepositoryError::BackupMissing { .. }) => {}
