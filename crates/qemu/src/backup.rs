@@ -102,6 +102,7 @@ pub async fn begin(qmp: &Qmp, points: &[Point]) -> Result<(), BackupError> {
             device: point.node.clone(),
             target: export(place),
             sync: MirrorSync::None,
+            bitmap: None,
             auto_dismiss: true,
         });
         freeze.into_iter().chain([note, keep])

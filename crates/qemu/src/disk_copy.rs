@@ -54,6 +54,7 @@ fn backup(source: &str, copy: &Disk) -> BlockdevBackup {
         device: source.to_owned(),
         target: copy.node_name.clone(),
         sync,
+        bitmap: None,
         auto_dismiss: false,
     }
 }

@@ -12,6 +12,7 @@
 //! * [`disk_copy`]: what a disk holds at one instant, copied while the machine runs
 //! * [`volume`]: disks that come and go while a machine runs
 //! * [`volume_move`]: such a disk goes to another place under the machine's writes
+//! * [`mirror`]: a machine's own disk gets a copy on another host, and loses it, under its writes
 //! * [`probe`]: what this machine's QEMU can really do
 //!
 //! Failure behaviour: every error type answers `class()`; nothing is retried in here. A lost
@@ -22,6 +23,7 @@ pub mod disk_copy;
 pub mod guest_agent;
 pub mod machine;
 pub mod migration;
+pub mod mirror;
 pub mod probe;
 pub mod process;
 pub mod qmp;

@@ -221,7 +221,13 @@ async fn every_command_is_in_the_schema() {
         });
     }
     let (job_id, device, target) = (text(), text(), text());
-    schema.check_command(BlockdevBackup { job_id, device, target, sync: MirrorSync::Top, auto_dismiss: false });
+    let bitmap = BackupBitmap { bitmap: text(), bitmap_mode: BitmapMode::Never };
+    let (sync, bitmap) = (MirrorSync::Bitmap, Some(bitmap));
+    schema.check_command(BlockdevBackup { job_id, device, target, sync, bitmap, auto_dismiss: false });
+    schema.check_command(QueryBlockGraph {});
+    for change in [ChildChange::Node(text()), ChildChange::Child(text())] {
+        schema.check_command(BlockdevChange { parent: text(), change });
+    }
     schema.check_command(BlockJobCancel { device: text(), force: true });
     schema.check_command(JobComplete { id: text() });
     schema.check_command(JobFinalize { id: text() });
@@ -242,13 +248,18 @@ async fn every_command_is_in_the_schema() {
         device: text(),
         target: text(),
         sync: MirrorSync::None,
+        bitmap: None,
         auto_dismiss: true,
     };
     schema.check_command(noting());
     schema.check_command(DirtyBitmapRemove(bitmap()));
     schema.check_command(keeping());
+    let merge = DirtyBitmapMerge { node: text(), target: text(), bitmaps: vec![bitmap()] };
     let actions = vec![
         TransactionAction::BlockDirtyBitmapDisable(bitmap()),
+        TransactionAction::BlockDirtyBitmapMerge(merge),
+        TransactionAction::BlockDirtyBitmapClear(bitmap()),
+        TransactionAction::BlockDirtyBitmapRemove(bitmap()),
         TransactionAction::BlockDirtyBitmapAdd(noting()),
         TransactionAction::BlockdevBackup(keeping()),
     ];

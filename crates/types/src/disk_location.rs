@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::NfsExport;
+use crate::{MirrorNodes, NfsExport};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DiskLocation {
@@ -17,6 +17,14 @@ pub enum DiskLocation {
         file: String,
         /// Whom the server takes QEMU for; who its process is, without.
         user: Option<u32>,
+    },
+    /// A file of this host with a copy that another host may keep. QEMU opens the file alone; the copy joins while it runs.
+    Mirrored {
+        file: PathBuf,
+        /// Of the file, which never grows, in bytes: file and copy are of the same length.
+        size: u64,
+        /// Tells the mirrored disks of a machine apart: letters and digits, at most 12.
+        id: String,
     },
 }
 
@@ -49,13 +57,16 @@ impl DiskLocation {
                 }
                 node
             }
+            Self::Mirrored { file, size, id } => MirrorNodes::of(id).alone(file.to_str()?, *size),
         })
     }
 
     /// Whether what QEMU calls a node, by a file name or by its options, lies here.
     pub fn is_in(&self, name: &str) -> bool {
         match self {
-            Self::File(path) => !name.contains("\"nfs\"") && name.contains(&*path.to_string_lossy()),
+            Self::File(path) | Self::Mirrored { file: path, .. } => {
+                !name.contains("\"nfs\"") && name.contains(&*path.to_string_lossy())
+            }
             Self::Nfs { export, file, .. } => {
                 let (host, path) = (format!("\"{}\"", export.server), format!("\"{}/{file}\"", export.path));
                 name.contains(&self.to_string()) || (name.contains(&host) && name.contains(&path))
@@ -67,7 +78,7 @@ impl DiskLocation {
 impl fmt::Display for DiskLocation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path) => path.display().fmt(f),
+            Self::File(path) | Self::Mirrored { file: path, .. } => path.display().fmt(f),
             Self::Nfs { export, file, .. } => write!(f, "{export}/{file}"),
         }
     }

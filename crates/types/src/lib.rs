@@ -23,6 +23,7 @@ mod load_balancer;
 mod mac;
 mod meta;
 mod migration;
+mod mirror_nodes;
 mod name;
 mod network;
 mod nfs_export;
@@ -84,6 +85,7 @@ pub use load_balancer::{
 pub use mac::MacAddress;
 pub use meta::{Metadata, ObjectRef};
 pub use migration::{MigrationFigures, MigrationMode, MigrationPolicy, MigrationProgress, PostCopy};
+pub use mirror_nodes::MirrorNodes;
 pub use name::{InvalidName, Name};
 pub use network::{
     InvalidNetworkType, Network, NetworkSpec, NetworkStatus, NetworkType, PortLease, conntrack_zone, gateway_mac,

@@ -378,7 +378,9 @@ fn accelerator_for(host: &Host, record: &Record) -> Accelerator {
 /// Whether QEMU can go past the host's cache with what lies there.
 pub(super) fn may_bypass_cache(location: &DiskLocation) -> bool {
     match location {
-        DiskLocation::File(path) => path.parent().is_some_and(|directory| direct_io_works(directory).unwrap_or(false)),
+        DiskLocation::File(path) | DiskLocation::Mirrored { file: path, .. } => {
+            path.parent().is_some_and(|directory| direct_io_works(directory).unwrap_or(false))
+        }
         // No page of it is ever in this host's cache.
         DiskLocation::Nfs { .. } => true,
     }

@@ -31,7 +31,7 @@ pub mod destination;
 mod post_copy;
 mod progress;
 pub mod source;
-mod tls;
+pub(crate) mod tls;
 
 pub use destination::{ListenOptions, Listening, MigrationDestination};
 pub use progress::{MigrationPhase, MigrationProgress};
@@ -94,6 +94,6 @@ async fn next_look(events: &mut crate::qmp::EventStream) -> Result<(), Migration
 }
 
 /// `host:port` as QEMU and sockets take it, with brackets around an IPv6 address.
-fn host_port(host: &str, port: u16) -> String {
+pub(crate) fn host_port(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }

@@ -37,15 +37,16 @@ fn object_id(endpoint: TlsEndpoint) -> &'static str {
 /// Loads credentials, in place of those of an earlier move, and returns their object id.
 pub(super) async fn load(qmp: &Qmp, creds_dir: &Path, endpoint: TlsEndpoint) -> Result<String, QmpError> {
     let id = object_id(endpoint).to_owned();
-    remove(qmp, &id).await?;
-    qmp.execute(ObjectAdd::TlsCredsX509 {
-        id: id.clone(),
-        dir: creds_dir.display().to_string(),
-        endpoint,
-        verify_peer: true,
-    })
-    .await?;
+    load_as(qmp, &id, creds_dir, endpoint).await?;
     Ok(id)
+}
+
+/// Loads credentials in place of those that this object was.
+pub(crate) async fn load_as(qmp: &Qmp, id: &str, creds_dir: &Path, endpoint: TlsEndpoint) -> Result<(), QmpError> {
+    remove(qmp, id).await?;
+    let (id, dir) = (id.to_owned(), creds_dir.display().to_string());
+    qmp.execute(ObjectAdd::TlsCredsX509 { id, dir, endpoint, verify_peer: true }).await?;
+    Ok(())
 }
 
 /// Lets in only the holder of this name, in place of that of an earlier move, and returns the object's id.
@@ -56,7 +57,8 @@ pub(super) async fn authorize(qmp: &Qmp, identity: &str) -> Result<String, QmpEr
     Ok(id)
 }
 
-async fn remove(qmp: &Qmp, id: &str) -> Result<(), QmpError> {
+/// Nothing there is fine.
+pub(crate) async fn remove(qmp: &Qmp, id: &str) -> Result<(), QmpError> {
     match qmp.execute(ObjectDel { id: id.to_owned() }).await {
         // Refused: there was none.
         Ok(_) | Err(QmpError::Refused { .. }) => Ok(()),

@@ -110,6 +110,11 @@ impl Drop for TestVm {
 impl TestVm {
     /// A counting guest.
     pub async fn counting(root: &Path, name: &str) -> Self {
+        Self::counting_with(root, name, |_| {}).await
+    }
+
+    /// A counting guest in a machine that is changed before its start.
+    pub async fn counting_with(root: &Path, name: &str, change: impl FnOnce(&mut MachineConfig)) -> Self {
         let dir = Self::directory(root, name);
         let raw = dir.join("boot.raw");
         let mut sector = [0u8; 512];
@@ -120,7 +125,10 @@ impl TestVm {
         file.set_len(DISK_BYTES).expect("set_len");
         let mut convert = Command::new("qemu-img");
         run(convert.args(["convert", "-q", "-O", "qcow2"]).args([raw, dir.join("disk.qcow2")]));
-        Self::start(dir, false).await
+        hand_to_qemu(&dir.join("disk.qcow2"));
+        let mut config = Self::config(&dir, false);
+        change(&mut config);
+        Self::launch(config, &Launch::default(), Vec::new()).await
     }
 
     /// An empty machine that waits for a guest.
@@ -128,7 +136,8 @@ impl TestVm {
         let dir = Self::directory(root, name);
         let mut create = Command::new("qemu-img");
         run(create.args(["create", "-q", "-f", "qcow2"]).arg(dir.join("disk.qcow2")).arg(DISK_BYTES.to_string()));
-        Self::start(dir, true).await
+        hand_to_qemu(&dir.join("disk.qcow2"));
+        Self::launch(Self::config(&dir, true), &Launch::default(), Vec::new()).await
     }
 
     fn directory(root: &Path, name: &str) -> PathBuf {
@@ -169,11 +178,6 @@ impl TestVm {
             pvpanic: true,
             watchdog: false,
         }
-    }
-
-    async fn start(dir: PathBuf, incoming: bool) -> Self {
-        hand_to_qemu(&dir.join("disk.qcow2"));
-        Self::launch(Self::config(&dir, incoming), &Launch::default(), Vec::new()).await
     }
 
     pub async fn launch(config: MachineConfig, launch: &Launch, inherited: Vec<std::os::fd::OwnedFd>) -> Self {

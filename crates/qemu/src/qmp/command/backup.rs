@@ -19,6 +19,14 @@ pub struct DirtyBitmapAdd {
 }
 command!(DirtyBitmapAdd, "block-dirty-bitmap-add", Nothing);
 
+/// The bitmap `target` of a node notes what these note, besides; they can be other nodes'.
+#[derive(Debug, Clone, Serialize)]
+pub struct DirtyBitmapMerge {
+    pub node: String,
+    pub target: String,
+    pub bitmaps: Vec<DirtyBitmap>,
+}
+
 #[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
 pub struct DirtyBitmapRemove(pub DirtyBitmap);

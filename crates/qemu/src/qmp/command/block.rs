@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, DirtyBitmap, DirtyBitmapAdd, Nothing};
+use super::{Command, DirtyBitmap, DirtyBitmapAdd, DirtyBitmapMerge, Nothing};
 
 plain_command!(QueryBlockstats, "query-blockstats", Vec<BlockStats>);
 plain_command!(QueryBlockJobs, "query-block-jobs", Vec<BlockJobInfo>);
@@ -85,6 +85,9 @@ pub struct DirtyBitmapInfo {
     /// It notes what is written.
     #[serde(default)]
     pub recording: bool,
+    /// So many bytes were written, in whole grains.
+    #[serde(default)]
+    pub count: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -157,6 +160,8 @@ pub enum MirrorSync {
     Top,
     /// Nothing but what is overwritten in the meantime: for a backup, which goes on until it is cancelled.
     None,
+    /// What a bitmap notes: for a backup.
+    Bitmap,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -195,9 +200,26 @@ pub struct BlockdevBackup {
     pub device: String,
     pub target: String,
     pub sync: MirrorSync,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub bitmap: Option<BackupBitmap>,
     pub auto_dismiss: bool,
 }
 command!(BlockdevBackup, "blockdev-backup", Nothing);
+
+/// The bitmap of the copied node that says what is copied.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct BackupBitmap {
+    pub bitmap: String,
+    pub bitmap_mode: BitmapMode,
+}
+
+/// What a copy does to its bitmap.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BitmapMode {
+    Never,
+}
 
 #[derive(Debug, Clone, Serialize)]
 pub struct BlockJobCancel {
@@ -271,6 +293,9 @@ pub enum TransactionAction {
     BlockDirtyBitmapAdd(DirtyBitmapAdd),
     /// It notes nothing any more.
     BlockDirtyBitmapDisable(DirtyBitmap),
+    BlockDirtyBitmapMerge(DirtyBitmapMerge),
+    BlockDirtyBitmapClear(DirtyBitmap),
+    BlockDirtyBitmapRemove(DirtyBitmap),
 }
 
 /// Lets a job that is ready come to its end.

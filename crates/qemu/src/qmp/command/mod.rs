@@ -46,11 +46,13 @@ command!(QmpCapabilities, "qmp_capabilities", Nothing);
 
 mod backup;
 mod block;
+mod graph;
 mod migration;
 mod volume;
 
 pub use backup::*;
 pub use block::*;
+pub use graph::*;
 pub use migration::*;
 pub use volume::*;
 

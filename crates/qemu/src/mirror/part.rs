@@ -1,0 +1,93 @@
+//! Disk and copy part, wherever they are on their way to each other.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::state::{BEGUN, CHANGES, LATELY, PASS, State, add_child, bitmap};
+use super::{Mirror, MirrorError};
+use crate::migration::tls;
+use crate::qmp::command::{
+    BlockdevAddNode, DirtyBitmapMerge, JobCancel, JobDismiss, QueryJobs, Transaction, TransactionAction, Yank,
+    YankInstance,
+};
+use crate::qmp::{Qmp, QmpError};
+
+/// A job whose connection is shut down ends at once.
+const END_LIMIT: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// The disk is alone afterwards, with what the copy lacks noted if that is known. With nothing to part nothing happens.
+///
+/// Writes that were under way to the peer fail: a guest that stops at that is made to go on by the caller, and writes again.
+///
+/// # Errors
+/// QEMU's own, and [`MirrorError::NotEnded`]; repeating goes on.
+pub async fn part(qmp: &Qmp, mirror: &Mirror) -> Result<(), MirrorError> {
+    let state = State::look(qmp, mirror).await?;
+    let (top, peer) = (mirror.nodes().top(), mirror.nodes().peer());
+    if state.has_node(&peer) {
+        // Nothing that follows may wait for it.
+        let instances = vec![YankInstance::BlockNode { node_name: peer.clone() }];
+        tolerated(qmp.execute(Yank { instances }).await)?;
+    }
+    if state.child(&mirror.nodes().none()).is_none() {
+        if !state.has_node(&mirror.nodes().none()) {
+            qmp.execute(BlockdevAddNode(mirror.nodes().stand_in(mirror.size))).await?;
+        }
+        add_child(qmp, mirror, mirror.nodes().none()).await?;
+    }
+    for job in [mirror.whole_job(), mirror.pass_job()] {
+        end_job(qmp, &job).await?;
+    }
+    state.take_out(qmp, mirror, &peer).await?;
+    state.close(qmp, &peer).await?;
+    take_back_pass(qmp, mirror).await?;
+    state.close(qmp, &mirror.source()).await?;
+    for name in [BEGUN, LATELY] {
+        state.forget(qmp, &top, name).await?;
+    }
+    tls::remove(qmp, &mirror.credentials()).await?;
+    Ok(())
+}
+
+async fn end_job(qmp: &Qmp, id: &str) -> Result<(), MirrorError> {
+    let until = Instant::now() + END_LIMIT;
+    while let Some(job) = qmp.execute(QueryJobs {}).await?.into_iter().find(|job| job.id == id) {
+        if job.status == "concluded" {
+            qmp.execute(JobDismiss { id: job.id }).await?;
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(MirrorError::NotEnded { what: "a pass to the copy" });
+        }
+        tolerated(qmp.execute(JobCancel { id: job.id }).await)?;
+        sleep(LOOK_AGAIN).await;
+    }
+    Ok(())
+}
+
+/// What a pass was to copy is still to be copied.
+async fn take_back_pass(qmp: &Qmp, mirror: &Mirror) -> Result<(), MirrorError> {
+    let state = State::look(qmp, mirror).await?;
+    let (top, source) = (mirror.nodes().top(), mirror.source());
+    if state.bitmap(&source, PASS).is_none() || state.bitmap(&top, CHANGES).is_none() {
+        return Ok(());
+    }
+    let bitmaps = vec![bitmap(&source, PASS)];
+    let merge = DirtyBitmapMerge { node: top, target: CHANGES.to_owned(), bitmaps };
+    let actions = vec![
+        TransactionAction::BlockDirtyBitmapMerge(merge),
+        TransactionAction::BlockDirtyBitmapRemove(bitmap(&source, PASS)),
+    ];
+    qmp.execute(Transaction { actions }).await?;
+    Ok(())
+}
+
+/// What is refused because it is not there, or is just going.
+fn tolerated<T>(done: Result<T, QmpError>) -> Result<(), QmpError> {
+    match done {
+        Ok(_) | Err(QmpError::Refused { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
