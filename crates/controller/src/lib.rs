@@ -12,6 +12,7 @@
 //! knows hosts through [`links`] only.
 
 pub mod access;
+mod address_supply;
 pub mod addresses;
 pub mod agent_links;
 pub mod alarms;

@@ -87,6 +87,16 @@ impl Uplink {
     }
 }
 
+/// Why a host has no link for a network; its uplink as in [`uplinks`], if it needs one.
+pub fn unlinked(uplink: Option<&Uplink>, host: &Host) -> Option<String> {
+    let links = links_of(host)?;
+    let interface = match uplink {
+        Some(uplink) => Some(&uplink.interface).filter(|interface| links.without_link.contains(*interface)),
+        None => underlay_without_link(links),
+    }?;
+    Some(format!("interface '{interface}' of host '{}' has no link", host.name()))
+}
+
 fn links_of(host: &Host) -> Option<&HostLinks> {
     host.status.inventory.as_ref()?.links.as_ref()
 }

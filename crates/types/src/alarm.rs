@@ -68,7 +68,7 @@ pub struct MetricCondition {
     pub for_s: u32,
 }
 
-/// What the controller knows of objects. Those that are no percentage are 1 while it is so, and 0 otherwise.
+/// What the controller knows of objects. Those that are neither a percentage nor bytes are 1 while it is so, and 0 otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AlarmMetric {
@@ -93,9 +93,62 @@ pub enum AlarmMetric {
     PoolNearlyFull,
     /// It is missing, can't be written to, or none of its hosts answers.
     PoolUnhealthy,
+    /// What it takes in its pool, of its size. A thin one begins near 0; one with snapshots may take more than 100.
+    VolumeAllocatedPercent,
+    /// Read and written by its guest, together.
+    VolumeBytesPerS,
+    /// Given addresses of those that its ports may get; of the family that has fewer left.
+    NetworkAddressesPercent,
+    /// Received and sent by the guests of its ports, together.
+    NetworkBytesPerS,
+    /// A host that reports has no link for it.
+    NetworkUnlinked,
 }
 
 impl AlarmMetric {
+    pub const ALL: [Self; 17] = [
+        Self::HostLost,
+        Self::HostUnfenced,
+        Self::HostLeaseless,
+        Self::HostCpuPercent,
+        Self::HostMemoryPercent,
+        Self::VmFailed,
+        Self::VmNotRestarted,
+        Self::VmUnhealthy,
+        Self::VmCpuPercent,
+        Self::PoolUsedPercent,
+        Self::PoolNearlyFull,
+        Self::PoolUnhealthy,
+        Self::VolumeAllocatedPercent,
+        Self::VolumeBytesPerS,
+        Self::NetworkAddressesPercent,
+        Self::NetworkBytesPerS,
+        Self::NetworkUnlinked,
+    ];
+
+    /// As it is written in a condition.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::HostLost => "host_lost",
+            Self::HostUnfenced => "host_unfenced",
+            Self::HostLeaseless => "host_leaseless",
+            Self::HostCpuPercent => "host_cpu_percent",
+            Self::HostMemoryPercent => "host_memory_percent",
+            Self::VmFailed => "vm_failed",
+            Self::VmNotRestarted => "vm_not_restarted",
+            Self::VmUnhealthy => "vm_unhealthy",
+            Self::VmCpuPercent => "vm_cpu_percent",
+            Self::PoolUsedPercent => "pool_used_percent",
+            Self::PoolNearlyFull => "pool_nearly_full",
+            Self::PoolUnhealthy => "pool_unhealthy",
+            Self::VolumeAllocatedPercent => "volume_allocated_percent",
+            Self::VolumeBytesPerS => "volume_bytes_per_s",
+            Self::NetworkAddressesPercent => "network_addresses_percent",
+            Self::NetworkBytesPerS => "network_bytes_per_s",
+            Self::NetworkUnlinked => "network_unlinked",
+        }
+    }
+
     /// The kind of object it is of.
     pub fn kind(self) -> &'static str {
         match self {
@@ -103,7 +156,16 @@ impl AlarmMetric {
             Self::HostCpuPercent | Self::HostMemoryPercent => "host",
             Self::VmFailed | Self::VmNotRestarted | Self::VmUnhealthy | Self::VmCpuPercent => "vm",
             Self::PoolUsedPercent | Self::PoolNearlyFull | Self::PoolUnhealthy => "pool",
+            Self::VolumeAllocatedPercent | Self::VolumeBytesPerS => "volume",
+            Self::NetworkAddressesPercent | Self::NetworkBytesPerS | Self::NetworkUnlinked => "network",
         }
+    }
+
+    /// For people: why objects of this kind have no such metric, and what they have instead.
+    fn not_of(self, kind: &str) -> String {
+        let others: Vec<_> = Self::ALL.into_iter().filter(|other| other.kind() == kind).map(Self::name).collect();
+        let others = if others.is_empty() { "none; use an event".to_owned() } else { others.join(", ") };
+        format!("'{}' is of the kind {}; of the kind {kind} there are {others}", self.name(), self.kind())
     }
 }
 
@@ -247,9 +309,9 @@ impl AlarmSpec {
                 if metric.for_s > 86_400 {
                     refuse("condition.metric.for_s", format!("{} is out of range, use 0 to 86400", metric.for_s));
                 }
-                let kind = metric.metric.kind();
-                if self.objects.kind.as_deref().is_some_and(|wanted| wanted != kind) {
-                    refuse("objects.kind", format!("the metric is one of a {kind}"));
+                let wanted = self.objects.kind.as_deref().filter(|wanted| *wanted != metric.metric.kind());
+                if let Some(wanted) = wanted {
+                    refuse("objects.kind", metric.metric.not_of(wanted));
                 }
             }
             AlarmCondition::Event(event) => {
@@ -277,4 +339,45 @@ fn is_reason(text: &str) -> bool {
     text.len() <= 63
         && text.starts_with(|c: char| c.is_ascii_uppercase())
         && text.chars().all(|c| c.is_ascii_alphanumeric())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_called_what_is_read_and_named_to_who_asks_for_another() {
+        for metric in AlarmMetric::ALL {
+            let written = serde_json::Value::from(metric.name());
+            assert_eq!(serde_json::from_value::<AlarmMetric>(written).unwrap(), metric);
+            assert!(metric.name().starts_with(metric.kind()));
+        }
+        // The refusal of a metric that is none names all that there are.
+        let refused = serde_json::from_str::<AlarmMetric>("\"network_mood\"").unwrap_err().to_string();
+        assert_eq!(refused.matches('`').count(), 2 * (1 + AlarmMetric::ALL.len()), "{refused}");
+        assert!(AlarmMetric::ALL.iter().all(|metric| refused.contains(&format!("`{}`", metric.name()))));
+    }
+
+    #[test]
+    fn a_metric_of_another_kind_is_refused_with_those_of_that_kind() {
+        let spec = |kind: &str| AlarmSpec {
+            description: String::new(),
+            enabled: true,
+            severity: AlarmSeverity::Warning,
+            condition: AlarmCondition::Metric(MetricCondition {
+                metric: AlarmMetric::VolumeBytesPerS,
+                above: Some(1e6),
+                below: None,
+                for_s: 0,
+            }),
+            objects: ObjectSelector { kind: Some(kind.to_owned()), ..ObjectSelector::default() },
+        };
+        assert!(spec("volume").mistakes().is_empty());
+        let told = |kind| spec(kind).mistakes().remove(0);
+        let (field, of_networks) = told("network");
+        assert_eq!(field, "spec.objects.kind");
+        let there_are = "there are network_addresses_percent, network_bytes_per_s, network_unlinked";
+        assert_eq!(of_networks, format!("'volume_bytes_per_s' is of the kind volume; of the kind network {there_are}"));
+        assert!(told("image").1.ends_with("there are none; use an event"));
+    }
 }

@@ -5,7 +5,7 @@ import { showSeconds } from './format/time';
 export const SEVERITIES: readonly AlarmSeverity[] = ['critical', 'warning', 'info'];
 
 export interface MetricWords {
-  kind: 'host' | 'vm' | 'pool';
+  kind: 'host' | 'vm' | 'pool' | 'volume' | 'network';
   text: string;
   /** It is a figure with a threshold; otherwise it is so, or it is not. */
   unit?: string;
@@ -24,6 +24,11 @@ export const METRICS: Readonly<Record<AlarmMetric, MetricWords>> = {
   pool_used_percent: { kind: 'pool', text: 'a pool’s capacity in use', unit: '%' },
   pool_nearly_full: { kind: 'pool', text: 'a pool is fuller than it may be' },
   pool_unhealthy: { kind: 'pool', text: 'a pool can’t be used' },
+  volume_allocated_percent: { kind: 'volume', text: 'what a volume takes of its size', unit: '%' },
+  volume_bytes_per_s: { kind: 'volume', text: 'what a volume’s guest reads and writes', unit: 'bytes/s' },
+  network_addresses_percent: { kind: 'network', text: 'a network’s addresses given', unit: '%' },
+  network_bytes_per_s: { kind: 'network', text: 'what a network carries for its guests', unit: 'bytes/s' },
+  network_unlinked: { kind: 'network', text: 'a host has no link for a network' },
 };
 
 /** When it fires. */

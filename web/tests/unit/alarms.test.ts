@@ -19,6 +19,8 @@ describe('an alarm in words', () => {
       'a VM’s processor time above 180 % of one (only db; only with tier=data), for 5 min',
     );
     expect(conditionWords(alarm('a', { condition: { metric: { metric: 'host_cpu_percent', below: 5 } } }))).toBe('a host’s processors in use below 5 %');
+    expect(conditionWords(alarm('a', { condition: { metric: { metric: 'volume_bytes_per_s', above: 5e7, for_s: 60 } } }))).toBe('what a volume’s guest reads and writes above 50000000 bytes/s, for 1 min');
+    expect(conditionWords(alarm('a', { condition: { metric: { metric: 'network_unlinked', above: 0 } } }))).toBe('a host has no link for a network');
     expect(conditionWords(alarm('a', { condition: { event: { reasons: ['VmReset', 'VmRestarted'], resolved_by: ['VmReady'] } }, objects: { kind: 'vm' } }))).toBe(
       'VmReset or VmRestarted is told of a vm; over with VmReady',
     );

@@ -10,7 +10,8 @@ use gantry_types::{
 use super::woken;
 use crate::{
     alarms::{
-        notices, readings,
+        notices,
+        readings::Readings,
         turn::{Now, Pending, Turned, by_events, by_metric, off},
     },
     app::App,
@@ -55,9 +56,8 @@ fn look(app: &App, tables: &Tables, alarm: &Alarm, pending: &mut Pending, now: N
     }
     match &alarm.spec.condition {
         AlarmCondition::Metric(metric) => app.model.overlay(|overlay| {
-            let beyond = readings::beyond(tables, overlay, alarm, metric);
-            let known = |object: &ObjectRef| readings::known(tables, overlay, alarm, metric, object);
-            by_metric(alarm, metric, beyond, known, pending, now)
+            let readings = Readings::new(tables, overlay, alarm, metric);
+            by_metric(alarm, metric, readings.beyond(), |object| readings.known(object), pending, now)
         }),
         AlarmCondition::Event(condition) => {
             let seen = alarm.status.events_seen.unwrap_or(0);

@@ -88,7 +88,7 @@ fn remember(app: &App, host: &Name, beat: &Heartbeat) -> bool {
             return false;
         }
         if let Some(traffic) = &beat.traffic {
-            overlay.counters.reported(host.as_str(), traffic.clone());
+            overlay.counters.reported(host.as_str(), traffic.clone(), elapsed);
         }
         let report = HostReport {
             agent_instance: beat.agent_instance,

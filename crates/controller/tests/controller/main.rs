@@ -2,6 +2,7 @@
 //! controller killed at each write, a cancel at each write. After all of it no VM runs twice, and what the objects say
 //! is what the hosts do.
 
+mod alarm_metrics;
 mod alarms;
 mod app;
 mod backup_schedules;

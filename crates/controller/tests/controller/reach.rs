@@ -25,7 +25,7 @@ async fn has(world: &World, controller: &Controller, host: &str, underlay_mtu: u
     controller.write(change).await;
 }
 
-async fn make(controller: &Controller, text: &str, spec: Value) -> Result<Network, Problem> {
+pub async fn make(controller: &Controller, text: &str, spec: Value) -> Result<Network, Problem> {
     let (caller, write) = (Caller::controller(), WriteQuery::default());
     Ok(network::create(&controller.app, &caller, object(text, spec), &write).await?.object)
 }
