@@ -33,9 +33,14 @@ const MESSAGE_BYTES_MAX: u64 = 4096;
 /// # Errors
 /// Of the file system for temporary files.
 pub fn loose_socket_dir() -> std::io::Result<TempDir> {
+    directory_of(WORKER_UID)
+}
+
+/// The same for a server that runs as this user.
+pub(crate) fn directory_of(uid: u32) -> std::io::Result<TempDir> {
     let directory = tempfile::Builder::new().prefix("gantry-serve-").tempdir()?;
     if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::chown(directory.path(), Some(WORKER_UID), Some(WORKER_UID))?;
+        std::os::unix::fs::chown(directory.path(), Some(uid), Some(uid))?;
     }
     Ok(directory)
 }
@@ -127,7 +132,7 @@ impl DiskServer {
         let until = tokio::time::Instant::now() + START_LIMIT;
         loop {
             if let Some(status) = self.child.try_wait().map_err(StorageError::io(DOING, path))? {
-                let message = self.message().await;
+                let message = message(&mut self.child).await;
                 if message.contains("lock") {
                     return Err(StorageError::DiskBusy { disk });
                 }
@@ -145,15 +150,6 @@ impl DiskServer {
         }
     }
 
-    async fn message(&mut self) -> String {
-        let mut text = Vec::new();
-        if let Some(stderr) = &mut self.child.stderr {
-            // What can't be read is not said.
-            drop(stderr.take(MESSAGE_BYTES_MAX).read_to_end(&mut text).await);
-        }
-        String::from_utf8_lossy(&text).trim().to_owned()
-    }
-
     /// Ends it and waits for its end: afterwards nobody has the disk open.
     pub async fn end(mut self) {
         drop(self.child.kill().await);
@@ -161,4 +157,14 @@ impl DiskServer {
             drop(tokio::fs::remove_file(left).await);
         }
     }
+}
+
+/// What a server said that has ended.
+pub(crate) async fn message(server: &mut Child) -> String {
+    let mut text = Vec::new();
+    if let Some(stderr) = &mut server.stderr {
+        // What can't be read is not said.
+        drop(stderr.take(MESSAGE_BYTES_MAX).read_to_end(&mut text).await);
+    }
+    String::from_utf8_lossy(&text).trim().to_owned()
 }

@@ -56,6 +56,12 @@ pub enum StorageError {
         path.display()
     )]
     LeaseDamaged { disk: Uuid, path: PathBuf, reason: String },
+    #[error("the copy of disk {disk} on this host is stale: it is {has}, and what is wanted is {wants}")]
+    CopyStale { disk: Uuid, has: String, wants: String },
+    #[error("what is known of the copy of disk {disk}, {}, can't be read ({reason}): drop the copy and make it anew", path.display())]
+    CopyMarkDamaged { disk: Uuid, path: PathBuf, reason: String },
+    #[error("no free port between {first} and {last} on {address}: widen the migration port range")]
+    NoFreePort { address: std::net::IpAddr, first: u16, last: u16 },
     #[error("disk {disk} has no snapshot {snapshot}")]
     SnapshotMissing { disk: Uuid, snapshot: String },
     #[error("disk {disk} is damaged")]
@@ -121,11 +127,13 @@ impl StorageError {
             | Self::Receive { .. }
             | Self::DiskBusy { .. }
             | Self::DiskInUse { .. }
+            | Self::NoFreePort { .. }
             | Self::Unreachable { .. } => ErrorClass::Transient,
             Self::ImageMissing { .. } | Self::DiskMissing { .. } | Self::SnapshotMissing { .. } => ErrorClass::NotFound,
             Self::ImageInUse { .. }
             | Self::DiskConflict { .. }
             | Self::DiskElsewhere { .. }
+            | Self::CopyStale { .. }
             | Self::PoolNotEmpty { .. } => ErrorClass::Conflict,
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => ErrorClass::Denied,
@@ -137,6 +145,7 @@ impl StorageError {
             | Self::PoolFault { .. }
             | Self::DiskDamaged { .. }
             | Self::LeaseDamaged { .. }
+            | Self::CopyMarkDamaged { .. }
             | Self::ToolMissing { .. }
             | Self::Tool { .. }
             | Self::ToolLimit { .. } => ErrorClass::Permanent,

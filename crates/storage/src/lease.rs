@@ -207,7 +207,8 @@ fn lock(file: &File) -> io::Result<bool> {
     }
 }
 
-fn qemu_writes(file: &File) -> io::Result<bool> {
+/// Whether a program of QEMU's has this file open for writing.
+pub(crate) fn qemu_writes(file: &File) -> io::Result<bool> {
     let mut found = write_lock_of(QEMU_WRITES_BYTE);
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut found))?;
     Ok(found.l_type != libc::F_UNLCK as libc::c_short)

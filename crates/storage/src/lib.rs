@@ -21,6 +21,8 @@
 //! [`ImageStore::sweep`] or [`DirPool::sweep`] removes.
 
 mod blocking;
+mod bound_process;
+mod copies;
 mod decompress;
 mod digest;
 mod disk;
@@ -36,6 +38,7 @@ mod import;
 mod lease;
 mod mark;
 mod marked_dir;
+mod mirrored;
 mod nbd;
 mod network_config;
 mod nfs;
@@ -46,6 +49,7 @@ mod seed;
 mod staging;
 mod vm_disks;
 
+pub use copies::{Copies, CopyMark, CopyServer, CopyState, CopyTls, ServeCopy};
 pub use digest::{DigestError, Sha256Digest};
 pub use disk::{DiskInfo, DiskSpec, DiskUsers};
 pub use disk_server::{DiskServer, EXPORT as SERVED_EXPORT, ServeMode, loose_socket_dir};
@@ -57,6 +61,7 @@ pub use image_store::{ImageStore, StoredImage};
 pub use import::{ImageInfo, ImportLimits, ImportOptions, ImportPhase, ImportProgress};
 pub use lease::{Claim, DiskHold, Lease};
 pub use marked_dir::MarkedDir;
+pub use mirrored::container_bytes;
 pub use nbd::{Extent, NbdClient};
 pub use network_config::SeedNic;
 pub use nfs::{NfsDisks, NfsPool};

@@ -17,6 +17,7 @@ use crate::disk_server::{DiskServer, ServeMode};
 use crate::disk_transfer::{DiskFile, StagedDisk};
 use crate::error::StorageError;
 use crate::lease::{Claim, DiskHold, Lease};
+use crate::mirrored;
 use crate::pool::DirPool;
 use crate::probe::InternalSnapshot;
 
@@ -100,11 +101,27 @@ pub trait VmDisks: Send + Sync + std::fmt::Debug {
 pub struct DirDisks {
     pool: DirPool,
     claim: Claim,
+    /// They can have a copy on another host.
+    mirrored: bool,
 }
 
 impl DirDisks {
     pub fn new(pool: DirPool, claim: Claim) -> Self {
-        Self { pool, claim }
+        Self { pool, claim, mirrored: false }
+    }
+
+    /// Those of a pool in which each has a copy on another host.
+    pub fn mirrored(pool: DirPool, claim: Claim) -> Self {
+        Self { pool, claim, mirrored: true }
+    }
+
+    /// A disk that has just got its place here.
+    async fn placed(&self, disk: DiskInfo) -> Result<DiskInfo, StorageError> {
+        if self.mirrored {
+            let extended = disk.clone();
+            blocking(move || mirrored::extend(&extended)).await?;
+        }
+        Ok(disk)
     }
 }
 
@@ -147,7 +164,7 @@ impl VmDisks for DirDisks {
     }
 
     async fn create_disk(&self, spec: &DiskSpec) -> Result<DiskInfo, StorageError> {
-        self.pool.create_disk(spec).await
+        self.placed(self.pool.create_disk(spec).await?).await
     }
 
     async fn delete_disk(&self, disk: Uuid) -> Result<(), StorageError> {
@@ -155,7 +172,11 @@ impl VmDisks for DirDisks {
     }
 
     async fn location(&self, disk: Uuid) -> Result<DiskLocation, StorageError> {
-        Ok(self.pool.disk_path(disk).into())
+        let path = self.pool.disk_path(disk);
+        if !self.mirrored {
+            return Ok(path.into());
+        }
+        blocking(move || mirrored::location(disk, &path)).await
     }
 
     async fn lease(&self, disk: Uuid) -> Result<Option<Lease>, StorageError> {
@@ -203,7 +224,7 @@ impl VmDisks for DirDisks {
     }
 
     async fn adopt_disk(&self, spec: &DiskSpec, arrived: StagedDisk) -> Result<DiskInfo, StorageError> {
-        self.pool.adopt_disk(spec, arrived).await
+        self.placed(self.pool.adopt_disk(spec, arrived).await?).await
     }
 
     async fn stage_copy(&self, disk: Uuid, _: u32) -> Result<StagedDisk, StorageError> {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use disks::{Bench, MIB, noise};
 use gantry_storage::{
     Claim, Claiming, DirDisks, DirPool, DiskSpec, NbdClient, NfsDisks, NfsPool, PoolDriver, SERVED_EXPORT, ServeMode,
-    Sha256Digest, StorageError, VmDisks,
+    Sha256Digest, StorageError, VmDisks, container_bytes,
 };
 use gantry_types::{DiskLocation, ErrorClass};
 use nfs_server::{ADDRESS, NfsServer, WELL, alone};
@@ -34,6 +34,7 @@ struct Place {
     image: Sha256Digest,
     directory: tempfile::TempDir,
     export: Option<(NfsServer, PathBuf)>,
+    mirrored: bool,
 }
 
 impl Place {
@@ -42,7 +43,7 @@ impl Place {
         fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).unwrap();
         let bench = Bench::new();
         let image = bench.import(&bench.disk_as("qcow2", &[])).await.unwrap().sha256;
-        Self { bench, image, directory, export: None }
+        Self { bench, image, directory, export: None, mirrored: false }
     }
 
     async fn exported() -> Self {
@@ -67,6 +68,7 @@ impl Place {
     fn at(&self, host: &str, epoch: u64) -> Arc<dyn VmDisks> {
         match &self.export {
             Some(_) => Arc::new(NfsDisks::new(self.pool(host), claim(host, epoch))),
+            None if self.mirrored => Arc::new(DirDisks::mirrored(self.own("shared"), claim(host, epoch))),
             None => Arc::new(DirDisks::new(self.own("shared"), claim(host, epoch))),
         }
     }
@@ -242,6 +244,33 @@ async fn served(pool: &dyn VmDisks, directory: &Path) {
 #[tokio::test]
 async fn disks_in_a_directory_conform() {
     conforms(&Place::new().await).await;
+}
+
+/// They are never larger than they were made, whatever is done to them: their copies are not either.
+#[tokio::test]
+async fn disks_that_can_have_copies_conform() {
+    let place = Place { mirrored: true, ..Place::new().await };
+    conforms(&place).await;
+    let pool = made(&place).await;
+    let length = 1024 * MIB + 2 * 16 * MIB;
+    assert_eq!(container_bytes(16 * MIB), length);
+    let DiskLocation::Mirrored { file, size, id } = pool.location(DISK).await.unwrap() else { panic!("mirrored") };
+    assert_eq!((size, id.as_str()), (length, "000000000007"));
+    on(&*pool, DISK, &["write -P 7 5M 64k"]).await;
+    pool.create_disk_snapshot(DISK, "s-1").await.unwrap();
+    on(&*pool, DISK, &["write -P 8 0 16M"]).await;
+    // Interrupted before it had its length.
+    fs::File::options().write(true).open(&file).unwrap().set_len(64 * MIB).unwrap();
+    for _ in 0..2 {
+        pool.create_disk(&place.spec(DISK)).await.unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().len(), length);
+    }
+    fs::File::options().write(true).open(&file).unwrap().set_len(length + MIB).unwrap();
+    pool.create_disk(&place.spec(DISK)).await.unwrap();
+    assert_eq!(fs::metadata(&file).unwrap().len(), length + MIB, "it never shrinks");
+    on(&*pool, DISK, &["read -P 8 0 16M"]).await;
+    let missing = pool.location(OTHER).await.unwrap_err();
+    assert!(matches!(missing, StorageError::DiskMissing { .. }), "{missing}");
 }
 
 #[tokio::test]
