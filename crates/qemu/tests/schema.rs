@@ -255,6 +255,8 @@ async fn every_command_is_in_the_schema() {
     schema.check_command(DirtyBitmapRemove(bitmap()));
     schema.check_command(keeping());
     let merge = DirtyBitmapMerge { node: text(), target: text(), bitmaps: vec![bitmap()] };
+    schema.check_command(merge.clone());
+    schema.check_command(DirtyBitmapClear(bitmap()));
     let actions = vec![
         TransactionAction::BlockDirtyBitmapDisable(bitmap()),
         TransactionAction::BlockDirtyBitmapMerge(merge),

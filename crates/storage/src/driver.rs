@@ -82,11 +82,13 @@ pub struct PoolFinding {
     pub reason: Option<String>,
     pub space: Option<PoolSpace>,
     pub volumes: Vec<DiskInfo>,
+    /// The disks of other hosts' VMs that there are copies of.
+    pub copies: Vec<Uuid>,
 }
 
 impl PoolFinding {
     /// Nothing is known but that something is wrong.
     pub fn broken(health: PoolHealth, reason: impl Into<String>) -> Self {
-        Self { health, reason: Some(reason.into()), space: None, volumes: Vec::new() }
+        Self { health, reason: Some(reason.into()), space: None, volumes: Vec::new(), copies: Vec::new() }
     }
 }

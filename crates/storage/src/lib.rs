@@ -61,7 +61,7 @@ pub use image_store::{ImageStore, StoredImage};
 pub use import::{ImageInfo, ImportLimits, ImportOptions, ImportPhase, ImportProgress};
 pub use lease::{Claim, DiskHold, Lease};
 pub use marked_dir::MarkedDir;
-pub use mirrored::container_bytes;
+pub use mirrored::{container_bytes, mirror_id};
 pub use nbd::{Extent, NbdClient};
 pub use network_config::SeedNic;
 pub use nfs::{NfsDisks, NfsPool};

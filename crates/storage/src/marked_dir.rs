@@ -20,6 +20,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::blocking::blocking;
+use crate::copies::Copies;
 use crate::disk::{DiskInfo, DiskSpec, DiskUsers, expect_fits};
 use crate::disk_server::{DiskServer, ServeMode};
 use crate::driver::{Admission, PoolDriver, PoolFinding};
@@ -161,12 +162,13 @@ impl MarkedDir {
         let pool = self.enter()?;
         self.check_writable()?;
         let space = space_of(&pool)?;
-        let volumes = pool.look_at_disks()?;
+        let (volumes, copies) = (pool.look_at_disks()?, Copies::ids(&pool)?);
         let found = |health, reason: Option<&str>| PoolFinding {
             health,
             reason: reason.map(str::to_owned),
             space: Some(space),
             volumes: volumes.clone(),
+            copies: copies.clone(),
         };
         if space.free.bytes() < FULL_BELOW_BYTES {
             let reason = "no space is left: delete what is not needed";

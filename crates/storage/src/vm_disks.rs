@@ -164,6 +164,9 @@ impl VmDisks for DirDisks {
     }
 
     async fn create_disk(&self, spec: &DiskSpec) -> Result<DiskInfo, StorageError> {
+        if self.mirrored {
+            mirrored::name_image(&self.pool, spec).await?;
+        }
         self.placed(self.pool.create_disk(spec).await?).await
     }
 

@@ -471,3 +471,33 @@ async fn a_damaged_lease_is_nobodys_and_one_without_its_disk_goes() {
     place.pool("host-1").examine().await;
     assert_eq!(pool.lease(DISK).await.unwrap(), None);
 }
+
+/// A copy that becomes the disk names its image where the host that it came from had that.
+#[tokio::test]
+async fn a_disk_from_another_hosts_place_lies_over_the_image_of_this_one() {
+    let place = Place { mirrored: true, ..Place::new().await };
+    let pools = ["host-1", "host-2"].map(|host| DirDisks::mirrored(place.own(host), claim(host, 1)));
+    let [there, here] = pools;
+    for pool in [&there, &here] {
+        pool.add_image(place.image, &place.image_file()).await.unwrap();
+    }
+    there.create_disk(&place.spec(DISK)).await.unwrap();
+    on(&there, DISK, &["write -P 9 1M 64k", "flush"]).await;
+    let [from, to] = ["host-1", "host-2"].map(|host| place.own(host).disk_path(DISK));
+    fs::copy(&from, &to).unwrap();
+    assert_eq!(here.disk(DISK).await.unwrap().unwrap().image, None, "it is not this pool's");
+    for _ in 0..2 {
+        let made = here.create_disk(&place.spec(DISK)).await.unwrap();
+        assert_eq!(made.image, Some(place.image));
+    }
+    // Nothing of the other place is needed.
+    fs::remove_dir_all(place.directory.path().join("host-1")).unwrap();
+    let below = format!("read -P {} 3146240 1", image_byte());
+    on(&here, DISK, &["read -P 9 1M 64k", &below]).await;
+    here.create_disk_snapshot(DISK, "s-1").await.unwrap();
+    assert_eq!(names(&here, DISK).await, ["s-1"]);
+
+    // Another image is not taken for it.
+    let other = DiskSpec { image: None, ..place.spec(DISK) };
+    assert!(matches!(here.create_disk(&other).await, Err(StorageError::DiskConflict { .. })));
+}

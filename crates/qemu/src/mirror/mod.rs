@@ -39,11 +39,11 @@ pub use catch_up::advance;
 pub use part::part;
 pub use unite::unite;
 
-use self::state::{CHANGES, LATELY, State, bitmap, noting};
+use self::state::{CHANGES, LATELY, State, bitmap, merge, noting};
 use crate::ErrorClass;
 use crate::machine::{Disk, MachineError};
 use crate::migration::PeerTls;
-use crate::qmp::command::{DirtyBitmapMerge, QueryStatus, Transaction, TransactionAction};
+use crate::qmp::command::{DirtyBitmapClear, QueryStatus};
 use crate::qmp::{Qmp, QmpError};
 
 /// With no more than this left, the guest may be stopped for the rest: a tenth of a second at 1 Gbit/s.
@@ -190,18 +190,17 @@ pub async fn forget_old_changes(qmp: &Qmp, mirror: &Mirror) -> Result<(), Mirror
         return Ok(());
     }
     let top = mirror.nodes().top();
+    // Not as one transaction: that would wait for all that is under way, and with the monitor, if the peer has fallen silent.
     let missing: Vec<_> = [CHANGES, LATELY].into_iter().filter(|name| state.bitmap(&top, name).is_none()).collect();
-    let actions = if missing.is_empty() {
-        let merge =
-            DirtyBitmapMerge { node: top.clone(), target: CHANGES.to_owned(), bitmaps: vec![bitmap(&top, LATELY)] };
-        vec![
-            TransactionAction::BlockDirtyBitmapClear(bitmap(&top, CHANGES)),
-            TransactionAction::BlockDirtyBitmapMerge(merge),
-            TransactionAction::BlockDirtyBitmapClear(bitmap(&top, LATELY)),
-        ]
-    } else {
-        missing.into_iter().map(|name| TransactionAction::BlockDirtyBitmapAdd(noting(&top, name))).collect()
-    };
-    qmp.execute(Transaction { actions }).await?;
+    for name in &missing {
+        qmp.execute(noting(&top, name)).await?;
+    }
+    if !missing.is_empty() {
+        return Ok(());
+    }
+    // Between the first two the changes lack what only LATELY has: it is put back by [`part`].
+    qmp.execute(DirtyBitmapClear(bitmap(&top, CHANGES))).await?;
+    merge(qmp, &top, CHANGES, LATELY).await?;
+    qmp.execute(DirtyBitmapClear(bitmap(&top, LATELY))).await?;
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::state::{BEGUN, CHANGES, LATELY, PASS, State, add_child, bitmap};
+use super::state::{BEGUN, CHANGES, LATELY, PASS, State, add_child, bitmap, merge};
 use super::{Mirror, MirrorError};
 use crate::migration::tls;
 use crate::qmp::command::{
@@ -24,13 +24,11 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// # Errors
 /// QEMU's own, and [`MirrorError::NotEnded`]; repeating goes on.
 pub async fn part(qmp: &Qmp, mirror: &Mirror) -> Result<(), MirrorError> {
-    let state = State::look(qmp, mirror).await?;
     let (top, peer) = (mirror.nodes().top(), mirror.nodes().peer());
-    if state.has_node(&peer) {
-        // Nothing that follows may wait for it.
-        let instances = vec![YankInstance::BlockNode { node_name: peer.clone() }];
-        tolerated(qmp.execute(Yank { instances }).await)?;
-    }
+    // First of all, whether there is one or not: nothing that follows may wait for it, and the monitor itself may.
+    let instances = vec![YankInstance::BlockNode { node_name: peer.clone() }];
+    tolerated(qmp.execute(Yank { instances }).await)?;
+    let state = State::look(qmp, mirror).await?;
     if state.child(&mirror.nodes().none()).is_none() {
         if !state.has_node(&mirror.nodes().none()) {
             qmp.execute(BlockdevAddNode(mirror.nodes().stand_in(mirror.size))).await?;
@@ -43,6 +41,10 @@ pub async fn part(qmp: &Qmp, mirror: &Mirror) -> Result<(), MirrorError> {
     state.take_out(qmp, mirror, &peer).await?;
     state.close(qmp, &peer).await?;
     take_back_pass(qmp, mirror).await?;
+    if state.bitmap(&top, CHANGES).is_some() && state.bitmap(&top, LATELY).is_some() {
+        // Whoever forgot old changes may have been interrupted.
+        merge(qmp, &top, CHANGES, LATELY).await?;
+    }
     state.close(qmp, &mirror.source()).await?;
     for name in [BEGUN, LATELY] {
         state.forget(qmp, &top, name).await?;

@@ -6,7 +6,7 @@ use super::{Mirror, MirrorError};
 use crate::machine::utf8;
 use crate::qmp::command::{
     BlockNodeInfo, BlockdevAddNode, BlockdevChange, BlockdevDel, ChildChange, DirtyBitmap, DirtyBitmapAdd,
-    DirtyBitmapInfo, DirtyBitmapRemove, JobInfo, QueryBlockGraph, QueryJobs, QueryNamedBlockNodes,
+    DirtyBitmapInfo, DirtyBitmapMerge, DirtyBitmapRemove, JobInfo, QueryBlockGraph, QueryJobs, QueryNamedBlockNodes,
 };
 use crate::qmp::{Qmp, QmpError};
 
@@ -25,6 +25,12 @@ pub(super) fn bitmap(node: &str, name: &str) -> DirtyBitmap {
 
 pub(super) fn noting(node: &str, name: &str) -> DirtyBitmapAdd {
     DirtyBitmapAdd { node: node.to_owned(), name: name.to_owned(), persistent: false }
+}
+
+/// `into` notes besides what `from` notes.
+pub(super) async fn merge(qmp: &Qmp, node: &str, into: &str, from: &str) -> Result<(), QmpError> {
+    let (node, target, bitmaps) = (node.to_owned(), into.to_owned(), vec![bitmap(node, from)]);
+    qmp.execute(DirtyBitmapMerge { node, target, bitmaps }).await.map(drop)
 }
 
 /// As it was at one look.

@@ -30,6 +30,7 @@ use crate::lease::qemu_writes;
 use crate::pool::DirPool;
 use crate::staging::{create_passable_dir, sync_dir};
 
+const COPIES: &str = "copies";
 const FILE_MODE: u32 = 0o600;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +49,13 @@ pub struct CopyMark {
     /// The last in which it was whole; 0 before the first.
     pub generation: u64,
     pub state: CopyState,
+}
+
+impl CopyMark {
+    /// Whether only what was written since this generation is missing.
+    pub fn is_whole_at(&self, since: Option<u64>) -> bool {
+        self.state == CopyState::Whole && since == Some(self.generation)
+    }
 }
 
 impl std::fmt::Display for CopyMark {
@@ -71,7 +79,7 @@ impl Copies {
     /// # Errors
     /// Of the file system.
     pub fn of(pool: DirPool) -> Result<Self, StorageError> {
-        let directory = pool.path().join("copies");
+        let directory = pool.path().join(COPIES);
         create_passable_dir(&directory).map_err(StorageError::io("opening the pool", &directory))?;
         Ok(Self { pool, directory })
     }
@@ -83,6 +91,25 @@ impl Copies {
     pub async fn find(&self, disk: Uuid) -> Result<Option<CopyMark>, StorageError> {
         let copies = self.clone();
         blocking(move || copies.read_mark(disk)).await
+    }
+
+    /// The disks that there are copies of, not those that have become this host's own.
+    ///
+    /// # Errors
+    /// Of the file system.
+    pub(crate) fn ids(pool: &DirPool) -> Result<Vec<Uuid>, StorageError> {
+        let directory = pool.path().join(COPIES);
+        let failed = || StorageError::io("listing", &directory);
+        let entries = match fs::read_dir(&directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.map_err(failed())?,
+        };
+        let mut ids = Vec::new();
+        for entry in entries {
+            let name = entry.map_err(failed())?.file_name();
+            ids.extend(name.to_str().and_then(|name| name.strip_suffix(".img")?.parse::<Uuid>().ok()));
+        }
+        Ok(ids)
     }
 
     /// Serves a copy of this length to one host, which is to bring it up to date; `fresh`, it is empty first.

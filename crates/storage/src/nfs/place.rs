@@ -109,12 +109,18 @@ impl NfsPool {
         }
         if space.free.bytes() < FULL_BELOW_BYTES {
             let reason = Some("no space is left: delete what is not needed".to_owned());
-            return Ok(PoolFinding { health: PoolHealth::Full, reason, space: Some(space), volumes });
+            return Ok(PoolFinding {
+                health: PoolHealth::Full,
+                reason,
+                space: Some(space),
+                volumes,
+                copies: Vec::new(),
+            });
         }
         self.check_user(&mut session, false).await?;
         self.sweep(&mut session, &entries).await.map_err(self.failed("tidying up"))?;
         leases::sweep(&mut session, &entries).await.map_err(self.failed("tidying up"))?;
-        Ok(PoolFinding { health: PoolHealth::Healthy, reason: None, space: Some(space), volumes })
+        Ok(PoolFinding { health: PoolHealth::Healthy, reason: None, space: Some(space), volumes, copies: Vec::new() })
     }
 
     /// Removes what crashed work has left.

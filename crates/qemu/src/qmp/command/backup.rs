@@ -26,6 +26,13 @@ pub struct DirtyBitmapMerge {
     pub target: String,
     pub bitmaps: Vec<DirtyBitmap>,
 }
+command!(DirtyBitmapMerge, "block-dirty-bitmap-merge", Nothing);
+
+/// It notes nothing as yet.
+#[derive(Debug, Clone, Serialize)]
+#[serde(transparent)]
+pub struct DirtyBitmapClear(pub DirtyBitmap);
+command!(DirtyBitmapClear, "block-dirty-bitmap-clear", Nothing);
 
 #[derive(Debug, Clone, Serialize)]
 #[serde(transparent)]
