@@ -219,6 +219,7 @@ fn damaged_observation(vm: Uuid, reason: &str) -> Option<VmObservation> {
         probes: Vec::new(),
         recovery_points: Vec::new(),
         volumes: Vec::new(),
+        copies: None,
         owner_uid: 0,
         damaged: true,
         guarded: false,

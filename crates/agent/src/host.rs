@@ -8,6 +8,7 @@ use gantry_trust::LiveIdentity;
 use gantry_types::Problem;
 
 use crate::config::AgentConfig;
+use crate::copies::CopyServers;
 use crate::counting::Counted;
 use crate::health::Health;
 use crate::inventory::QemuHost;
@@ -32,6 +33,7 @@ pub(crate) struct Host {
     pub verdicts: Verdicts,
     pub pool: DirPool,
     pub pools: Pools,
+    pub copies: CopyServers,
     pub networks: Networks,
     pub resources: Arc<Resources>,
     pub lease: Arc<LeaseKeeper>,

@@ -18,6 +18,7 @@ mod agent;
 mod asking;
 mod backups;
 mod config;
+mod copies;
 mod counting;
 mod durable;
 mod flows;
@@ -182,8 +183,9 @@ async fn open(config: AgentConfig) -> Result<(Arc<Host>, Vec<Loaded>), AgentErro
     let lease = LeaseKeeper::open(config.name.clone(), Arc::new(ThisMachine::new(&config)));
     let lease = Arc::new(lease.map_err(failed("read what it knows of leases (lease.json)"))?);
     let uids = Uids::new(config.first_uid, records.taken_uids(&loaded));
-    let pools = Pools::new(pool.clone());
+    let pools = Pools::new(pool.clone(), config.name.clone());
     let (services, health, counted, links, losses) = Default::default();
+    let copies = Default::default();
     let host = Host {
         config,
         identity,
@@ -192,6 +194,7 @@ async fn open(config: AgentConfig) -> Result<(Arc<Host>, Vec<Loaded>), AgentErro
         verdicts,
         pool,
         pools,
+        copies,
         networks,
         resources,
         lease,

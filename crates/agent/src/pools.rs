@@ -5,16 +5,16 @@
 //! whose file system hangs costs one thread: the look that hangs there is waited for again, and no other is begun.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gantry_api::storage::{PoolAssignment, PoolReport, VolumeReport};
 use gantry_storage::{
-    Claim, DirDisks, DirPool, MarkedDir, NfsDisks, NfsPool, PoolDriver, PoolFinding, Sha256Digest, StorageError,
-    VmDisks,
+    Claim, Copies, DirDisks, DirPool, MarkedDir, NfsDisks, NfsPool, PoolDriver, PoolFinding, Sha256Digest,
+    StorageError, VmDisks,
 };
-use gantry_types::{ByteSize, PoolHealth};
+use gantry_types::{ByteSize, Name, PoolHealth};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,7 @@ enum Driver {
 
 pub(crate) struct Pools {
     own: DirPool,
+    host: Name,
     /// By what they were made from.
     drivers: Mutex<HashMap<Uuid, (PoolAssignment, Driver)>>,
     watched: Mutex<Vec<PoolAssignment>>,
@@ -48,9 +49,10 @@ pub(crate) struct Pools {
 }
 
 impl Pools {
-    pub fn new(own: DirPool) -> Self {
+    pub fn new(own: DirPool, host: Name) -> Self {
         Self {
             own,
+            host,
             drivers: Mutex::default(),
             watched: Mutex::default(),
             reports: Mutex::default(),
@@ -75,8 +77,26 @@ impl Pools {
     pub async fn disks(&self, pool: Option<&PoolAssignment>, claim: Claim) -> Result<Arc<dyn VmDisks>, StorageError> {
         let Some(pool) = pool else { return Ok(Arc::new(DirDisks::new(self.own.clone(), claim))) };
         match self.made(pool) {
+            Driver::Dir(directory) if pool.is_mirrored() => {
+                Ok(Arc::new(DirDisks::mirrored(directory.inside().await?, claim)))
+            }
             Driver::Dir(directory) => Ok(Arc::new(DirDisks::new(directory.inside().await?, claim))),
             Driver::Nfs(export) => Ok(Arc::new(NfsDisks::new(export, claim))),
+        }
+    }
+
+    /// The copies that this host keeps in a mirrored pool.
+    ///
+    /// # Errors
+    /// [`StorageError::PoolFault`] if the directory is not there now.
+    pub async fn copies(&self, pool: &PoolAssignment) -> Result<Copies, StorageError> {
+        match self.made(pool) {
+            Driver::Dir(directory) => Copies::of(directory.inside().await?),
+            Driver::Nfs(_) => Err(StorageError::PoolFault {
+                path: pool.path.clone().into(),
+                health: PoolHealth::Missing,
+                reason: "it is an export, and keeps no copies".to_owned(),
+            }),
         }
     }
 
@@ -92,6 +112,14 @@ impl Pools {
         Ok(())
     }
 
+    /// This host's directory of a pool.
+    fn directory(&self, pool: &PoolAssignment) -> PathBuf {
+        match pool.is_mirrored() {
+            true => pool.path.replace("{host}", self.host.as_str()).into(),
+            false => pool.path.clone().into(),
+        }
+    }
+
     fn made(&self, pool: &PoolAssignment) -> Driver {
         let mut drivers = lock(&self.drivers);
         if let Some((known, driver)) = drivers.get(&pool.uuid)
@@ -101,6 +129,7 @@ impl Pools {
         }
         let driver = match &pool.export {
             Some(export) => Driver::Nfs(NfsPool::new(export.clone(), pool.uuid, self.own.clone())),
+            None if pool.is_mirrored() => Driver::Dir(MarkedDir::new(self.directory(pool), pool.uuid)),
             None if Path::new(&pool.path) == self.own.path() => {
                 Driver::Dir(MarkedDir::over(self.own.clone(), pool.uuid))
             }
@@ -137,7 +166,7 @@ impl Pools {
             let found = self.examine(pool).await;
             // Below a file system that does not answer, no device can be asked for.
             let measures = found.health < PoolHealth::Missing && pool.export.is_none();
-            let busy = measures.then(|| self.devices.busy_percent(Path::new(&pool.path))).flatten();
+            let busy = measures.then(|| self.devices.busy_percent(&self.directory(pool))).flatten();
             report(pool.uuid, found, busy, &self.rates)
         });
         let reports = futures::future::join_all(looks).await;
@@ -175,7 +204,8 @@ fn report(pool: Uuid, found: PoolFinding, busy_percent: Option<u32>, rates: &Vol
         io_bytes_per_s: rates.of(disk.disk),
     });
     let volumes = volumes.collect();
-    PoolReport { pool, health: found.health, reason: found.reason, space: found.space, busy_percent, volumes }
+    let PoolFinding { health, reason, space, copies, .. } = found;
+    PoolReport { pool, health, reason, space, busy_percent, volumes, copies }
 }
 
 /// Looks at the watched pools until the agent ends.

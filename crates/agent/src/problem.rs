@@ -26,6 +26,7 @@ classified! {
     gantry_qemu::machine::LocateError,
     gantry_qemu::machine::MachineError,
     gantry_qemu::migration::MigrationError,
+    gantry_qemu::mirror::MirrorError,
     gantry_qemu::process::ProcessError,
     gantry_qemu::qmp::QmpError,
     gantry_qemu::snapshot::SnapshotError,
@@ -76,6 +77,10 @@ fn remedy(code: &str, class: ErrorClass) -> &'static str {
         "volume-not-moved" => {
             "the volume is whole where it was: make room in the other pool (gantry pool list), then move it again"
         }
+        "copy-not-joined" => {
+            "nothing is to be done: it is tried again; if it stays so, look at the other host: gantry host list"
+        }
+        "copy-not-parted" => "repeat the command; if it fails again, stop the VM with force and start it",
         "volume-missing" => "check the file system of the volume's pool: gantry pool list",
         "qemu-not-ended" => "look on the host for a hanging disk or filesystem, then repeat the command",
         "process-not-adopted" => "restart the agent of this host; the VM runs on meanwhile",

@@ -22,6 +22,7 @@ use uuid::Uuid;
 use crate::config::create_passable;
 use crate::durable;
 use crate::networks::Place;
+use crate::vm::Copied;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -59,6 +60,9 @@ pub(crate) struct Record {
     /// The relocation that has brought it here, until the controller says that it is this host's.
     #[serde(default)]
     pub arrived: Option<Uuid>,
+    /// Of a disk in a mirrored pool.
+    #[serde(default)]
+    pub copied: Copied,
     /// The pool that its disk has moved away from and may still be in, where another host could take it for the VM's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_disk: Option<PoolAssignment>,
@@ -176,6 +180,7 @@ impl Record {
             probes: Vec::new(),
             recovery: RecoveryRecord::default(),
             arrived: None,
+            copied: Copied::default(),
             left_disk: None,
         }
     }

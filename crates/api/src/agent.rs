@@ -28,13 +28,14 @@ use uuid::Uuid;
 
 use crate::backup::BackupApi;
 use crate::fencing::FencingApi;
+use crate::mirror::{CopyObservation, MirrorApi};
 use crate::relocation::RelocationApi;
 use crate::storage::{PoolAssignment, StorageApi, VolumeAssignment, VolumePlace};
 
 /// The host side of Gantry. The agent implements it on real QEMU; the controller's tests implement it in memory; an
 /// HTTP client implements it for a host that is elsewhere.
 #[async_trait]
-pub trait AgentApi: StorageApi + BackupApi + RelocationApi + FencingApi {
+pub trait AgentApi: StorageApi + MirrorApi + BackupApi + RelocationApi + FencingApi {
     /// Everything this host has of any VM.
     async fn observe(&self) -> Result<Vec<VmObservation>, Problem>;
 
@@ -312,6 +313,9 @@ pub struct VmObservation {
     /// The volumes that it has here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<VolumePlace>,
+    /// Of a disk in a mirrored pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<CopyObservation>,
     /// The unprivileged user its QEMU runs as here.
     pub owner_uid: u32,
     /// What the host wrote down about it can't be read. Name, epoch and state are placeholders, and the host neither

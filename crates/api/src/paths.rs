@@ -73,6 +73,12 @@ pub mod host {
     pub const VM_DISK_MOVE: &str = "/v1/vms/{vm}/disk/move";
     pub const VM_DISK_MOVE_CANCEL: &str = "/v1/vms/{vm}/disk/move/cancel";
     pub const VM_DISK_LEFT: &str = "/v1/vms/{vm}/disk/left";
+    pub const VM_DISK_PEER: &str = "/v1/vms/{vm}/disk/peer";
+    pub const VM_DISK_ALONE: &str = "/v1/vms/{vm}/disk/alone";
+    pub const POOL_COPY: &str = "/v1/pools/{pool}/copies/{disk}";
+    pub const POOL_COPY_SETTLED: &str = "/v1/pools/{pool}/copies/{disk}/settled";
+    pub const POOL_COPY_TAKEN: &str = "/v1/pools/{pool}/copies/{disk}/taken";
+    pub const POOL_COPY_DELETION: &str = "/v1/pools/{pool}/copies/{disk}/deletion";
     pub const VM_VOLUME: &str = "/v1/vms/{vm}/volumes/{volume}";
 
     pub fn fence(host: &str) -> String {
@@ -83,6 +89,9 @@ pub mod host {
     }
     pub fn pool_volume(pool: Uuid, volume: Uuid) -> String {
         format!("/v1/pools/{pool}/volumes/{volume}")
+    }
+    pub fn pool_copy(pool: Uuid, disk: Uuid) -> String {
+        format!("/v1/pools/{pool}/copies/{disk}")
     }
     pub fn vm_volume(vm: Uuid, volume: Uuid) -> String {
         format!("/v1/vms/{vm}/volumes/{volume}")

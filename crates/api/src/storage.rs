@@ -65,13 +65,20 @@ pub struct PoolAssignment {
     pub name: Name,
     #[serde(rename = "type")]
     pub kind: PoolType,
-    /// The directory, for type `dir`.
+    /// The directory, for types `dir` and `mirrored`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
     /// The export, for type `nfs`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub export: Option<NfsExport>,
+}
+
+impl PoolAssignment {
+    /// Whether what is in it is this host's, with copies elsewhere.
+    pub fn is_mirrored(&self) -> bool {
+        self.kind == PoolType::Mirrored
+    }
 }
 
 /// A volume as a host gets it.
@@ -196,6 +203,9 @@ pub struct PoolReport {
     /// What each volume takes there.
     #[serde(default)]
     pub volumes: Vec<VolumeReport>,
+    /// In a mirrored pool: the disks of other hosts' VMs that there are copies of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<Uuid>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

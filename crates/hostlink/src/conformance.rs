@@ -16,12 +16,13 @@ use uuid::Uuid;
 
 use crate::{
     backup_conformance::backups_repeat,
+    mirror_conformance::copies_repeat,
     relocation_conformance::expectations_repeat,
     storage_conformance::{adoptions_repeat, disk_moves_repeat, volumes_repeat},
 };
 
 /// The checks, in the order in which [`run`] makes them.
-pub const CHECKS: [&str; 14] = [
+pub const CHECKS: [&str; 15] = [
     "define can be repeated",
     "power can be repeated",
     "a lower epoch is refused",
@@ -36,6 +37,7 @@ pub const CHECKS: [&str; 14] = [
     "a stopped VM is expected again and again, and sent by who has it",
     "a VM is backed up and another one filled from that, again and again",
     "a VM's own disk goes to a pool and back, again and again",
+    "a VM's disk is paired with a copy and parted from it, and a current copy is taken over",
 ];
 
 /// Runs all checks with a VM like this one, which must need no image and no network, in a pool that can be opened, and with a
@@ -63,7 +65,8 @@ pub async fn run(
     named(CHECKS[10], adoptions_repeat(agent, &fresh(2), pool).await)?;
     named(CHECKS[11], expectations_repeat(agent, &fresh(2), &source()?).await)?;
     named(CHECKS[12], backups_repeat(agent, &fresh(2), pool, repository).await)?;
-    named(CHECKS[13], disk_moves_repeat(agent, &fresh(2), pool).await)
+    named(CHECKS[13], disk_moves_repeat(agent, &fresh(2), pool).await)?;
+    named(CHECKS[14], copies_repeat(agent, &fresh(2), pool, &source()?).await)
 }
 
 /// Of a host that has this VM, stopped: in a pool, in another, and in none.
@@ -110,7 +113,7 @@ pub(crate) fn refused<T: std::fmt::Debug>(what: &str, code: &str, result: Result
     }
 }
 
-async fn find(agent: &dyn AgentApi, vm: Uuid) -> Result<Option<VmObservation>, String> {
+pub(crate) async fn find(agent: &dyn AgentApi, vm: Uuid) -> Result<Option<VmObservation>, String> {
     Ok(worked("observe", agent.observe().await)?.into_iter().find(|observation| observation.uuid == vm))
 }
 

@@ -39,7 +39,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::{backup_router, fencing, relocation_router, reply::Refusal, storage_router};
+use crate::{backup_router, fencing, mirror_router, relocation_router, reply::Refusal, storage_router};
 
 /// A VM's serial line or screen: what the guest prints or shows, and what is typed. Either end may close at any time.
 pub struct Console {
@@ -97,6 +97,7 @@ pub fn router(host: Host, streams: Arc<dyn Streams>, lifted: Arc<AtomicU64>) -> 
         .route(paths::MIGRATION, get(report))
         .route(paths::MIGRATION_VERB, post(migration_verb).layer(DefaultBodyLimit::max(FLOWS_LIMIT_BYTES)))
         .merge(storage_router::routes())
+        .merge(mirror_router::routes())
         .merge(backup_router::routes())
         .merge(fencing::routes())
         .merge(relocation_router::routes())

@@ -8,6 +8,7 @@ mod alarm;
 mod backup;
 mod backup_schedule;
 mod cluster;
+mod copies;
 mod disk_location;
 mod energy;
 mod error;
@@ -62,6 +63,7 @@ pub use alarm::{
 pub use backup::{Backup, BackupDisk, BackupPhase, BackupSpec, BackupStatus, LostRange};
 pub use backup_schedule::BackupSchedule;
 pub use cluster::{Cluster, ClusterSpec, ClusterStatus, CpuBaseline, MAIN_CLUSTER};
+pub use copies::DiskCopies;
 pub use disk_location::DiskLocation;
 pub use energy::EnergySource;
 pub use error::ErrorClass;

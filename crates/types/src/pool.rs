@@ -7,8 +7,8 @@ use crate::{ByteSize, Name, NfsExport, Problem, resource::resource};
 
 resource!(
     /// A place for volumes and VMs' disks. Each host has one of its own, `local-HOST`, for the disks of VMs that name none;
-    /// more are made from directories, of one host or of a file system that several hosts have mounted, or, for volumes
-    /// only, from exports of NFS servers.
+    /// more are made from directories, of one host or of a file system that several hosts have mounted, from exports of NFS
+    /// servers, or, for VMs' own disks only, from a directory of each of several hosts, between which they are mirrored.
     Pool, "pool", "pools", PoolSpec, PoolStatus
 );
 
@@ -19,14 +19,16 @@ pub struct PoolSpec {
     #[serde(default, rename = "type")]
     pub kind: PoolType,
     /// The directory, absolute. Its parent has to be there; the directory itself is made if it is missing, but only
-    /// when the pool is made: a file system that is not mounted later is noticed. For type `dir` only.
+    /// when the pool is made: a file system that is not mounted later is noticed. For types `dir` and `mirrored`; for the
+    /// latter `{host}` in it stands for the host's name.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub path: String,
     /// The export, as `nfs://SERVER/PATH`. For type `nfs` only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// The hosts that reach it. With more than one, its path has to lead to the same directory on all of them. For type
-    /// `nfs` none need to be named: then it is all hosts that answer when the pool is made.
+    /// The hosts that reach it. With more than one, its path has to lead to the same directory on all of them; for type
+    /// `mirrored`, which takes at least two, to one of each host's own. For types `nfs` and `mirrored` none need to be
+    /// named: then it is all hosts that answer when the pool is made.
     pub hosts: Vec<Name>,
     /// How much of its capacity volumes may be promised together, in percent, 100–10000. They are thin: what a volume
     /// takes is what was written to it.
@@ -46,6 +48,8 @@ pub enum PoolType {
     Dir,
     /// qcow2 files of an NFS export that no host needs to mount: QEMU is its own client.
     Nfs,
+    /// A directory of each host's own: a VM's disk in it is on one host, with a copy on another that gets every write.
+    Mirrored,
 }
 
 fn overcommit_percent() -> u32 {
@@ -89,7 +93,7 @@ impl PoolSpec {
     fn check_place(&self) -> Vec<(&'static str, String)> {
         let mut wrong = Vec::new();
         match self.kind {
-            PoolType::Dir => {
+            PoolType::Dir | PoolType::Mirrored => {
                 if !is_plain_path(&self.path) {
                     let message = "give an absolute path without '..', at most 1024 characters, for example /srv/fast";
                     wrong.push(("spec.path", message.to_owned()));
@@ -127,9 +131,14 @@ impl Pool {
         self.spec.hosts.contains(host)
     }
 
-    /// Whether several hosts reach it.
+    /// Whether several hosts reach the same content.
     pub fn is_shared(&self) -> bool {
-        self.spec.hosts.len() > 1
+        self.spec.hosts.len() > 1 && !self.is_mirrored()
+    }
+
+    /// Whether each host has content of its own, copies of what others have among it.
+    pub fn is_mirrored(&self) -> bool {
+        self.spec.kind == PoolType::Mirrored
     }
 
     /// All that is wrong with it by itself; whether its hosts are there is the controller's to check.
@@ -142,6 +151,9 @@ impl Pool {
         if !(1..=HOSTS_MAX).contains(&spec.hosts.len()) {
             let message = format!("name 1 to {HOSTS_MAX} hosts that reach it; see: gantry host list");
             problem = problem.field("spec.hosts", message);
+        }
+        if self.is_mirrored() && spec.hosts.len() == 1 {
+            problem = problem.field("spec.hosts", "a mirrored pool takes at least two hosts: each disk is on two");
         }
         for (index, host) in spec.hosts.iter().enumerate().filter(|(index, host)| spec.hosts[..*index].contains(host)) {
             problem = problem.field(format!("spec.hosts[{index}]"), format!("host '{host}' is named twice"));
@@ -305,6 +317,15 @@ mod tests {
         assert_eq!(fields, ["spec.hosts[2]", "spec.overcommit_percent", "spec.alarm_percent"]);
         wrong.spec.hosts.clear();
         assert_eq!(wrong.validate().unwrap_err().fields[0].field, "spec.hosts");
+    }
+
+    #[test]
+    fn a_mirrored_pool_is_on_two_hosts_and_shared_by_none() {
+        let mut pair = pool("/srv/pair");
+        pair.spec.kind = PoolType::Mirrored;
+        assert_eq!(pair.validate().unwrap_err().fields[0].field, "spec.hosts");
+        pair.spec.hosts.push("host-2".parse().unwrap());
+        assert!(pair.validate().is_ok() && pair.is_mirrored() && !pair.is_shared());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    BackupSchedule, ByteSize, Displaced, HaSpec, HaStatus, MacAddress, MigrationFigures, MigrationPolicy,
+    BackupSchedule, ByteSize, DiskCopies, Displaced, HaSpec, HaStatus, MacAddress, MigrationFigures, MigrationPolicy,
     MigrationProgress, Name, PlacementRules, Probe, ProbeStatus, Problem, RecoveryPoint, RecoveryPolicy,
     ResourceWishes, SnapshotSchedule, Timestamp, VmPhase, resource::resource,
 };
@@ -312,6 +312,9 @@ pub struct VmStatus {
     /// elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guarded_epoch: Option<u64>,
+    /// Of a disk in a mirrored pool, once it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<DiskCopies>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub displaced: Option<Displaced>,
     /// When the controller began to start it again after it, or its host, had failed: within an hour before the last. Whoever

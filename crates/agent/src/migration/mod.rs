@@ -34,5 +34,5 @@ mod watch;
 
 pub(crate) use destination::{decide_unknown, settled_report};
 pub(crate) use interruption::Interrupted;
-pub(crate) use source::SendingTask;
+pub(crate) use source::{SendingTask, write_credentials};
 pub(crate) use verdicts::Verdicts;

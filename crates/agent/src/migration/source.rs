@@ -130,7 +130,7 @@ impl VmTask {
 
     /// QEMU reads them when its streams begin, and they are written anew for each migration: afterwards they are only
     /// something to steal.
-    pub(super) async fn remove_credentials(&self) {
+    pub(crate) async fn remove_credentials(&self) {
         let directory = files(&self.host, self.vm).tls;
         let removed = blocking(move || match std::fs::remove_dir_all(&directory) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
@@ -360,7 +360,7 @@ fn fits(step: &SourceStep, state: MigrationState) -> bool {
 }
 
 /// Today's certificate of this host's QEMU processes, for the QEMU of this VM.
-pub(super) async fn write_credentials(host: &Host, vm: Uuid, owner_uid: u32) -> Result<(), Problem> {
+pub(crate) async fn write_credentials(host: &Host, vm: Uuid, owner_uid: u32) -> Result<(), Problem> {
     let directory = files(host, vm).tls;
     let identity = host.qemu_identity.current();
     let written =

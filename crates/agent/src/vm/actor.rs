@@ -17,6 +17,7 @@ use super::disk_move::DiskMove;
 use super::happening::{Happening, happening, moment};
 use super::last_known_good::LOOK_INTERVAL;
 use super::machine::{self, Machine};
+use super::pairing::Pairing;
 use super::probing::Probing;
 use super::protection::Protection;
 use super::room::Hold;
@@ -65,6 +66,7 @@ pub(crate) struct VmTask {
     pub(super) keep_up_at: Option<Instant>,
     pub(super) keep_up_pause: Duration,
     pub(super) protection: Protection,
+    pub(super) pairing: Pairing,
     pub(super) probing: Option<Probing>,
     pub(super) lease_views: watch::Receiver<LeaseView>,
     pub(super) loss_views: watch::Receiver<LossView>,
@@ -119,6 +121,7 @@ impl VmTask {
             keep_up_at: None,
             keep_up_pause: KEEP_UP_PAUSE_FIRST,
             protection: Protection::new(),
+            pairing: Pairing::default(),
             probing: None,
             lease_views,
             loss_views,
@@ -183,6 +186,7 @@ impl VmTask {
                 _ = points_look.tick(), if reachable => {
                     self.give_room_back();
                     self.go_on_with_room().await;
+                    self.forget_old_changes().await;
                     self.look_after_points().await;
                     Next::Continue
                 }
@@ -217,6 +221,8 @@ impl VmTask {
             Command::CancelVolumeMove(request, reply) => drop(reply.send(self.cancel_volume_move(request).await)),
             Command::MoveDisk(request, reply) => drop(reply.send(self.move_disk(request).await)),
             Command::CancelDiskMove(request, reply) => drop(reply.send(self.cancel_disk_move(request).await)),
+            Command::JoinCopy(request, reply) => drop(reply.send(self.join_copy(*request).await)),
+            Command::GoAlone(request, reply) => drop(reply.send(self.go_alone(request).await)),
             Command::ClearLeftDisk(request, reply) => drop(reply.send(self.clear_left_disk(request).await)),
             Command::DetachVolume { epoch, volume, reply } => {
                 drop(reply.send(self.detach_volume(epoch, volume).await));
@@ -280,6 +286,9 @@ impl VmTask {
                 if event.name == "BLOCK_IO_ERROR" {
                     self.look_for_full_exports().await;
                 }
+                if let ("STOP", Err(error)) = (event.name.as_str(), self.go_on_parted().await) {
+                    tracing::warn!(vm = %self.vm, %error, "the guest stands still though it is alone");
+                }
                 self.note_migration(&event).await;
                 Next::Continue
             }
@@ -304,6 +313,7 @@ impl VmTask {
                 let cause = event.data["reason"].as_str().unwrap_or("unknown cause");
                 self.hold = Some(Hold::of_write(cause, event.data["nospace"] == true));
             }
+            "QUORUM_REPORT_BAD" => self.note_bad_write(event),
             "GUEST_PANICKED" => self.notice(Failure::GuestHalted, PANICKED.to_owned()),
             "WATCHDOG" => self.notice(Failure::GuestHalted, NOT_FED.to_owned()),
             "RESET" => self.forget_probes(),
@@ -388,6 +398,7 @@ impl VmTask {
         let files = machine::files(&self.host, self.vm);
         self.let_go().await;
         self.disk_move = None;
+        self.pairing.run_ended();
         self.interrupted = None;
         self.shared.forget_run();
         let end = self.expected_end.take().unwrap_or_else(|| {

@@ -161,7 +161,8 @@ pub(super) async fn open_to_arriving(host: &Host, record: &mut Record) -> Result
 /// either.
 pub(super) async fn remove(host: &Host, record: &Record, superseded: bool) -> Result<bool, Problem> {
     let assignment = &record.assignment;
-    if superseded && assignment.disk.pool.is_some() {
+    // In a mirrored pool each host has its own.
+    if superseded && assignment.disk.pool.as_ref().is_some_and(|pool| !pool.is_mirrored()) {
         return Ok(false);
     }
     if assignment.disk.pool.is_some() {

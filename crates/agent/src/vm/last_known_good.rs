@@ -65,7 +65,7 @@ impl VmTask {
     }
 
     /// Deletes points that are in the disk and not on record.
-    async fn delete_orphans(&self) -> Result<(), Problem> {
+    async fn delete_orphans(&mut self) -> Result<(), Problem> {
         let known: Vec<_> = self.known()?.recovery.points.iter().map(|point| point_tag(point.uuid)).collect();
         for found in self.tags().await? {
             if found.name.starts_with("p-") && !known.contains(&found.name) {

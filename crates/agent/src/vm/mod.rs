@@ -37,6 +37,7 @@ mod liveness;
 mod machine;
 mod metrics;
 mod observation;
+mod pairing;
 mod power;
 mod probing;
 mod protection;
@@ -60,6 +61,7 @@ use gantry_api::agent::{
     SendMigration, TakeSnapshot, TakenSnapshot, Verdict, VmObservation, VmRunState,
 };
 use gantry_api::backup::{BackUp, BackedUp, FillDisk, Work};
+use gantry_api::mirror::{CopyProgress, GoAlone, JoinCopy};
 use gantry_api::storage::{AttachVolume, LeftDisk, MoveDisk, MoveVolume, VolumeMoveReport};
 use gantry_types::{Flow, GuestInfo, MigrationFigures, MigrationProgress, Problem, Timestamp, VmMetrics};
 use tokio::sync::{Notify, futures::Notified, mpsc, oneshot};
@@ -74,6 +76,7 @@ pub(crate) use definition::committed_here;
 pub(crate) use disk::{check_arriving, place as disk_place};
 pub(crate) use liveness::check as check_liveness;
 pub(crate) use machine::{Begin, DISK_NODE, Machine, files, prepare_files, seed_of, start_time_ticks};
+pub(crate) use pairing::Copied;
 pub(crate) use relocation::{Arrival, Lent};
 pub(crate) use screen::open as open_screen;
 pub(crate) use volumes::node_of;
@@ -111,6 +114,8 @@ pub(crate) enum Command {
     MoveDisk(MoveDisk, Reply<VolumeMoveReport>),
     CancelDiskMove(MoveDisk, Reply<VolumeMoveReport>),
     ClearLeftDisk(LeftDisk, Reply<()>),
+    JoinCopy(Box<JoinCopy>, Reply<CopyProgress>),
+    GoAlone(GoAlone, Reply<()>),
     DetachVolume {
         epoch: u64,
         volume: Uuid,

@@ -27,6 +27,7 @@ impl VmTask {
             Run::Deaf(_) => VmRunState::Failed,
             // Its QEMU may well run: a heartbeat that called it stopped would be believed.
             Run::Off if self.recovering => VmRunState::Starting,
+            Run::Off if self.waits_to_run_alone() => VmRunState::Starting,
             Run::Off if self.protection.restart_at.is_some() => VmRunState::Starting,
             Run::Off if self.keep_up_at.is_some() || self.waits_for_lease() => VmRunState::Starting,
             Run::Off if record.arrived.is_some() => VmRunState::Arrived,
@@ -76,6 +77,7 @@ impl VmTask {
             },
             recovery_points: record.shown_points(),
             volumes: record.assignment.volumes.iter().map(VolumeAssignment::place).collect(),
+            copies: self.copy_observation(),
             owner_uid: record.owner_uid,
             damaged: false,
             guarded: record.guarded,

@@ -101,6 +101,7 @@ impl VmTask {
     /// Starts QEMU and writes down which process it is.
     pub(crate) async fn launch(&mut self, begin: Begin) -> Result<(), Problem> {
         if begin != Begin::Incoming {
+            self.expect_alone()?;
             self.forget_probes();
             self.take_left_disk().await?;
         }

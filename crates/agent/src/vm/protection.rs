@@ -161,7 +161,9 @@ impl VmTask {
 
     /// Decides when a failed VM is started again, or that it is no more.
     pub(super) async fn plan_restart(&mut self) {
-        let Some(record) = self.failed_and_protected() else { return self.protection.no_restart() };
+        if self.failed_and_protected().is_none() {
+            return self.protection.no_restart();
+        }
         if self.protection.restart_at.is_some() {
             return;
         }
@@ -169,6 +171,10 @@ impl VmTask {
             // The next change of the lease wakes this task.
             return;
         }
+        let Some(record) = self.record.clone().filter(|_| !self.waits_to_be_alone()) else {
+            // So does the word that it is alone.
+            return;
+        };
         let (policy, now) = (retry(&record.assignment.ha), Instant::now());
         if self.waits_for_lease() {
             return self.protection.restart_at(now);

@@ -182,7 +182,9 @@ impl VmTask {
         if record.guarded {
             self.host.lease.expect_held(&self.named()?)?;
         }
-        let _hold = disk::claim(&self.host, &record.assignment, Claiming::Keep).await?;
+        let assignment = record.assignment.clone();
+        self.expect_alone()?;
+        let _hold = disk::claim(&self.host, &assignment, Claiming::Keep).await?;
         self.save().await?;
         if self.find_tag(&point_tag(to)).await?.is_some() {
             self.keep_disk(&point_tag(keep_as)).await?;

@@ -30,6 +30,7 @@ impl VmTask {
                 self.settle_volume_moves().await;
                 self.settle_disk_move().await;
                 self.settle_copy().await;
+                self.settle_pairing().await;
                 self.hold_disk().await;
             }
             Ok(Adopted::Deaf(process)) => self.run = Run::Deaf(process),

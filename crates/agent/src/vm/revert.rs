@@ -64,6 +64,7 @@ impl VmTask {
 
     async fn put_disk_back(&mut self, request: &RevertVm, state: &InternalSnapshot) -> Result<(), Problem> {
         self.quit().await?;
+        self.expect_alone()?;
         if let Some(keep_as) = request.keep_as {
             self.keep_disk(&point_tag(keep_as)).await?;
             self.keep_uefi_variables(keep_as).await?;

@@ -90,6 +90,7 @@ impl VmTask {
         self.keep_uefi_variables(request.snapshot).await?;
         match &self.run {
             Run::Off if !request.memory && !request.quiesce => {
+                self.expect_alone()?;
                 let taken = self.disks().await?.create_disk_snapshot(self.vm, &tag).await;
                 taken.map_err(|error| self.storage_problem("snapshot-not-taken", &error))?;
                 Ok(Some(TakenSnapshot { memory_bytes: 0, pause_ms: None }))
@@ -135,9 +136,10 @@ impl VmTask {
         })
     }
 
-    pub(super) async fn delete_tag(&self, tag: &str) -> Result<(), Problem> {
+    pub(super) async fn delete_tag(&mut self, tag: &str) -> Result<(), Problem> {
         match &self.run {
             Run::Off => {
+                self.expect_alone()?;
                 let deleted = self.disks().await?.delete_disk_snapshot(self.vm, tag).await;
                 deleted.map_err(|error| self.storage_problem("snapshot-not-deleted", &error))
             }

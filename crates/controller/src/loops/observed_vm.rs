@@ -233,6 +233,7 @@ mod tests {
             ha: Default::default(),
             probes: Vec::new(),
             recovery_points: Vec::new(),
+            copies: None,
             owner_uid: 0,
             volumes: Vec::new(),
             damaged: false,

@@ -11,6 +11,8 @@ use gantry_types::{
 };
 use uuid::Uuid;
 
+use super::mirror::{FakePairing, is_mirrored};
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Guest {
     Off {
@@ -41,6 +43,10 @@ pub(super) struct FakeVm {
     pub guarded: bool,
     /// The relocation that has brought it here, until it is defined.
     pub arrived: Option<Uuid>,
+    /// Of a disk in a mirrored pool.
+    pub pairing: FakePairing,
+    /// It stands still with a write that its peer has not got.
+    pub waits_for_peer: bool,
 }
 
 /// A disk whose content is a number that grows with each write of the guest.
@@ -86,6 +92,8 @@ impl FakeVm {
             points: Vec::new(),
             last_revert: None,
             arrived: None,
+            pairing: FakePairing::default(),
+            waits_for_peer: false,
         }
     }
 
@@ -135,6 +143,7 @@ impl FakeVm {
             probes: if running { self.probes.clone() } else { Vec::new() },
             recovery_points: self.points.clone(),
             volumes: self.assignment.volumes.iter().map(VolumeAssignment::place).collect(),
+            copies: is_mirrored(self).then(|| self.pairing.shown.clone()),
             owner_uid: self.owner_uid,
             damaged: false,
             guarded: self.guarded,

@@ -19,6 +19,7 @@ use super::{
     faults::When,
     guest::{FakeMigration, FakeVm, Guest},
     migration::is_receiving,
+    mirror::expect_alone,
     unreachable,
 };
 
@@ -352,6 +353,10 @@ impl AgentApi for FakeHost {
             if request.action == PowerAction::Start {
                 let assignment = host.vm(vm)?.assignment.clone();
                 host.claim_disk(&assignment)?;
+                let vm = host.vm(vm)?;
+                if matches!(vm.guest, Guest::Off { .. }) {
+                    expect_alone(vm)?;
+                }
             }
             power(host.vm(vm)?, request)
         })
@@ -400,7 +405,12 @@ impl AgentApi for FakeHost {
     }
 
     async fn revert_vm(&self, vm: Uuid, request: &RevertVm) -> Result<VmObservation, Problem> {
-        self.on_host("revert_vm", |host| host.vm(vm)?.revert(request))
+        self.call("revert_vm", |state| {
+            let reverted = state.host(&self.name)?.vm(vm)?.revert(request)?;
+            // What was written since is taken back.
+            state.note_acknowledged(&self.name, vm);
+            Ok(reverted)
+        })
     }
 
     async fn receive_migration(&self, vm: Uuid, request: &ReceiveMigration) -> Result<MigrationEndpoint, Problem> {

@@ -13,6 +13,7 @@ mod fencing;
 mod guest;
 mod host;
 mod migration;
+mod mirror;
 mod parts;
 mod relocation;
 mod shared_disk;
@@ -36,6 +37,7 @@ use backups::FakeRepositories;
 use faults::Faults;
 use fencing::FakeLease;
 use guest::{FakeVm, Guest};
+use mirror::FakeCopy;
 use storage::FakePool;
 
 /// Every host there is.
@@ -53,6 +55,10 @@ struct State {
     violations: Vec<String>,
     /// Disks in pools carry no lock of whoever has them open.
     unlocked: bool,
+    /// How often each guest with a mirrored disk was told that a write is durable.
+    acknowledged: BTreeMap<Uuid, u64>,
+    /// A mistake: guests go on without their peers by themselves.
+    parts_untold: bool,
 }
 
 #[derive(Default)]
@@ -69,6 +75,8 @@ struct HostState {
     verdicts: BTreeMap<Uuid, Verdict>,
     uids_given: u32,
     pools: BTreeMap<Uuid, FakePool>,
+    /// Of disks that are another host's, by VM.
+    copies: BTreeMap<Uuid, FakeCopy>,
     /// How often each volume that is being moved says that it is copied.
     moves: BTreeMap<Uuid, u32>,
     /// VMs of which it has a disk of its own that is not the one in use.
@@ -193,13 +201,9 @@ impl FakeWorld {
         });
     }
 
-    /// The guest writes to its disk.
+    /// The guest writes to its disk. One whose peer does not get that stands still.
     pub fn guest_writes(&self, host: &Name, vm: Uuid) {
-        self.with(host, |state| {
-            if let Some(vm) = state.vms.get_mut(&vm) {
-                vm.disk.content += 1;
-            }
-        });
+        self.lock().guest_writes(host, vm, |_| true);
     }
 
     /// What is on a VM's disk: how often its guest wrote to it, and the states that are kept.
@@ -228,7 +232,7 @@ impl FakeWorld {
         self.lock().executing(vm)
     }
 
-    /// Whether any VM ever executed on two hosts at once: each time, described.
+    /// Whether any VM ever executed on two hosts at once, or without what it was told is durable: each time, described.
     pub fn violations(&self) -> Vec<String> {
         self.lock().violations.clone()
     }
@@ -269,7 +273,7 @@ impl State {
         self.hosts.iter().filter(|(_, host)| runs(host)).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Writes down every VM that executes twice.
+    /// Writes down every VM that executes twice, or without what it was told is durable.
     fn check(&mut self) {
         let vms: BTreeSet<Uuid> = self.hosts.values().flat_map(|host| host.vms.keys().copied()).collect();
         for vm in vms {
@@ -277,6 +281,7 @@ impl State {
             if hosts.len() > 1 {
                 self.violations.push(format!("VM {vm} executes on {hosts:?}"));
             }
+            self.violations.extend(self.lost_writes(vm));
         }
     }
 }

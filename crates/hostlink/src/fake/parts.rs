@@ -8,6 +8,7 @@ use super::{
     FakeWorld, State,
     guest::Guest,
     host::{handed_over, stale},
+    mirror::expect_alone,
 };
 
 impl FakeWorld {
@@ -35,6 +36,11 @@ impl FakeWorld {
         handed_over(known)?;
         if known.arrived.is_some() {
             return Err(Problem::conflict("vm-arrived", "it is not said to be this host's VM yet"));
+        }
+        if matches!(known.guest, Guest::Off { .. }) {
+            expect_alone(known)?;
+            // What this QEMU has noted goes with it.
+            known.pairing.shown.since = None;
         }
         known.assignment.epoch = epoch;
         let (assignment, observation) = (known.assignment.clone(), known.observe());

@@ -42,11 +42,20 @@ impl HostState {
     /// The VM is no longer this host's; its disk goes too, unless it was given to another, or is to be.
     pub(super) fn forget(&mut self, vm: Uuid, epoch: u64) {
         let Some(gone) = self.vms.remove(&vm) else { return };
+        self.copies.remove(&vm);
         let Some(pool) = gone.assignment.disk.pool.and_then(|pool| self.pools.get_mut(&pool.uuid)) else { return };
         let mut content = pool.content();
         if content.disks.get(&vm) == Some(&gone.assignment.epoch) && epoch <= gone.assignment.epoch {
             content.disks.remove(&vm);
         }
+    }
+}
+
+impl HostState {
+    /// What is on a disk in a mirrored pool, as this host has it.
+    fn disk_here(&self, disk: Uuid) -> FakeDisk {
+        let taken = self.taken_copy(disk).filter(|_| !self.vms.contains_key(&disk));
+        taken.or_else(|| self.vms.get(&disk).map(|vm| vm.disk.clone())).unwrap_or_default()
     }
 }
 
@@ -60,11 +69,15 @@ impl State {
 
     pub(super) fn adopt(&mut self, name: &Name, uuid: Uuid, request: &AdoptVm) -> Result<VmObservation, Problem> {
         let assignment = &request.assignment;
-        let disk = self.disk_in_pool(assignment).unwrap_or_default();
+        let mirrored = assignment.disk.pool.as_ref().is_some_and(|pool| pool.is_mirrored());
+        let disk = match mirrored {
+            true => self.host(name)?.disk_here(uuid),
+            false => self.disk_in_pool(assignment).unwrap_or_default(),
+        };
         let opened = |(other, host): (&Name, &HostState)| {
             other != name && host.vms.get(&uuid).is_some_and(|vm| !matches!(vm.guest, Guest::Off { .. }))
         };
-        let in_use = !self.unlocked && self.hosts.iter().any(opened);
+        let in_use = !mirrored && !self.unlocked && self.hosts.iter().any(opened);
         let host = self.host(name)?;
         if assignment.disk.pool.is_none() {
             return Err(Problem::invalid("disk-not-shared", "only a disk in a pool can be adopted"));

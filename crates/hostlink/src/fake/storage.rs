@@ -65,6 +65,7 @@ impl FakePool {
             busy_percent: None,
             space: Some(PoolSpace { capacity: CAPACITY, free: self.free.unwrap_or(CAPACITY) }),
             volumes: self.content().volumes.iter().map(report).collect(),
+            copies: Vec::new(),
         }
     }
 }
@@ -275,7 +276,11 @@ impl StorageApi for FakeHost {
 impl super::FakeWorld {
     /// What a host would tell of its pools.
     pub fn pool_reports(&self, host: &gantry_types::Name) -> Vec<PoolReport> {
-        let reports = |state: &mut HostState| state.pools.iter().map(|(id, pool)| pool.report(*id)).collect();
+        let reports = |state: &mut HostState| {
+            let report =
+                |(id, pool): (&Uuid, &FakePool)| PoolReport { copies: state.copies_in(*id), ..pool.report(*id) };
+            state.pools.iter().map(report).collect()
+        };
         self.with(host, reports).unwrap_or_default()
     }
 

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use gantry_api::agent::*;
 use gantry_api::backup::*;
 use gantry_api::fencing::*;
+use gantry_api::mirror::*;
 use gantry_api::relocation::*;
 use gantry_api::storage::*;
 use gantry_api::{AgentApi, FencingApi};
@@ -147,6 +148,15 @@ carried! { BackupApi {
     check_backup(place: &BackupPlace;;) -> Work<BackupCheck>,
     delete_backup(place: &BackupPlace;;) -> Work<()>,
     read_backup(request: &ReadBackup;;) -> BackupContent,
+} }
+
+carried! { MirrorApi {
+    serve_copy(request: &ServeCopy;;) -> CopyEndpoint,
+    settle_copy(request: &SettleCopy;;) -> (),
+    take_copy(request: &TakeCopy;;) -> (),
+    drop_copy(request: &DropCopy;;) -> (),
+    join_copy(; vm: Uuid; request: &JoinCopy) -> CopyProgress,
+    go_alone(; vm: Uuid; request: &GoAlone) -> (),
 } }
 
 carried! { RelocationApi {

@@ -31,6 +31,7 @@ use self::copying::Copying;
 use self::mirroring::Mirrored;
 use super::actor::{Run, VmTask};
 use super::machine::disk_of;
+use super::pairing::Copied;
 use super::{MONITOR_LIMIT, disk, within};
 use crate::images::digest;
 use crate::problem::problem;
@@ -59,6 +60,7 @@ impl VmTask {
             self.close_left_disk().await?;
             return Ok(VolumeMoveReport::Moved);
         }
+        self.expect_alone()?;
         let there = in_pool(&here, request.to);
         self.expect_exports_answer().await?;
         match &self.run {
@@ -112,7 +114,8 @@ impl VmTask {
     async fn note_disk_place(&mut self, there: Assignment, node: Option<&str>) -> Result<(), Problem> {
         let record = self.known()?;
         let left_disk = record.assignment.disk.pool.clone();
-        let mut noted = Record { assignment: there, left_disk, ..record.clone() };
+        // Whoever had a copy where it was has none of where it is.
+        let mut noted = Record { assignment: there, left_disk, copied: Copied::default(), ..record.clone() };
         if let Some(node) = node {
             if let Some(process) = &mut noted.process {
                 process.disk_node = Some(node.to_owned());

@@ -1,0 +1,278 @@
+//! Copies of disks in mirrored pools of fake hosts. What the guest writes is on its peer's copy at once.
+
+use async_trait::async_trait;
+use gantry_api::{
+    MirrorApi,
+    mirror::{
+        CopyEndpoint, CopyObservation, CopyProgress, DropCopy, FormerCopy, GoAlone, JoinCopy, ServeCopy, SettleCopy,
+        TakeCopy,
+    },
+};
+use gantry_types::{Name, Problem};
+use uuid::Uuid;
+
+use super::{
+    FakeHost, FakeWorld, HostState, State,
+    guest::{FakeDisk, FakeVm, Guest},
+    host::stale,
+    unreachable,
+};
+
+/// How often joining says that it catches up before they are paired.
+const CATCHING_ROUNDS: u32 = 2;
+
+/// A copy that a host keeps for another.
+#[derive(Debug, Clone)]
+pub(super) struct FakeCopy {
+    state: CopyState,
+    disk: FakeDisk,
+    pool: Uuid,
+    /// By a server that ends with the host's agent.
+    is_served: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CopyState {
+    Behind,
+    Whole(u64),
+    Taken(u64),
+}
+
+/// How a VM's disk in a mirrored pool stands on its host.
+#[derive(Debug, Clone, Default)]
+pub(super) struct FakePairing {
+    pub shown: CopyObservation,
+    rounds: Option<(Name, u32)>,
+}
+
+pub(super) fn is_mirrored(vm: &FakeVm) -> bool {
+    vm.assignment.disk.pool.as_ref().is_some_and(|pool| pool.is_mirrored())
+}
+
+/// A VM that is off goes on only when it is current alone.
+pub(super) fn expect_alone(vm: &mut FakeVm) -> Result<(), Problem> {
+    if vm.pairing.shown.peer.is_none() {
+        return Ok(());
+    }
+    vm.pairing.shown.wants_alone = true;
+    Err(Problem::transient("copy-not-alone", "its disk has a copy that may be current as well"))
+}
+
+impl HostState {
+    /// The disk that was taken over here.
+    pub(super) fn taken_copy(&self, disk: Uuid) -> Option<FakeDisk> {
+        self.copies.get(&disk).filter(|copy| matches!(copy.state, CopyState::Taken(_))).map(|copy| copy.disk.clone())
+    }
+
+    /// The disks that it keeps copies of in this pool.
+    pub(super) fn copies_in(&self, pool: Uuid) -> Vec<Uuid> {
+        let kept =
+            self.copies.iter().filter(|(_, copy)| copy.pool == pool && !matches!(copy.state, CopyState::Taken(_)));
+        kept.map(|(disk, _)| *disk).collect()
+    }
+
+    fn serve_copy(&mut self, name: &Name, request: &ServeCopy) -> Result<CopyEndpoint, Problem> {
+        self.pool(&request.pool)?;
+        if self.vms.contains_key(&request.disk) {
+            return Err(Problem::transient("vm-exists", "a host that has the VM keeps no copy of its disk"));
+        }
+        let keeps = |copy: &FakeCopy| request.since.is_some_and(|since| copy.state == CopyState::Whole(since));
+        let fresh = !self.copies.get(&request.disk).is_some_and(keeps);
+        let copy = self.copies.entry(request.disk).or_insert(FakeCopy {
+            state: CopyState::Behind,
+            disk: FakeDisk::default(),
+            pool: request.pool.uuid,
+            is_served: true,
+        });
+        (copy.state, copy.is_served) = (CopyState::Behind, true);
+        if fresh {
+            copy.disk = FakeDisk::default();
+        }
+        let (address, tls_name) = (std::net::Ipv4Addr::LOCALHOST.into(), name.to_string());
+        Ok(CopyEndpoint { address, port: 1, export: request.disk.to_string(), tls_name, fresh })
+    }
+
+    fn settle_copy(&mut self, request: &SettleCopy) -> Result<(), Problem> {
+        self.pool(&request.pool)?;
+        let copy = self.copies.get_mut(&request.disk).ok_or_else(|| missing(request.disk))?;
+        copy.state = CopyState::Whole(request.generation);
+        Ok(())
+    }
+
+    fn take_copy(&mut self, request: &TakeCopy) -> Result<(), Problem> {
+        self.pool(&request.pool)?;
+        let copy = self.copies.get_mut(&request.disk).ok_or_else(|| missing(request.disk))?;
+        match copy.state {
+            CopyState::Taken(generation) if generation == request.generation => Ok(()),
+            CopyState::Whole(generation) if generation == request.from => {
+                (copy.state, copy.is_served) = (CopyState::Taken(request.generation), false);
+                // Of no epoch yet: whoever adopts it has it.
+                self.pool(&request.pool)?.content().disks.entry(request.disk).or_insert(0);
+                Ok(())
+            }
+            state => {
+                let detail = format!("the copy of disk {} is {state:?}, not whole at {}", request.disk, request.from);
+                Err(Problem::conflict("copy-stale", detail))
+            }
+        }
+    }
+
+    fn go_alone(&mut self, vm: Uuid, request: &GoAlone) -> Result<(), Problem> {
+        let vm = self.vm(vm)?;
+        stale(vm, request.epoch)?;
+        expect_mirrored(vm)?;
+        let shown = &mut vm.pairing.shown;
+        if shown.generation >= request.generation {
+            return Ok(());
+        }
+        if let Some(host) = shown.peer.take() {
+            shown.since = Some(FormerCopy { host, generation: shown.generation });
+        }
+        (shown.generation, shown.wants_alone) = (request.generation, false);
+        vm.pairing.rounds = None;
+        if vm.guest == Guest::Paused && vm.waits_for_peer {
+            vm.guest = Guest::Running;
+        }
+        vm.waits_for_peer = false;
+        Ok(())
+    }
+}
+
+fn missing(disk: Uuid) -> Problem {
+    Problem::conflict("copy-stale", format!("there is no copy of disk {disk}"))
+}
+
+fn expect_mirrored(vm: &FakeVm) -> Result<(), Problem> {
+    if is_mirrored(vm) {
+        Ok(())
+    } else {
+        Err(Problem::conflict("disk-not-mirrored", "its disk is in no mirrored pool"))
+    }
+}
+
+impl State {
+    fn join_copy(&mut self, host: &Name, uuid: Uuid, request: &JoinCopy) -> Result<CopyProgress, Problem> {
+        let copy: Uuid = request.endpoint.export.parse().map_err(|_| missing(uuid))?;
+        let reached = self.host(&request.peer)?;
+        if reached.cut || !reached.copies.get(&copy).is_some_and(|copy| copy.is_served) {
+            return Err(unreachable(&request.peer));
+        }
+        let vm = self.host(host)?.vm(uuid)?;
+        stale(vm, request.epoch)?;
+        expect_mirrored(vm)?;
+        if vm.pairing.shown.peer.as_ref() == Some(&request.peer) {
+            return Ok(CopyProgress::Paired);
+        }
+        if vm.guest != Guest::Running {
+            return Err(Problem::conflict("vm-not-running", "a copy catches up under a running VM"));
+        }
+        let known = vm.pairing.rounds.take().filter(|(peer, _)| *peer == request.peer);
+        let (peer, rounds) = known.unwrap_or((request.peer.clone(), CATCHING_ROUNDS));
+        if rounds > 0 {
+            vm.pairing.rounds = Some((peer, rounds - 1));
+            return Ok(CopyProgress::Catching { done_bytes: 1, total_bytes: 2 });
+        }
+        let shown = &mut vm.pairing.shown;
+        (shown.generation, shown.peer, shown.since) = (request.generation, Some(peer.clone()), None);
+        let disk = vm.disk.clone();
+        if let Some(copy) = self.host(&peer)?.copies.get_mut(&copy) {
+            copy.disk = disk;
+        }
+        Ok(CopyProgress::Paired)
+    }
+
+    /// What the guest has written is on its peer's copy, too; without that it stands still with its write.
+    pub(super) fn guest_writes(&mut self, host: &Name, uuid: Uuid, reaches: impl Fn(&Name) -> bool) {
+        let goes_on = self.parts_untold;
+        let Some(vm) = self.hosts.get_mut(host).and_then(|host| host.vms.get_mut(&uuid)) else { return };
+        if vm.guest != Guest::Running {
+            return;
+        }
+        let mut disk = vm.disk.clone();
+        disk.content += 1;
+        if let Some(peer) = vm.pairing.shown.peer.clone() {
+            let kept = self.hosts.get_mut(&peer).filter(|state| !state.cut && reaches(&peer));
+            let gets = kept.and_then(|peer| peer.copies.get_mut(&uuid)).filter(|copy| copy.is_served);
+            let is_there = gets.map(|copy| copy.disk = disk.clone()).is_some();
+            let Some(vm) = self.hosts.get_mut(host).and_then(|host| host.vms.get_mut(&uuid)) else { return };
+            if !is_there && !goes_on {
+                (vm.guest, vm.waits_for_peer, vm.pairing.shown.wants_alone) = (Guest::Paused, true, true);
+                return;
+            }
+            vm.disk = disk;
+        } else {
+            vm.disk = disk;
+        }
+        self.note_acknowledged(host, uuid);
+    }
+
+    pub(super) fn note_acknowledged(&mut self, host: &Name, uuid: Uuid) {
+        let Some(vm) = self.hosts.get(host).and_then(|host| host.vms.get(&uuid)).filter(|vm| is_mirrored(vm)) else {
+            return;
+        };
+        self.acknowledged.insert(uuid, vm.disk.content);
+    }
+
+    /// Whether a guest that executes has all that any run of it was told is durable.
+    pub(super) fn lost_writes(&self, uuid: Uuid) -> Option<String> {
+        let acknowledged = *self.acknowledged.get(&uuid)?;
+        let runs = |vm: &&FakeVm| vm.guest == Guest::Running && vm.disk.content < acknowledged;
+        let (name, vm) = self.hosts.iter().find_map(|(name, host)| Some((name, host.vms.get(&uuid).filter(runs)?)))?;
+        Some(format!("VM {uuid} executes on {name} with {} of {acknowledged} writes", vm.disk.content))
+    }
+}
+
+impl FakeWorld {
+    /// The guest writes to its disk, where its host reaches these.
+    pub fn guest_writes_over(&self, host: &Name, vm: Uuid, reaches: impl Fn(&Name) -> bool) {
+        self.lock().guest_writes(host, vm, reaches);
+    }
+
+    /// The host's agent ends, and with it what serves copies.
+    pub fn agent_ends(&self, host: &Name) {
+        if let Some(host) = self.lock().hosts.get_mut(host) {
+            host.copies.values_mut().for_each(|copy| copy.is_served = false);
+        }
+    }
+
+    /// From here on guests go on without their peers, and nobody is asked.
+    pub fn part_untold(&self) {
+        self.lock().parts_untold = true;
+    }
+
+    /// What is on the copy of a VM's disk that a host keeps: how often the guest wrote to it.
+    pub fn copy_on(&self, host: &Name, disk: Uuid) -> Option<u64> {
+        self.lock().hosts.get(host)?.copies.get(&disk).map(|copy| copy.disk.content)
+    }
+}
+
+#[async_trait]
+impl MirrorApi for FakeHost {
+    async fn serve_copy(&self, request: &ServeCopy) -> Result<CopyEndpoint, Problem> {
+        self.on_host("serve_copy", |host| host.serve_copy(&self.name, request))
+    }
+
+    async fn settle_copy(&self, request: &SettleCopy) -> Result<(), Problem> {
+        self.on_host("settle_copy", |host| host.settle_copy(request))
+    }
+
+    async fn take_copy(&self, request: &TakeCopy) -> Result<(), Problem> {
+        self.on_host("take_copy", |host| host.take_copy(request))
+    }
+
+    async fn drop_copy(&self, request: &DropCopy) -> Result<(), Problem> {
+        self.on_host("drop_copy", |host| {
+            host.pool(&request.pool)?;
+            host.copies.retain(|disk, copy| *disk != request.disk || matches!(copy.state, CopyState::Taken(_)));
+            Ok(())
+        })
+    }
+
+    async fn join_copy(&self, vm: Uuid, request: &JoinCopy) -> Result<CopyProgress, Problem> {
+        self.call("join_copy", |state| state.join_copy(&self.name, vm, request))
+    }
+
+    async fn go_alone(&self, vm: Uuid, request: &GoAlone) -> Result<(), Problem> {
+        self.on_host("go_alone", |host| host.go_alone(vm, request))
+    }
+}
