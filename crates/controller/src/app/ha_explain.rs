@@ -59,6 +59,10 @@ fn explain(vm: &Vm, pool: Option<&Pool>, placement: &VmExplanation) -> HaExplana
         }
     }
     rows.extend(probe_rows(vm, host));
+    if let Some(copies) = pool.filter(|pool| pool.is_mirrored()).and(vm.status.copies.as_ref()) {
+        let current: Vec<&str> = copies.current.iter().map(Name::as_str).collect();
+        rows.push(("its disk is on", format!("{}; generation {}", current.join(" and "), copies.generation)));
+    }
     let elsewhere = elsewhere(vm, host, pool, placement);
     rows.push(("if its host dies", match &elsewhere {
         Ok((starts_on, pool)) => format!(
@@ -150,9 +154,12 @@ fn probe_rows(vm: &Vm, host: &str) -> Vec<(&'static str, String)> {
 
 /// Where it would run again and from which pool, or why it would not.
 fn elsewhere(vm: &Vm, host: &str, pool: Option<&Pool>, placement: &VmExplanation) -> Result<(Name, Name), String> {
-    let Some(pool) = pool.filter(|pool| pool.is_shared()) else {
+    let Some(pool) = pool.filter(|pool| pool.is_shared() || pool.is_mirrored()) else {
         return Err(format!("its disk is only on {host}"));
     };
+    if let Some(why) = lacks_copy(vm, pool) {
+        return Err(why);
+    }
     if vm.spec.ha.policy == HaPolicy::None {
         return Err("it is not protected".to_owned());
     }
@@ -163,10 +170,26 @@ fn elsewhere(vm: &Vm, host: &str, pool: Option<&Pool>, placement: &VmExplanation
         return Err(format!("{host} has not confirmed yet that it stops it when its lease ends"));
     }
     let others = placement.hosts.iter().filter(|verdict| verdict.host.as_str() != host);
-    let fit = others.filter(|verdict| verdict.fits && pool.is_at(&verdict.host));
+    let has_disk = |host: &Name| match pool.is_mirrored() {
+        true => vm.status.copies.as_ref().is_some_and(|copies| copies.is_current(host)),
+        false => pool.is_at(host),
+    };
+    let fit = others.filter(|verdict| verdict.fits && has_disk(&verdict.host));
     let best = fit.max_by(|a, b| a.score.unwrap_or(0.0).total_cmp(&b.score.unwrap_or(0.0)));
     let best = best.ok_or_else(|| "no other host that reaches its disk can take it now".to_owned())?;
     Ok((best.host.clone(), pool.metadata.name.clone()))
+}
+
+/// Why a disk that is mirrored can't be used elsewhere now.
+fn lacks_copy(vm: &Vm, pool: &Pool) -> Option<String> {
+    let host = vm.status.host.as_ref()?;
+    if !pool.is_mirrored() || vm.status.copies.as_ref().is_some_and(|copies| copies.other(host).is_some()) {
+        return None;
+    }
+    Some(format!(
+        "its disk has no second copy that is up to date; one is made by itself while it runs and another host of pool '{}' has room",
+        pool.name()
+    ))
 }
 
 #[cfg(test)]
@@ -218,6 +241,22 @@ mod tests {
         let verdict = |host: &str, score: f64| json!({"host": host, "cluster": "main", "fits": fits, "score": score});
         let hosts = [verdict("host-1", 9.0), verdict("host-2", 1.0), verdict("host-3", 5.0)];
         serde_json::from_value(json!({"vm": "web", "summary": "", "hosts": hosts})).expect("an explanation")
+    }
+
+    #[test]
+    fn a_mirrored_disk_says_where_it_is_and_what_follows() {
+        let mut pair = pool(&["host-1", "host-2", "host-3"]);
+        pair.spec.kind = gantry_types::PoolType::Mirrored;
+        let status = |current: &[&str]| {
+            let copies = json!({"generation": 4, "current": current});
+            json!({"phase": "running", "host": "host-1", "epoch": 2, "guarded_epoch": 2, "copies": copies})
+        };
+        let protected = |current: &[&str]| vm(json!({"policy": "restart"}), status(current));
+        let two = explain(&protected(&["host-1", "host-2"]), Some(&pair), &placement(true));
+        assert_eq!(two.starts_on, Some("host-2".parse().unwrap()), "host-3 would be better, but has none of it");
+        assert!(told(&two).contains("its disk is on host-1 and host-2; generation 4"), "{}", told(&two));
+        let one = explain(&protected(&["host-1"]), Some(&pair), &placement(true));
+        assert!(one.waits_because.unwrap_or_default().contains("no second copy"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod alarm;
 pub mod backup;
 mod caller;
 pub mod cluster;
+pub(crate) mod copies;
 pub mod event;
 pub mod explain;
 pub mod exposition;

@@ -45,6 +45,62 @@ pub(crate) fn is_disk_shared(tables: &Tables, vm: &Vm) -> bool {
     pool.is_some_and(|pool| pool.is_shared())
 }
 
+/// Where the VM's disk can be used besides on its own host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Elsewhere {
+    Nowhere,
+    /// On every host of its pool.
+    Pool,
+    /// On the host that has a current copy.
+    Copy(Name),
+}
+
+pub(crate) fn elsewhere(tables: &Tables, vm: &Vm) -> Elsewhere {
+    let other = || vm.status.copies.as_ref()?.other(vm.status.host.as_ref()?).cloned();
+    match (is_disk_shared(tables, vm), other()) {
+        (true, _) => Elsewhere::Pool,
+        (false, Some(host)) if is_mirrored(tables, vm) => Elsewhere::Copy(host),
+        (false, _) => Elsewhere::Nowhere,
+    }
+}
+
+/// Whether the VM's disk is in a pool in which each host has its own.
+pub(crate) fn is_mirrored(tables: &Tables, vm: &Vm) -> bool {
+    let pool = vm.spec.pool.as_ref().and_then(|pool| tables.pools.get(pool.as_str()));
+    pool.is_some_and(|pool| pool.is_mirrored())
+}
+
+/// The VM can be moved: that its disk is current on one host only while it goes would be known too late if that host died.
+///
+/// # Errors
+/// `vm-mirrored`.
+pub(crate) fn expect_not_mirrored(app: &App, vm: &Vm) -> Result<(), Problem> {
+    if !app.model.read(|tables| is_mirrored(tables, vm)) {
+        return Ok(());
+    }
+    let (name, pool) = (vm.name(), vm.spec.pool.as_ref().map_or("", |pool| pool.as_str()));
+    let detail =
+        format!("the disk of VM '{name}' is in the mirrored pool '{pool}', from which it is not moved to another host");
+    Err(Problem::conflict("vm-mirrored", detail).object(vm.reference()).remedy(format!(
+        "to empty its host: gantry vm stop {name}, take the host out of service (gantry host drain), gantry vm start {name}; it starts \
+         where its copy is"
+    )))
+}
+
+/// A pool that is for VMs' own disks only takes no volume.
+///
+/// # Errors
+/// A message.
+pub(crate) fn expect_for_volumes(pool: &Pool) -> Result<(), String> {
+    if !pool.is_mirrored() {
+        return Ok(());
+    }
+    Err(format!(
+        "pool '{}' is mirrored, and keeps VMs' own disks only: use another pool; see: gantry pool list",
+        pool.name()
+    ))
+}
+
 /// The VM's disk is its host's alone.
 ///
 /// # Errors
@@ -73,9 +129,9 @@ pub async fn create(app: &App, caller: &Caller, mut sent: Pool, query: &WriteQue
     make(app, caller, sent, query).await
 }
 
-/// Nobody has mounted it, so no hosts need to be named.
+/// Nobody has mounted it, or all have it, so no hosts need to be named.
 fn is_for_all(sent: &Pool) -> bool {
-    sent.spec.kind == PoolType::Nfs && sent.spec.hosts.is_empty()
+    matches!(sent.spec.kind, PoolType::Nfs | PoolType::Mirrored) && sent.spec.hosts.is_empty()
 }
 
 /// The pool that a host has of its own, at this path.

@@ -134,10 +134,10 @@ pub async fn start(app: &App, caller: &Caller, name: &str, query: &WriteQuery) -
 pub async fn restart_elsewhere(app: &App, name: &str) -> Result<Operation, Problem> {
     let (caller, query) = (Caller::controller(), WriteQuery::default());
     let launched = launch(app, &caller, name, &query, |vm| {
-        if !app.model.read(|tables| pool::is_disk_shared(tables, vm)) {
+        if app.model.read(|tables| pool::elsewhere(tables, vm)) == pool::Elsewhere::Nowhere {
             let detail = format!("no host but VM '{name}''s own reaches its disk");
             return Err(Problem::conflict("disk-not-shared", detail).object(vm.reference()).remedy(
-                "wait for its host; a VM whose disk is in a shared pool starts elsewhere: gantry vm create --pool",
+                "wait for its host; a VM whose disk is in a shared or mirrored pool starts elsewhere: gantry vm create --pool",
             ));
         }
         let host = vm.status.host.as_ref().and_then(|host| app.model.get::<Host>(host.as_str()));
@@ -245,6 +245,7 @@ pub async fn migrate(
     }
     launch(app, caller, name, query, |vm| {
         expect_phase(vm, &movable, "migrate", Some("gantry vm start"))?;
+        pool::expect_not_mirrored(app, vm)?;
         let is_stopped = vm.status.phase == VmPhase::Stopped;
         if is_stopped {
             snapshot::expect_disk(vm, "move")?;

@@ -93,6 +93,7 @@ pub async fn create(app: &App, caller: &Caller, sent: Volume, query: &WriteQuery
     };
     let pool = app.model.read(|tables| pool::find_ready(tables, &sent.spec.pool));
     let pool = pool.map_err(|message| wrong("spec.pool", message))?;
+    pool::expect_for_volumes(&pool).map_err(|message| wrong("spec.pool", message))?;
     pool::check_promise(app, &pool, sent.spec.size.bytes()).map_err(|message| wrong("spec.size", message))?;
     volume_content::check_image(app, &sent).map_err(|(field, message)| wrong(field, message))?;
     volume_content::check_backup(app, &sent).map_err(|(field, message)| wrong(field, message))?;
@@ -263,6 +264,7 @@ pub async fn migrate(
                 Problem::invalid("invalid-request", format!("volume '{name}' can't be moved")).field("to", message)
             };
             let to = app.model.read(|tables| pool::find_ready(tables, &request.to)).map_err(wrong)?;
+            pool::expect_for_volumes(&to).map_err(wrong)?;
             pool::check_promise(app, &to, current.spec.size.bytes()).map_err(wrong)?;
             if let Some(vm) = &current.status.vm {
                 let vm: Vm = app.objects.get(vm.as_str()).await?;

@@ -30,7 +30,11 @@ use uuid::Uuid;
 
 use super::woken;
 use crate::{
-    app::{App, Caller, fence, pool::is_disk_shared, vm, volume},
+    app::{
+        App, Caller, fence,
+        pool::{Elsewhere, elsewhere, is_mirrored},
+        vm, volume,
+    },
     leases::moment,
     objects::Change,
     operations::place_elsewhere,
@@ -194,10 +198,11 @@ pub(super) fn may_leave(app: &App, vm: &Vm, host: Option<&Host>) -> Result<(), P
     if vm.spec.host.is_some() {
         return waits("it may only run where it was (spec.host)");
     }
-    if !app.model.read(|tables| is_disk_shared(tables, vm)) {
-        return waits("no other host reaches its disk");
+    match app.model.read(|tables| (elsewhere(tables, vm), is_mirrored(tables, vm))) {
+        (Elsewhere::Nowhere, true) => waits("no other host has a current copy of its disk"),
+        (Elsewhere::Nowhere, false) => waits("no other host reaches its disk"),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Its host can't start it without the pools of its disks.

@@ -157,7 +157,7 @@ fn holds_others_up(app: &App, host: &Host) -> bool {
                 && vm.spec.ha.policy == gantry_types::HaPolicy::Restart
                 && vm.spec.power == PowerState::Running
                 && vm.spec.host.is_none()
-                && pool::is_disk_shared(tables, vm)
+                && pool::elsewhere(tables, vm) != pool::Elsewhere::Nowhere
         };
         tables.vms.values().any(|vm| its(vm))
     })

@@ -14,6 +14,7 @@ pub mod host_failure_detector;
 pub mod host_fencer;
 pub mod intake;
 pub mod load_balancers;
+pub mod mirror_keeper;
 pub mod network_distributor;
 pub mod notice_sender;
 pub mod observed_vm;
@@ -59,6 +60,7 @@ pub fn deciding(app: &Arc<App>, feed: ModelFeed) -> JoinSet<()> {
     tasks.spawn(cluster_keeper::run(Arc::clone(app)));
     tasks.spawn(policies::run(Arc::clone(app)));
     tasks.spawn(pool_keeper::run(Arc::clone(app)));
+    tasks.spawn(mirror_keeper::run(Arc::clone(app)));
     tasks.spawn(snapshot_schedules::run(Arc::clone(app)));
     tasks.spawn(backup_schedules::run(Arc::clone(app)));
     tasks.spawn(alarm_keeper::run(Arc::clone(app)));

@@ -182,7 +182,7 @@ fn health(app: &App, pool: &Pool) -> (PoolHealth, Option<String>) {
     let Some((host, mut worst)) = reports.into_iter().max_by_key(|(_, report)| report.health) else {
         return (pool.status.health, pool.status.reason.clone());
     };
-    if pool.is_shared() && worst.health > PoolHealth::Full {
+    if pool.spec.hosts.len() > 1 && worst.health > PoolHealth::Full {
         worst.reason = worst.reason.map(|reason| format!("on host '{host}': {reason}"));
     }
     let used = worst.space.map_or(0, |space| space.used_percent());

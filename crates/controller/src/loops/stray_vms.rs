@@ -114,6 +114,11 @@ fn past_of(tables: &Tables, vm: Uuid) -> Past {
     if deleted { Past::Deleted } else { Past::Unknown }
 }
 
+/// Whether this datacenter has deleted the VM.
+pub(super) fn was_deleted(tables: &Tables, vm: Uuid) -> bool {
+    past_of(tables, vm) == Past::Deleted
+}
+
 /// The VMs among what a host reports that this datacenter knows nothing of and has not told of yet.
 pub fn find_unknown<'a>(
     tables: &'a Tables,

@@ -52,6 +52,7 @@ use gantry_types::{
 use serde::{Deserialize, Serialize};
 
 use crate::app::{App, Caller, fresh_name};
+pub(crate) use assignment::image_of;
 pub(crate) use backup_create::machine_with_identity;
 pub(crate) use backup_place::{any_host, place_of, reaching_host};
 pub(crate) use snapshot_create::machine_of;

@@ -1,5 +1,5 @@
-//! `pool_create` and `pool_delete`: its first host marks the place as this pool's, the others find the mark; or it is taken
-//! off.
+//! `pool_create` and `pool_delete`: its first host marks the place as this pool's, the others find the mark, or make one of their
+//! own if each has its own place; or it is taken off.
 //!
 //! A pool that can't be made leaves nothing. One that can't be deleted is ready again, with the reason.
 
@@ -28,11 +28,12 @@ async fn on_all(context: &StepContext, open: bool) -> Result<(), Problem> {
         let assignment = assignment(&pool);
         let done = match (open, index) {
             (true, 0) => agent.open_pool(&assignment).await,
+            (true, _) if pool.is_mirrored() => agent.open_pool(&assignment).await,
             // The mark that the first host has made proves that they see the same place.
             (true, _) => agent.join_pool(&assignment).await,
             (false, _) => agent.close_pool(&assignment).await,
         };
-        done.map_err(|problem| match pool.is_shared() {
+        done.map_err(|problem| match pool.spec.hosts.len() > 1 {
             true => Problem { detail: format!("on host '{host}': {}", problem.detail), ..problem },
             false => problem,
         })?;

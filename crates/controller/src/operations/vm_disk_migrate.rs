@@ -206,6 +206,8 @@ impl Step for Record {
         context
             .update_vm(|vm| {
                 vm.spec.pool.clone_from(&to);
+                // Those of where it was are of no use, and where it is there are none yet.
+                vm.status.copies = None;
                 vm.status.recovery_points.retain(|point| !points.contains(&point.name));
             })
             .await?;

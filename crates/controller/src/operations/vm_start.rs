@@ -2,7 +2,8 @@
 //!
 //! A VM that has a host and a disk starts where they are. If the disk is in a pool that other hosts reach and its host can't
 //! start it, one of those adopts it, with the next epoch: from then on the lease beside the disk keeps the former host from
-//! starting it, whatever that believes. The VM stays where it was adopted, whether it starts there or not. If no host that is awake can take it and one that sleeps could,
+//! starting it, whatever that believes. In a mirrored pool that is the host with a current copy, which becomes the disk; whoever
+//! starts is current alone first. The VM stays where it was adopted, whether it starts there or not. If no host that is awake can take it and one that sleeps could,
 //! that one is woken first. Undone, a VM that never had a host has none again and no
 //! disk is left; its addresses stay its own until it is deleted.
 
@@ -20,7 +21,10 @@ use super::{
     waking::wake_one,
 };
 use crate::{
-    app::{App, pool::is_disk_shared},
+    app::{
+        App, copies,
+        pool::{Elsewhere, elsewhere},
+    },
     objects::Change,
 };
 
@@ -35,6 +39,7 @@ impl Procedure for VmStart {
             Box::new(Place),
             Box::new(Addresses),
             Box::new(FetchImage),
+            Box::new(TakeCopy),
             Box::new(Define),
             Box::new(JoinNetwork),
             Box::new(Start),
@@ -111,11 +116,16 @@ pub(super) async fn observe(
 }
 
 /// What placement is asked: for another host than the one that the VM leaves, otherwise for its own if it has one.
-fn request(vm: &Vm, image: Option<&ImageRef>, leaves: Option<&Name>) -> Request {
+fn request(app: &App, vm: &Vm, image: Option<&ImageRef>, leaves: Option<&Name>) -> Request {
     let mut request = Request::new(vm);
     request.disk_space = ByteSize(image.map_or(0, |image| image.file_size));
     match (&vm.status.host, leaves) {
-        (Some(_), Some(former)) => request.except = Some(former.clone()),
+        (Some(_), Some(former)) => {
+            request.except = Some(former.clone());
+            if let Elsewhere::Copy(host) = app.model.read(|tables| elsewhere(tables, vm)) {
+                request.only = Some(host);
+            }
+        }
         (Some(host), None) => {
             request.only = Some(host.clone());
             request.despite_cordon = true;
@@ -131,7 +141,7 @@ fn request(vm: &Vm, image: Option<&ImageRef>, leaves: Option<&Name>) -> Request 
 /// As placement says.
 pub(crate) fn place_elsewhere(app: &App, vm: &Vm) -> Result<(), Problem> {
     let image = image_of(app, vm)?;
-    choose(app, vm, &request(vm, image.as_ref(), vm.status.host.as_ref())).map(drop)
+    choose(app, vm, &request(app, vm, image.as_ref(), vm.status.host.as_ref())).map(drop)
 }
 
 pub(super) struct Place;
@@ -147,7 +157,7 @@ impl Step for Place {
         let vm = context.vm().await?;
         let image = image_of(&app, &vm)?;
         let leaves = unfit_host(context, &vm).await?;
-        let mut request = request(&vm, image.as_ref(), leaves.as_ref());
+        let mut request = request(&app, &vm, image.as_ref(), leaves.as_ref());
         if let (None, Action::BackupRestore { host: Some(host), .. }) =
             (&vm.status.host, &context.operation.spec.action)
         {
@@ -174,6 +184,7 @@ impl Step for Place {
                 if vm.status.host.is_none() || leaves.is_some() && vm.status.host == leaves {
                     vm.status.host = Some(host.clone());
                     vm.status.epoch += 1;
+                    vm.status.copies = vm.status.copies.as_ref().map(|copies| copies.alone(host.clone()));
                 }
                 if vm.status.disk.is_none() {
                     vm.status.disk = disk;
@@ -190,6 +201,7 @@ impl Step for Place {
                 .update_vm(|vm| {
                     vm.status.host = None;
                     vm.status.disk = None;
+                    vm.status.copies = None;
                     vm.status.image_digest = None;
                 })
                 .await?;
@@ -201,7 +213,9 @@ impl Step for Place {
 /// The host of a VM that had better start elsewhere, where its disk can be reached as well.
 async fn unfit_host(context: &StepContext, vm: &Vm) -> Result<Option<Name>, Problem> {
     let Some(name) = &vm.status.host else { return Ok(None) };
-    if vm.spec.host.as_ref() == Some(name) || !context.app.model.read(|tables| is_disk_shared(tables, vm)) {
+    if vm.spec.host.as_ref() == Some(name)
+        || context.app.model.read(|tables| elsewhere(tables, vm)) == Elsewhere::Nowhere
+    {
         return Ok(None);
     }
     let host = context.host(name).await?;
@@ -227,6 +241,25 @@ impl Step for FetchImage {
             // Under a disk in a pool it has been since that was made.
             _ => Ok(()),
         }
+    }
+}
+
+/// The copy on the VM's new host becomes the disk.
+struct TakeCopy;
+
+#[async_trait]
+impl Step for TakeCopy {
+    fn name(&self) -> &'static str {
+        "copy"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let (vm, _, agent) = at_host(context).await?;
+        // A host that has the VM has its disk.
+        if vm.status.copies.is_none() || observe(&*agent, vm.metadata.uuid).await?.is_some() {
+            return Ok(());
+        }
+        copies::take(&context.app, &vm, &*agent).await
     }
 }
 
@@ -287,7 +320,8 @@ impl Step for Start {
     }
 
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
-        let (vm, _, agent) = at_host(context).await?;
+        let (vm, host, agent) = at_host(context).await?;
+        copies::begin_alone(&context.app, &vm, &host, &*agent).await?;
         let request = PowerRequest { epoch: vm.status.epoch, action: PowerAction::Start };
         agent.power(vm.metadata.uuid, &request).await?;
         // Others learn where the VM is by the loop; nobody could have talked to it before.

@@ -16,6 +16,7 @@ mod fencing;
 mod hosts_fail;
 mod hosts_work;
 mod late_reports;
+mod mirrored;
 mod networking;
 mod nfs_pools;
 mod policies;
@@ -68,7 +69,7 @@ async fn expect_result(world: &World, scenario: Scenario) {
     if let (Some(vm), Some((_, Some(host)))) = (&vm, &expected) {
         let mut everywhere = world.on_hosts();
         // The host that is lost still has what it had.
-        everywhere.retain(|vm| scenario != Scenario::StartElsewhere || !vm.starts_with("host-1"));
+        everywhere.retain(|vm| !scenario.leaves_its_host() || !vm.starts_with("host-1"));
         if let Some((runs, content)) = scenario.expected_clone() {
             let clone = expect_clone(world, vm, runs).await;
             everywhere.retain(|vm| !vm.starts_with("host-2"));
@@ -228,7 +229,7 @@ async fn with_fault(scenario: Scenario, fault: Fault) -> OperationPhase {
         let undoable = !matches!(scenario, Scenario::Stop | Scenario::Kill | Scenario::Delete | Scenario::SnapshotDelete)
                 && !matches!(scenario, Scenario::VolumeDelete | Scenario::VolumeDetach | Scenario::BackupDelete)
                 // Whoever has adopted it keeps it.
-                && scenario != Scenario::StartElsewhere
+                && !scenario.leaves_its_host()
                 && !scenario.is_of_hosts();
         if scenario.is_of_hosts() {
             hosts_work::expect_back_to_work(&world).await;
@@ -335,6 +336,7 @@ async fn a_cancel_at_any_write_unwinds_or_comes_too_late() {
                             | Scenario::VolumeDetach
                             | Scenario::BackupDelete
                             | Scenario::StartElsewhere
+                            | Scenario::StartOnCopy
                     ) {
                         assert_eq!(world.everything(), before, "{scenario:?} cancelled after write {write}");
                         assert_eq!(world.vm("copy").await, None, "{scenario:?} cancelled after write {write}");

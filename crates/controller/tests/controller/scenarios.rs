@@ -32,6 +32,10 @@ pub enum Scenario {
     MigratePostCopy,
     MigrateInPool,
     StartElsewhere,
+    /// On the host that has a copy of its disk.
+    StartOnCopy,
+    /// Where it was, beside a copy of its disk.
+    RestartBesideCopy,
     /// Of a stopped VM that has a snapshot.
     Relocate,
     /// Of a VM that runs, from its host's own pool to a shared one.
@@ -75,7 +79,12 @@ pub enum Scenario {
 }
 
 impl Scenario {
-    pub const ALL: [Self; 48] = [
+    /// Its host is lost, and it starts on another one.
+    pub fn leaves_its_host(self) -> bool {
+        matches!(self, Self::StartElsewhere | Self::StartOnCopy)
+    }
+
+    pub const ALL: [Self; 50] = [
         Self::Start,
         Self::Restart,
         Self::Stop,
@@ -90,6 +99,8 @@ impl Scenario {
         Self::MigratePostCopy,
         Self::MigrateInPool,
         Self::StartElsewhere,
+        Self::StartOnCopy,
+        Self::RestartBesideCopy,
         Self::Relocate,
         Self::DiskMigrate,
         Self::DiskMigrateStopped,
@@ -196,6 +207,10 @@ impl Scenario {
                 controller.shared_pool("nas").await;
                 controller.create_in("web", Some("nas")).await
             }
+            Self::StartOnCopy | Self::RestartBesideCopy => {
+                controller.mirrored_pool("pair").await;
+                controller.create_in("web", Some("pair")).await
+            }
             Self::DiskMigrate => {
                 controller.shared_pool("nas").await;
                 controller.create("web").await
@@ -209,8 +224,12 @@ impl Scenario {
         if self.is_of_hosts() {
             return None;
         }
+        let is_copied = matches!(self, Self::StartOnCopy | Self::RestartBesideCopy);
+        if is_copied {
+            world.copied(controller, "web").await;
+        }
         let stop = StopRequest { grace_s: 0, force: true };
-        if matches!(self, Self::Restart | Self::SnapshotOfStopped | Self::StartElsewhere) {
+        if is_copied || matches!(self, Self::Restart | Self::SnapshotOfStopped | Self::StartElsewhere) {
             let changed = vm::stop(app, caller, "web", stop, query).await.expect("stops");
             controller.execute(&changed.operation.expect("an operation").metadata.name).await;
         }
@@ -218,7 +237,7 @@ impl Scenario {
             let changed = vm::pause(app, caller, "web", query).await.expect("pauses");
             controller.execute(&changed.operation.expect("an operation").metadata.name).await;
         }
-        if self == Self::StartElsewhere {
+        if self.leaves_its_host() {
             world.lose(controller, "host-1").await;
         }
         if self.is_of_storage() {
@@ -237,7 +256,9 @@ impl Scenario {
         let policy = (self == Self::MigratePostCopy).then_some(policy);
         let migrate = MigrateRequest { to: Some(name("host-3")), policy, ..MigrateRequest::default() };
         let changed = match self {
-            Self::Restart | Self::StartElsewhere => vm::start(app, caller, "web", query).await,
+            Self::Restart | Self::StartElsewhere | Self::StartOnCopy | Self::RestartBesideCopy => {
+                vm::start(app, caller, "web", query).await
+            }
             Self::Stop => vm::stop(app, caller, "web", StopRequest::default(), query).await,
             Self::Kill => vm::stop(app, caller, "web", stop, query).await,
             Self::Reboot => vm::reboot(app, caller, "web", RebootRequest::default(), query).await,
@@ -497,6 +518,9 @@ impl Scenario {
             Self::Pause => Some((VmPhase::Paused, Some("host-1"))),
             Self::Migrate | Self::MigratePostCopy | Self::MigrateInPool => Some((VmPhase::Running, Some("host-3"))),
             Self::StartElsewhere => Some((VmPhase::Running, Some("host-2"))),
+            // Of equal hosts the last keeps the copy.
+            Self::StartOnCopy => Some((VmPhase::Running, Some("host-3"))),
+            Self::RestartBesideCopy => Some((VmPhase::Running, Some("host-1"))),
             Self::MigratePaused => Some((VmPhase::Paused, Some("host-3"))),
             Self::Relocate => Some((VmPhase::Stopped, Some("host-3"))),
             Self::HostDrain | Self::HostSleep | Self::HostReboot => Some((VmPhase::Running, Some("host-2"))),

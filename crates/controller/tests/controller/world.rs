@@ -19,7 +19,7 @@ use gantry_controller::{
     clock::Clock,
     image_library::{ImageLibrary, ImportProgress, ImportRequest, ImportedImage},
     links::HostLinks,
-    loops::{intake::heartbeat, stray_vms},
+    loops::{intake::heartbeat, mirror_keeper, stray_vms},
     objects::{Change, Objects},
     operations::executor,
     power::{PowerDriver, PowerDrivers},
@@ -28,7 +28,7 @@ use gantry_hostlink::fake::FakeWorld;
 use gantry_store::{MemoryStore, SharedStore};
 use gantry_types::{
     Backup, Host, HostSpec, HostState, Image, ImageFormat, Inventory, Name, Network, Operation, OperationPhase, Pool,
-    PoolHealth, PoolSpec, PowerStatus, Problem, Snapshot, Timestamp, Vm, VmPhase, Volume, VolumePhase,
+    PoolHealth, PoolSpec, PoolType, PowerStatus, Problem, Snapshot, Timestamp, Vm, VmPhase, Volume, VolumePhase,
 };
 use serde_json::json;
 use tokio_util::task::AbortOnDropHandle;
@@ -384,6 +384,20 @@ impl World {
         Objects::new(Arc::clone(&self.store)).get(host).await.expect("a host")
     }
 
+    /// The disk of a VM in a mirrored pool gets its second copy.
+    pub async fn copied(&self, controller: &Controller, vm: &str) {
+        let mut memory = mirror_keeper::Memory::default();
+        for _ in 0..10 {
+            self.reports(controller).await;
+            mirror_keeper::pass(&controller.app, &mut memory).await;
+            let copies = self.vm(vm).await.and_then(|vm| vm.status.copies);
+            if copies.is_some_and(|copies| copies.current.len() == 2) {
+                return;
+            }
+        }
+        panic!("no second copy is made of VM '{vm}'");
+    }
+
     /// As many heartbeats as it takes until they are sure to be newer than every operation.
     pub async fn reports(&self, controller: &Controller) {
         for _ in 0..3 {
@@ -507,6 +521,16 @@ impl Controller {
     /// Makes a pool that all hosts reach.
     pub async fn shared_pool(&self, pool: &str) {
         let spec = PoolSpec { hosts: HOSTS.map(name).to_vec(), ..PoolSpec::dir("/srv/shared", name(HOSTS[0])) };
+        let sent = Pool::new(name(pool), spec);
+        let made =
+            pool::create(&self.app, &Caller::controller(), sent, &WriteQuery::default()).await.expect("accepted");
+        self.execute(&made.operation.expect("an operation").metadata.name).await;
+    }
+
+    /// Makes a pool in which each host has a directory of its own.
+    pub async fn mirrored_pool(&self, pool: &str) {
+        let spec =
+            PoolSpec { kind: PoolType::Mirrored, hosts: Vec::new(), ..PoolSpec::dir("/srv/pair", name(HOSTS[0])) };
         let sent = Pool::new(name(pool), spec);
         let made =
             pool::create(&self.app, &Caller::controller(), sent, &WriteQuery::default()).await.expect("accepted");

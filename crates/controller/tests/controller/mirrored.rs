@@ -1,0 +1,299 @@
+//! VMs whose disks are mirrored between two hosts: the second copy is made by itself, and only a current one is ever started on.
+
+use std::time::Duration;
+
+use gantry_api::MirrorApi;
+use gantry_api::mirror::TakeCopy;
+use gantry_api::rest::{StopRequest, WriteQuery};
+use gantry_controller::{
+    Caller,
+    app::{cluster, vm, volume},
+    loops::{cluster_keeper, failover, host_failure_detector, host_fencer, mirror_keeper, stray_vms},
+};
+use gantry_hostlink::fake::{Fault, When};
+use gantry_types::{ByteSize, DiskCopies, Event, HaPolicy, Host, Name, Operation, Problem, Vm, VmPhase, Volume};
+use serde_json::json;
+
+use crate::world::{Controller, World, name};
+
+fn query() -> WriteQuery {
+    WriteQuery::default()
+}
+
+/// Three hosts with a mirrored pool, and a protected VM in it that runs.
+struct Pair {
+    world: World,
+    controller: Controller,
+    keeper: mirror_keeper::Memory,
+    failover: failover::Memory,
+}
+
+impl Pair {
+    async fn new() -> Self {
+        let world = World::new().await;
+        let controller = world.controller().await;
+        *world.power.absent.lock().expect("unpoisoned") = true;
+        cluster::ensure_main(&controller.app.objects, &*controller.app.clock).await.expect("made");
+        controller.import().await;
+        controller.mirrored_pool("pair").await;
+        for _ in 0..2 {
+            world.heartbeats(&controller).await;
+            cluster_keeper::pass(&controller.app).await.expect("a store");
+        }
+        let operation = controller.create_in("web", Some("pair")).await;
+        controller.execute(&operation).await;
+        let mut pair =
+            Self { world, controller, keeper: mirror_keeper::Memory::default(), failover: failover::Memory::default() };
+        pair.protect().await;
+        pair
+    }
+
+    async fn protect(&mut self) {
+        self.world.reports(&self.controller).await;
+        let mut sent = self.web().await;
+        sent.spec.ha.policy = HaPolicy::Restart;
+        vm::put(&self.controller.app, &Caller::controller(), "web", sent, &query()).await.expect("at any time");
+        gantry_controller::loops::protection_distributor::pass(&self.controller.app).await;
+        self.world.reports(&self.controller).await;
+        assert!(self.web().await.status.is_guarded());
+    }
+
+    async fn web(&self) -> Vm {
+        self.world.vm("web").await.expect("a VM")
+    }
+
+    async fn copies(&self) -> DiskCopies {
+        self.web().await.status.copies.expect("its disk is mirrored")
+    }
+
+    async fn host(&self) -> Name {
+        self.web().await.status.host.expect("it is somewhere")
+    }
+
+    /// The keeper looks, and hosts report what has become of it.
+    async fn look(&mut self) {
+        self.world.reports(&self.controller).await;
+        mirror_keeper::pass(&self.controller.app, &mut self.keeper).await;
+    }
+
+    async fn peer(&mut self) -> Name {
+        for _ in 0..10 {
+            self.look().await;
+            if let Some(peer) = self.copies().await.other(&self.host().await) {
+                return peer.clone();
+            }
+            self.world.clock.advance(Duration::from_secs(6));
+        }
+        panic!("no second copy is made: {:?}", self.web().await.status);
+    }
+
+    async fn write(&self) {
+        self.world.hosts.guest_writes(&self.host().await, self.web().await.metadata.uuid);
+    }
+
+    /// How often the guest has written to the disk that it has now.
+    async fn written(&self) -> u64 {
+        self.world.hosts.disk_on(&self.host().await, self.web().await.metadata.uuid).expect("a disk").0
+    }
+
+    async fn lose(&mut self, host: &Name) {
+        self.world.hosts.cut(host);
+        for _ in 0..4 {
+            self.world.clock.advance(Duration::from_secs(5));
+            self.world.heartbeats(&self.controller).await;
+            host_failure_detector::pass(&self.controller.app, Duration::ZERO).await.expect("a store");
+        }
+    }
+
+    /// Shuts out who is to be shut out, and starts again what can be.
+    async fn fail_over(&mut self) {
+        let app = &self.controller.app;
+        for _ in 0..4 {
+            self.world.clock.advance(Duration::from_secs(10));
+            self.world.heartbeats(&self.controller).await;
+            host_fencer::pass(app).await.expect("a store");
+            for host in app.model.list::<Host>() {
+                if let Some(fence) = host.status.fence.clone().filter(|fence| fence.proof.is_none()) {
+                    host_fencer::store(app, &host, &fence).await;
+                    host_fencer::switch_off(app, &host, &fence).await;
+                }
+            }
+            failover::pass(app, &mut self.failover).await.expect("a store");
+            for operation in app.model.list::<Operation>() {
+                if !operation.status.phase.is_finished() {
+                    self.controller.execute(&operation.metadata.name).await;
+                }
+            }
+        }
+    }
+
+    async fn mend(&mut self, host: &Name) {
+        self.world.hosts.mend(host);
+        for _ in 0..4 {
+            self.world.heartbeats(&self.controller).await;
+            host_failure_detector::pass(&self.controller.app, Duration::ZERO).await.expect("a store");
+            host_fencer::pass(&self.controller.app).await.expect("a store");
+            stray_vms::pass(&self.controller.app).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_second_copy_is_made_by_itself_and_gets_every_write() {
+    let mut pair = Pair::new().await;
+    pair.write().await;
+    let peer = pair.peer().await;
+    let (host, uuid) = (pair.host().await, pair.web().await.metadata.uuid);
+    assert_ne!(peer, host);
+    pair.write().await;
+    assert_eq!(pair.world.hosts.copy_on(&peer, uuid), Some(2));
+    // Another controller finds it so.
+    let before = pair.copies().await;
+    pair.controller = pair.world.controller().await;
+    pair.keeper = mirror_keeper::Memory::default();
+    for _ in 0..3 {
+        pair.look().await;
+    }
+    assert_eq!(pair.copies().await, before);
+    pair.world.check().await;
+}
+
+#[tokio::test]
+async fn it_starts_again_where_its_copy_is_with_all_that_was_written() {
+    let mut pair = Pair::new().await;
+    let peer = pair.peer().await;
+    let host = pair.host().await;
+    for _ in 0..3 {
+        pair.write().await;
+    }
+    let former = pair.copies().await;
+    pair.lose(&host).await;
+    pair.look().await;
+    assert_eq!(pair.copies().await, former, "a host that does not answer is not made current alone");
+    pair.world.hosts.lease_ends(&host);
+    pair.fail_over().await;
+    let web = pair.web().await;
+    assert_eq!((web.status.host.as_ref(), web.status.phase), (Some(&peer), VmPhase::Running), "{:?}", web.status);
+    assert_eq!(pair.written().await, 3);
+    assert_eq!(pair.copies().await, former.alone(peer.clone()));
+
+    // Its former host has nothing of it any more when it is back, and may keep the next copy.
+    pair.write().await;
+    pair.mend(&host).await;
+    assert!(pair.world.hosts.vms_on(&host).is_empty());
+    let next = pair.peer().await;
+    assert_eq!(pair.world.hosts.copy_on(&next, web.metadata.uuid), Some(4));
+    pair.world.check().await;
+}
+
+#[tokio::test]
+async fn it_goes_on_alone_only_when_that_is_written_down_and_a_stale_copy_is_never_started() {
+    let mut pair = Pair::new().await;
+    let peer = pair.peer().await;
+    let (host, uuid) = (pair.host().await, pair.web().await.metadata.uuid);
+    let paired = pair.copies().await;
+    pair.world.hosts.cut(&peer);
+    pair.write().await;
+    assert_eq!(pair.written().await, 0, "a write that the peer has not got is not done");
+    assert!(pair.world.hosts.executing(uuid).is_empty(), "its guest stands still with it");
+    // The word gets lost once.
+    pair.world.hosts.inject(Fault::once("go_alone", When::Before, Problem::transient("lost", "nobody hears it")));
+    pair.look().await;
+    assert_eq!(pair.copies().await, paired.alone(host.clone()), "recorded before anybody acts on it");
+    assert!(pair.world.hosts.executing(uuid).is_empty());
+    pair.look().await;
+    assert_eq!(pair.world.hosts.executing(uuid), [host.clone()]);
+    pair.write().await;
+    assert_eq!(pair.written().await, 1);
+
+    // Its host dies, and the one that kept the copy is back: that lacks a write.
+    pair.lose(&host).await;
+    pair.mend(&peer).await;
+    pair.fail_over().await;
+    let web = pair.web().await;
+    assert_eq!(web.status.host, Some(host.clone()));
+    assert!(pair.world.hosts.vms_on(&peer).is_empty());
+    assert_eq!(pair.world.host(host.as_str()).await.status.fence, None, "nobody gains by shutting it out");
+    let pool = pair.world.pools().await.into_iter().find(|pool| pool.metadata.name == name("pair")).expect("a pool");
+    let assignment = serde_json::from_value(json!({
+        "uuid": pool.metadata.uuid, "name": "pair", "type": "mirrored", "path": "/srv/pair",
+    }));
+    let generation = pair.copies().await.generation;
+    let take = TakeCopy { pool: assignment.expect("a pool"), disk: uuid, from: generation, generation: generation + 1 };
+    let refused = pair.world.hosts.host(&peer).take_copy(&take).await.map_err(|problem| problem.code().to_owned());
+    assert_eq!(refused, Err("copy-stale".to_owned()));
+
+    // It goes on where it was, with everything.
+    pair.mend(&host).await;
+    pair.fail_over().await;
+    assert_eq!((pair.web().await.status.phase, pair.written().await), (VmPhase::Running, 1));
+    pair.peer().await;
+    pair.world.check().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_was_away_gets_what_was_written_since() {
+    let mut pair = Pair::new().await;
+    let peer = pair.peer().await;
+    let uuid = pair.web().await.metadata.uuid;
+    pair.world.hosts.cut(&peer);
+    pair.write().await;
+    pair.look().await;
+    pair.write().await;
+    pair.world.hosts.mend(&peer);
+    assert_eq!(pair.peer().await, peer, "it has most of it already");
+    assert_eq!(pair.world.hosts.copy_on(&peer, uuid), Some(pair.written().await));
+    pair.world.check().await;
+}
+
+#[tokio::test]
+async fn one_that_is_stopped_and_started_begins_alone() {
+    let mut pair = Pair::new().await;
+    pair.peer().await;
+    let (host, before) = (pair.host().await, pair.copies().await);
+    let stop = StopRequest { grace_s: 0, force: true };
+    let stopped = vm::stop(&pair.controller.app, &Caller::controller(), "web", stop, &query()).await.expect("accepted");
+    pair.controller.execute(&stopped.operation.expect("an operation").metadata.name).await;
+    pair.look().await;
+    assert_eq!(pair.copies().await, before, "either may be started on while it is off");
+    let started = vm::start(&pair.controller.app, &Caller::controller(), "web", &query()).await.expect("accepted");
+    pair.controller.execute(&started.operation.expect("an operation").metadata.name).await;
+    assert_eq!((pair.web().await.status.phase, pair.copies().await), (VmPhase::Running, before.alone(host)));
+    pair.peer().await;
+    pair.world.check().await;
+}
+
+#[tokio::test]
+async fn a_deleted_vm_leaves_no_copy() {
+    let mut pair = Pair::new().await;
+    let peer = pair.peer().await;
+    let uuid = pair.web().await.metadata.uuid;
+    let stop = StopRequest { grace_s: 0, force: true };
+    let stopped = vm::stop(&pair.controller.app, &Caller::controller(), "web", stop, &query()).await.expect("accepted");
+    pair.controller.execute(&stopped.operation.expect("an operation").metadata.name).await;
+    pair.look().await;
+    assert!(pair.world.hosts.copy_on(&peer, uuid).is_some());
+    let deleted =
+        vm::delete(&pair.controller.app, &Caller::controller(), "web", false, &query()).await.expect("accepted");
+    pair.controller.execute(&deleted.operation.expect("an operation").metadata.name).await;
+    pair.world.clock.advance(Duration::from_secs(10));
+    pair.look().await;
+    assert_eq!(pair.world.hosts.copy_on(&peer, uuid), None);
+}
+
+#[tokio::test]
+async fn what_a_mirrored_pool_is_not_for_is_refused_with_the_reason() {
+    let mut pair = Pair::new().await;
+    let peer = pair.peer().await;
+    let code = |problem: Problem| problem.code().to_owned();
+    let app = &pair.controller.app;
+    let spec = json!({"pool": "pair", "size": ByteSize::mib(8)});
+    let sent = Volume::new(name("data"), serde_json::from_value(spec).expect("a spec"));
+    let refused = volume::create(app, &Caller::controller(), sent, &query()).await.expect_err("refused");
+    assert!(refused.fields[0].message.contains("mirrored"), "{refused:?}");
+    let request = gantry_api::rest::MigrateRequest { to: Some(peer), ..Default::default() };
+    let refused = vm::migrate(app, &Caller::controller(), "web", &request, &query()).await.map_err(code);
+    assert_eq!(refused.err(), Some("vm-mirrored".to_owned()));
+    let told = |event: &std::sync::Arc<Event>| event.spec.reason == "DiskCopied";
+    assert!(app.model.list::<Event>().iter().any(told));
+}
