@@ -4,7 +4,8 @@
 //! seeds in seconds; [`datacenter`] runs the programs, the whole controller and what of the agent holds the lease. The same
 //! seed gives the same run, event by event.
 //!
-//! Checked in both: a protected VM never executes on two hosts, at no instant; once the faults have stopped each executes on
+//! Checked in both: a protected VM never executes on two hosts, at no instant; by the programs also: none without a write that its
+//! guest was told is durable, where disks are mirrored between hosts; once the faults have stopped each executes on
 //! the host that the controller says; no fence stays.
 
 pub mod datacenter;
@@ -22,6 +23,8 @@ pub enum Planted {
     GrantsDespiteFence,
     /// Commands from before a fence count after it.
     OldCommands,
+    /// Guests whose disks are mirrored go on without their peers before anybody has written that down. Of the programs only.
+    PartsUntold,
 }
 
 #[derive(Debug, Clone, Copy, Default)]

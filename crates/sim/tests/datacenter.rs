@@ -77,9 +77,13 @@ fn a_seed_is_repeated_exactly() {
 }
 
 fn is_found(planted: Planted) {
+    shows(planted, "executes on [");
+}
+
+fn shows(planted: Planted, what: &str) {
     let options = Options { planted: Some(planted), ..Options::default() };
-    let twice = |violation: &String| violation.contains("executes on [");
-    let found = first(PLANTED_SEEDS, |seed| of(seed, options).violations.iter().any(twice));
+    let is_it = |violation: &String| violation.contains(what);
+    let found = first(PLANTED_SEEDS, |seed| of(seed, options).violations.iter().any(is_it));
     assert!(found.is_some(), "{planted:?} went unnoticed");
 }
 
@@ -94,6 +98,10 @@ fn a_warden_that_does_not_stop_is_found() {
 #[test]
 fn a_controller_that_grants_despite_its_fence_is_found() {
     is_found(Planted::GrantsDespiteFence);
+}
+#[test]
+fn guests_that_go_on_untold_without_their_copies_are_found() {
+    shows(Planted::PartsUntold, " writes");
 }
 #[test]
 fn hosts_that_obey_old_commands_are_found() {

@@ -9,7 +9,8 @@ use gantry_controller::app::{pool, vm};
 use gantry_controller::objects::Change;
 use gantry_controller::{App, Caller};
 use gantry_types::{
-    ByteSize, HaPolicy, Host, HostSpec, HostState, Name, Pool, PoolPhase, PoolSpec, Priority, Problem, Vm, VmSpec,
+    ByteSize, HaPolicy, Host, HostSpec, HostState, Name, Pool, PoolPhase, PoolSpec, PoolType, Priority, Problem, Vm,
+    VmSpec,
 };
 
 use super::agent::{address, inventory};
@@ -24,6 +25,8 @@ pub struct Wishes {
     pub hosts: Mutex<BTreeSet<Node>>,
     /// Those of the beginning: they reach the pool.
     pub first_hosts: usize,
+    /// Each host has its own, with copies on others; otherwise all have the same.
+    pub mirrored: bool,
     pub vms: usize,
     pub host_memory: ByteSize,
     pub vm_memory: ByteSize,
@@ -68,7 +71,8 @@ async fn pass(app: &Arc<App>, wishes: &Wishes) -> Result<(), Problem> {
     match app.model.get::<Pool>(POOL) {
         None if (1..=wishes.first_hosts).all(is_ready) => {
             let hosts = (1..=wishes.first_hosts).map(host_name).collect();
-            let spec = PoolSpec { hosts, ..PoolSpec::dir("/srv/nas", host_name(1)) };
+            let kind = if wishes.mirrored { PoolType::Mirrored } else { PoolType::Dir };
+            let spec = PoolSpec { kind, hosts, ..PoolSpec::dir("/srv/nas", host_name(1)) };
             pool::create(app, &caller, Pool::new(name(POOL), spec), &query).await.map(drop)
         }
         Some(pool) if pool.status.phase == PoolPhase::Ready => {

@@ -9,7 +9,7 @@ use gantry_controller::objects::Objects;
 use gantry_ha::Timing;
 use gantry_hostlink::fake::FakeWorld;
 use gantry_store::SharedStore;
-use gantry_types::{ByteSize, Host, Operation, Resource, Vm, VmPhase};
+use gantry_types::{ByteSize, Host, Name, Operation, Resource, Vm, VmPhase};
 use rand::RngExt;
 use tokio::sync::mpsc;
 
@@ -22,6 +22,7 @@ use super::store::{Shelf, ShelfStore};
 use super::time::{MachineClock, Timers};
 use super::user::{Wishes, host_name, vm_name};
 use crate::faults::{self, Cast, Fault};
+use crate::rules::host_node;
 use crate::{Options, Planted};
 
 /// Faults begin after a quiet time, in which everything is made, and end here.
@@ -131,6 +132,13 @@ impl World {
         if hub.draw(|rng| rng.random_bool(0.7)) || options.planted.is_some() {
             guests.unlock_disks();
         }
+        let mirrored = match options.planted {
+            None => hub.draw(|rng| rng.random_bool(0.4)),
+            planted => planted == Some(Planted::PartsUntold),
+        };
+        if options.planted == Some(Planted::PartsUntold) {
+            guests.part_untold();
+        }
         if options.planted == Some(Planted::OldCommands) {
             guests.forget_disk_leases();
         }
@@ -139,6 +147,7 @@ impl World {
         let wishes = Wishes {
             hosts: std::sync::Mutex::new((1..=first).collect()),
             first_hosts: first,
+            mirrored,
             vms,
             host_memory: memory,
             vm_memory,
@@ -239,6 +248,7 @@ impl World {
                 self.fail(fault)?;
             }
             Event::Check => {
+                self.write();
                 self.check();
                 self.hub.put(self.hub.now_us() + CHECK_US, Event::Check);
             }
@@ -273,12 +283,12 @@ impl World {
             Fault::Loss(percent) => self.hub.network(|network| network.loss = percent),
             Fault::Repeats(percent) => self.hub.network(|network| network.repeats = percent),
             Fault::Stragglers(percent) => self.hub.network(|network| network.stragglers = percent),
-            Fault::Crash(node) => self.programs[node] = None,
+            Fault::Crash(node) => self.end_program(node),
             Fault::Restart(node) => self.start(node)?,
             Fault::Freeze(node) => self.freeze(node, true),
             Fault::Continue(node) => self.freeze(node, false),
             Fault::PowerOff(node) => {
-                self.programs[node] = None;
+                self.end_program(node);
                 self.machine(node).power_off();
             }
             Fault::PowerOn(node) => self.power_on(node)?,
@@ -303,6 +313,26 @@ impl World {
             Fault::Stop => self.stop_faults()?,
         }
         Ok(())
+    }
+
+    fn end_program(&mut self, node: Node) {
+        self.programs[node] = None;
+        if node != CONTROLLER {
+            self.guests.agent_ends(&host_name(node));
+        }
+    }
+
+    /// Every guest writes, and so does its host to the copy of its disk.
+    fn write(&self) {
+        for machine in &self.machines {
+            let reaches = |host: &Name| {
+                let to = host_node(host).unwrap_or(CONTROLLER);
+                self.hub.network(|network| network.is_open(machine.node, to) && network.is_open(to, machine.node))
+            };
+            for (vm, _) in machine.executing() {
+                self.guests.guest_writes_over(&machine.name, vm, reaches);
+            }
+        }
     }
 
     fn freeze(&mut self, node: Node, is_frozen: bool) {

@@ -23,6 +23,9 @@ impl Network {
     pub fn mend(&mut self, from: Node, to: Node) {
         self.cut.remove(&(from, to));
     }
+    pub fn is_open(&self, from: Node, to: Node) -> bool {
+        !self.cut.contains(&(from, to))
+    }
     pub fn mend_all(&mut self) {
         *self = Self::default();
     }
