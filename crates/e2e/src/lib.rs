@@ -3,6 +3,7 @@
 //! - [`Lab`] is a running datacenter that is taken down whatever happens; [`Cli`] runs the real binary in it.
 //! - [`Workload`] is what a guest does; [`Observer`] and [`Prober`] see it from outside; [`qemus`] and [`Sentinel`] see who
 //!   executes it; [`disk`] reads what is on the disk once nobody does.
+//! - [`Story`] is a protected VM that is followed from one boot to the next.
 //! - [`spoofing`] has what a guest must not be able to send, and hears whether it does.
 //! - [`fault`] breaks one participant at one moment of a move, and repairs it.
 //! - [`peer`] does by hand what the product does, as the measure for [`bench`].
@@ -23,6 +24,7 @@ mod probe;
 mod qemus;
 mod small_file_system;
 pub mod spoofing;
+mod story;
 
 pub use cli::{Cli, Ran};
 pub use eventually::eventually;
@@ -32,3 +34,4 @@ pub use observer::{Observer, Sightings};
 pub use probe::{EchoClient, EchoReport, ProbeReport, Prober};
 pub use qemus::{QemuSight, Sentinel, executing, qemus, started_at};
 pub use small_file_system::SmallFileSystem;
+pub use story::{Story, VM};
