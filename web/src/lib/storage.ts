@@ -35,11 +35,16 @@ export function stateOf({ status }: Pool): { state: string; tone?: Tone } {
   return health === 'unknown' ? { state: health, tone: 'idle' } : { state: health };
 }
 
-/** Where a VM's own disk is, and where it could go: pools that the VM's host reaches, and that take more than volumes. */
+/** Whether volumes can be made there. */
+export function takesVolumes({ spec }: Pool): boolean {
+  return spec.type !== 'mirrored';
+}
+
+/** Where a VM's own disk is, and where it could go: pools that the VM's host reaches. */
 export function poolsForDisk({ spec, status }: Vm, pools: readonly Pool[]): { here: string; others: Pool[] } {
   const here = spec.pool ?? `local-${status?.host}`;
-  const takes = (pool: Pool) => pool.spec.type !== 'nfs' && pool.spec.hosts.some((host) => host === status?.host);
-  const others = pools.filter((pool) => pool.metadata.name !== here && takes(pool));
+  const reached = (pool: Pool) => pool.spec.hosts.some((host) => host === status?.host);
+  const others = pools.filter((pool) => pool.metadata.name !== here && reached(pool));
   return { here, others };
 }
 

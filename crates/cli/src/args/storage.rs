@@ -42,15 +42,16 @@ pub struct PoolCreate {
     /// How it keeps volumes
     #[arg(long = "type", value_enum, default_value = "dir", value_name = "TYPE")]
     pub kind: PoolKind,
-    /// The directory of a pool of type dir; made if only its last part is missing
+    /// The directory of a pool of type dir or mirrored; made if only its last part is missing. For type mirrored it is one of
+    /// each host's own, and {host} in it stands for the host's name
     #[arg(long, value_name = "DIRECTORY", required_unless_present = "url", conflicts_with = "url")]
     pub path: Option<String>,
     /// The export of a pool of type nfs, which no host needs to mount: nfs://SERVER/PATH
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
-    /// The host that has it; several if they have the same directory, on a file system that they share: HOST,HOST or
-    /// repeated. May be left out for type nfs: all hosts
-    #[arg(long, value_name = "HOST", required_unless_present = "url", value_delimiter = ',')]
+    /// The host that has it; several if they have the same directory, on a file system that they share, or for type
+    /// mirrored: HOST,HOST or repeated. May be left out for types nfs and mirrored: all hosts
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
     pub host: Vec<Name>,
     #[command(flatten)]
     pub limits: PoolLimits,
@@ -77,6 +78,8 @@ pub enum PoolKind {
     Dir,
     /// qcow2 files in an NFS export
     Nfs,
+    /// VMs' own disks in a directory of each host's own, each with a copy on a second host that gets every write
+    Mirrored,
 }
 
 impl From<PoolKind> for PoolType {
@@ -84,6 +87,7 @@ impl From<PoolKind> for PoolType {
         match kind {
             PoolKind::Dir => Self::Dir,
             PoolKind::Nfs => Self::Nfs,
+            PoolKind::Mirrored => Self::Mirrored,
         }
     }
 }
