@@ -31,7 +31,8 @@ pub trait Machine: Send + Sync + 'static {
     /// On disk when it returns.
     fn save(&self, kept: &Kept) -> io::Result<()>;
 
-    /// Whether there is a connection to a warden; without one it may be another that knows nothing. Does not block.
+    /// Whether there is a connection to a warden that has not ended; without one it may be another that knows nothing. Does not
+    /// block.
     fn has_warden(&self) -> bool;
     /// Connects to the warden that there is, or to a new one.
     fn call_warden(&self) -> io::Result<()>;

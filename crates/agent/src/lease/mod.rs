@@ -43,6 +43,9 @@ pub(crate) use kept::LEASE_FILE;
 pub(crate) use links::HttpMembers;
 pub(crate) use machine::ThisMachine;
 
+/// What is no news is said again this often: a host that nobody grants anything must hear that its warden is stuck.
+const TELL_AGAIN_MS: u64 = 1_000;
+
 /// What VM tasks go by.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LeaseView {
@@ -71,6 +74,8 @@ struct State {
     ledger: FenceLedger,
     /// What the warden was told last; `None` if it is another one than then.
     told: Option<Option<Moment>>,
+    /// When the warden was last told anything.
+    told_at: Moment,
     /// Processes that a new warden has to guard.
     guarded: BTreeMap<Uuid, Process>,
     answer: Option<Answer>,
@@ -84,7 +89,15 @@ impl LeaseKeeper {
         let lifted = Arc::new(AtomicU64::new(kept.lifted));
         let lease = Lease::new(host.clone(), Timing::DEFAULT, kept.members, kept.fence, kept.lifted);
         let ledger = FenceLedger::load(machine.boottime(), kept.records, kept.records_lifted);
-        let state = State { lease, ledger, told: None, guarded: BTreeMap::new(), answer: None, problem: None };
+        let state = State {
+            lease,
+            ledger,
+            told: None,
+            told_at: Moment(0),
+            guarded: BTreeMap::new(),
+            answer: None,
+            problem: None,
+        };
         Ok(Self {
             host,
             machine,
@@ -155,18 +168,23 @@ impl LeaseKeeper {
 
     /// Tells the warden and the VM tasks how it stands now.
     pub async fn refresh(&self) {
-        let (standing, until, told) = {
+        let now = self.now();
+        let (standing, until, told, is_old) = {
             let state = self.lock();
-            (state.lease.standing(self.now()), state.lease.deadline(), state.told)
+            let is_old = now.ms_since(state.told_at) >= TELL_AGAIN_MS;
+            (state.lease.standing(now), state.lease.deadline(), state.told, is_old)
         };
         let fenced = match standing {
             Standing::Fenced { generation } => Some(generation),
             _ => None,
         };
         let order = if fenced.is_some() { Order::EndAll } else { Order::Lease(until) };
-        let is_news = fenced.is_some() || told != Some(until) || !self.machine.has_warden();
+        let is_news = fenced.is_some() || told != Some(until) || is_old || !self.machine.has_warden();
         let answered = if is_news { Some(self.tell(order).await) } else { None };
         let mut state = self.lock();
+        if is_news {
+            state.told_at = now;
+        }
         match answered {
             Some(Ok(answer)) => {
                 state.told = fenced.is_none().then_some(until);

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -11,6 +12,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use gantry_qemu::process::Gate;
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use uuid::Uuid;
 
 use super::{ANSWER_BYTES, Answer, Order, PID_AT, REPORT, SOCKET, Stopped};
@@ -47,7 +50,11 @@ impl WardenLink {
 
     /// Whether there is a connection; without one the warden may be another that knows nothing.
     pub fn is_connected(&self) -> bool {
-        self.lock().connection.is_some()
+        let mut line = self.lock();
+        if line.connection.as_ref().is_some_and(has_hung_up) {
+            line.connection = None;
+        }
+        line.connection.is_some()
     }
 
     /// Connects to the warden that there is, or to a new one.
@@ -115,6 +122,12 @@ impl WardenLink {
             }
         }
     }
+}
+
+/// The kernel closes what a process that was killed had open. The warden says nothing unasked.
+fn has_hung_up(connection: &UnixStream) -> bool {
+    let looked = recv(connection.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+    looked != Err(Errno::EAGAIN)
 }
 
 fn exchange(connection: &mut UnixStream, order: Order) -> io::Result<Answer> {

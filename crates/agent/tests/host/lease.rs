@@ -123,6 +123,17 @@ fn a_protected_vm_is_stopped_with_the_lease_and_an_outage_of_the_controller_stop
         runs(&world, &vm).await;
         let ha = world.look(0, vm.uuid).await.unwrap().ha.status;
         assert_eq!((ha.restarts, ha.given_up), (1, false));
+
+        // Nobody answers any more, so there is nothing new to tell the warden when it is killed: its successor stops what runs.
+        let warden = world.warden(0).unwrap();
+        silence(&world);
+        eventually("its lease gets old", async || {
+            world.last_heartbeat(0)?.lease?.lease.left_ms.filter(|left_ms| *left_ms < 3_000)
+        })
+        .await;
+        signal(warden, Signal::SIGKILL);
+        no_qemu(&world).await;
+        assert!(world.warden(0).is_some_and(|now| now != warden));
     });
 }
 

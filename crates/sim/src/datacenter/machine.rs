@@ -302,7 +302,7 @@ impl Machine for AgentMachine {
     }
 
     fn has_warden(&self) -> bool {
-        self.is_connected.load(Ordering::Relaxed)
+        self.is_connected.load(Ordering::Relaxed) && self.machine.lock().warden.is_some()
     }
     fn call_warden(&self) -> io::Result<()> {
         self.machine.lock().warden.get_or_insert_default();
