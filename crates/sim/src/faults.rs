@@ -25,6 +25,8 @@ pub enum Fault {
     PowerOff(Node),
     PowerOn(Node),
     GuestDies(Node),
+    /// What would stop the host's VMs is killed; its agent starts another. Of machines only.
+    WardenDies(Node),
     /// Nothing gets onto the disk for so long. Of machines only.
     StallDisk(Node, u64),
     /// The clock on the wall is put on or back. Of machines only.
@@ -61,7 +63,7 @@ pub(crate) fn draw(rng: &mut StdRng, within_ms: Range<u64>, cast: &Cast) -> Vec<
 fn one(rng: &mut StdRng, node: Node, host: Node, cast: &Cast, at: u64, end: u64) -> Vec<(u64, Fault)> {
     let hosts = cast.hosts;
     let both = |cut: Fault, mend: Fault| vec![(at, cut), (end, mend)];
-    match rng.random_range(0..if cast.machines { 14 } else { 12 }) {
+    match rng.random_range(0..if cast.machines { 15 } else { 12 }) {
         0 => both(Fault::Crash(node), Fault::Restart(node)),
         1 => both(Fault::Freeze(node), Fault::Continue(node)),
         2 => both(Fault::Freeze(host), Fault::Continue(host)),
@@ -75,6 +77,7 @@ fn one(rng: &mut StdRng, node: Node, host: Node, cast: &Cast, at: u64, end: u64)
         10 => (0..=hosts).filter(|other| *other != host).flat_map(|other| cable(host, other, at, end)).collect(),
         11 if cast.machines => vec![(at, Fault::StallDisk(node, end - at))],
         12 => vec![(at, Fault::StepClock(node, rng.random_range(-3 * HOUR_MS..3 * HOUR_MS)))],
+        13 => vec![(at, Fault::WardenDies(host))],
         _ => {
             // The cluster falls into two parts.
             let side: Vec<bool> = (0..=hosts).map(|_| rng.random_bool(0.5)).collect();

@@ -4,9 +4,9 @@
 //! seeds in seconds; [`datacenter`] runs the programs, the whole controller and what of the agent holds the lease. The same
 //! seed gives the same run, event by event.
 //!
-//! Checked in both: a protected VM never executes on two hosts, at no instant; by the programs also: none without a write that its
-//! guest was told is durable, where disks are mirrored between hosts; once the faults have stopped each executes on
-//! the host that the controller says; no fence stays.
+//! Checked in both: a protected VM never executes on two hosts, at no instant; once the faults have stopped each executes on
+//! the host that the controller says; no fence stays. Of the programs also: what a person has stopped does not execute until a
+//! person starts it; and where disks are mirrored between hosts, no guest executes without a write that it was told is durable.
 
 pub mod datacenter;
 mod faults;
@@ -23,6 +23,10 @@ pub enum Planted {
     GrantsDespiteFence,
     /// Commands from before a fence count after it.
     OldCommands,
+    /// Machines have no hardware watchdog behind the warden.
+    NoWatchdog,
+    /// A host forgets that it was told to stop a VM.
+    ForgottenStop,
     /// Guests whose disks are mirrored go on without their peers before anybody has written that down. Of the programs only.
     PartsUntold,
 }

@@ -104,6 +104,45 @@ fn guests_that_go_on_untold_without_their_copies_are_found() {
     shows(Planted::PartsUntold, " writes");
 }
 #[test]
+fn a_host_that_starts_what_was_stopped_is_found() {
+    let options = Options { planted: Some(Planted::ForgottenStop), ..Options::default() };
+    let stopped = |violation: &String| violation.contains("was stopped and executes");
+    assert!(first(PLANTED_SEEDS, |seed| of(seed, options).violations.iter().any(stopped)).is_some());
+}
+#[test]
+fn a_warden_that_is_killed_is_replaced_while_its_agent_lives() {
+    // With the lease held, and in the last second of one that nobody renews: no watchdog is needed for either.
+    let held = vec![(30_000, Fault::WardenDies(1)), (40_000, Fault::WardenDies(2))];
+    let mut cut = vec![(32_800, Fault::WardenDies(1))];
+    cut.extend((0..5).filter(|other| *other != 1).flat_map(|other| {
+        [(30_000, Fault::Cut(1, other)), (30_000, Fault::Cut(other, 1)), (80_000, Fault::Mend(1, other))]
+    }));
+    let options = Options { planted: Some(Planted::NoWatchdog), ..Options::default() };
+    let mut fences = 0;
+    for seed in 0..10 {
+        for (faults, is_quiet) in [(&held, true), (&cut, false)] {
+            let report = run_with(seed, options, faults).expect("a runtime and a directory");
+            assert_eq!(report.violations, Vec::<String>::new(), "seed {seed}");
+            assert!(!is_quiet || report.fences == 0, "seed {seed}");
+            fences += report.fences;
+        }
+    }
+    assert!(fences > 0);
+}
+#[test]
+fn a_machine_whose_warden_and_agent_fail_is_reset() {
+    let faults = [(30_000, Fault::Freeze(1)), (31_000, Fault::WardenDies(1)), (90_000, Fault::Continue(1))];
+    let ran = |seed, planted| {
+        let report = run_with(seed, Options { planted, ..Options::default() }, &faults);
+        report.expect("a runtime and a directory").violations
+    };
+    for seed in 0..5 {
+        assert_eq!(ran(seed, None), Vec::<String>::new(), "seed {seed}");
+    }
+    let twice = |seed| ran(seed, Some(Planted::NoWatchdog)).iter().any(|violation| violation.contains("executes on ["));
+    assert!(first(PLANTED_SEEDS, twice).is_some(), "guests that nobody stops went unnoticed");
+}
+#[test]
 fn hosts_that_obey_old_commands_are_found() {
     // The epochs of VMs and the leases of disks leave it little room: hosts go and come while many calls are late.
     let mut faults = vec![(25_000, Fault::Stragglers(40))];

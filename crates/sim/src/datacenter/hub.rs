@@ -18,6 +18,7 @@ use super::agent::AgentSide;
 use super::controller::ControllerSide;
 use super::machine::Start;
 use super::time::{Timers, TrueTime};
+use super::user::Deed;
 use crate::faults::Fault;
 pub use crate::faults::{CONTROLLER, Node};
 use crate::rules::network::Network;
@@ -56,7 +57,14 @@ pub enum Event {
         node: Node,
         boot: u64,
     },
+    /// The hardware watchdog of a machine whose warden was killed.
+    WatchdogLooks {
+        node: Node,
+        boot: u64,
+        death: u64,
+    },
     Fault(Fault),
+    Deed(Deed),
     /// The checkers look.
     Check,
 }

@@ -4,6 +4,9 @@
 //!   lost with the agent:  its connection to the warden     kept on disk: lease.json, records of VMs, whom the warden stopped
 //!   lost with the power:  warden, guests                   lost never:   the disk
 //! ```
+//! A warden that is killed while it guards something leaves a hardware watchdog that counts: nobody who guards something in time, and
+//! the machine is reset. This one is as fast as the warden itself has to be.
+//!
 //! The agent's lease keeper sees it as its [`Machine`].
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +27,7 @@ use uuid::Uuid;
 
 use super::hub::{Event, Hub, Node};
 use super::time::{MachineClock, Timers};
+use crate::Planted;
 
 /// What an agent has on disk of a VM, beside its assignment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,8 +65,7 @@ pub struct SimMachine {
     pub clock: Arc<MachineClock>,
     hub: Arc<Hub>,
     guests: Arc<FakeWorld>,
-    /// Does not stop what it guards when the lease is over.
-    is_warden_idle: bool,
+    planted: Option<Planted>,
     state: Mutex<State>,
 }
 
@@ -74,6 +77,9 @@ struct State {
     disk: Disk,
     stalled_until_us: u64,
     warden: Option<Warden>,
+    /// How many wardens were killed; the last one's, while the watchdog counts.
+    deaths: u64,
+    watchdog: Option<u64>,
     executing: BTreeMap<Uuid, Process>,
 }
 
@@ -93,10 +99,10 @@ impl SimMachine {
         clock: Arc<MachineClock>,
         hub: Arc<Hub>,
         guests: Arc<FakeWorld>,
-        is_warden_idle: bool,
+        planted: Option<Planted>,
     ) -> Arc<Self> {
         guests.host(&name);
-        Arc::new(Self { node, name, clock, hub, guests, is_warden_idle, state: Mutex::default() })
+        Arc::new(Self { node, name, clock, hub, guests, planted, state: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -113,7 +119,7 @@ impl SimMachine {
     }
     pub fn power_off(&self) {
         let mut state = self.lock();
-        (state.powered, state.warden) = (false, None);
+        (state.powered, state.warden, state.watchdog) = (false, None, None);
         let executed = std::mem::take(&mut state.executing);
         drop(state);
         executed.into_keys().for_each(|vm| self.guests.guest_ends(&self.name, vm, "the host lost power"));
@@ -144,6 +150,11 @@ impl SimMachine {
             self.hub.note(|| format!("{} ends {vm}: {why}", self.name));
             self.guests.guest_ends(&self.name, vm, why);
         }
+    }
+
+    /// Planted: what it was told to stop it starts again.
+    pub fn forgets_stops(&self) -> bool {
+        self.planted == Some(Planted::ForgottenStop)
     }
 
     /// Sends a process on its way.
@@ -186,12 +197,34 @@ impl SimMachine {
         let mut state = self.lock();
         let now = self.clock.moment();
         let is_over = state.warden.as_ref().is_some_and(|warden| warden.term.is_over(now));
-        if state.boot != boot || !is_over || self.is_warden_idle {
+        if state.boot != boot || !is_over || self.planted == Some(Planted::NoWarden) {
             return;
         }
         let stopped = state.stop_all();
         drop(state);
         self.tell_stopped(stopped);
+    }
+
+    /// It is killed; guests go on.
+    pub fn warden_dies(&self) {
+        let mut state = self.lock();
+        let guarded = state.guarded();
+        state.warden = None;
+        if guarded == 0 || self.planted == Some(Planted::NoWatchdog) {
+            return;
+        }
+        state.deaths += 1;
+        state.watchdog = Some(state.deaths);
+        let (node, boot, death) = (self.node, state.boot, state.deaths);
+        drop(state);
+        let at_us = self.hub.now_us() + Timing::DEFAULT.kill_margin_ms * 1_000;
+        self.hub.put(at_us, Event::WatchdogLooks { node, boot, death });
+    }
+
+    /// Whether nobody has come to guard anything since this death of a warden.
+    pub fn is_to_be_reset(&self, boot: u64, death: u64) -> bool {
+        let state = self.lock();
+        state.boot == boot && state.watchdog == Some(death)
     }
 
     fn tell_stopped(&self, stopped: Vec<Uuid>) {
@@ -245,6 +278,7 @@ impl State {
     fn guard(&mut self, vm: Uuid, process: Process, now: Moment) -> bool {
         let Some(warden) = self.warden.as_mut().filter(|warden| !warden.term.is_over(now)) else { return false };
         warden.guarded.insert(process, vm);
+        self.watchdog = None;
         true
     }
 

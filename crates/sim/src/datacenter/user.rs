@@ -1,17 +1,20 @@
 //! The people of the datacenter: what they want there is wished for until it is there, in whatever life of the controller.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gantry_api::rest::WriteQuery;
+use gantry_api::rest::{StopRequest, WriteQuery};
 use gantry_controller::app::{pool, vm};
 use gantry_controller::objects::Change;
 use gantry_controller::{App, Caller};
 use gantry_types::{
     ByteSize, HaPolicy, Host, HostSpec, HostState, Name, Pool, PoolPhase, PoolSpec, PoolType, Priority, Problem, Vm,
-    VmSpec,
+    VmPhase, VmSpec,
 };
+use rand::{RngExt, rngs::StdRng};
+use uuid::Uuid;
 
 use super::agent::{address, inventory};
 use super::hub::{Hub, Node};
@@ -30,11 +33,65 @@ pub struct Wishes {
     pub vms: usize,
     pub host_memory: ByteSize,
     pub vm_memory: ByteSize,
+    /// VMs that are to be stopped. With their ids once a person has seen that they are.
+    pub off: Mutex<BTreeMap<usize, Option<Uuid>>>,
+    /// VMs that a person starts, until he has seen them run: a start that finds no room is tried again, by him alone.
+    pub starting: Mutex<BTreeSet<usize>>,
+}
+
+/// What a person wants from here on.
+#[derive(Debug, Clone, Copy)]
+pub enum Deed {
+    Stop(usize),
+    Start(usize),
+}
+
+/// What people want in a run, within this time. Some of what they stop they never start.
+pub fn draw(rng: &mut StdRng, within_ms: Range<u64>, vms: usize) -> Vec<(u64, Deed)> {
+    let mut deeds = Vec::new();
+    for _ in 0..rng.random_range(0..4) {
+        let (vm, at) = (rng.random_range(0..vms), rng.random_range(within_ms.clone()));
+        deeds.push((at, Deed::Stop(vm)));
+        if rng.random_bool(0.7) {
+            deeds.push((rng.random_range(at..within_ms.end), Deed::Start(vm)));
+        }
+    }
+    deeds
 }
 
 impl Wishes {
     fn hosts(&self) -> BTreeSet<Node> {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn off(&self) -> MutexGuard<'_, BTreeMap<usize, Option<Uuid>>> {
+        self.off.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn starting(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        self.starting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    pub fn is_off(&self, vm: usize) -> bool {
+        self.off().contains_key(&vm)
+    }
+    pub fn wish(&self, deed: Deed) {
+        match deed {
+            Deed::Stop(vm) => {
+                self.off().entry(vm).or_default();
+                self.starting().remove(&vm);
+            }
+            Deed::Start(vm) => {
+                if self.off().remove(&vm).is_some() {
+                    self.starting().insert(vm);
+                }
+            }
+        }
+    }
+    /// VMs that were stopped, and that nobody has wanted to run since.
+    pub fn resting(&self) -> Vec<(usize, Uuid)> {
+        self.off().iter().filter_map(|(vm, id)| Some((*vm, (*id)?))).collect()
+    }
+    pub fn tell_no_more(&self, vm: usize) {
+        self.off().insert(vm, None);
     }
 }
 
@@ -77,11 +134,40 @@ async fn pass(app: &Arc<App>, wishes: &Wishes) -> Result<(), Problem> {
         }
         Some(pool) if pool.status.phase == PoolPhase::Ready => {
             for index in 0..wishes.vms {
-                if app.objects.find::<Vm>(vm_name(index).as_str()).await?.is_none() {
-                    vm::create(app, &caller, protected(index, wishes), &query).await?;
+                match app.objects.find::<Vm>(vm_name(index).as_str()).await? {
+                    None => drop(vm::create(app, &caller, protected(index, wishes), &query).await?),
+                    Some(vm) => switch(app, index, &vm, wishes).await?,
                 }
             }
             Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// On or off, as is wished, as soon as nothing else is at work on it.
+async fn switch(app: &App, index: usize, vm: &Vm, wishes: &Wishes) -> Result<(), Problem> {
+    let (caller, query, name) = (Caller::controller(), WriteQuery::default(), vm.metadata.name.as_str());
+    if vm.status.operation.is_some() {
+        return Ok(());
+    }
+    match (vm.status.phase, wishes.is_off(index)) {
+        (VmPhase::Running, true) => {
+            let request = StopRequest { force: true, ..StopRequest::default() };
+            vm::stop(app, &caller, name, request, &query).await.map(drop)
+        }
+        (VmPhase::Stopped, true) => {
+            if let Some(seen) = wishes.off().get_mut(&index) {
+                *seen = Some(vm.metadata.uuid);
+            }
+            Ok(())
+        }
+        (VmPhase::Running, false) => {
+            wishes.starting().remove(&index);
+            Ok(())
+        }
+        (VmPhase::Stopped | VmPhase::Failed, false) if wishes.starting().contains(&index) => {
+            vm::start(app, &caller, name, &query).await.map(drop)
         }
         _ => Ok(()),
     }

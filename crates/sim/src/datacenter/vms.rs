@@ -280,7 +280,7 @@ impl AgentSide {
             PowerAction::Start => self.start(&known, request.epoch).await?,
             PowerAction::Kill => {
                 let machine = &self.vms.link.machine;
-                self.vms.write(vm, VmRecord { wanted: false, ..machine.record(vm) }).await;
+                self.vms.write(vm, VmRecord { wanted: machine.forgets_stops(), ..machine.record(vm) }).await;
                 machine.end(vm, "it was stopped");
                 self.vms.fake.power(vm, request).await?;
                 self.vms.write(vm, VmRecord { process: None, end: None, ..machine.record(vm) }).await;

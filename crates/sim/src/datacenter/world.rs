@@ -1,15 +1,14 @@
 //! One run: lets everything happen in order and looks whether it may be so.
 
+mod checks;
+
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use futures::FutureExt;
-use gantry_controller::objects::Objects;
 use gantry_ha::Timing;
 use gantry_hostlink::fake::FakeWorld;
-use gantry_store::SharedStore;
-use gantry_types::{ByteSize, Host, Name, Operation, Resource, Vm, VmPhase};
+use gantry_types::{ByteSize, Name};
 use rand::RngExt;
 use tokio::sync::mpsc;
 
@@ -18,9 +17,9 @@ use super::controller::Seat;
 use super::hub::{CONTROLLER, Event, Hub, Node, Request};
 use super::machine::SimMachine;
 use super::process::Process;
-use super::store::{Shelf, ShelfStore};
-use super::time::{MachineClock, Timers};
-use super::user::{Wishes, host_name, vm_name};
+use super::store::Shelf;
+use super::time::MachineClock;
+use super::user::{self, Wishes, host_name};
 use crate::faults::{self, Cast, Fault};
 use crate::rules::host_node;
 use crate::{Options, Planted};
@@ -33,6 +32,8 @@ const RECOVERY_MS: u64 = 600_000;
 /// And stay so for a while.
 const WELL_CHECKS: u64 = 5;
 const CHECK_US: u64 = 1_000_000;
+/// From a machine's reset until it is there again.
+const REBOOT_US: u64 = 10_000_000;
 const HOST_RESERVE: ByteSize = ByteSize::mib(512);
 
 /// How a run went.
@@ -98,10 +99,15 @@ fn play(seed: u64, options: Options, faults: Option<&[(u64, Fault)]>) -> io::Res
     Ok(world.end())
 }
 
-fn new_machines(hub: &Arc<Hub>, guests: &Arc<FakeWorld>, count: usize, idle: bool) -> Vec<Arc<SimMachine>> {
+fn new_machines(
+    hub: &Arc<Hub>,
+    guests: &Arc<FakeWorld>,
+    count: usize,
+    planted: Option<Planted>,
+) -> Vec<Arc<SimMachine>> {
     let machine = |node: Node| {
         let clock = new_clock(hub, node);
-        SimMachine::new((node, host_name(node)), clock, hub.clone(), guests.clone(), idle)
+        SimMachine::new((node, host_name(node)), clock, hub.clone(), guests.clone(), planted)
     };
     (1..=count).map(machine).collect()
 }
@@ -123,7 +129,7 @@ impl World {
         let hub = Hub::new(seed, options.trace);
         let guests = FakeWorld::new();
         let (first, more) = hub.draw(|rng| (rng.random_range(2..5_usize), usize::from(rng.random_bool(0.3))));
-        let machines = new_machines(&hub, &guests, first + more, options.planted == Some(Planted::NoWarden));
+        let machines = new_machines(&hub, &guests, first + more, options.planted);
         let (vms, capacity) = hub.draw(|rng| {
             let vms = rng.random_range(1..=2 * first);
             (vms, rng.random_range(vms.div_ceil(first).max(2)..=2 * first))
@@ -151,6 +157,8 @@ impl World {
             vms,
             host_memory: memory,
             vm_memory,
+            off: std::sync::Mutex::default(),
+            starting: std::sync::Mutex::default(),
         };
         let seat = Seat {
             clock: new_clock(&hub, CONTROLLER),
@@ -165,6 +173,11 @@ impl World {
         let drawn = hub.draw(|rng| faults::draw(rng, FROM_MS..UNTIL_MS, &cast));
         for (at_ms, fault) in faults.unwrap_or(&drawn).iter().copied().chain([(UNTIL_MS, Fault::Stop)]) {
             hub.put(at_ms * 1_000, Event::Fault(fault));
+        }
+        // Of a datacenter whose faults are given, nobody wants anything.
+        let deeds = if faults.is_none() { hub.draw(|rng| user::draw(rng, FROM_MS..UNTIL_MS, vms)) } else { Vec::new() };
+        for (at_ms, deed) in deeds {
+            hub.put(at_ms * 1_000, Event::Deed(deed));
         }
         hub.put(CHECK_US, Event::Check);
         let mut world = Self {
@@ -243,6 +256,17 @@ impl World {
                 self.run(node);
             }
             Event::WardenLooks { node, boot } => self.machine(node).warden_looks(boot),
+            Event::WatchdogLooks { node, boot, death } => {
+                if self.machine(node).is_to_be_reset(boot, death) {
+                    self.hub.note(|| format!("the watchdog resets {node}"));
+                    self.fail(Fault::PowerOff(node))?;
+                    self.hub.put(self.hub.now_us() + REBOOT_US, Event::Fault(Fault::PowerOn(node)));
+                }
+            }
+            Event::Deed(deed) => {
+                self.hub.note(|| format!("{deed:?}"));
+                self.seat.wishes.wish(deed);
+            }
             Event::Fault(fault) => {
                 self.hub.note(|| format!("{fault:?}"));
                 self.fail(fault)?;
@@ -297,6 +321,7 @@ impl World {
                     self.machine(node).end(*vm, "its guest died");
                 }
             }
+            Fault::WardenDies(node) => self.machine(node).warden_dies(),
             Fault::StallDisk(node, for_ms) => {
                 let until_us = self.hub.now_us() + for_ms * 1_000;
                 match node {
@@ -353,69 +378,6 @@ impl World {
             self.start(node)?;
         }
         Ok(())
-    }
-
-    fn note_violations(&mut self) {
-        let violations = self.guests.violations();
-        for violation in &violations[self.known_violations..] {
-            self.report.violations.push(format!("at {} ms {violation}", self.hub.now_us() / 1_000));
-        }
-        self.known_violations = violations.len();
-    }
-
-    fn check(&mut self) {
-        if !self.stopped {
-            return;
-        }
-        self.report.recovery_ms = self.hub.now_us() / 1_000 - UNTIL_MS;
-        self.well_checks = if self.wrongs().is_empty() { self.well_checks + 1 } else { 0 };
-    }
-
-    /// What is not as it has to be in the end.
-    fn wrongs(&self) -> Vec<String> {
-        let mut wrongs = Vec::new();
-        let (hosts, vms, operations) = self.objects();
-        for host in hosts.iter().filter(|host| host.status.fence.is_some()) {
-            wrongs.push(format!("{} is still fenced", host.name()));
-        }
-        for operation in operations.iter().filter(|operation| !operation.status.phase.is_finished()) {
-            let target = &operation.spec.target.name;
-            wrongs.push(format!("operation {} on {target} has not ended", operation.spec.action.verb()));
-        }
-        for index in 0..self.seat.wishes.vms {
-            let Some(vm) = vms.iter().find(|vm| vm.metadata.name == vm_name(index)) else {
-                wrongs.push(format!("{} was not made", vm_name(index)));
-                continue;
-            };
-            let (status, executing) = (&vm.status, self.guests.executing(vm.metadata.uuid));
-            if status.phase != VmPhase::Running || !status.ready || executing != Vec::from_iter(status.host.clone()) {
-                let failed = operations.iter().rev().find(|operation| operation.spec.target.uuid == vm.metadata.uuid);
-                let error = failed.and_then(|operation| operation.status.error.as_ref()).map(ToString::to_string);
-                let reason = status.reason.as_deref().unwrap_or("no reason");
-                let waits = status.displaced.as_ref().and_then(|displaced| displaced.waits.as_deref());
-                wrongs.push(format!(
-                    "{} is {} at {:?} and executes on {executing:?}: {reason}; waits: {waits:?}; last operation: {error:?}",
-                    vm.name(),
-                    status.phase,
-                    status.host
-                ));
-            }
-        }
-        wrongs
-    }
-
-    fn objects(&self) -> (Vec<Host>, Vec<Vm>, Vec<Operation>) {
-        let read = async {
-            let store: SharedStore = Arc::new(ShelfStore {
-                shelf: self.seat.shelf.clone(),
-                hub: self.hub.clone(),
-                timers: Timers::new(self.seat.clock.clone()),
-            });
-            let objects = Objects::new(store);
-            Ok::<_, gantry_types::Problem>((objects.list().await?, objects.list().await?, objects.list().await?))
-        };
-        let read = read.now_or_never().unwrap_or_else(|| panic!("the store in memory waits"));
-        read.unwrap_or_else(|problem| panic!("the store in memory: {problem}"))
     }
 
     fn end(mut self) -> Report {
