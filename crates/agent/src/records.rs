@@ -431,6 +431,7 @@ pub(crate) mod tests {
             guarded: false,
             fenced: None,
             arrived: None,
+            copied: Copied::default(),
             left_disk: None,
         }
     }

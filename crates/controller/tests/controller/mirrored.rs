@@ -202,7 +202,7 @@ async fn it_goes_on_alone_only_when_that_is_written_down_and_a_stale_copy_is_nev
     assert_eq!(pair.copies().await, paired.alone(host.clone()), "recorded before anybody acts on it");
     assert!(pair.world.hosts.executing(uuid).is_empty());
     pair.look().await;
-    assert_eq!(pair.world.hosts.executing(uuid), [host.clone()]);
+    assert_eq!(pair.world.hosts.executing(uuid), std::slice::from_ref(&host));
     pair.write().await;
     assert_eq!(pair.written().await, 1);
 
