@@ -4,6 +4,7 @@
 //! - [`Workload`] is what a guest does; [`Observer`] and [`Prober`] see it from outside; [`qemus`] and [`Sentinel`] see who
 //!   executes it; [`disk`] reads what is on the disk once nobody does.
 //! - [`Story`] is a protected VM that is followed from one boot to the next.
+//! - [`Lan`] is another network that hosts are plugged into, and can be unplugged from.
 //! - [`spoofing`] has what a guest must not be able to send, and hears whether it does.
 //! - [`fault`] breaks one participant at one moment of a move, and repairs it.
 //! - [`peer`] does by hand what the product does, as the measure for [`bench`].
@@ -18,6 +19,7 @@ mod eventually;
 pub mod fault;
 mod guest;
 pub mod lab;
+mod lan;
 mod observer;
 pub mod peer;
 mod probe;
@@ -30,6 +32,7 @@ pub use cli::{Cli, Ran};
 pub use eventually::eventually;
 pub use guest::{GUEST_IMAGE, Workload, guest_image, http_get, workload_figure};
 pub use lab::Lab;
+pub use lan::Lan;
 pub use observer::{Observer, Sightings};
 pub use probe::{EchoClient, EchoReport, ProbeReport, Prober};
 pub use qemus::{QemuSight, Sentinel, executing, qemus, started_at};

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use gantry_api::rest::WriteQuery;
-use gantry_types::{Host, HostState, Vm};
+use gantry_types::{Host, HostState, Vm, VmSpec};
 
 use crate::lab::{BOOT_LIMIT, SETTLE_LIMIT, address, host_of};
 use crate::{Lab, Observer, Workload, eventually, workload_figure};
@@ -38,11 +38,17 @@ pub struct Story {
 impl Story {
     /// A protected VM whose disk is in this pool, with observers for so many boots.
     pub async fn begin(lab: Lab, pool: &str, boots: usize) -> Result<Self> {
+        let pool = pool.parse()?;
+        Self::begin_with(lab, boots, |spec| spec.pool = Some(pool)).await
+    }
+
+    /// The same of a VM that is changed like this before it is made.
+    pub async fn begin_with(lab: Lab, boots: usize, change: impl FnOnce(&mut VmSpec)) -> Result<Self> {
         lab.import_guest().await?;
         let observers = (0..boots).map(|_| Observer::listen(lab.outside())).collect::<Result<Vec<_>>>()?;
         let addresses: Vec<SocketAddr> = observers.iter().map(Observer::address).collect();
         let mut sent = lab.guest(VM, &Workload::default())?;
-        sent.spec.pool = Some(pool.parse()?);
+        change(&mut sent.spec);
         sent.spec.user_data = Some(user_data(&addresses));
         lab.follow(&lab.client().create(&sent, &WriteQuery::default()).await?).await?;
         let probes = ["--readiness-probe", "http://:80/", "--probe-body", "ok", "--probe-period", "1"];

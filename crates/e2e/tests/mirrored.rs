@@ -67,6 +67,7 @@ async fn a_mirrored_vm_outlives_either_of_its_hosts() -> Result<()> {
     copy_goes_away(&story, host, other).await?;
     server_is_killed(&story).await?;
     qemu_is_killed(&mut story, host).await?;
+    moves_out_and_in(&story, host).await?;
     snapshot(&story).await?;
     host_dies(&mut story).await?;
 
@@ -125,6 +126,17 @@ async fn qemu_is_killed(story: &mut Story, host: u8) -> Result<()> {
     let vm = story.runs_again("the end of its QEMU", Instant::now()).await?;
     ensure!(host_of(&vm)? == host && copies(story).await?.generation > before.generation, "{:?}", vm.status);
     peer(story).await.map(drop)
+}
+
+/// Its disk goes to its host's own pool and comes back while the guest writes.
+async fn moves_out_and_in(story: &Story, host: u8) -> Result<()> {
+    story.lab.gantry(&["volume", "migrate", "web-root", "--to", &format!("local-host-{host}")]).await?.ok()?;
+    let own = story.vm().await?;
+    ensure!(own.spec.pool.is_none() && own.status.copies.is_none(), "{:?}", own.status);
+    writes_on(story, "it writes where no copy is").await?;
+    story.lab.gantry(&["volume", "migrate", "web-root", "--to", "pair"]).await?.ok()?;
+    peer(story).await?;
+    writes_on(story, "it writes to both once it is back").await
 }
 
 /// What is in the disk is on both.

@@ -10,8 +10,8 @@ use anyhow::{Context, Result, bail, ensure};
 use gantry_api::rest::WriteQuery;
 use gantry_e2e::lab::host_of;
 use gantry_e2e::peer::Namespace;
-use gantry_e2e::{Lab, Workload, eventually, http_get};
-use gantry_types::{FloatingIp, Host, MigrationPolicy, NicSpec, Vm, VmPhase};
+use gantry_e2e::{Lab, Lan, Workload, eventually, http_get};
+use gantry_types::{FloatingIp, MigrationPolicy, NicSpec, Vm, VmPhase};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 /// A guest that is reached answers in far less.
@@ -219,20 +219,6 @@ async fn guests_reach_each_other_by_ipv6_and_a_group_that_changed_holds_on_a_hos
     Ok(())
 }
 
-/// A LAN that every host is plugged into by an interface, `lan0`. Its switch is a station of it.
-fn lan_of(lab: &Lab) -> Result<Namespace> {
-    let lan = Namespace::create()?;
-    lan.ip(&["link", "add", "switch", "type", "bridge"])?;
-    lan.ip(&["addr", "add", "192.168.77.1/24", "dev", "switch"])?;
-    lan.ip(&["link", "set", "switch", "up"])?;
-    for host in lab.room().hosts() {
-        let (port, host) = (format!("to-host-{host}"), lab.room().layout().host_namespace(host));
-        lan.ip(&["link", "add", &port, "type", "veth", "peer", "name", "lan0", "netns", &host])?;
-        lan.ip(&["link", "set", &port, "master", "switch", "up"])?;
-    }
-    Ok(lan)
-}
-
 /// What the station in the LAN is answered.
 async fn answer_in(lan: &Namespace, address: IpAddr) -> Result<String> {
     let asked = lan.enter(move || http_get(address, "/cgi-bin/who", ANSWER))?;
@@ -244,26 +230,14 @@ async fn answer_in(lan: &Namespace, address: IpAddr) -> Result<String> {
 async fn a_guest_on_a_bridged_network_is_a_station_of_the_lan_also_after_its_move() -> Result<()> {
     let lab = Lab::up(2).await?;
     lab.import_guest().await?;
-    let lan = lan_of(&lab)?;
-    eventually("the hosts tell of the interface", PATIENCE, async || {
-        let hosts: Vec<Host> = lab.client().list(None).await?;
-        let has_it = |host: &Host| {
-            let links = host.status.inventory.as_ref().and_then(|inventory| inventory.links.as_ref());
-            links.is_some_and(|links| links.interfaces.contains_key("lan0"))
-        };
-        ensure!(hosts.iter().all(has_it), "not all do");
-        Ok(())
-    })
-    .await?;
-    let create =
-        "network create office --type bridged --interface lan0 --subnet 192.168.77.0/24 --reserve 192.168.77.1";
-    lab.gantry(&create.split(' ').collect::<Vec<_>>()).await?.ok()?;
+    let lan = Lan::of(&lab).await?;
+    lan.network(&lab).await?;
     let line = ["vm", "create", "station", "--image", "guest", "--memory", "128MiB", "--network", "office"];
     lab.gantry(&line).await?.ok()?;
     let vm = ready(&lab, "station").await?;
     let address = vm.status.nics[0].address;
     let answers = async || {
-        let answer = answer_in(&lan, address).await.context("no answer")?;
+        let answer = answer_in(lan.namespace(), address).await.context("no answer")?;
         ensure!(answer.contains("host=station"), "it is '{answer}'");
         Ok(())
     };
