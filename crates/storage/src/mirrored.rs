@@ -71,11 +71,12 @@ pub fn mirror_id(disk: Uuid) -> String {
     disk.simple().to_string().split_off(20)
 }
 
-/// What this host's QEMU opens for it, as long as it is now.
+/// What this host's QEMU opens for it, as long as it is now; one that is not there yet has no length.
 pub(crate) fn location(disk: Uuid, path: &Path) -> Result<DiskLocation, StorageError> {
-    let found = fs::metadata(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => StorageError::DiskMissing { disk },
-        _ => StorageError::io("looking for disk", path)(error),
-    })?;
-    Ok(DiskLocation::Mirrored { file: path.to_owned(), size: found.len(), id: mirror_id(disk) })
+    let size = match fs::metadata(path) {
+        Ok(found) => found.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(StorageError::io("looking for disk", path)(error)),
+    };
+    Ok(DiskLocation::Mirrored { file: path.to_owned(), size, id: mirror_id(disk) })
 }

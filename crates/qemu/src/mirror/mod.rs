@@ -36,7 +36,7 @@ use std::path::PathBuf;
 use gantry_types::{DiskLocation, MirrorNodes};
 
 pub use catch_up::advance;
-pub use part::part;
+pub use part::{clear, part};
 pub use unite::unite;
 
 use self::state::{CHANGES, LATELY, State, bitmap, merge, noting};

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use gantry_types::MirrorNodes;
 use tokio::time::{Instant, sleep};
 
 use super::state::{BEGUN, CHANGES, LATELY, PASS, State, add_child, bitmap, merge};
 use super::{Mirror, MirrorError};
 use crate::migration::tls;
 use crate::qmp::command::{
-    BlockdevAddNode, DirtyBitmapMerge, JobCancel, JobDismiss, QueryJobs, Transaction, TransactionAction, Yank,
-    YankInstance,
+    BlockdevAddNode, BlockdevDel, DirtyBitmapMerge, JobCancel, JobDismiss, QueryJobs, QueryNamedBlockNodes,
+    Transaction, TransactionAction, Yank, YankInstance,
 };
 use crate::qmp::{Qmp, QmpError};
 
@@ -50,6 +51,24 @@ pub async fn part(qmp: &Qmp, mirror: &Mirror) -> Result<(), MirrorError> {
         state.forget(qmp, &top, name).await?;
     }
     tls::remove(qmp, &mirror.credentials()).await?;
+    Ok(())
+}
+
+/// Closes what a mirrored disk that has moved away has left open: nodes that were added since the machine's start stay when what
+/// stood on them goes. While there is a mirrored disk of this id nothing happens.
+///
+/// # Errors
+/// QEMU's own; repeating goes on.
+pub async fn clear(qmp: &Qmp, id: &str) -> Result<(), MirrorError> {
+    let nodes = MirrorNodes::of(id);
+    let open = qmp.execute(QueryNamedBlockNodes { flat: true }).await?;
+    let is_open = |name: &String| open.iter().any(|node| node.node_name.as_ref() == Some(name));
+    if is_open(&nodes.top()) {
+        return Ok(());
+    }
+    for node_name in [nodes.none(), nodes.peer()].into_iter().filter(is_open) {
+        qmp.execute(BlockdevDel { node_name }).await?;
+    }
     Ok(())
 }
 

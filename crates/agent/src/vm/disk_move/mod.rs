@@ -22,8 +22,9 @@ use std::sync::Arc;
 use gantry_api::agent::Assignment;
 use gantry_api::storage::{LeftDisk, MoveDisk, PoolAssignment, VolumeMoveReport};
 use gantry_qemu::machine::Disk;
+use gantry_qemu::mirror;
 use gantry_qemu::volume_move::{finish, give_up};
-use gantry_storage::{DiskHold, DiskSpec, VmDisks};
+use gantry_storage::{DiskHold, DiskSpec, VmDisks, mirror_id};
 use gantry_types::Problem;
 use uuid::Uuid;
 
@@ -191,7 +192,9 @@ impl VmTask {
         let Run::On(machine) = &self.run else { return Ok(()) };
         let now = Disk { node_name: machine.disk_node.clone(), ..self.disk_here().await? };
         let closed = within(MONITOR_LIMIT, self.vm, finish(&machine.qmp, &now, &now)).await?;
-        closed.map_err(|error| problem("disk-not-closed", &what, &error))
+        closed.map_err(|error| problem("disk-not-closed", &what, &error))?;
+        let cleared = within(MONITOR_LIMIT, self.vm, mirror::clear(&machine.qmp, &mirror_id(self.vm))).await?;
+        cleared.map_err(|error| problem("disk-not-closed", &what, &error))
     }
 }
 
