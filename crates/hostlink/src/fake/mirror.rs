@@ -185,7 +185,7 @@ impl State {
     pub(super) fn guest_writes(&mut self, host: &Name, uuid: Uuid, reaches: impl Fn(&Name) -> bool) {
         let goes_on = self.parts_untold;
         let Some(vm) = self.hosts.get_mut(host).and_then(|host| host.vms.get_mut(&uuid)) else { return };
-        if vm.guest != Guest::Running {
+        if vm.waits_for_peer {
             return;
         }
         let mut disk = vm.disk.clone();
