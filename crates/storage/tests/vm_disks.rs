@@ -330,13 +330,20 @@ impl Qemu {
             .unwrap();
         let (ask, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
         let answers = answers.lines().map_while(Result::ok);
-        let answers = Box::new(answers.filter(|line| line.contains("wrote") || line.contains("failed")));
-        Self { child, ask, answers }
+        let told = |line: &String| ["wrote", "read", "failed"].iter().any(|word| line.contains(word));
+        let mut opened = Self { child, ask, answers: Box::new(answers.filter(told)) };
+        // It answers once it has the disk: whatever is done to that disk afterwards happens to a QEMU that has it.
+        assert!(opened.asks("read 5M 64k").contains("read 65536/65536"));
+        opened
+    }
+
+    fn asks(&mut self, command: &str) -> String {
+        writeln!(self.ask, "{command}").unwrap();
+        self.answers.next().unwrap_or_default()
     }
 
     fn writes(&mut self, value: u8) -> bool {
-        writeln!(self.ask, "write -f -P {value} 5M 64k").unwrap();
-        self.answers.next().is_some_and(|said| said.contains("wrote"))
+        self.asks(&format!("write -f -P {value} 5M 64k")).contains("wrote")
     }
 }
 

@@ -42,14 +42,14 @@ pub struct ProbeOptions {
 
 impl ProbeOptions {
     /// Changes probes as they say.
-    pub fn lay_over(self, probes: &mut Vec<Probe>) {
+    pub fn lay_over(&self, probes: &mut Vec<Probe>) {
         if self.no_probes {
             probes.clear();
         }
-        for (kind, checks) in [(ProbeKind::Liveness, self.liveness), (ProbeKind::Readiness, self.readiness)] {
+        for (kind, checks) in [(ProbeKind::Liveness, &self.liveness), (ProbeKind::Readiness, &self.readiness)] {
             if !checks.is_empty() {
                 probes.retain(|probe| probe.kind != kind);
-                probes.extend(checks.into_iter().map(|check| Probe::new(kind, check)));
+                probes.extend(checks.iter().map(|check| Probe::new(kind, check.clone())));
             }
         }
         for probe in probes {

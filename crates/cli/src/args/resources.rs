@@ -77,9 +77,9 @@ pub struct Part {
 }
 
 impl Part {
-    pub fn lay_over(self, wishes: &mut ResourceWishes) {
-        if let Some(OrNone(pool)) = self.resource_pool {
-            wishes.resource_pool = pool;
+    pub fn lay_over(&self, wishes: &mut ResourceWishes) {
+        if let Some(OrNone(pool)) = &self.resource_pool {
+            wishes.resource_pool.clone_from(pool);
         }
         if let Some(OrNone(limit)) = self.cpu_limit {
             wishes.cpu_limit_percent = limit;

@@ -3,6 +3,7 @@
 //! One method per operation of the API; all kinds of object share the generic ones. Errors are the controller's
 //! problems, or a transient problem if it can't be reached.
 
+mod change;
 mod uploads;
 mod watch;
 

@@ -2,11 +2,11 @@
 
 use std::{ops::ControlFlow, time::Duration};
 
-use gantry_api::rest::{FenceRequest, WriteQuery};
+use gantry_api::rest::FenceRequest;
 use gantry_types::{Host, HostPower, PowerDriverKind, Problem, Resource, Vm};
 use tokio::time::Instant;
 
-use super::{Session, announce, apply, carry_out, objects};
+use super::{Session, announce, apply, carry_out, objects, relabel};
 use crate::{
     Programs,
     args::{FollowOptions, HostCommand, HostSet, PowerChoice},
@@ -77,27 +77,25 @@ async fn work(session: &Session, name: &str, verb: &str, done: &str, options: Fo
 }
 
 async fn set(session: &Session, arguments: HostSet) -> Result<(), Failure> {
-    let client = session.client()?;
-    let mut host = client.get::<Host>(&arguments.name).await?;
-    if let Some(cluster) = arguments.cluster {
-        host.spec.cluster = cluster;
-    }
-    match arguments.power {
-        None => {}
-        Some(PowerChoice::None) => host.spec.power = None,
-        Some(PowerChoice::Lab) => {
-            host.spec.power = Some(HostPower { driver: PowerDriverKind::Lab, outlet: arguments.outlet });
-        }
-    }
-    host.spec.watts = arguments.watts.unwrap_or(host.spec.watts);
-    for (key, value) in arguments.labels {
-        match value {
-            Some(value) => host.metadata.labels.0.insert(key, value),
-            None => host.metadata.labels.0.remove(&key),
-        };
-    }
-    // It is sent with the revision that was read: somebody else's change in between is a conflict.
-    let changed = client.update(&host, &WriteQuery::default()).await?;
+    let (changed, _) = session
+        .client()?
+        .change::<Host>(&arguments.name, |host| {
+            if let Some(cluster) = &arguments.cluster {
+                host.spec.cluster.clone_from(cluster);
+            }
+            match arguments.power {
+                None => {}
+                Some(PowerChoice::None) => host.spec.power = None,
+                Some(PowerChoice::Lab) => {
+                    host.spec.power =
+                        Some(HostPower { driver: PowerDriverKind::Lab, outlet: arguments.outlet.clone() });
+                }
+            }
+            host.spec.watts = arguments.watts.unwrap_or(host.spec.watts);
+            relabel(&mut host.metadata.labels, &arguments.labels);
+            Ok(())
+        })
+        .await?;
     Ok(announce(session.printer, &changed.object, "changed")?)
 }
 
@@ -135,9 +133,12 @@ async fn fence(session: &Session, name: &str, why: String, no_wait: bool) -> Res
 }
 
 async fn cordon(session: &Session, name: &str, cordoned: bool) -> Result<(), Failure> {
-    let client = session.client()?;
-    let mut host = client.get::<Host>(name).await?;
-    host.spec.cordoned = cordoned;
-    let changed = client.update(&host, &WriteQuery::default()).await?;
+    let (changed, _) = session
+        .client()?
+        .change::<Host>(name, |host| {
+            host.spec.cordoned = cordoned;
+            Ok(())
+        })
+        .await?;
     Ok(announce(session.printer, &changed.object, if cordoned { "cordoned" } else { "uncordoned" })?)
 }

@@ -33,7 +33,7 @@ pub use images::upload;
 
 use clap::CommandFactory;
 use gantry_api::rest::Changed;
-use gantry_types::{Operation, Problem, Resource};
+use gantry_types::{Labels, Operation, Problem, Resource};
 
 use crate::{
     Programs,
@@ -147,6 +147,16 @@ pub fn announce(printer: Printer, object: &impl Resource, done: &str) -> Result<
         crate::args::Format::Yaml => print(&crate::output::yaml(object)?),
         crate::args::Format::Name => print(&line(object, "").replace(" \n", "\n")),
         _ => print(&line(object, done)),
+    }
+}
+
+/// With the labels that are given, without those that are given no value.
+fn relabel(labels: &mut Labels, given: &[(String, Option<String>)]) {
+    for (key, value) in given {
+        match value {
+            Some(value) => labels.0.insert(key.clone(), value.clone()),
+            None => labels.0.remove(key),
+        };
     }
 }
 

@@ -238,23 +238,12 @@ pub(super) async fn delete(session: &Session, kind: Kind, names: &[String]) -> R
     apply::delete_named(session, kind, names, FollowOptions::default()).await
 }
 
-/// Reads, changes and writes an object, again if somebody else was quicker. Whether anything is different, too.
+/// The object as it is then, and whether anything is different.
 pub(super) async fn change<T: Resource + PartialEq>(
     client: &Client,
     name: &Name,
     how: impl Fn(&mut T) -> Result<(), Problem>,
 ) -> Result<(T, bool), Problem> {
-    loop {
-        let current: T = client.get(name.as_str()).await?;
-        let mut wanted = current.clone();
-        how(&mut wanted)?;
-        if wanted == current {
-            return Ok((current, false));
-        }
-        match client.update(&wanted, &WriteQuery::default()).await {
-            Ok(changed) => return Ok((changed.object, true)),
-            Err(problem) if problem.code() == "changed-meanwhile" => {}
-            Err(problem) => return Err(problem),
-        }
-    }
+    let (changed, is_different) = client.change(name.as_str(), how).await?;
+    Ok((changed.object, is_different))
 }

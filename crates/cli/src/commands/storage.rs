@@ -158,20 +158,13 @@ async fn clone_volume(session: &Session, arguments: VolumeClone) -> Result<(), F
 
 async fn set_volume(session: &Session, arguments: VolumeSet) -> Result<(), Failure> {
     let client = session.client()?;
-    loop {
-        let current: Volume = client.get(arguments.name.as_str()).await?;
-        let mut wanted = current.clone();
-        wanted.spec.size = arguments.size.unwrap_or(wanted.spec.size);
-        adjust(&mut wanted.spec, arguments.settings);
-        if wanted.spec == current.spec {
-            return Ok(announce(session.printer, &current, "unchanged")?);
-        }
-        match client.update(&wanted, &WriteQuery::default()).await {
-            Ok(changed) => {
-                return finish(session, &client, changed, arguments.follow, ("changed", "is being changed")).await;
-            }
-            Err(problem) if problem.code() == "changed-meanwhile" => {}
-            Err(problem) => return Err(problem.into()),
-        }
-    }
+    let (changed, is_different) = client
+        .change::<Volume>(arguments.name.as_str(), |volume| {
+            volume.spec.size = arguments.size.unwrap_or(volume.spec.size);
+            adjust(&mut volume.spec, arguments.settings);
+            Ok(())
+        })
+        .await?;
+    let told = if is_different { ("changed", "is being changed") } else { ("unchanged", "unchanged") };
+    finish(session, &client, changed, arguments.follow, told).await
 }

@@ -35,15 +35,16 @@ pub async fn run(session: &Session, command: UserCommand) -> Result<(), Failure>
         UserCommand::List(options) => objects::list::<User>(session, &options, |_| true).await,
         UserCommand::Show { name } => objects::show_all::<User>(session, &name).await,
         UserCommand::Set { name, role, display_name, consoles, disabled } => {
-            let client = session.client()?;
-            let mut user: User = client.get(&name).await?;
-            if let Some(role) = role {
-                user.spec.role = role.into();
-            }
-            user.spec.display_name = display_name.or(user.spec.display_name);
-            user.spec.consoles = consoles.or(user.spec.consoles);
-            user.spec.disabled = disabled.unwrap_or(user.spec.disabled);
-            let changed = client.update(&user, &WriteQuery::default()).await?;
+            let (changed, _) = session
+                .client()?
+                .change::<User>(&name, |user| {
+                    user.spec.role = role.map_or(user.spec.role, Into::into);
+                    user.spec.display_name = display_name.clone().or(user.spec.display_name.take());
+                    user.spec.consoles = consoles.or(user.spec.consoles);
+                    user.spec.disabled = disabled.unwrap_or(user.spec.disabled);
+                    Ok(())
+                })
+                .await?;
             Ok(announce(session.printer, &changed.object, "changed")?)
         }
         UserCommand::Passwd { name, password_file } => {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, future::Future, time::Duration};
 use gantry_api::rest::{Changed, CloneRequest, DeleteVmQuery, RebootRequest, RecoverRequest, StopRequest, WriteQuery};
 use gantry_types::{Labels, PowerState, Problem, Vm, VmSpec};
 
-use super::{Failures, Session, announce, carry_out, moves, objects, snapshots::object_name};
+use super::{Failures, Session, announce, carry_out, moves, objects, relabel, snapshots::object_name};
 use crate::{
     args::{FollowOptions, VmClone, VmCommand, VmCreate, VmSet},
     client::Client,
@@ -198,12 +198,23 @@ fn vm_of(arguments: &VmCreate) -> Result<Vm, Problem> {
 
 async fn set(session: &Session, arguments: VmSet) -> Result<(), Failure> {
     let client = session.client()?;
-    let mut vm = client.get::<Vm>(&arguments.name).await?;
+    let (changed, _) = client
+        .change::<Vm>(&arguments.name, |vm| {
+            lay_over(vm, &arguments);
+            Ok(())
+        })
+        .await?;
+    carry_out(&client, &changed, arguments.follow).await?;
+    Ok(announce(session.printer, &changed.object, "changed")?)
+}
+
+/// What is given; the rest stays.
+fn lay_over(vm: &mut Vm, arguments: &VmSet) {
     vm.spec.cpus = arguments.cpus.unwrap_or(vm.spec.cpus);
     vm.spec.memory = arguments.memory.unwrap_or(vm.spec.memory);
     vm.spec.display = arguments.display.unwrap_or(vm.spec.display);
     if arguments.owner.is_some() || arguments.no_owner {
-        vm.spec.owner = arguments.owner;
+        vm.spec.owner.clone_from(&arguments.owner);
     }
     arguments.part.lay_over(&mut vm.spec.resources);
     let ha = &mut vm.spec.ha;
@@ -218,18 +229,9 @@ async fn set(session: &Session, arguments: VmSet) -> Result<(), Failure> {
     ha.loss_s = arguments.ha_loss.unwrap_or(ha.loss_s);
     ha.roll_back_after = arguments.roll_back_after.map_or(ha.roll_back_after, |after| after.0);
     if arguments.no_dependencies || !arguments.depends_on.is_empty() {
-        ha.depends_on = arguments.depends_on;
+        ha.depends_on.clone_from(&arguments.depends_on);
     }
     ha.watchdog = arguments.watchdog.unwrap_or(ha.watchdog);
     arguments.probes.lay_over(&mut vm.spec.probes);
-    for (key, value) in arguments.labels {
-        match value {
-            Some(value) => vm.metadata.labels.0.insert(key, value),
-            None => vm.metadata.labels.0.remove(&key),
-        };
-    }
-    // It is sent with the revision that was read: somebody else's change in between is a conflict.
-    let changed = client.update(&vm, &WriteQuery::default()).await?;
-    carry_out(&client, &changed, arguments.follow).await?;
-    Ok(announce(session.printer, &changed.object, "changed")?)
+    relabel(&mut vm.metadata.labels, &arguments.labels);
 }

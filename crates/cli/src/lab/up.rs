@@ -176,9 +176,12 @@ async fn join(room: &Room, client: &Client, host: u8) -> Result<(), Failure> {
     let created = client.create_token(&request).await?;
     room.join(host, &created.token)?;
     remove_if_there::<ApiToken>(client, token.as_str()).await?;
-    let mut joined: Host = client.get(&Layout::host_name(host)).await?;
-    joined.spec.power = Some(HostPower { driver: PowerDriverKind::Lab, outlet: None });
-    client.update(&joined, &WriteQuery::default()).await?;
+    client
+        .change::<Host>(&Layout::host_name(host), |joined| {
+            joined.spec.power = Some(HostPower { driver: PowerDriverKind::Lab, outlet: None });
+            Ok(())
+        })
+        .await?;
     Ok(())
 }
 

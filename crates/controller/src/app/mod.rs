@@ -96,7 +96,7 @@ pub struct App {
     pub(crate) distributor: Distributor,
     pub(crate) resources: ResourceDistributor,
     /// Held from looking at the hosts' room until the model shows what was placed, so that room is given out once.
-    pub(crate) placement: Mutex<()>,
+    pub placement: Mutex<()>,
     /// Held for reading while an object that names images, networks or clusters is created, for writing while one that
     /// may be named is deleted.
     pub(crate) references: RwLock<()>,

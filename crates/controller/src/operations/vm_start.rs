@@ -176,8 +176,13 @@ impl Step for Place {
             }
         };
         let disk = vm.spec.disk.or(image.as_ref().map(|image| ByteSize(image.virtual_size)));
-        context
+        let placed = context
             .update_vm(|vm| {
+                // Its former host was let go on alone since this one was chosen.
+                let is_stale = vm.status.copies.as_ref().is_some_and(|copies| !copies.is_current(&host));
+                if leaves.is_some() && vm.status.host == leaves && is_stale {
+                    return;
+                }
                 // Defined anew, it is guarded or not: its host says so.
                 vm.status.guarded_epoch = None;
                 // Repeated, it is there already.
@@ -192,7 +197,13 @@ impl Step for Place {
                 }
             })
             .await?;
-        Ok(())
+        if placed.status.host.as_ref() == Some(&host) {
+            return Ok(());
+        }
+        let detail = format!("host '{host}' has not got what VM '{}' wrote last", vm.name());
+        Err(Problem::transient("copy-stale", detail)
+            .object(vm.reference())
+            .remedy("its copy became stale while the VM was placed; the start is tried again"))
     }
 
     async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
