@@ -152,6 +152,13 @@ pub struct DiskAssignment {
     pub pool: Option<PoolAssignment>,
 }
 
+impl DiskAssignment {
+    /// Whether each host has a place of its own for it, so that a move to another host copies it.
+    pub fn travels(&self) -> bool {
+        self.pool.as_ref().is_none_or(PoolAssignment::is_mirrored)
+    }
+}
+
 /// A VM that comes with its disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AdoptVm {
@@ -267,6 +274,9 @@ pub struct TakenSnapshot {
     /// How long the guest stood still or was frozen; absent if that was done before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause_ms: Option<u64>,
+    /// The volumes that it is of as well: all that the VM has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Uuid>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

@@ -1,7 +1,8 @@
-//! One protected VM whose disk is mirrored between two hosts: the host of its copy goes away and comes back, its QEMU is killed, then
-//! its own host loses its power. An outside observer finds every write that was acknowledged, and never hears two of it.
+//! One protected VM whose disk is mirrored between two hosts: the host of its copy goes away and comes back, its QEMU is killed, it
+//! moves to another host and its host is emptied, then that loses its power. An outside observer finds every write that was acknowledged, and never hears two of it.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -57,7 +58,7 @@ async fn begin() -> Result<(Story, tempfile::TempDir)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mirrored_vm_outlives_either_of_its_hosts() -> Result<()> {
-    let (mut story, _place) = begin().await?;
+    let (mut story, place) = begin().await?;
     let host = story.settled().await?;
     let sentinel = Sentinel::watch(story.vm().await?.metadata.uuid);
     let other = peer(&story).await?;
@@ -68,6 +69,8 @@ async fn a_mirrored_vm_outlives_either_of_its_hosts() -> Result<()> {
     server_is_killed(&story).await?;
     qemu_is_killed(&mut story, host).await?;
     moves_out_and_in(&story, host).await?;
+    moves_to_its_copy(&story, place.path()).await?;
+    its_host_is_drained(&story).await?;
     snapshot(&story).await?;
     host_dies(&mut story).await?;
 
@@ -137,6 +140,31 @@ async fn moves_out_and_in(story: &Story, host: u8) -> Result<()> {
     story.lab.gantry(&["volume", "migrate", "web-root", "--to", "pair"]).await?.ok()?;
     peer(story).await?;
     writes_on(story, "it writes to both once it is back").await
+}
+
+/// It leaves nothing behind, and gets another copy.
+async fn moves_to_its_copy(story: &Story, place: &Path) -> Result<()> {
+    let (host, other) = (story.settled().await?, peer(story).await?);
+    story.lab.gantry(&["vm", "migrate", VM, "--to", &format!("host-{other}")]).await?.ok()?;
+    let vm = story.vm().await?;
+    ensure!(host_of(&vm)? == other, "{:?}", vm.status);
+    story.lab.runs_in_one_place(VM).await?;
+    let left = place.join(format!("host-{host}/pair/disks")).read_dir()?.count();
+    ensure!(left == 0, "{left} files of its disk are left on host-{host}");
+    writes_on(story, "it writes where it has moved to").await?;
+    ensure!(peer(story).await? != other);
+    writes_on(story, "it writes to both there").await
+}
+
+async fn its_host_is_drained(story: &Story) -> Result<()> {
+    let (host, _) = (story.settled().await?, peer(story).await?);
+    let name = format!("host-{host}");
+    story.lab.gantry(&["host", "drain", &name]).await?.ok()?;
+    ensure!(host_of(&story.vm().await?)? != host, "it is still there");
+    writes_on(story, "it writes where it was moved to").await?;
+    story.lab.gantry(&["host", "undrain", &name]).await?.ok()?;
+    peer(story).await?;
+    writes_on(story, "it writes to both on its third host").await
 }
 
 /// What is in the disk is on both.

@@ -1,13 +1,14 @@
 //! Going back and forth in time with a guest that writes durably: nothing that was acknowledged is lost on the way.
 
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gantry_api::rest::WriteQuery;
 use gantry_e2e::lab::{SETTLE_LIMIT, address, host_of};
 use gantry_e2e::{Lab, Observer, Workload, disk, eventually, http_get, qemus};
-use gantry_types::{Event, Name, RecoveryPointKind, RecoveryPolicy, Snapshot, SnapshotPhase, Vm};
+use gantry_types::{Event, Name, RecoveryPointKind, RecoveryPolicy, Snapshot, SnapshotPhase, Vm, Volume};
 
 const VM: &str = "web";
 /// Memory of a small guest that was saved takes more than this.
@@ -37,9 +38,9 @@ async fn first_answer(vm: &Vm) -> Result<()> {
 }
 
 /// A lab of one host with a guest that writes numbered blocks; good states are kept soon.
-async fn a_writing_guest(observer: &Observer, lab: &Lab) -> Result<Vm> {
+async fn a_writing_guest(observer: &Observer, workload: Workload, lab: &Lab) -> Result<Vm> {
     lab.import_guest().await?;
-    let workload = Workload { writes_to: Some(observer.address()), ..Workload::default() };
+    let workload = Workload { writes_to: Some(observer.address()), ..workload };
     let mut sent = lab.guest(VM, &workload)?;
     sent.spec.recovery = RecoveryPolicy { keep: 2, after_s: 10, every_s: 86_400 };
     let created = lab.client().create(&sent, &WriteQuery::default()).await?;
@@ -49,21 +50,46 @@ async fn a_writing_guest(observer: &Observer, lab: &Lab) -> Result<Vm> {
     Ok(vm)
 }
 
+/// A volume that the guest writes to as well; its file.
+async fn a_volume(lab: &Lab, observer: &Observer) -> Result<PathBuf> {
+    lab.gantry(&["volume", "create", "data", "--size", "64MiB", "--pool", "local-host-1"]).await?.ok()?;
+    lab.gantry(&["volume", "attach", "data", VM]).await?.ok()?;
+    observer.goes_on(100).await?;
+    let volume: Volume = lab.client().get("data").await?;
+    Ok(lab.disk(1, volume.metadata.uuid))
+}
+
+/// On its disk and on its volume.
+async fn goes_on(own: &Observer, volume: &Observer) -> Result<()> {
+    own.goes_on(100).await?;
+    volume.goes_on(100).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_goes_back_with_its_memory_while_programs_die_and_gives_the_space_back() -> Result<()> {
     let lab = Lab::up(1).await?;
-    let observer = Observer::listen(lab.outside())?;
-    let guest = a_writing_guest(&observer, &lab).await?;
+    let (observer, beside) = (Observer::listen(lab.outside())?, Observer::listen(lab.outside())?);
+    let workload = Workload { volume_writes_to: Some(beside.address()), ..Workload::default() };
+    let guest = a_writing_guest(&observer, workload, &lab).await?;
+    let data = a_volume(&lab, &beside).await?;
 
     lab.gantry(&["snapshot", "create", VM, "before-upgrade", "--memory", "--description", "as it was"]).await?.ok()?;
-    observer.goes_on(100).await?;
+    goes_on(&observer, &beside).await?;
+    let first = [observer.last(), beside.last()];
     lab.gantry(&["snapshot", "create", VM, "quiet", "--quiesce"]).await?.ok()?;
-    observer.goes_on(100).await?;
+    goes_on(&observer, &beside).await?;
+    let last = [observer.last(), beside.last()];
     let (with_memory, quiet): (Snapshot, Snapshot) =
         (lab.client().get("web-before-upgrade").await?, lab.client().get("web-quiet").await?);
     let memory_size = with_memory.status.memory_size.context("its memory was kept")?;
     ensure!(memory_size.bytes() > MEMORY_BYTES_MIN, "its memory takes {memory_size}");
     ensure!(quiet.status.parent.as_ref() == Some(&with_memory.metadata.name), "{quiet:?}");
+    ensure!(
+        [&with_memory, &quiet].iter().all(|one| one.status.volumes == ["data".parse()?]),
+        "{with_memory:?} {quiet:?}"
+    );
+    let held = lab.gantry(&["volume", "detach", "data"]).await?.expect_code(4)?;
+    ensure!(held.stderr.contains("gantry snapshot delete web before-upgrade quiet"), "{}", held.stderr);
 
     let pid = qemu_pid(&guest)?;
     lab.gantry(&["snapshot", "revert", VM, "before-upgrade"]).await?.ok()?;
@@ -71,7 +97,7 @@ async fn a_guest_goes_back_with_its_memory_while_programs_die_and_gives_the_spac
     first_answer(&guest).await?;
     println!("revert with memory: first HTTP answer {} ms after the command's end", reverted.elapsed().as_millis());
     ensure!(qemu_pid(&guest)? == pid, "the same QEMU goes on: it was not started anew");
-    observer.goes_on(100).await?;
+    goes_on(&observer, &beside).await?;
 
     // Whoever dies while one is taken: it is there afterwards, or it is not, and the guest goes on.
     lab.gantry(&["snapshot", "create", VM, "interrupted", "--memory", "--no-wait"]).await?.ok()?;
@@ -86,7 +112,7 @@ async fn a_guest_goes_back_with_its_memory_while_programs_die_and_gives_the_spac
     .await?;
     ensure!(snapshots.iter().all(|one| one.status.phase == SnapshotPhase::Ready), "{snapshots:?}");
     lab.runs_in_one_place(VM).await?;
-    observer.goes_on(100).await?;
+    goes_on(&observer, &beside).await?;
 
     // Out of the middle of the tree, while it runs.
     let before = allocated_bytes(&lab, &guest)?;
@@ -97,13 +123,21 @@ async fn a_guest_goes_back_with_its_memory_while_programs_die_and_gives_the_spac
     ensure!(quiet.status.parent.is_none(), "{quiet:?}");
     observer.goes_on(50).await?;
 
+    let own = lab.stopped_disk(VM).await?;
     let acknowledged = acknowledged_since(&observer, reverted);
-    let report = disk::check(&lab.stopped_disk(VM).await?, acknowledged)?;
+    let report = disk::check(&own, acknowledged)?;
     ensure!(report.last >= acknowledged, "{report:?}");
+    let (report, acknowledged) = (disk::read_whole(&data)?, acknowledged_since(&beside, reverted));
+    ensure!(report.bad == 0 && report.last >= acknowledged, "{report:?}, {acknowledged} were acknowledged");
 
     // A stopped one has a state, too, and goes back to the one that was quiesced.
     lab.gantry(&["snapshot", "create", VM, "off"]).await?.ok()?;
     lab.gantry(&["snapshot", "revert", VM, "quiet"]).await?.ok()?;
+    // Both are of the moment that it was taken in.
+    for (report, (first, last)) in [disk::read(&own)?, disk::read_whole(&data)?].iter().zip(first.iter().zip(last)) {
+        let is_of_then = report.bad == 0 && (*first..=last).contains(&report.last);
+        ensure!(is_of_then, "{report:?} is not between {first} and {last}");
+    }
     let listed = lab.gantry(&["snapshot", "list", VM]).await?.ok()?;
     ensure!(listed.lines().any(|line| line.starts_with("quiet") && line.contains("here")), "{listed}");
     let moved = lab.gantry(&["vm", "migrate", VM]).await?;
@@ -112,6 +146,8 @@ async fn a_guest_goes_back_with_its_memory_while_programs_die_and_gives_the_spac
     first_answer(&vm(&lab).await?).await?;
     lab.gantry(&["vm", "delete", VM]).await?.ok()?;
     ensure!(lab.client().list::<Snapshot>(None).await?.is_empty(), "they went with their VM");
+    let left = std::process::Command::new("qemu-img").args(["snapshot", "-l"]).arg(&data).output()?;
+    ensure!(left.status.success() && left.stdout.is_empty(), "{}", String::from_utf8_lossy(&left.stdout));
     lab.passed();
     Ok(())
 }
@@ -127,7 +163,7 @@ fn qemu_pid(vm: &Vm) -> Result<u32> {
 async fn a_broken_guest_is_brought_back_and_the_recovery_taken_back() -> Result<()> {
     let lab = Lab::up(1).await?;
     let observer = Observer::listen(lab.outside())?;
-    a_writing_guest(&observer, &lab).await?;
+    a_writing_guest(&observer, Workload::default(), &lab).await?;
     let early = lab.gantry(&["vm", "recover", VM, "--undo"]).await?.expect_code(4)?;
     ensure!(early.stderr.contains("nothing that was replaced"), "{}", early.stderr);
     let good = eventually("a good state is kept", SETTLE_LIMIT, async || {

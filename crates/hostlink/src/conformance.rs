@@ -18,11 +18,11 @@ use crate::{
     backup_conformance::backups_repeat,
     mirror_conformance::copies_repeat,
     relocation_conformance::expectations_repeat,
-    storage_conformance::{adoptions_repeat, disk_moves_repeat, volumes_repeat},
+    storage_conformance::{adoptions_repeat, disk_moves_repeat, states_are_of_volumes, volumes_repeat},
 };
 
 /// The checks, in the order in which [`run`] makes them.
-pub const CHECKS: [&str; 15] = [
+pub const CHECKS: [&str; 16] = [
     "define can be repeated",
     "power can be repeated",
     "a lower epoch is refused",
@@ -38,6 +38,7 @@ pub const CHECKS: [&str; 15] = [
     "a VM is backed up and another one filled from that, again and again",
     "a VM's own disk goes to a pool and back, again and again",
     "a VM's disk is paired with a copy and parted from it, and a current copy is taken over",
+    "a state is of all volumes that the VM has, and leaves none that it has no longer",
 ];
 
 /// Runs all checks with a VM like this one, which must need no image and no network, in a pool that can be opened, and with a
@@ -66,7 +67,8 @@ pub async fn run(
     named(CHECKS[11], expectations_repeat(agent, &fresh(2), &source()?).await)?;
     named(CHECKS[12], backups_repeat(agent, &fresh(2), pool, repository).await)?;
     named(CHECKS[13], disk_moves_repeat(agent, &fresh(2), pool).await)?;
-    named(CHECKS[14], copies_repeat(agent, &fresh(2), pool, &source()?).await)
+    named(CHECKS[14], copies_repeat(agent, &fresh(2), pool, &source()?).await)?;
+    named(CHECKS[15], states_are_of_volumes(agent, &fresh(2), pool).await)
 }
 
 /// Of a host that has this VM, stopped: in a pool, in another, and in none.

@@ -2,7 +2,7 @@
 
 use gantry_api::{
     AgentApi,
-    agent::{AdoptVm, Assignment, DiskAssignment, PowerAction},
+    agent::{AdoptVm, Assignment, DiskAssignment, PowerAction, RevertVm, TakeSnapshot},
     storage::{AttachVolume, LeftDisk, MoveDisk, PoolAssignment, VolumeAssignment, VolumeMoveReport},
 };
 use std::time::Duration;
@@ -117,6 +117,66 @@ pub(crate) async fn adoptions_repeat(
         worked("close", agent.close_pool(pool).await)?;
     }
     Ok(())
+}
+
+/// Snapshots of a VM that has a volume, while it is off and while it runs; gone back to with it, and deleted with it.
+pub(crate) async fn states_are_of_volumes(
+    agent: &dyn AgentApi,
+    vm: &Assignment,
+    pool: &PoolAssignment,
+) -> Result<(), String> {
+    let data = volume(pool)?;
+    worked("open", agent.open_pool(pool).await)?;
+    worked("create", agent.create_volume(&data).await)?;
+    worked("define", agent.define_vm(vm).await)?;
+    let back = |to, memory| RevertVm { epoch: vm.epoch, revert: Uuid::new_v4(), to, memory, keep_as: None };
+    let take = async |memory| {
+        let request = TakeSnapshot { epoch: vm.epoch, snapshot: Uuid::new_v4(), memory, quiesce: false };
+        let seen = worked("take", agent.take_snapshot(vm.uuid, &request).await)?;
+        let again = worked("take", agent.take_snapshot(vm.uuid, &request).await)?;
+        if again.volumes != seen.volumes {
+            return Err(format!("it is said to be of {:?}, then of {:?}", seen.volumes, again.volumes));
+        }
+        Ok((request.snapshot, seen.volumes))
+    };
+    power(agent, vm, PowerAction::Start).await?;
+    let (before, of) = take(true).await?;
+    if !of.is_empty() {
+        return Err(format!("it has no volume, but a snapshot is of {of:?}"));
+    }
+    let attach = AttachVolume { epoch: vm.epoch, volume: data.clone() };
+    worked("attach", agent.attach_volume(vm.uuid, &attach).await)?;
+    refused("memory without the volume", "volumes-changed", agent.revert_vm(vm.uuid, &back(before, true)).await)?;
+    let mut states = Vec::new();
+    for memory in [false, true] {
+        let (snapshot, of) = take(memory).await?;
+        if of != [data.uuid] {
+            return Err(format!("a snapshot is of {of:?}, not of the volume that the VM has"));
+        }
+        states.push(snapshot);
+    }
+    for _ in 0..2 {
+        worked("going back with memory", agent.revert_vm(vm.uuid, &back(states[1], true)).await)?;
+    }
+    let replaced = RevertVm { keep_as: Some(Uuid::new_v4()), ..back(states[0], false) };
+    let seen = worked("going back", agent.revert_vm(vm.uuid, &replaced).await)?;
+    let kept: Vec<_> = seen.recovery_points.iter().map(|point| point.volumes.clone()).collect();
+    if kept != [[data.uuid]] {
+        return Err(format!("what was replaced is not said to be of the volume: {kept:?}"));
+    }
+    worked("take while it is off", take(false).await.map_err(|told| Problem::permanent("told", told)))?;
+    for snapshot in states {
+        for _ in 0..2 {
+            worked("delete", agent.delete_snapshot(vm.uuid, vm.epoch, snapshot).await)?;
+        }
+    }
+    // Nobody goes back to a volume that the VM has no longer, and nothing of its states stays in it.
+    worked("detach", agent.detach_volume(vm.uuid, vm.epoch, data.uuid).await)?;
+    let undo = back(replaced.keep_as.unwrap_or_default(), false);
+    refused("undo without the volume", "volumes-changed", agent.revert_vm(vm.uuid, &undo).await)?;
+    worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)?;
+    worked("delete", agent.delete_volume(pool, data.uuid).await)?;
+    worked("close", agent.close_pool(pool).await)
 }
 
 const MOVE_LIMIT: Duration = Duration::from_secs(120);

@@ -48,11 +48,12 @@ pub async fn take(qmp: &Qmp, nodes: &[&str], name: &str) -> Result<(), SnapshotE
     Ok(())
 }
 
-/// The same with the machine's state, which goes to the first node. A running guest goes on afterwards.
+/// The same with the machine's state, which goes to the last node: that has the snapshot after all others. A running guest goes on
+/// afterwards.
 pub async fn save(qmp: &Qmp, nodes: &[&str], name: &str, limit: Duration) -> Result<(), SnapshotError> {
     let job_id = format!("save-{name}");
     let command =
-        SnapshotSave { job_id: job_id.clone(), tag: name.to_owned(), vmstate: first(nodes), devices: owned(nodes) };
+        SnapshotSave { job_id: job_id.clone(), tag: name.to_owned(), vmstate: last(nodes), devices: owned(nodes) };
     run_job(qmp, &job_id, command, limit).await
 }
 
@@ -63,7 +64,7 @@ pub async fn load(qmp: &Qmp, nodes: &[&str], name: &str, job_id: &str, limit: Du
     forget_bitmaps(qmp, nodes).await?;
     let job_id = job_id.to_owned();
     let command =
-        SnapshotLoad { job_id: job_id.clone(), tag: name.to_owned(), vmstate: first(nodes), devices: owned(nodes) };
+        SnapshotLoad { job_id: job_id.clone(), tag: name.to_owned(), vmstate: last(nodes), devices: owned(nodes) };
     run_job(qmp, &job_id, command, limit).await
 }
 
@@ -84,8 +85,8 @@ pub async fn delete(qmp: &Qmp, nodes: &[&str], name: &str, limit: Duration) -> R
     run_job(qmp, &job_id, command, limit).await
 }
 
-fn first(nodes: &[&str]) -> String {
-    nodes.first().copied().unwrap_or_default().to_owned()
+fn last(nodes: &[&str]) -> String {
+    nodes.last().copied().unwrap_or_default().to_owned()
 }
 fn owned(nodes: &[&str]) -> Vec<String> {
     nodes.iter().map(|node| (*node).to_owned()).collect()

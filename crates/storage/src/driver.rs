@@ -11,6 +11,7 @@ use crate::disk::{DiskInfo, DiskSpec};
 use crate::disk_server::{DiskServer, ServeMode};
 use crate::error::StorageError;
 use crate::exchange::ExportedDisk;
+use crate::probe::InternalSnapshot;
 
 /// A place for volumes. Each call looks first whether the place is still this pool's, so that nothing is ever written
 /// below the mount point of a file system that went away. Each can be repeated.
@@ -49,6 +50,17 @@ pub trait PoolDriver: Send + Sync + std::fmt::Debug {
     async fn export(&self, volume: Uuid, format: ImageFormat) -> Result<ExportedDisk, StorageError>;
     /// Serves it at `socket`, whose directory its owner can write to. No QEMU may have it open.
     async fn serve(&self, volume: Uuid, socket: &Path, mode: ServeMode) -> Result<DiskServer, StorageError>;
+    /// The snapshots inside it, oldest first; also while QEMU has it open.
+    async fn snapshots(&self, volume: Uuid) -> Result<Vec<InternalSnapshot>, StorageError>;
+    /// Keeps its content under this name. One that is there is fine. No QEMU may have it open.
+    async fn create_snapshot(&self, volume: Uuid, name: &str) -> Result<(), StorageError>;
+    /// Makes its content what it was. No QEMU may have it open.
+    ///
+    /// # Errors
+    /// [`StorageError::SnapshotMissing`]; then it is as it was.
+    async fn apply_snapshot(&self, volume: Uuid, name: &str) -> Result<(), StorageError>;
+    /// Gives the space back that only this snapshot takes; one that is not there is fine. No QEMU may have it open.
+    async fn delete_snapshot(&self, volume: Uuid, name: &str) -> Result<(), StorageError>;
     /// Deletes it; one that is not there is fine. No QEMU may have it open.
     async fn delete(&self, volume: Uuid) -> Result<(), StorageError>;
 

@@ -28,6 +28,7 @@ use crate::error::StorageError;
 use crate::exchange::ExportedDisk;
 use crate::mark::{self, MARK};
 use crate::pool::{DirPool, FULL_BELOW_BYTES};
+use crate::probe::InternalSnapshot;
 use crate::qemu_img::WORKER_UID;
 use crate::staging::{PASSABLE_DIR_MODE, sync_dir};
 
@@ -336,6 +337,22 @@ impl PoolDriver for MarkedDir {
 
     async fn serve(&self, volume: Uuid, socket: &Path, mode: ServeMode) -> Result<DiskServer, StorageError> {
         self.inside().await?.serve_disk(volume, socket, mode).await
+    }
+
+    async fn snapshots(&self, volume: Uuid) -> Result<Vec<InternalSnapshot>, StorageError> {
+        self.inside().await?.disk_snapshots(volume).await
+    }
+
+    async fn create_snapshot(&self, volume: Uuid, name: &str) -> Result<(), StorageError> {
+        self.inside().await?.create_disk_snapshot(volume, name).await
+    }
+
+    async fn apply_snapshot(&self, volume: Uuid, name: &str) -> Result<(), StorageError> {
+        self.inside().await?.apply_disk_snapshot(volume, name).await
+    }
+
+    async fn delete_snapshot(&self, volume: Uuid, name: &str) -> Result<(), StorageError> {
+        self.inside().await?.delete_disk_snapshot(volume, name).await
     }
 
     async fn delete(&self, volume: Uuid) -> Result<(), StorageError> {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::{ByteSize, Firmware, Name, Problem, Timestamp, resource::resource};
 
 resource!(
-    /// The state of a VM's disk, with `memory` also of its memory and devices, at one instant. Its name is the VM's,
+    /// The state of a VM's disk and volumes, with `memory` also of its memory and devices, at one instant. Its name is the VM's,
     /// a hyphen, and its own: `web-before-upgrade`. A VM's snapshots form a tree; taking one away moves those that grew
     /// from it to its parent.
     Snapshot, "snapshot", "snapshots", SnapshotSpec, SnapshotStatus
@@ -81,6 +81,10 @@ pub struct SnapshotStatus {
     pub parent: Option<Name>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_at: Option<Timestamp>,
+    /// The volumes that it is of as well: all that the VM had.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub volumes: Vec<Name>,
     /// Space that the memory takes in the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_size: Option<ByteSize>,
@@ -158,6 +162,9 @@ pub struct RecoveryPoint {
     /// When it is deleted; a good one is when newer ones take its place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// The volumes that it is of as well: those that were brought back together with the disk.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Uuid>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -188,7 +195,7 @@ impl RecoveryPoint {
             taken_at.to_string().to_ascii_lowercase().chars().take(19).filter(char::is_ascii_alphanumeric).collect();
         let name = format!("{kind}-{second}z");
         let name = name.parse().unwrap_or_else(|error| panic!("made an invalid name: {error}"));
-        Self { name, uuid, kind, taken_at, expires_at }
+        Self { name, uuid, kind, taken_at, expires_at, volumes: Vec::new() }
     }
 }
 

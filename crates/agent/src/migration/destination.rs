@@ -110,7 +110,7 @@ impl VmTask {
             recovery: RecoveryRecord { points, ..RecoveryRecord::default() },
             ..Record::new(request.assignment, owner_uid)
         };
-        let in_pool = record.assignment.disk.pool.is_some();
+        let travels = record.assignment.disk.travels();
         check_arriving(&self.host, &record).await?;
         self.host.records.save(&record).await.map_err(|error| error.problem())?;
         let (nics, vm, host) = (record.assignment.nics.clone(), self.vm, Arc::clone(&self.host));
@@ -125,12 +125,12 @@ impl VmTask {
         self.launch(Begin::Incoming).await?;
         // What both QEMUs have open is the source's until the guest runs here. A paused guest does not begin to run, so
         // nothing would take its disks later.
-        let comes_along = in_pool || !self.known()?.assignment.volumes.is_empty();
+        let comes_along = !travels || !self.known()?.assignment.volumes.is_empty();
         let late_activation = comes_along && !request.paused;
         let options = ListenOptions {
             host: endpoint.address.to_string(),
             ports: PORTS,
-            disks: if in_pool { Vec::new() } else { vec![DISK_NODE.to_owned()] },
+            disks: if travels { vec![DISK_NODE.to_owned()] } else { Vec::new() },
             late_activation,
             tls: Some(ListenTls { creds_dir: files(&self.host, self.vm).tls, source_dn }),
             postcopy: request.post_copy,

@@ -43,6 +43,7 @@ impl VmTask {
         self.machine()?;
         self.expect_exports_answer().await?;
         self.check_no_snapshots().await?;
+        self.leave_copy().await?;
         write_credentials(&self.host, self.vm, self.known()?.owner_uid).await?;
         self.shared.update_progress(|progress| {
             *progress = MigrationProgress { phase: "prepare".to_owned(), ..MigrationProgress::default() };
@@ -112,13 +113,13 @@ impl VmTask {
         // The destination's disk lies over the same image, which it has already.
         let has_image = self.known()?.assignment.disk.image.is_some();
         let sync = if has_image { MirrorSync::Top } else { MirrorSync::Full };
-        let mirrored = self.known()?.assignment.disk.pool.is_none();
+        let travels = self.known()?.assignment.disk.travels();
         let export = request.endpoint.disk_export.clone();
         let disk = MirrorDisk { node_name: machine.disk_node.clone(), export, sync };
-        let disks = mirrored.then_some(disk).into_iter().collect();
+        let disks = travels.then_some(disk).into_iter().collect();
         let peer = Peer {
             host: request.endpoint.address.to_string(),
-            nbd_port: mirrored.then_some(request.endpoint.disk_port),
+            nbd_port: travels.then_some(request.endpoint.disk_port),
             ram_port: request.endpoint.ram_port,
             tls: Some(PeerTls {
                 creds_dir: files(&self.host, self.vm).tls,

@@ -136,12 +136,12 @@ pub(super) async fn check_nothing_left(host: &Host, record: &Record) -> Result<(
         .remedy("move the file away if its content is still wanted, otherwise delete it; then repeat the command"))
 }
 
-/// Before a VM's move to this host has a record: its disk in a pool is there to come along, one of the host's own is still
-/// to be made, because the mirror copies only what differs from the image.
+/// Before a VM's move to this host has a record: a disk that both hosts reach is there, one that travels is still to be made,
+/// because the mirror copies only what differs from the image.
 pub(crate) async fn check_arriving(host: &Host, record: &Record) -> Result<(), Problem> {
-    match record.assignment.disk.pool {
-        None => check_nothing_left(host, record).await,
-        Some(_) => check(host, &Record { disk_made: true, ..record.clone() }).await,
+    match record.assignment.disk.travels() {
+        true => check_nothing_left(host, record).await,
+        false => check(host, &Record { disk_made: true, ..record.clone() }).await,
     }
 }
 

@@ -53,7 +53,7 @@ impl VmTask {
     async fn keep_good(&mut self, now: Timestamp) -> Result<(), Problem> {
         self.delete_orphans().await?;
         let point = RecoveryPoint::new(Uuid::new_v4(), RecoveryPointKind::Good, now, None);
-        self.keep_disk(&point_tag(point.uuid)).await?;
+        self.keep_disks(&point_tag(point.uuid), &[]).await?;
         self.keep_uefi_variables(point.uuid).await?;
         let kept_in = self.machine()?.record(&self.host);
         if let Some(record) = &mut self.record {
@@ -64,12 +64,12 @@ impl VmTask {
         self.save().await
     }
 
-    /// Deletes points that are in the disk and not on record.
+    /// Deletes points that are in the disk, or in a volume, and not on record.
     async fn delete_orphans(&mut self) -> Result<(), Problem> {
         let known: Vec<_> = self.known()?.recovery.points.iter().map(|point| point_tag(point.uuid)).collect();
-        for found in self.tags().await? {
-            if found.name.starts_with("p-") && !known.contains(&found.name) {
-                self.delete_tag(&found.name).await?;
+        for tag in self.state_tags().await? {
+            if tag.starts_with("p-") && !known.contains(&tag) {
+                self.delete_tag(&tag).await?;
             }
         }
         Ok(())

@@ -88,7 +88,7 @@ fn named(record: &Record) -> String {
 /// Makes the VM's directory, disk and seed; with everything there already nothing changes. The record, which is on disk
 /// already, says afterwards that there is a disk.
 pub(crate) async fn prepare_files(host: &Host, record: &mut Record) -> Result<(), Problem> {
-    if record.is_receiving() && record.assignment.disk.pool.is_some() {
+    if record.is_receiving() && !record.assignment.disk.travels() {
         disk::open_to_arriving(host, record).await?;
     } else {
         disk::make(host, record).await?;

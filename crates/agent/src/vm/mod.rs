@@ -50,6 +50,7 @@ mod screen;
 mod snapshots;
 mod stranding;
 mod volume_move;
+mod volume_states;
 mod volumes;
 
 use std::future::Future;

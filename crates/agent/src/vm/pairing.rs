@@ -105,6 +105,19 @@ impl VmTask {
         self.pairing.waits && self.has_peer() && wanted
     }
 
+    /// Before the VM is sent to another host: what its QEMU writes goes to no copy, and it copies nothing but what is sent.
+    ///
+    /// # Errors
+    /// `copy-not-alone` (transient).
+    pub(crate) async fn leave_copy(&mut self) -> Result<(), Problem> {
+        self.expect_alone()?;
+        if self.is_mirrored() {
+            self.pairing.joining = None;
+            self.part_from_peer().await?;
+        }
+        Ok(())
+    }
+
     async fn mirror(&self) -> Result<Mirror, Problem> {
         let assignment = &self.known()?.assignment;
         Mirror::of(&disk_of(&self.host, assignment).await?).ok_or_else(|| {

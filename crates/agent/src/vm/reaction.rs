@@ -187,7 +187,7 @@ impl VmTask {
         let _hold = disk::claim(&self.host, &assignment, Claiming::Keep).await?;
         self.save().await?;
         if self.find_tag(&point_tag(to)).await?.is_some() {
-            self.keep_disk(&point_tag(keep_as)).await?;
+            self.keep_disks(&point_tag(keep_as), &[]).await?;
             self.keep_uefi_variables(keep_as).await?;
             let applied = self.disks().await?.apply_disk_snapshot(self.vm, &point_tag(to)).await;
             applied.map_err(|error| self.storage_problem("snapshot-not-applied", &error))?;

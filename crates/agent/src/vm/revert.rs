@@ -1,4 +1,5 @@
-//! Going back: a VM's disk, or its whole state, becomes what it was at a snapshot or recovery point.
+//! Going back: a VM's disk with the volumes that were part of it, or its whole state, becomes what it was at a snapshot or recovery
+//! point.
 //!
 //! ```text
 //! disk alone:   stopped for good -> what there is is kept -> disk put back ------> written down: gone back
@@ -12,6 +13,7 @@
 use std::time::{Duration, SystemTime};
 
 use gantry_api::agent::{RevertVm, VmObservation};
+use gantry_api::storage::VolumeAssignment;
 use gantry_qemu::qmp::command::{Quit, Stop};
 use gantry_qemu::snapshot;
 use gantry_storage::InternalSnapshot;
@@ -21,6 +23,7 @@ use uuid::Uuid;
 
 use super::actor::{Run, VmTask};
 use super::snapshots::{STATE_LIMIT, point_tag, snapshot_tag};
+use super::volume_states::listed;
 use crate::problem::problem;
 
 /// How long what was replaced is kept.
@@ -41,10 +44,17 @@ impl VmTask {
             return self.observation();
         }
         let state = self.find_state(&request).await?;
+        let volumes = self.volumes_with(&state.name).await?;
+        let wanted: Vec<Uuid> = match request.memory {
+            // The guest's memory is of what is on all of them.
+            true => self.volumes().iter().map(|volume| volume.uuid).collect(),
+            false => self.volumes_of_point(request.to),
+        };
+        self.expect_volumes(&wanted, &volumes)?;
         if request.memory {
-            self.put_state_back(&request, &state).await?;
+            self.put_state_back(&request, &state, &volumes).await?;
         } else {
-            self.put_disk_back(&request, &state).await?;
+            self.put_disks_back(&request, &state, &volumes).await?;
         }
         self.observation()
     }
@@ -62,17 +72,33 @@ impl VmTask {
         Ok(state)
     }
 
-    async fn put_disk_back(&mut self, request: &RevertVm, state: &InternalSnapshot) -> Result<(), Problem> {
+    fn volumes_of_point(&self, point: Uuid) -> Vec<Uuid> {
+        let points = self.record.as_ref().map(|record| &record.recovery.points[..]).unwrap_or_default();
+        points.iter().find(|known| known.uuid == point).map(|known| known.volumes.clone()).unwrap_or_default()
+    }
+
+    async fn keep_replaced(&mut self, request: &RevertVm, volumes: &[VolumeAssignment]) -> Result<(), Problem> {
+        let Some(keep_as) = request.keep_as else { return Ok(()) };
+        self.keep_disks(&point_tag(keep_as), volumes).await?;
+        self.keep_uefi_variables(keep_as).await
+    }
+
+    async fn put_disks_back(
+        &mut self,
+        request: &RevertVm,
+        state: &InternalSnapshot,
+        volumes: &[VolumeAssignment],
+    ) -> Result<(), Problem> {
         self.quit().await?;
         self.expect_alone()?;
-        if let Some(keep_as) = request.keep_as {
-            self.keep_disk(&point_tag(keep_as)).await?;
-            self.keep_uefi_variables(keep_as).await?;
+        self.keep_replaced(request, volumes).await?;
+        for volume in volumes {
+            self.put_volume_back(volume, &state.name).await?;
         }
         let applied = self.disks().await?.apply_disk_snapshot(self.vm, &state.name).await;
         applied.map_err(|error| self.storage_problem("snapshot-not-applied", &error))?;
         self.put_uefi_variables_back(request.to).await?;
-        self.write_down_revert(request).await
+        self.write_down_revert(request, volumes).await
     }
 
     /// Ends QEMU, in good order if it can; a crash from here on does not start the VM.
@@ -89,25 +115,27 @@ impl VmTask {
         self.kill().await
     }
 
-    async fn put_state_back(&mut self, request: &RevertVm, state: &InternalSnapshot) -> Result<(), Problem> {
+    async fn put_state_back(
+        &mut self,
+        request: &RevertVm,
+        state: &InternalSnapshot,
+        volumes: &[VolumeAssignment],
+    ) -> Result<(), Problem> {
         match self.run {
             Run::Off => self.launch_halted().await?,
             _ => self.tell(Stop {}).await?,
         }
         self.paused = true;
-        if let Some(keep_as) = request.keep_as {
-            self.keep_disk(&point_tag(keep_as)).await?;
-            self.keep_uefi_variables(keep_as).await?;
-        }
+        self.keep_replaced(request, volumes).await?;
         let job_id = format!("load-{}", request.revert);
-        let (node, qmp) = (self.disk_node(), &self.machine()?.qmp);
-        let loaded = snapshot::load(qmp, &[&node], &state.name, &job_id, STATE_LIMIT).await;
+        let (nodes, qmp) = (self.state_nodes(volumes), &self.machine()?.qmp);
+        let loaded = snapshot::load(qmp, &listed(&nodes.formats), &state.name, &job_id, STATE_LIMIT).await;
         if let Err(error) = loaded {
             let failed = problem("snapshot-not-loaded", &self.named()?, &error);
             self.kill().await?;
             return Err(failed);
         }
-        self.write_down_revert(request).await?;
+        self.write_down_revert(request, volumes).await?;
         self.go_on().await
     }
 
@@ -120,7 +148,7 @@ impl VmTask {
         Ok(())
     }
 
-    async fn write_down_revert(&mut self, request: &RevertVm) -> Result<(), Problem> {
+    async fn write_down_revert(&mut self, request: &RevertVm, volumes: &[VolumeAssignment]) -> Result<(), Problem> {
         let now = Timestamp::from(SystemTime::now());
         let Some(record) = &mut self.record else { return Ok(()) };
         let before = record.recovery.clone();
@@ -129,6 +157,10 @@ impl VmTask {
         recovery.kept_in = None;
         recovery.rolling_back = None;
         replace_points(&mut recovery.points, request.to, request.keep_as, now);
+        let kept = recovery.points.iter_mut().find(|point| Some(point.uuid) == request.keep_as);
+        if let Some(kept) = kept {
+            kept.volumes = volumes.iter().map(|volume| volume.uuid).collect();
+        }
         let saved = self.save().await;
         if saved.is_err()
             && let Some(record) = &mut self.record

@@ -1,8 +1,8 @@
-//! Snapshots of a VM, inside its disk: taken and deleted by QEMU while it runs, otherwise by the pool.
+//! Snapshots of a VM, inside its disk and its volumes: taken and deleted by QEMU while it runs, otherwise by the pools.
 //!
 //! Taking one may take as long as writing the guest's memory, or as the guest needs to freeze its file systems, so it has a
 //! task of its own; until that ends, the VM is neither changed nor moved (`snapshot-at-work`). The disk's own table says
-//! what there is: a repeated request finds its snapshot there.
+//! what there is: a repeated request finds its snapshot there ([`volume_states`](super::volume_states)).
 //!
 //! A guest whose file systems are frozen is thawed whatever becomes of the snapshot; if the agent dies in between, by the
 //! next one, as soon as it reaches the guest's agent.
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::agent::{TakeSnapshot, TakenSnapshot};
+use gantry_api::storage::VolumeAssignment;
 use gantry_qemu::qmp::Qmp;
 use gantry_qemu::snapshot;
 use gantry_storage::{InternalSnapshot, StorageError, VmDisks};
@@ -22,6 +23,7 @@ use uuid::Uuid;
 use super::Reply;
 use super::actor::{Run, VmTask};
 use super::guest::GuestLine;
+use super::volume_states::{StateNodes, listed};
 use crate::problem::problem;
 use crate::records::{Record, blocking};
 use crate::vm_files;
@@ -36,6 +38,10 @@ pub(super) const TABLES_LIMIT: Duration = Duration::from_secs(300);
 /// What a snapshot is called inside the disk.
 pub(super) fn snapshot_tag(snapshot: Uuid) -> String {
     format!("s-{snapshot}")
+}
+/// Whether it is one of these, in a volume as in the disk.
+pub(super) fn is_state_tag(tag: &str) -> bool {
+    tag.starts_with("s-") || tag.starts_with("p-")
 }
 /// Where the firmware's variables are kept that belong to a state of the disk.
 pub(super) fn variables_of(state: Uuid) -> String {
@@ -52,8 +58,8 @@ struct Job {
     vm: Uuid,
     request: TakeSnapshot,
     qmp: Qmp,
-    /// The disk, as QEMU calls it.
-    node: String,
+    nodes: StateNodes,
+    volumes: Vec<Uuid>,
     guest: GuestLine,
     pool: Arc<dyn VmDisks>,
 }
@@ -84,29 +90,34 @@ impl VmTask {
         self.expect_exports_answer().await?;
         self.check_no_snapshot_at_work()?;
         let tag = snapshot_tag(request.snapshot);
+        let taken = |memory_bytes, volumes: Vec<VolumeAssignment>| {
+            let volumes = volumes.iter().map(|volume| volume.uuid).collect();
+            Ok(Some(TakenSnapshot { memory_bytes, pause_ms: None, volumes }))
+        };
         if let Some(found) = self.find_tag(&tag).await? {
-            return Ok(Some(TakenSnapshot { memory_bytes: found.memory_bytes, pause_ms: None }));
+            return taken(found.memory_bytes, self.volumes_with(&tag).await?);
         }
+        self.forget_attempt(&tag).await?;
         self.keep_uefi_variables(request.snapshot).await?;
         match &self.run {
             Run::Off if !request.memory && !request.quiesce => {
                 self.expect_alone()?;
-                let taken = self.disks().await?.create_disk_snapshot(self.vm, &tag).await;
-                taken.map_err(|error| self.storage_problem("snapshot-not-taken", &error))?;
-                Ok(Some(TakenSnapshot { memory_bytes: 0, pause_ms: None }))
+                self.keep_disks(&tag, &self.volumes()).await?;
+                taken(0, self.volumes())
             }
             _ => self.machine().map(|_| None),
         }
     }
 
     async fn job(&self, request: TakeSnapshot) -> Result<Job, Problem> {
-        let machine = self.machine()?;
+        let (machine, volumes) = (self.machine()?, self.volumes());
         Ok(Job {
             what: self.named()?,
             vm: self.vm,
             request,
             qmp: machine.qmp.clone(),
-            node: machine.disk_node.clone(),
+            nodes: self.state_nodes(&volumes),
+            volumes: volumes.iter().map(|volume| volume.uuid).collect(),
             guest: machine.guest.clone(),
             pool: self.disks().await?,
         })
@@ -120,9 +131,7 @@ impl VmTask {
         self.expect_exports_answer().await?;
         self.forget_points(&[snapshot]).await?;
         for tag in [snapshot_tag(snapshot), point_tag(snapshot)] {
-            if self.find_tag(&tag).await?.is_some() {
-                self.delete_tag(&tag).await?;
-            }
+            self.delete_tag(&tag).await?;
         }
         self.delete_uefi_copy(snapshot).await
     }
@@ -136,33 +145,53 @@ impl VmTask {
         })
     }
 
+    /// Takes a state out of the disk and of the volumes that have it; one that is not there is fine.
     pub(super) async fn delete_tag(&mut self, tag: &str) -> Result<(), Problem> {
+        let volumes = self.volumes_with(tag).await?;
+        if volumes.is_empty() && self.find_tag(tag).await?.is_none() {
+            return Ok(());
+        }
         match &self.run {
             Run::Off => {
                 self.expect_alone()?;
+                for volume in &volumes {
+                    self.delete_in_volume(volume, tag).await?;
+                }
                 let deleted = self.disks().await?.delete_disk_snapshot(self.vm, tag).await;
                 deleted.map_err(|error| self.storage_problem("snapshot-not-deleted", &error))
             }
             _ => {
-                let (node, qmp) = (self.disk_node(), &self.machine()?.qmp);
-                let deleted = snapshot::delete(qmp, &[&node], tag, STATE_LIMIT).await;
+                let (nodes, qmp) = (self.state_nodes(&volumes), &self.machine()?.qmp);
+                let deleted = snapshot::delete(qmp, &listed(&nodes.formats), tag, STATE_LIMIT).await;
                 let what = self.named()?;
                 deleted.map_err(|error| problem("snapshot-not-deleted", &what, &error))
             }
         }
     }
 
-    /// Keeps the disk as it is now under this tag; one that is there is fine.
-    pub(super) async fn keep_disk(&self, tag: &str) -> Result<(), Problem> {
+    /// What an attempt that was interrupted has left in volumes: the disk has no such state.
+    async fn forget_attempt(&mut self, tag: &str) -> Result<(), Problem> {
+        if self.volumes_with(tag).await?.is_empty() { Ok(()) } else { self.delete_tag(tag).await }
+    }
+
+    /// Keeps the disk, and these of its volumes, as they are now under this tag; a state that is there is fine.
+    pub(super) async fn keep_disks(&mut self, tag: &str, volumes: &[VolumeAssignment]) -> Result<(), Problem> {
         if self.find_tag(tag).await?.is_some() {
             return Ok(());
         }
+        self.forget_attempt(tag).await?;
         match &self.run {
             Run::Off => {
+                for volume in volumes {
+                    self.keep_volume(volume, tag).await?;
+                }
                 let taken = self.disks().await?.create_disk_snapshot(self.vm, tag).await;
                 taken.map_err(|error| self.storage_problem("snapshot-not-taken", &error))
             }
-            _ => take_disk(&self.machine()?.qmp, &self.disk_node(), &self.named()?, self.vm, tag).await,
+            _ => {
+                let nodes = self.state_nodes(volumes);
+                take(&self.machine()?.qmp, &nodes, &self.named()?, self.vm, tag).await
+            }
         }
     }
 
@@ -183,10 +212,10 @@ impl VmTask {
             .remedy("wait for its end"))
     }
 
-    /// Refuses what would leave the VM's snapshots behind. A disk in a pool stays where it is, with all that is in it.
+    /// Refuses what would leave the VM's snapshots behind. A disk that both hosts reach stays where it is, with all that is in it.
     pub(crate) async fn check_no_snapshots(&self) -> Result<(), Problem> {
         self.check_no_snapshot_at_work()?;
-        if self.known()?.assignment.disk.pool.is_some() {
+        if !self.known()?.assignment.disk.travels() {
             return Ok(());
         }
         let count = self.tags().await?.iter().filter(|snapshot| snapshot.name.starts_with("s-")).count();
@@ -245,8 +274,8 @@ async fn copy(record: &Record, from: PathBuf, to: PathBuf, replace: bool) -> Res
     .await
 }
 
-async fn take_disk(qmp: &Qmp, node: &str, what: &str, vm: Uuid, tag: &str) -> Result<(), Problem> {
-    let taken = super::within(TABLES_LIMIT, vm, snapshot::take(qmp, &[node], tag)).await?;
+async fn take(qmp: &Qmp, nodes: &StateNodes, what: &str, vm: Uuid, tag: &str) -> Result<(), Problem> {
+    let taken = super::within(TABLES_LIMIT, vm, snapshot::take(qmp, &listed(&nodes.roots), tag)).await?;
     taken.map_err(|error| problem("snapshot-not-taken", what, &error))
 }
 
@@ -255,12 +284,12 @@ impl Job {
         let tag = snapshot_tag(self.request.snapshot);
         let begun = Instant::now();
         if self.request.memory {
-            let saved = snapshot::save(&self.qmp, &[&self.node], &tag, STATE_LIMIT).await;
+            let saved = snapshot::save(&self.qmp, &listed(&self.nodes.formats), &tag, STATE_LIMIT).await;
             saved.map_err(|error| problem("snapshot-not-taken", &self.what, &error))?;
         } else if self.request.quiesce {
             self.take_frozen(&tag).await?;
         } else {
-            take_disk(&self.qmp, &self.node, &self.what, self.vm, &tag).await?;
+            take(&self.qmp, &self.nodes, &self.what, self.vm, &tag).await?;
         }
         let pause_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         let found = self.pool.disk_snapshots(self.vm).await;
@@ -269,7 +298,7 @@ impl Job {
             let detail = format!("QEMU took a snapshot of {}, but the disk has none", self.what);
             Problem::permanent("snapshot-not-taken", detail).remedy("check the host's pool")
         })?;
-        Ok(TakenSnapshot { memory_bytes: taken.memory_bytes, pause_ms: Some(pause_ms) })
+        Ok(TakenSnapshot { memory_bytes: taken.memory_bytes, pause_ms: Some(pause_ms), volumes: self.volumes })
     }
 
     async fn take_frozen(&self, tag: &str) -> Result<(), Problem> {
@@ -277,7 +306,7 @@ impl Job {
         let frozen = self.guest.freeze(FREEZE_LIMIT).await;
         let taken = match frozen {
             Ok(()) => {
-                let taken = take_disk(&self.qmp, &self.node, &self.what, self.vm, tag);
+                let taken = take(&self.qmp, &self.nodes, &self.what, self.vm, tag);
                 timeout(until.saturating_duration_since(Instant::now()), taken).await.unwrap_or_else(|_| {
                     let detail = format!("{}: the snapshot took longer than {FREEZE_LIMIT:?}", self.what);
                     Err(Problem::new(ErrorClass::Transient, "freeze-limit", detail).remedy("take it without --quiesce"))

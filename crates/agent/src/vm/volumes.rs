@@ -72,6 +72,7 @@ impl VmTask {
                 error => problem("volume-not-detached", &what, &error),
             })?;
         }
+        self.forget_states_of(&has).await?;
         let mut volumes = self.known()?.assignment.volumes.clone();
         volumes.retain(|other| other.uuid != volume);
         self.save_volumes(volumes).await?;
@@ -83,6 +84,9 @@ impl VmTask {
         let Some(record) = &self.record else { return };
         for volume in &record.assignment.volumes {
             let what = format!("volume '{}'", volume.name);
+            if let Err(error) = self.forget_states_of(volume).await {
+                tracing::warn!(vm = %self.vm, %error, "a volume still has states of a VM that is gone");
+            }
             if let Err(error) = give(&self.host, volume, None, &what).await {
                 tracing::warn!(vm = %self.vm, %error, "a volume still belongs to the user of a VM that is gone");
             }
@@ -147,7 +151,7 @@ fn named(record: &Record) -> String {
     format!("VM '{}'", record.assignment.name)
 }
 
-fn of_vm(volume: &VolumeAssignment, record: &Record) -> String {
+pub(super) fn of_vm(volume: &VolumeAssignment, record: &Record) -> String {
     format!("volume '{}' of {}", volume.name, named(record))
 }
 

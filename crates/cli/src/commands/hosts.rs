@@ -91,7 +91,9 @@ async fn set(session: &Session, arguments: HostSet) -> Result<(), Failure> {
                         Some(HostPower { driver: PowerDriverKind::Lab, outlet: arguments.outlet.clone() });
                 }
             }
-            host.spec.watts = arguments.watts.unwrap_or(host.spec.watts);
+            if let Some(watts) = &arguments.watts {
+                host.spec.watts.clone_from(watts);
+            }
             relabel(&mut host.metadata.labels, &arguments.labels);
             Ok(())
         })

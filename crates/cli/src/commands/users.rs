@@ -2,10 +2,7 @@
 
 use std::path::Path;
 
-use gantry_api::{
-    access::{CreateUser, SetPassword},
-    rest::WriteQuery,
-};
+use gantry_api::access::{CreateUser, SetPassword};
 use gantry_types::{Problem, User};
 
 use super::{Session, announce, apply, objects};

@@ -1,8 +1,8 @@
 //! Each kind's columns.
 
 use gantry_types::{
-    AddressSet, ApiToken, ByteSize, Event, FloatingIp, Host, HostState, Image, Maintenance, Network, NetworkSubnet,
-    Operation, Port, Resource, Router, SecurityGroup, Snapshot, StepState, User, Vm, VmPhase,
+    AddressSet, ApiToken, ByteSize, Event, FloatingIp, Host, HostState, Image, Maintenance, Name, Network,
+    NetworkSubnet, Operation, Port, Resource, Router, SecurityGroup, Snapshot, StepState, User, Vm, VmPhase,
 };
 use serde::Serialize;
 
@@ -283,7 +283,7 @@ impl Row for FloatingIp {
 impl Row for Snapshot {
     const PLURAL_FOR_PEOPLE: &'static str = "snapshots";
     const HEADERS: &'static [&'static str] = &["NAME", "VM", "PHASE", "PARENT", "MEMORY", "AGE"];
-    const WIDE_HEADERS: &'static [&'static str] = &["PAUSE", "UUID", "REASON"];
+    const WIDE_HEADERS: &'static [&'static str] = &["VOLUMES", "PAUSE", "UUID", "REASON"];
 
     fn cells(&self, around: &Surroundings) -> Vec<String> {
         let status = &self.status;
@@ -298,7 +298,9 @@ impl Row for Snapshot {
     }
 
     fn wide_cells(&self) -> Vec<String> {
+        let volumes: Vec<_> = self.status.volumes.iter().map(Name::as_str).collect();
         vec![
+            or_dash((!volumes.is_empty()).then(|| volumes.join(","))),
             or_dash(self.status.pause_ms.map(|pause_ms| format!("{pause_ms} ms"))),
             self.metadata.uuid.to_string(),
             or_dash(self.status.reason.as_ref()),

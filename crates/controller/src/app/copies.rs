@@ -2,7 +2,7 @@
 
 use gantry_api::{
     AgentApi,
-    agent::VmRunState,
+    agent::{VmObservation, VmRunState},
     mirror::{GoAlone, TakeCopy},
 };
 use gantry_types::{DiskCopies, Name, Pool, Problem, Resource, Severity, Vm};
@@ -87,18 +87,40 @@ pub(crate) async fn take(app: &App, vm: &Vm, agent: &dyn AgentApi) -> Result<(),
 
 /// Before the VM executes: every run of it begins alone.
 pub(crate) async fn begin_alone(app: &App, vm: &Vm, host: &Name, agent: &dyn AgentApi) -> Result<(), Problem> {
-    let Some(copies) = &vm.status.copies else { return Ok(()) };
+    if vm.status.copies.is_none() {
+        return Ok(());
+    }
     let seen = agent.observe().await?.into_iter().find(|seen| seen.uuid == vm.metadata.uuid);
     if seen.as_ref().is_some_and(|seen| matches!(seen.state, VmRunState::Running | VmRunState::Paused)) {
         return Ok(());
     }
+    part(app, vm, host, agent, seen, "it is started there").await
+}
+
+/// Before the VM is sent to another host: whatever dies on the way, only the host that it leaves has its disk by the record.
+pub(crate) async fn part_to_move(app: &App, vm: &Vm, host: &Name, agent: &dyn AgentApi) -> Result<(), Problem> {
+    let seen = agent.observe().await?.into_iter().find(|seen| seen.uuid == vm.metadata.uuid);
+    part(app, vm, host, agent, seen, "it is moved to another host").await
+}
+
+async fn part(
+    app: &App,
+    vm: &Vm,
+    host: &Name,
+    agent: &dyn AgentApi,
+    seen: Option<VmObservation>,
+    why: &str,
+) -> Result<(), Problem> {
+    let Some(copies) = &vm.status.copies else { return Ok(()) };
     let told = seen.and_then(|seen| seen.copies).unwrap_or_default();
     let is_decided = copies.current == [host.clone()] && (told.peer.is_none() || copies.generation > told.generation);
     let copies = match is_decided {
         true => copies.clone(),
         // What runs from here on is not what the peer has.
-        false => alone(app, vm, host, told.generation, "it is started there").await?,
+        false => alone(app, vm, host, told.generation, why).await?,
     };
     let request = GoAlone { epoch: vm.status.epoch, generation: copies.generation };
-    agent.go_alone(vm.metadata.uuid, &request).await
+    agent.go_alone(vm.metadata.uuid, &request).await?;
+    app.model.overlay_mut(|overlay| overlay.settled(vm.metadata.uuid, host.as_str()));
+    Ok(())
 }

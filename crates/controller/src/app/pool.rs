@@ -70,21 +70,9 @@ pub(crate) fn is_mirrored(tables: &Tables, vm: &Vm) -> bool {
     pool.is_some_and(|pool| pool.is_mirrored())
 }
 
-/// The VM can be moved: that its disk is current on one host only while it goes would be known too late if that host died.
-///
-/// # Errors
-/// `vm-mirrored`.
-pub(crate) fn expect_not_mirrored(app: &App, vm: &Vm) -> Result<(), Problem> {
-    if !app.model.read(|tables| is_mirrored(tables, vm)) {
-        return Ok(());
-    }
-    let (name, pool) = (vm.name(), vm.spec.pool.as_ref().map_or("", |pool| pool.as_str()));
-    let detail =
-        format!("the disk of VM '{name}' is in the mirrored pool '{pool}', from which it is not moved to another host");
-    Err(Problem::conflict("vm-mirrored", detail).object(vm.reference()).remedy(format!(
-        "to empty its host: gantry vm stop {name}, take the host out of service (gantry host drain), gantry vm start {name}; it starts \
-         where its copy is"
-    )))
+/// Whether each host has a place of its own for the VM's disk, so that a move to another host copies it.
+pub(crate) fn disk_travels(tables: &Tables, vm: &Vm) -> bool {
+    vm.spec.pool.is_none() || is_mirrored(tables, vm)
 }
 
 /// A pool that is for VMs' own disks only takes no volume.

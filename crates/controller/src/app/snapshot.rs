@@ -4,14 +4,14 @@
 //! transaction that begins it.
 
 use gantry_api::rest::{Changed, RevertRequest, WriteQuery};
-use gantry_types::{Action, Operation, Problem, Resource, Snapshot, SnapshotPhase, Vm, VmPhase};
+use gantry_types::{Action, Name, Operation, Problem, Resource, Snapshot, SnapshotPhase, Vm, VmPhase, Volume};
 
 use super::{
     App, Caller, already_exists, check_labels, check_name, check_precondition,
     vm::{engage, expect_idle, expect_phase},
     volume,
 };
-use crate::{objects::Change, operations::machine_of};
+use crate::{model::Tables, objects::Change, operations::machine_of};
 
 /// Each costs a copy of the disk's top table, and people lose track before that.
 pub const MAX_SNAPSHOTS_PER_VM: usize = 64;
@@ -60,9 +60,6 @@ fn check_can_be_taken(app: &App, vm: &Vm, sent: &Snapshot) -> Result<(), Problem
     if sent.spec.memory || sent.spec.quiesce {
         let phases: &[_] = if sent.spec.memory { &[VmPhase::Running, VmPhase::Paused] } else { &[VmPhase::Running] };
         expect_phase(vm, phases, "take a snapshot with memory or a quiesced one of", Some("gantry vm start"))?;
-    }
-    if sent.spec.memory {
-        volume::expect_none(app, vm, "have its memory kept")?;
     }
     if sent.spec.quiesce && !vm.status.guest_agent {
         let detail = format!("the guest's agent in VM '{}' does not answer, so nobody can quiesce it", vm.name());
@@ -201,8 +198,8 @@ pub async fn revert(
             expect_disk(&vm, "revert")?;
             let disk_only = request.disk_only || !snapshot.spec.memory;
             if !disk_only {
-                volume::expect_none(app, &vm, "go back with its memory")?;
                 expect_same_machine(&vm, &snapshot)?;
+                expect_same_volumes(app, &vm, &snapshot)?;
             }
             let action = Action::SnapshotRevert { snapshot: snapshot.metadata.name.clone(), disk_only };
             let mut change = Change::new();
@@ -231,6 +228,55 @@ fn expect_same_machine(vm: &Vm, snapshot: &Snapshot) -> Result<(), Problem> {
         vm.name(),
         snapshot.short_name()
     )))
+}
+
+/// The guest's memory is of what was on all of them.
+fn expect_same_volumes(app: &App, vm: &Vm, snapshot: &Snapshot) -> Result<(), Problem> {
+    let has = volume::names_of(app, vm);
+    let is_same =
+        has.len() == snapshot.status.volumes.len() && has.iter().all(|volume| snapshot.status.volumes.contains(volume));
+    if is_same {
+        return Ok(());
+    }
+    let listed = |names: &[Name]| match names {
+        [] => "no volumes".to_owned(),
+        names => names.iter().map(Name::as_str).collect::<Vec<_>>().join(", "),
+    };
+    let detail = format!(
+        "VM '{}' has {} now, its snapshot '{}' is of {}",
+        vm.name(),
+        listed(&has),
+        snapshot.short_name(),
+        listed(&snapshot.status.volumes)
+    );
+    Err(Problem::conflict("volumes-changed", detail).object(vm.reference()).remedy(format!(
+        "give it the volumes that it had, or leave the memory out: gantry snapshot revert {} {} --disk-only",
+        vm.name(),
+        snapshot.short_name()
+    )))
+}
+
+/// The volume is part of no snapshot of the VM that has it: what is kept of it is inside it.
+///
+/// # Errors
+/// `volume-in-snapshots`.
+pub(crate) fn expect_without(app: &App, volume: &Volume, cannot: &str) -> Result<(), Problem> {
+    let holding = app.model.read(|tables| holding(tables, volume));
+    let Some(vm) = volume.status.vm.as_ref().filter(|_| !holding.is_empty()) else { return Ok(()) };
+    let names = holding.join(" ");
+    let detail = format!("volume '{}' can't {cannot}: it is part of snapshots of VM '{vm}': {names}", volume.name());
+    Err(Problem::conflict("volume-in-snapshots", detail)
+        .object(volume.reference())
+        .remedy(format!("delete them first: gantry snapshot delete {vm} {names}")))
+}
+
+/// The snapshots that a volume is part of, as people call them beside their VM.
+pub(crate) fn holding(tables: &Tables, volume: &Volume) -> Vec<String> {
+    let Some(vm) = &volume.status.vm else { return Vec::new() };
+    let holds = |snapshot: &&std::sync::Arc<Snapshot>| {
+        snapshot.spec.vm == *vm && snapshot.status.volumes.contains(&volume.metadata.name)
+    };
+    tables.snapshots.values().filter(holds).map(|snapshot| snapshot.short_name().to_owned()).collect()
 }
 
 async fn find(app: &App, name: &str, query: &WriteQuery) -> Result<(Snapshot, Vm), Problem> {

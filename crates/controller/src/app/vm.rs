@@ -245,7 +245,6 @@ pub async fn migrate(
     }
     launch(app, caller, name, query, |vm| {
         expect_phase(vm, &movable, "migrate", Some("gantry vm start"))?;
-        pool::expect_not_mirrored(app, vm)?;
         let is_stopped = vm.status.phase == VmPhase::Stopped;
         if is_stopped {
             snapshot::expect_disk(vm, "move")?;

@@ -5,9 +5,13 @@ use gantry_api::{
     rest::{AttachRequest, Changed, MigrateVolumeRequest, WriteQuery},
     storage::VolumeAssignment,
 };
-use gantry_types::{Action, Pool, Problem, Resource, VOLUMES_PER_VM_MAX, Vm, VmPhase, Volume, VolumePhase, VolumeSpec};
+use gantry_types::{
+    Action, Name, Pool, Problem, Resource, VOLUMES_PER_VM_MAX, Vm, VmPhase, Volume, VolumePhase, VolumeSpec,
+};
 
-use super::{App, Caller, already_exists, check_labels, check_name, check_precondition, pool, vm, volume_content};
+use super::{
+    App, Caller, already_exists, check_labels, check_name, check_precondition, pool, snapshot, vm, volume_content,
+};
 use crate::{
     model::Tables,
     objects::Change,
@@ -42,6 +46,12 @@ pub(crate) fn of_vm(tables: &Tables, vm: &Vm) -> Vec<std::sync::Arc<Volume>> {
     let mut volumes: Vec<_> = tables.volumes.values().filter(has).cloned().collect();
     volumes.sort_by_key(|volume| volume.status.slot);
     volumes
+}
+
+/// The names of the volumes that a VM has.
+pub(crate) fn names_of(app: &App, vm: &Vm) -> Vec<Name> {
+    let volumes = app.model.read(|tables| of_vm(tables, vm));
+    volumes.iter().map(|volume| volume.metadata.name.clone()).collect()
 }
 
 /// Refuses what can't be done with a VM that has volumes.
@@ -178,6 +188,9 @@ pub async fn put(
                 return Ok(Changed { object: app.model.decorate(&volume), operation: None });
             }
             expect_phase(&current, &[VolumePhase::Ready, VolumePhase::Attached], "change")?;
+            if volume.spec.size != current.spec.size {
+                snapshot::expect_without(app, &current, "grow")?;
+            }
             launch(app, caller, volume, Action::VolumeUpdate, Some(&current), query).await
         })
         .await
@@ -260,6 +273,7 @@ pub async fn migrate(
                 return Ok(Changed { object: app.model.decorate(&current), operation: None });
             }
             expect_phase(&current, &[VolumePhase::Ready, VolumePhase::Attached], "move")?;
+            snapshot::expect_without(app, &current, "go to another pool")?;
             let wrong = |message: String| {
                 Problem::invalid("invalid-request", format!("volume '{name}' can't be moved")).field("to", message)
             };
@@ -338,6 +352,7 @@ pub async fn detach(app: &App, caller: &Caller, name: &str, query: &WriteQuery) 
                 return Ok(Changed { object: app.model.decorate(&current), operation: None });
             }
             expect_phase(&current, &[VolumePhase::Attached, VolumePhase::Detaching], "detach")?;
+            snapshot::expect_without(app, &current, "be detached")?;
             let mut volume = current.clone();
             volume.status.phase = VolumePhase::Detaching;
             volume.status.reason = None;

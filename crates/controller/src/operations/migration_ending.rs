@@ -57,6 +57,10 @@ impl Step for Record {
 pub(super) async fn record_at(context: &mut StepContext, host: &Name, epoch: u64) -> Result<(), Problem> {
     context
         .update_vm(|vm| {
+            // Its disk has come along, and no copy.
+            if vm.status.host.as_ref() != Some(host) {
+                vm.status.copies = vm.status.copies.as_ref().map(|copies| copies.alone(host.clone()));
+            }
             vm.status.host = Some(host.clone());
             vm.status.epoch = epoch;
             vm.status.moving_to = None;

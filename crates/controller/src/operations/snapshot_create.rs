@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use gantry_api::agent::{TakeSnapshot, TakenSnapshot};
 use gantry_types::{
     Action, ByteSize, Name, Problem, Resource, Severity, Snapshot, SnapshotMachine, SnapshotPhase, Timestamp, Vm,
+    Volume,
 };
 
 use super::{
@@ -13,7 +14,7 @@ use super::{
     vm_power::back_to_former,
     vm_start::{at_host, or_absent},
 };
-use crate::objects::Change;
+use crate::{app::volume, objects::Change};
 
 const TAKEN: &str = "taken";
 const TAKEN_AT: &str = "taken_at";
@@ -59,6 +60,10 @@ impl Procedure for SnapshotCreate {
             snapshot.status.memory_size = snapshot.spec.memory.then_some(ByteSize(taken.memory_bytes));
             snapshot.status.pause_ms = taken.pause_ms;
             snapshot.status.machine = Some(machine_of(&vm));
+            let volumes = context.app.model.read(|tables| volume::of_vm(tables, &vm));
+            let is_part = |volume: &&std::sync::Arc<Volume>| taken.volumes.contains(&volume.metadata.uuid);
+            snapshot.status.volumes =
+                volumes.iter().filter(is_part).map(|volume| volume.metadata.name.clone()).collect();
             vm.status.snapshot = Some(snapshot.metadata.name.clone());
             change.update(&snapshot)?;
             let by = &context.operation.spec.requested_by;

@@ -2,10 +2,13 @@
 //! needs to be shared between the hosts.
 //!
 //! ```text
-//!  check -> image -> receive -> transfer -> record | release
-//!                                  |               ^ point of no return; from here on: migration_ending.rs
-//!                    outcome decided by the hosts; see migration_outcome.rs
+//!  check -> image -> receive -> part -> transfer -> record | release
+//!                                          |               ^ point of no return; from here on: migration_ending.rs
+//!                            outcome decided by the hosts; see migration_outcome.rs
 //! ```
+//! A disk in a mirrored pool is parted from its copy before it goes, so that the copy is never taken for what it was; the next
+//! copy is made by itself, wherever the VM is then.
+//!
 //! Before `record`, undoing stops the move and takes the destination's part away, unless the destination has committed
 //! already: then the operation goes forward. From `record` on the VM is the destination's.
 
@@ -14,7 +17,7 @@ use gantry_api::agent::{MigrationEndpoint, ReceiveMigration, SendMigration};
 use gantry_placement::{Likeness, Request};
 use gantry_types::{
     Action, ByteSize, Host, HostState, MigrationPolicy, Name, Operation, PowerState, Problem, RecoveryPoint, Resource,
-    Severity, VmPhase,
+    Severity, Vm, VmPhase,
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -28,7 +31,10 @@ use super::{
     vm_power::back_to_former,
     vm_start::observe,
 };
-use crate::objects::Change;
+use crate::{
+    app::{copies, pool},
+    objects::Change,
+};
 
 const PLAN: &str = "plan";
 const ENDPOINT: &str = "endpoint";
@@ -73,6 +79,7 @@ impl Procedure for VmMigrate {
             Box::new(Check),
             Box::new(FetchImage),
             Box::new(Receive),
+            Box::new(Part),
             Box::new(Transfer),
             Box::new(Record),
             Box::new(Release),
@@ -112,8 +119,8 @@ impl Procedure for VmMigrate {
                 }
                 let mut message = format!("VM '{}' moved from '{}' to '{}'", vm.name(), plan.source, plan.destination);
                 // Those that are in a disk which came along came with it.
-                let stays = vm.spec.pool.is_none();
-                let left = if stays { std::mem::take(&mut vm.status.recovery_points) } else { Vec::new() };
+                let travelled = disk_travels(context, &vm);
+                let left = if travelled { std::mem::take(&mut vm.status.recovery_points) } else { Vec::new() };
                 if !left.is_empty() {
                     let names: Vec<_> = left.iter().map(|point| point.name.as_str()).collect();
                     message = format!(
@@ -160,7 +167,7 @@ impl Step for Check {
         let mut request = Request::new(&vm);
         request.only = to.or(request.only);
         request.except = Some(source.clone());
-        let fetched = image.filter(|_| vm.spec.pool.is_none());
+        let fetched = image.filter(|_| disk_travels(context, &vm));
         request.disk_space = ByteSize(fetched.map_or(0, |image| image.file_size));
         request.like = Some(Likeness::of(inventory, vm.spec.cpu_model.as_deref().is_none_or(|model| model == "host")));
         let destination = choose(&app, &vm, &request)?.host;
@@ -213,6 +220,10 @@ fn ready(host: Host) -> Result<Host, Problem> {
     if host.status.state == HostState::Ready { Ok(host) } else { Err(not_ready(&host)) }
 }
 
+fn disk_travels(context: &StepContext, vm: &Vm) -> bool {
+    context.app.model.read(|tables| pool::disk_travels(tables, vm))
+}
+
 struct FetchImage;
 
 #[async_trait]
@@ -226,7 +237,7 @@ impl Step for FetchImage {
         let vm = context.vm().await?;
         match image_of(&context.app, &vm)? {
             // It is beside the disk, where both hosts reach it.
-            Some(_) if vm.spec.pool.is_some() => Ok(()),
+            Some(_) if !disk_travels(context, &vm) => Ok(()),
             Some(image) => context.agent(&plan.destination).await?.ensure_image(&image).await,
             None => Ok(()),
         }
@@ -244,10 +255,10 @@ impl Step for Receive {
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let plan = Plan::need(context)?;
         let vm = context.vm().await?;
-        let recovery_points = match vm.spec.pool {
-            None => Vec::new(),
+        let recovery_points = match disk_travels(context, &vm) {
+            true => Vec::new(),
             // As they are now: from here on it keeps no more.
-            Some(_) => points_at(context, &plan.source, vm.metadata.uuid).await?,
+            false => points_at(context, &plan.source, vm.metadata.uuid).await?,
         };
         let request = ReceiveMigration {
             migration: plan.migration,
@@ -293,6 +304,25 @@ fn note_lag_before(context: &mut StepContext, plan: &Plan, vm: Uuid) -> Result<(
         observation.metrics?.guest_clock_lag_ms
     });
     lag_ms.map_or(Ok(()), |lag_ms| context.note(LAG_BEFORE, &lag_ms))
+}
+
+struct Part;
+
+#[async_trait]
+impl Step for Part {
+    fn name(&self) -> &'static str {
+        "part"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let plan = Plan::need(context)?;
+        let vm = context.vm().await?;
+        if vm.status.copies.is_none() {
+            return Ok(());
+        }
+        let agent = context.agent(&plan.source).await?;
+        copies::part_to_move(&context.app, &vm, &plan.source, &*agent).await
+    }
 }
 
 struct Transfer;

@@ -27,6 +27,7 @@ mod resource_pools;
 mod scenarios;
 mod snapshots;
 mod storage;
+mod volume_snapshots;
 mod world;
 
 use std::{sync::Arc, time::Duration};
@@ -207,6 +208,15 @@ async fn every_step_can_be_run_twice() {
     }
 }
 
+/// It runs where it ran, and only there: with the copy of its disk, or without.
+async fn expect_where_it_was(world: &World) {
+    let vm = world.vm("web").await.expect("a VM");
+    let (here, copies) = (world::name("host-1"), vm.status.copies.clone().expect("of its disk"));
+    assert_eq!((vm.status.phase, vm.status.host.as_ref()), (VmPhase::Running, Some(&here)), "{:?}", vm.status);
+    assert_eq!((copies.current.first(), vm.status.moving_to), (Some(&here), None));
+    assert_eq!(world.hosts.executing(vm.metadata.uuid), [here]);
+}
+
 /// One failing call; how the operation ended.
 async fn with_fault(scenario: Scenario, fault: Fault) -> OperationPhase {
     let (world, name) = scenario.prepare().await;
@@ -230,6 +240,7 @@ async fn with_fault(scenario: Scenario, fault: Fault) -> OperationPhase {
                 && !matches!(scenario, Scenario::VolumeDelete | Scenario::VolumeDetach | Scenario::BackupDelete)
                 // Whoever has adopted it keeps it.
                 && !scenario.leaves_its_host()
+                && !scenario.parts_copies()
                 && !scenario.is_of_hosts();
         if scenario.is_of_hosts() {
             hosts_work::expect_back_to_work(&world).await;
@@ -239,6 +250,9 @@ async fn with_fault(scenario: Scenario, fault: Fault) -> OperationPhase {
         }
         let is_final = |name: &str| ["record", "keep"].contains(&name);
         let final_step = operation.status.steps.iter().any(|step| is_final(&step.name) && step.attempts > 0);
+        if scenario.parts_copies() && !final_step {
+            expect_where_it_was(&world).await;
+        }
         if undoable && !final_step {
             assert_eq!(world.everything(), before, "{scenario:?} with {fault:?}: {operation:#?}");
         }
@@ -325,6 +339,8 @@ async fn a_cancel_at_any_write_unwinds_or_comes_too_late() {
                 OperationPhase::Cancelled => {
                     if scenario.is_of_hosts() {
                         hosts_work::expect_back_to_work(&world).await;
+                    } else if scenario.parts_copies() {
+                        expect_where_it_was(&world).await;
                     } else if !matches!(
                         scenario,
                         Scenario::Stop

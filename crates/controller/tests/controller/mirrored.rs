@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use gantry_api::MirrorApi;
 use gantry_api::mirror::TakeCopy;
-use gantry_api::rest::{StopRequest, WriteQuery};
+use gantry_api::rest::{MigrateRequest, StopRequest, WriteQuery};
+use gantry_api::{AgentApi, MirrorApi};
 use gantry_controller::{
     Caller,
-    app::{cluster, vm, volume},
+    app::{cluster, snapshot, vm, volume},
     loops::{cluster_keeper, failover, host_failure_detector, host_fencer, mirror_keeper, stray_vms},
 };
 use gantry_hostlink::fake::{Fault, When};
-use gantry_types::{ByteSize, DiskCopies, Event, HaPolicy, Host, Name, Operation, Problem, Vm, VmPhase, Volume};
+use gantry_types::{
+    ByteSize, DiskCopies, Event, HaPolicy, Host, Name, Operation, Problem, Snapshot, Vm, VmPhase, Volume,
+};
 use serde_json::json;
 
 use crate::world::{Controller, World, name};
@@ -85,6 +87,14 @@ impl Pair {
             self.world.clock.advance(Duration::from_secs(6));
         }
         panic!("no second copy is made: {:?}", self.web().await.status);
+    }
+
+    async fn migrate(&self, to: &Name) {
+        let request = MigrateRequest { to: Some(to.clone()), ..MigrateRequest::default() };
+        let moved = vm::migrate(&self.controller.app, &Caller::controller(), "web", &request, &query()).await;
+        self.controller.execute(&moved.expect("accepted").operation.expect("an operation").metadata.name).await;
+        self.world.hosts.settle();
+        self.world.reports(&self.controller).await;
     }
 
     async fn write(&self) {
@@ -284,16 +294,133 @@ async fn a_deleted_vm_leaves_no_copy() {
 #[tokio::test]
 async fn what_a_mirrored_pool_is_not_for_is_refused_with_the_reason() {
     let mut pair = Pair::new().await;
-    let peer = pair.peer().await;
-    let code = |problem: Problem| problem.code().to_owned();
+    pair.peer().await;
     let app = &pair.controller.app;
     let spec = json!({"pool": "pair", "size": ByteSize::mib(8)});
     let sent = Volume::new(name("data"), serde_json::from_value(spec).expect("a spec"));
     let refused = volume::create(app, &Caller::controller(), sent, &query()).await.expect_err("refused");
     assert!(refused.fields[0].message.contains("mirrored"), "{refused:?}");
-    let request = gantry_api::rest::MigrateRequest { to: Some(peer), ..Default::default() };
-    let refused = vm::migrate(app, &Caller::controller(), "web", &request, &query()).await.map_err(code);
-    assert_eq!(refused.err(), Some("vm-mirrored".to_owned()));
     let told = |event: &std::sync::Arc<Event>| event.spec.reason == "DiskCopied";
     assert!(app.model.list::<Event>().iter().any(told));
+}
+
+#[tokio::test]
+async fn it_moves_with_its_disk_and_gets_another_copy() {
+    let mut pair = Pair::new().await;
+    let (peer, uuid) = (pair.peer().await, pair.web().await.metadata.uuid);
+    // Where its copy is, and to where there is none.
+    let hosts = crate::world::HOSTS.map(name);
+    let host = pair.host().await;
+    let third = hosts.iter().find(|other| **other != peer && **other != host);
+    for to in [peer.clone(), third.expect("a third host").clone()] {
+        pair.write().await;
+        let (from, before, written) = (pair.host().await, pair.copies().await, pair.written().await);
+        pair.migrate(&to).await;
+        let web = pair.web().await;
+        assert_eq!((web.status.host.as_ref(), web.status.phase), (Some(&to), VmPhase::Running), "{:?}", web.status);
+        assert_eq!(pair.written().await, written);
+        let copies = pair.copies().await;
+        assert_eq!(copies.current, std::slice::from_ref(&to), "the copy that it had is not one any more");
+        assert!(copies.generation > before.generation + 1, "nor is the disk that it left: {copies:?}");
+        assert!(pair.world.hosts.vms_on(&from).is_empty());
+        pair.write().await;
+        let peer = pair.peer().await;
+        assert_eq!(pair.world.hosts.copy_on(&peer, uuid), Some(written + 1));
+    }
+    // None is left where it is itself, and it starts again where its copy is.
+    for _ in 0..3 {
+        pair.world.clock.advance(Duration::from_secs(10));
+        pair.look().await;
+    }
+    let (host, peer) = (pair.host().await, pair.peer().await);
+    assert_eq!(pair.world.hosts.copy_on(&host, uuid), None);
+    let written = pair.written().await;
+    pair.lose(&host).await;
+    pair.world.hosts.lease_ends(&host);
+    pair.fail_over().await;
+    assert_eq!((pair.host().await, pair.written().await), (peer, written));
+    pair.world.check().await;
+}
+
+#[tokio::test]
+async fn no_copy_is_made_while_it_moves() {
+    let mut pair = Pair::new().await;
+    let (peer, uuid) = (pair.peer().await, pair.web().await.metadata.uuid);
+    let request = MigrateRequest { to: Some(peer.clone()), ..MigrateRequest::default() };
+    let moving = vm::migrate(&pair.controller.app, &Caller::controller(), "web", &request, &query()).await;
+    let moving = moving.expect("accepted").operation.expect("an operation").metadata.name;
+    // It is parted; the word to send it fails, again and again.
+    let lost = Problem::transient("lost", "nobody hears it");
+    pair.world.hosts.inject(Fault { times: 4, ..Fault::once("send_migration", When::Before, lost) });
+    let app = std::sync::Arc::clone(&pair.controller.app);
+    let executing =
+        tokio::spawn(async move { gantry_controller::operations::executor::execute(&app, moving.as_str()).await });
+    let host = pair.host().await;
+    while pair.copies().await.current.len() > 1 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..6 {
+        pair.look().await;
+        if pair.web().await.status.moving_to.is_none() {
+            break;
+        }
+        let seen = pair.world.hosts.host(&host).observe().await.expect("it answers");
+        let told = seen.iter().find(|seen| seen.uuid == uuid).and_then(|seen| seen.copies.clone());
+        assert_eq!(told.and_then(|told| told.peer), None, "it was joined while it moves");
+    }
+    executing.await.expect("no panic").expect("a store");
+    assert_eq!(pair.host().await, peer);
+    pair.world.check().await;
+}
+
+#[tokio::test]
+async fn a_disk_with_snapshots_does_not_leave_them_behind() {
+    let mut pair = Pair::new().await;
+    let peer = pair.peer().await;
+    let app = &pair.controller.app;
+    let spec = json!({"vm": "web"});
+    let sent = Snapshot::new(name("web-before"), serde_json::from_value(spec).expect("a spec"));
+    let made = snapshot::create(app, &Caller::controller(), sent, &query()).await.expect("accepted");
+    pair.controller.execute(&made.operation.expect("an operation").metadata.name).await;
+    let request = MigrateRequest { to: Some(peer), ..MigrateRequest::default() };
+    let refused = vm::migrate(app, &Caller::controller(), "web", &request, &query()).await;
+    assert_eq!(refused.expect_err("refused").code(), "vm-has-snapshots");
+}
+
+#[tokio::test]
+async fn a_copy_that_is_stale_by_the_time_its_host_is_taken_is_not_started_on() {
+    let mut pair = Pair::new().await;
+    let (peer, host) = (pair.peer().await, pair.host().await);
+    pair.write().await;
+    pair.lose(&host).await;
+    pair.world.hosts.lease_ends(&host);
+    let app = std::sync::Arc::clone(&pair.controller.app);
+    let placing = app.placement.lock().await;
+    let (pair, started) = tokio::join!(
+        async {
+            pair.fail_over().await;
+            pair
+        },
+        async {
+            // The host with the copy is chosen; before it is taken, the other goes on alone.
+            while !app.model.list::<Operation>().iter().any(|operation| operation.status.steps.iter().any(is_placing)) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let mut web = app.objects.get::<gantry_types::Vm>("web").await.expect("a VM");
+            web.status.copies = web.status.copies.map(|copies| copies.alone(host.clone()));
+            let mut change = gantry_controller::objects::Change::new();
+            change.update(&web).expect("writable");
+            let revision = app.objects.commit(change).await.expect("a store");
+            app.model.wait_for(revision).await;
+            drop(placing);
+        }
+    );
+    let () = started;
+    assert_eq!(pair.host().await, host);
+    assert!(pair.world.hosts.vms_on(&peer).is_empty());
+    pair.world.check().await;
+}
+
+fn is_placing(step: &gantry_types::StepStatus) -> bool {
+    step.name == "place" && step.attempts > 0
 }

@@ -31,6 +31,8 @@ pub enum Scenario {
     MigratePaused,
     MigratePostCopy,
     MigrateInPool,
+    /// Whose disk has a copy on the host that it is moved to.
+    MigrateCopied,
     StartElsewhere,
     /// On the host that has a copy of its disk.
     StartOnCopy,
@@ -84,7 +86,12 @@ impl Scenario {
         matches!(self, Self::StartElsewhere | Self::StartOnCopy)
     }
 
-    pub const ALL: [Self; 50] = [
+    /// Given up on the way, it leaves its VM without the copy of its disk.
+    pub fn parts_copies(self) -> bool {
+        self == Self::MigrateCopied
+    }
+
+    pub const ALL: [Self; 51] = [
         Self::Start,
         Self::Restart,
         Self::Stop,
@@ -98,6 +105,7 @@ impl Scenario {
         Self::MigratePaused,
         Self::MigratePostCopy,
         Self::MigrateInPool,
+        Self::MigrateCopied,
         Self::StartElsewhere,
         Self::StartOnCopy,
         Self::RestartBesideCopy,
@@ -207,7 +215,7 @@ impl Scenario {
                 controller.shared_pool("nas").await;
                 controller.create_in("web", Some("nas")).await
             }
-            Self::StartOnCopy | Self::RestartBesideCopy => {
+            Self::MigrateCopied | Self::StartOnCopy | Self::RestartBesideCopy => {
                 controller.mirrored_pool("pair").await;
                 controller.create_in("web", Some("pair")).await
             }
@@ -224,12 +232,12 @@ impl Scenario {
         if self.is_of_hosts() {
             return None;
         }
-        let is_copied = matches!(self, Self::StartOnCopy | Self::RestartBesideCopy);
-        if is_copied {
+        let starts_on_copy = matches!(self, Self::StartOnCopy | Self::RestartBesideCopy);
+        if starts_on_copy || self == Self::MigrateCopied {
             world.copied(controller, "web").await;
         }
         let stop = StopRequest { grace_s: 0, force: true };
-        if is_copied || matches!(self, Self::Restart | Self::SnapshotOfStopped | Self::StartElsewhere) {
+        if starts_on_copy || matches!(self, Self::Restart | Self::SnapshotOfStopped | Self::StartElsewhere) {
             let changed = vm::stop(app, caller, "web", stop, query).await.expect("stops");
             controller.execute(&changed.operation.expect("an operation").metadata.name).await;
         }
@@ -265,7 +273,7 @@ impl Scenario {
             Self::Pause => vm::pause(app, caller, "web", query).await,
             Self::Resume => vm::resume(app, caller, "web", query).await,
             Self::Delete => vm::delete(app, caller, "web", false, query).await,
-            Self::Migrate | Self::MigratePaused | Self::MigratePostCopy | Self::MigrateInPool => {
+            Self::Migrate | Self::MigratePaused | Self::MigratePostCopy | Self::MigrateInPool | Self::MigrateCopied => {
                 vm::migrate(app, caller, "web", &migrate, query).await
             }
             _ => unreachable!("done above"),
@@ -491,7 +499,10 @@ impl Scenario {
     }
 
     pub fn is_migration(self) -> bool {
-        matches!(self, Self::Migrate | Self::MigratePaused | Self::MigratePostCopy | Self::MigrateInPool)
+        matches!(
+            self,
+            Self::Migrate | Self::MigratePaused | Self::MigratePostCopy | Self::MigrateInPool | Self::MigrateCopied
+        )
     }
 
     /// The VM's phase and host after success; no VM if `None`.
@@ -516,7 +527,9 @@ impl Scenario {
                 Some((VmPhase::Stopped, Some("host-1")))
             }
             Self::Pause => Some((VmPhase::Paused, Some("host-1"))),
-            Self::Migrate | Self::MigratePostCopy | Self::MigrateInPool => Some((VmPhase::Running, Some("host-3"))),
+            Self::Migrate | Self::MigratePostCopy | Self::MigrateInPool | Self::MigrateCopied => {
+                Some((VmPhase::Running, Some("host-3")))
+            }
             Self::StartElsewhere => Some((VmPhase::Running, Some("host-2"))),
             // Of equal hosts the last keeps the copy.
             Self::StartOnCopy => Some((VmPhase::Running, Some("host-3"))),

@@ -56,10 +56,12 @@ pub(super) struct FakeDisk {
     pub snapshots: BTreeMap<Uuid, FakeState>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FakeState {
     pub content: u64,
     pub memory: bool,
+    /// That are part of it.
+    pub volumes: Vec<Uuid>,
 }
 
 #[derive(Debug, Clone)]

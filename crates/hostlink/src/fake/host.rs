@@ -19,7 +19,7 @@ use super::{
     faults::When,
     guest::{FakeMigration, FakeVm, Guest},
     migration::is_receiving,
-    mirror::expect_alone,
+    mirror::{expect_alone, leave_copy},
     unreachable,
 };
 
@@ -217,6 +217,7 @@ impl HostState {
         if vm.is_moving() || !matches!(vm.guest, Guest::Running | Guest::Paused) {
             return Err(Problem::conflict("vm-not-running", "only a running VM is migrated"));
         }
+        leave_copy(vm)?;
         let post_copy = request.post_copy && request.policy.post_copy == PostCopy::Always;
         vm.migration = Some(FakeMigration {
             id: request.migration,
@@ -415,7 +416,7 @@ impl AgentApi for FakeHost {
 
     async fn receive_migration(&self, vm: Uuid, request: &ReceiveMigration) -> Result<MigrationEndpoint, Problem> {
         self.call("receive_migration", |state| {
-            let disk = state.disk_in_pool(&request.assignment);
+            let disk = state.disk_in_pool(&request.assignment).filter(|_| !request.assignment.disk.travels());
             let host = state.host(&self.name)?;
             let endpoint = host.receive(&self.name, vm, request)?;
             if let (Some(disk), Some(vm)) = (disk, host.vms.get_mut(&vm)) {

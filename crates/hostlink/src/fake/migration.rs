@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{
     HostState, State,
     faults::When,
-    guest::{FakeVm, Guest},
+    guest::{FakeDisk, FakeVm, Guest},
 };
 
 impl HostState {
@@ -78,6 +78,7 @@ impl State {
                         .and_then(|host| host.vms.get(&vm))
                         .is_some_and(|vm| is_receiving(vm, migration.id));
                 self.send_on(source, vm, there);
+                self.carry_disk(source, &request.destination, vm);
                 true
             }
             MigrationState::Committing if reachable => {
@@ -101,6 +102,20 @@ impl State {
         } else {
             migration.state = MigrationState::Committing;
             vm.guest = Guest::HandedOver;
+        }
+    }
+
+    /// What the guest has written until it was handed over is there.
+    fn carry_disk(&mut self, source: &Name, destination: &Name, vm: Uuid) {
+        let Some(left) = self.hosts.get(source).and_then(|host| host.vms.get(&vm)) else { return };
+        if left.guest != Guest::HandedOver {
+            return;
+        }
+        let travels = left.assignment.disk.travels();
+        let snapshots = if travels { Default::default() } else { left.disk.snapshots.clone() };
+        let disk = FakeDisk { content: left.disk.content, snapshots };
+        if let Some(arriving) = self.hosts.get_mut(destination).and_then(|host| host.vms.get_mut(&vm)) {
+            arriving.disk = disk;
         }
     }
 

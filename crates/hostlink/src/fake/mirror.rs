@@ -58,6 +58,12 @@ pub(super) fn expect_alone(vm: &mut FakeVm) -> Result<(), Problem> {
     Err(Problem::transient("copy-not-alone", "its disk has a copy that may be current as well"))
 }
 
+/// Before the VM is sent to another host.
+pub(super) fn leave_copy(vm: &mut FakeVm) -> Result<(), Problem> {
+    vm.pairing.rounds = None;
+    expect_alone(vm)
+}
+
 impl HostState {
     /// The disk that was taken over here.
     pub(super) fn taken_copy(&self, disk: Uuid) -> Option<FakeDisk> {
@@ -162,6 +168,9 @@ impl State {
         expect_mirrored(vm)?;
         if vm.pairing.shown.peer.as_ref() == Some(&request.peer) {
             return Ok(CopyProgress::Paired);
+        }
+        if vm.is_moving() {
+            return Err(Problem::conflict("vm-migrating", "the VM is being migrated"));
         }
         if vm.guest != Guest::Running {
             return Err(Problem::conflict("vm-not-running", "a copy catches up under a running VM"));

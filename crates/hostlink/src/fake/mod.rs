@@ -217,7 +217,7 @@ impl FakeWorld {
     pub fn keep_good(&self, host: &Name, vm: Uuid, point: RecoveryPoint) {
         self.with(host, |state| {
             if let Some(vm) = state.vms.get_mut(&vm) {
-                vm.disk.keep(point.uuid, false);
+                vm.disk.keep(point.uuid, false, Vec::new());
                 vm.points.insert(0, point);
             }
         });

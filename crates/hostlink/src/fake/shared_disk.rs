@@ -33,7 +33,7 @@ impl HostState {
 
     /// A disk in a pool that the VM is to come to is there.
     pub(super) fn expect_disk(&mut self, assignment: &Assignment) -> Result<(), Problem> {
-        let Some(pool) = &assignment.disk.pool else { return Ok(()) };
+        let Some(pool) = assignment.disk.pool.as_ref().filter(|_| !assignment.disk.travels()) else { return Ok(()) };
         let there = self.pool(pool)?.content().disks.contains_key(&assignment.uuid);
         let missing = || Problem::permanent("disk-missing", format!("the disk of VM '{}' is gone", assignment.name));
         if there { Ok(()) } else { Err(missing()) }
@@ -43,9 +43,12 @@ impl HostState {
     pub(super) fn forget(&mut self, vm: Uuid, epoch: u64) {
         let Some(gone) = self.vms.remove(&vm) else { return };
         self.copies.remove(&vm);
-        let Some(pool) = gone.assignment.disk.pool.and_then(|pool| self.pools.get_mut(&pool.uuid)) else { return };
+        let Some(pool) = gone.assignment.disk.pool.as_ref().and_then(|pool| self.pools.get_mut(&pool.uuid)) else {
+            return;
+        };
         let mut content = pool.content();
-        if content.disks.get(&vm) == Some(&gone.assignment.epoch) && epoch <= gone.assignment.epoch {
+        let is_its_own = content.disks.get(&vm) == Some(&gone.assignment.epoch) && epoch <= gone.assignment.epoch;
+        if is_its_own || gone.assignment.disk.travels() {
             content.disks.remove(&vm);
         }
     }

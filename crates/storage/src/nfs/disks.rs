@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::content::{RemoteDisk, RemoteFile};
+use super::content::RemoteDisk;
 use super::leases::{self, LeaseError, NfsLease};
 use super::session::{Handle, LOST, Session};
 use super::{Found, HEADER_BYTES, NfsPool, ROOT, Start, file_of, fresh_user, volume_in};
@@ -160,10 +160,6 @@ impl NfsDisks {
         done?;
         // `qemu-img` does not write again what was lost.
         if kept == verifier { Ok(()) } else { Err(failed()(io::Error::other(LOST))) }
-    }
-
-    async fn has_snapshot(&self, disk: Uuid, name: &str) -> Result<bool, StorageError> {
-        Ok(self.disk_snapshots(disk).await?.iter().any(|snapshot| snapshot.name == name))
     }
 
     /// The disk over its image, opened as the user that has it.
@@ -333,31 +329,25 @@ impl VmDisks for NfsDisks {
     }
 
     async fn disk_snapshots(&self, disk: Uuid) -> Result<Vec<InternalSnapshot>, StorageError> {
-        let mut session = self.pool.enter().await?;
-        let file = self.file(&mut session, disk).await?;
-        let length_bytes = session.attributes(&file).await.map_err(self.failed("reading disk", disk))?.size;
-        let (session, runtime) = (std::sync::Mutex::new(session), tokio::runtime::Handle::current());
-        let remote = RemoteFile { session, file, length_bytes, runtime };
-        let found = blocking(move || probe::qcow2_snapshots(&remote)).await;
-        found.map_err(|reason| StorageError::DiskDamaged { disk, reason })
+        self.pool.snapshots_in(self.pool.enter().await?, disk).await
     }
 
     async fn create_disk_snapshot(&self, disk: Uuid, name: &str) -> Result<(), StorageError> {
-        if self.has_snapshot(disk, name).await? {
+        if self.pool.has_snapshot(disk, name).await? {
             return Ok(());
         }
         self.write(disk, ["snapshot", "-c", name], "taking a snapshot of disk").await
     }
 
     async fn apply_disk_snapshot(&self, disk: Uuid, name: &str) -> Result<(), StorageError> {
-        if !self.has_snapshot(disk, name).await? {
+        if !self.pool.has_snapshot(disk, name).await? {
             return Err(StorageError::SnapshotMissing { disk, snapshot: name.to_owned() });
         }
         self.write(disk, ["snapshot", "-a", name], "going back to a snapshot of disk").await
     }
 
     async fn delete_disk_snapshot(&self, disk: Uuid, name: &str) -> Result<(), StorageError> {
-        if !self.has_snapshot(disk, name).await? {
+        if !self.pool.has_snapshot(disk, name).await? {
             return Ok(());
         }
         self.write(disk, ["snapshot", "-d", name], "deleting a snapshot of disk").await

@@ -31,6 +31,7 @@ use gantry_types::{DiskLocation, ImageFormat, NfsExport, PoolHealth, PoolSpace};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use self::content::RemoteFile;
 use self::session::{Handle, LOST, Session};
 use crate::blocking::blocking;
 use crate::disk::{self, DiskInfo, DiskSpec};
@@ -41,7 +42,7 @@ use crate::error::StorageError;
 use crate::exchange::{self, ExportedDisk};
 use crate::mark::{self, MARK};
 use crate::pool::DirPool;
-use crate::probe::{self, ReadAt};
+use crate::probe::{self, InternalSnapshot, ReadAt};
 use crate::qemu_img::{Run, WORKER_UID};
 
 const NEW: &str = "new.qcow2";
@@ -118,6 +119,32 @@ impl NfsPool {
         let arguments: Vec<_> = arguments.iter().map(OsStr::new).collect();
         let run = Run { staging: &staging, uid, limits: OWNER_LIMITS, doing, object };
         run.expect_success(&arguments, |_| {}).await
+    }
+
+    /// Has `qemu-img` write to a volume that no QEMU has open.
+    async fn rewrite(&self, volume: Uuid, arguments: [&str; 3], doing: &'static str) -> Result<(), StorageError> {
+        let admission = self.admit(volume, WORKER_UID).await?;
+        let target = admission.target();
+        let arguments: Vec<_> = arguments.into_iter().chain([&*target]).collect();
+        let done = self.run_qemu_img(WORKER_UID, &arguments, doing, &self.volume_path(volume)).await;
+        let settled = self.settle(volume, admission).await;
+        done.and(settled)
+    }
+
+    /// The snapshots inside a file, oldest first.
+    async fn snapshots_in(&self, mut session: Session, disk: Uuid) -> Result<Vec<InternalSnapshot>, StorageError> {
+        let failed = || StorageError::io("reading disk", &self.volume_path(disk));
+        let found = session.find(&file_of(disk)).await.map_err(failed())?;
+        let (file, attributes) = found.ok_or(StorageError::DiskMissing { disk })?;
+        let (session, runtime) = (std::sync::Mutex::new(session), tokio::runtime::Handle::current());
+        let remote = RemoteFile { session, file, length_bytes: attributes.size, runtime };
+        let found = blocking(move || probe::qcow2_snapshots(&remote)).await;
+        found.map_err(|reason| StorageError::DiskDamaged { disk, reason })
+    }
+
+    async fn has_snapshot(&self, disk: Uuid, name: &str) -> Result<bool, StorageError> {
+        let found = self.snapshots_in(self.enter().await?, disk).await?;
+        Ok(found.iter().any(|snapshot| snapshot.name == name))
     }
 
     /// The volume, to be read with its owner's rights.
@@ -355,6 +382,31 @@ impl PoolDriver for NfsPool {
         let found = self.there(&mut self.enter().await?, volume).await?;
         let source = self.qcow2(volume, found.owner, mode == ServeMode::ReadOnly);
         DiskServer::start(&found.info, source, found.owner, socket, mode).await
+    }
+
+    async fn snapshots(&self, volume: Uuid) -> Result<Vec<InternalSnapshot>, StorageError> {
+        self.snapshots_in(self.enter().await?, volume).await
+    }
+
+    async fn create_snapshot(&self, volume: Uuid, name: &str) -> Result<(), StorageError> {
+        match self.has_snapshot(volume, name).await? {
+            true => Ok(()),
+            false => self.rewrite(volume, ["snapshot", "-c", name], "taking a snapshot of disk").await,
+        }
+    }
+
+    async fn apply_snapshot(&self, volume: Uuid, name: &str) -> Result<(), StorageError> {
+        match self.has_snapshot(volume, name).await? {
+            true => self.rewrite(volume, ["snapshot", "-a", name], "going back to a snapshot of disk").await,
+            false => Err(StorageError::SnapshotMissing { disk: volume, snapshot: name.to_owned() }),
+        }
+    }
+
+    async fn delete_snapshot(&self, volume: Uuid, name: &str) -> Result<(), StorageError> {
+        match self.has_snapshot(volume, name).await? {
+            true => self.rewrite(volume, ["snapshot", "-d", name], "deleting a snapshot of disk").await,
+            false => Ok(()),
+        }
     }
 
     async fn delete(&self, volume: Uuid) -> Result<(), StorageError> {

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
-use gantry_storage::{DiskSpec, NbdClient, PoolDriver, SERVED_EXPORT, ServeMode, StorageError};
+use gantry_storage::{DiskSpec, InternalSnapshot, NbdClient, PoolDriver, SERVED_EXPORT, ServeMode, StorageError};
 use gantry_types::{ErrorClass, ImageFormat, PoolHealth};
 use uuid::Uuid;
 
@@ -74,6 +74,7 @@ pub async fn conforms(
     assert_eq!(pool.grow(missing, MIB).await.unwrap_err().class(), ErrorClass::NotFound);
     assert_eq!(pool.give(missing, None).await.unwrap_err().class(), ErrorClass::NotFound);
 
+    keeps_snapshots(pool, same, Uuid::from_u128(1)).await;
     assert_eq!(pool.examine().await.volumes.len(), 1);
     assert!(matches!(pool.close().await, Err(StorageError::PoolNotEmpty { count: 1, .. })));
     for _ in 0..2 {
@@ -160,4 +161,33 @@ pub async fn copies(one: &dyn PoolDriver, other: &dyn PoolDriver) {
     assert_eq!(one.copy_to(volume, other, volume).await.unwrap_err().class(), ErrorClass::Conflict);
     other.delete(volume).await.unwrap();
     assert_eq!(one.copy_to(volume, other, volume).await.unwrap_err().class(), ErrorClass::NotFound);
+}
+
+/// States inside a volume, whoever has it: taken, gone back to, deleted, each as often as one likes.
+async fn keeps_snapshots(pool: &dyn PoolDriver, same: &dyn PoolDriver, volume: Uuid) {
+    for value in ["1", "2"] {
+        on(pool, volume, &[&format!("write -P {value} 0 64k")]);
+        for pool in [pool, same] {
+            pool.create_snapshot(volume, &format!("s-{value}")).await.unwrap();
+        }
+    }
+    on(pool, volume, &["write -P 3 0 64k"]);
+    let names = |found: Vec<InternalSnapshot>| found.into_iter().map(|one| one.name).collect::<Vec<_>>();
+    assert_eq!(names(same.snapshots(volume).await.unwrap()), ["s-1", "s-2"]);
+    for value in ["1", "2", "1"] {
+        for pool in [pool, same] {
+            pool.apply_snapshot(volume, &format!("s-{value}")).await.unwrap();
+        }
+        on(pool, volume, &[&format!("read -P {value} 0 64k")]);
+    }
+    let gone = pool.apply_snapshot(volume, "s-3").await.unwrap_err();
+    assert!(matches!(gone, StorageError::SnapshotMissing { .. }), "{gone}");
+    on(pool, volume, &["read -P 1 0 64k"]);
+    for name in ["s-1", "s-2", "s-3", "s-1"] {
+        pool.delete_snapshot(volume, name).await.unwrap();
+    }
+    assert_eq!(names(pool.snapshots(volume).await.unwrap()), Vec::<String>::new());
+    on(pool, volume, &["read -P 1 0 64k"]);
+    let missing = Uuid::from_u128(9);
+    assert_eq!(pool.create_snapshot(missing, "s-1").await.unwrap_err().class(), ErrorClass::NotFound);
 }

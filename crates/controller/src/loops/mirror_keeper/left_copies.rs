@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_api::mirror::DropCopy;
-use gantry_types::{HostState, Name, Pool, Vm};
+use gantry_types::{HostState, Name, Pool, Vm, VmPhase};
 use uuid::Uuid;
 
 use super::agent;
@@ -23,7 +23,9 @@ pub(super) async fn delete(app: &App) {
                 // One that is alone may be about to use any of them.
                 let has_two = vm.status.copies.as_ref().is_some_and(|copies| copies.current.len() > 1);
                 let is_current = vm.status.copies.as_ref().is_some_and(|copies| copies.is_current(host));
-                vm.status.operation.is_none() && (!is_here || has_two && !is_current)
+                // It has come to where a copy of its disk was, with its disk.
+                let runs_here = vm.status.phase == VmPhase::Running && vm.status.host.as_ref() == Some(host);
+                vm.status.operation.is_none() && (!is_here || runs_here || has_two && !is_current)
             }
         };
         let is_ready =

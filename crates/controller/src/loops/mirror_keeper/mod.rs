@@ -110,6 +110,8 @@ async fn step(app: &App, vm: &Vm, joining: Option<Joining>) -> Result<Option<Joi
         }
         Some(_) => go_alone(app, vm, &host, &told, "an attempt to copy it was given up").await.map(|()| None),
         None if told.generation < copies.generation => tell_alone(app, vm, &host, &copies).await.map(|()| None),
+        // It would only have to be parted again.
+        None if vm.status.moving_to.is_some() => Ok(None),
         None => join(app, vm, &host, &copies, &seen, joining).await,
     }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{Findings, recommendation, under_way};
 use crate::{
-    app::App,
+    app::{App, snapshot},
     model::{Overlay, Tables},
 };
 
@@ -113,7 +113,7 @@ fn facts(app: &App, cluster: &Name) -> (Vec<PoolFacts>, Vec<VolumeFacts>) {
             pool: volume.spec.pool.clone(),
             used,
             busy: pool_busy * rate(volume) as f64 / all.max(1) as f64,
-            obstacle: obstacle(volume),
+            obstacle: obstacle(app, volume),
             moved_s_ago: moved_s_ago.get(&uuid).copied(),
             reachable: reachable(app, volume, &pools),
         }
@@ -146,9 +146,11 @@ fn is_move(operation: &Operation) -> bool {
     matches!(operation.spec.action, Action::VolumeMigrate { .. })
 }
 
-fn obstacle(volume: &Volume) -> Option<String> {
+fn obstacle(app: &App, volume: &Volume) -> Option<String> {
+    let holding = app.model.read(|tables| snapshot::holding(tables, volume));
     match &volume.status.operation {
         Some(operation) => Some(format!("operation '{operation}' is at work on it")),
+        None if !holding.is_empty() => Some(format!("it is part of snapshots: {}", holding.join(", "))),
         None => match volume.status.phase {
             VolumePhase::Ready | VolumePhase::Attached => None,
             phase => Some(format!("it is {phase}")),
