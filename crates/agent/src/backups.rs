@@ -10,8 +10,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use gantry_api::BackupApi;
 use gantry_api::backup::{
-    BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, RepositoryAccess,
-    RepositoryContent, RestoreVolume, Work,
+    BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ListBackups, ReadBackup, RepositoryAccess,
+    RepositoryContent, RestoreVolume, StoredBackups, UnreadableBackup, Work,
 };
 use gantry_backup::guest_files::{Found, look_up};
 use gantry_backup::{CHUNK_BYTES, Class, DiskReader, Lost, Repository, RepositoryError};
@@ -24,12 +24,15 @@ use crate::problem::chain;
 use crate::storage::volume_named;
 use crate::vm::Command;
 use crate::vm::backup::fill::Fill;
+use crate::vm::backup::job::stored;
 use crate::vm::backup::source::DiskPool;
 use crate::work::Running;
 
 /// What is quickly done is answered at once.
 const PATIENCE: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// So many backups are told of at once.
+const PAGE: usize = 50;
 
 /// What is done in repositories now, by backup.
 #[derive(Default)]
@@ -136,6 +139,27 @@ async fn open(repository: &RepositoryAccess) -> Result<RepositoryContent, Reposi
     Ok(RepositoryContent { repository: repository.id(), backups: repository.backups().await?.len() as u64 })
 }
 
+/// A page of what is there, read one by one: each is as large as a request may be.
+async fn list(request: &ListBackups) -> Result<StoredBackups, RepositoryError> {
+    let repository = open_as(&request.repository, false).await?;
+    let behind = repository.backups().await?.into_iter().filter(|backup| Some(*backup) > request.after);
+    let page: Vec<Uuid> = behind.take(PAGE).collect();
+    let next = page.last().copied().filter(|_| page.len() == PAGE);
+    let mut told = StoredBackups { backups: Vec::new(), unreadable: Vec::new(), next };
+    for backup in page {
+        match repository.manifest(backup).await.and_then(|manifest| stored(&manifest)) {
+            Ok(stored) => told.backups.push(stored),
+            // Deleted meanwhile.
+            Err(RepositoryError::BackupMissing { .. }) => {}
+            Err(error @ RepositoryError::ManifestDamaged { .. }) => {
+                told.unreadable.push(UnreadableBackup { backup, why: chain(&error) });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(told)
+}
+
 fn lost_range(lost: Lost) -> LostRange {
     let Lost { disk, offset_bytes, length_bytes, why } = lost;
     LostRange { disk, offset_bytes, length_bytes, why }
@@ -199,6 +223,11 @@ impl BackupApi for Agent {
     async fn open_repository(&self, repository: &RepositoryAccess) -> Result<RepositoryContent, Problem> {
         let what = format!("repository {}", repository.place);
         open(repository).await.map_err(|error| repository_problem(&what, &error))
+    }
+
+    async fn list_backups(&self, request: &ListBackups) -> Result<StoredBackups, Problem> {
+        let what = format!("repository {}", request.repository.place);
+        list(request).await.map_err(|error| repository_problem(&what, &error))
     }
 
     async fn check_backup(&self, place: &BackupPlace) -> Result<Work<BackupCheck>, Problem> {

@@ -5,7 +5,7 @@
 //! that, or by a host whose agent has started anew, it is looked whether the effect is there, and begun again if not.
 
 use async_trait::async_trait;
-use gantry_types::{ByteSize, LostRange, Name, Problem, RepositoryPlace, Secret, VmSpec};
+use gantry_types::{ByteSize, LostRange, Name, Problem, RepositoryPlace, Secret, Timestamp, VmSpec};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -31,6 +31,8 @@ pub trait BackupApi: Send + Sync {
     async fn delete_backup(&self, place: &BackupPlace) -> Result<Work<()>, Problem>;
     /// Looks what a repository is. One is made where nothing is yet.
     async fn open_repository(&self, repository: &RepositoryAccess) -> Result<RepositoryContent, Problem>;
+    /// Tells of the backups in a repository, a page at a time. None is made.
+    async fn list_backups(&self, request: &ListBackups) -> Result<StoredBackups, Problem>;
     /// Looks a path up in the file systems of a backup's first disk.
     async fn read_backup(&self, request: &ReadBackup) -> Result<BackupContent, Problem>;
 }
@@ -81,6 +83,55 @@ pub struct BackUp {
     /// Kept in the backup, for whoever has nothing else.
     pub name: Name,
     pub spec: VmSpec,
+    pub label: BackupLabel,
+}
+
+/// What people know a backup by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BackupLabel {
+    /// Its own name beside its VM's.
+    pub name: String,
+    pub taken_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ListBackups {
+    pub repository: RepositoryAccess,
+    /// Only those behind this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<Uuid>,
+}
+
+/// A page of the backups in a repository, by their ids.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct StoredBackups {
+    pub backups: Vec<StoredBackup>,
+    /// Those that can't be read, and why.
+    pub unreadable: Vec<UnreadableBackup>,
+    /// There may be more behind this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Uuid>,
+}
+
+/// What a backup says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct StoredBackup {
+    pub backup: Uuid,
+    /// The VM's.
+    pub name: Name,
+    pub spec: VmSpec,
+    /// One that was made before backups had it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label: Option<BackupLabel>,
+    pub taken: BackedUp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UnreadableBackup {
+    pub backup: Uuid,
+    pub why: String,
 }
 
 /// What a backup took.

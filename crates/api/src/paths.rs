@@ -47,6 +47,7 @@ pub mod host {
     pub const VM_BACKUP: &str = "/v1/vms/{vm}/backups/{backup}";
     pub const DISK_FILLING: &str = "/v1/vms/{vm}/disk/filling";
     pub const REPOSITORY: &str = "/v1/repository";
+    pub const REPOSITORY_BACKUPS: &str = "/v1/repository/backups";
     pub const BACKUP_CHECK: &str = "/v1/backups/{backup}/check";
     pub const BACKUP_DELETION: &str = "/v1/backups/{backup}/deletion";
     pub const BACKUP_CONTENT: &str = "/v1/backups/{backup}/content";

@@ -5,6 +5,9 @@ use std::net::IpAddr;
 use gantry_types::{HostUpdate, ImageFormat, MigrationPolicy, Name, Operation, Protocol, Role, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use crate::backup::UnreadableBackup;
 
 /// A page of objects.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -125,6 +128,33 @@ pub struct RepositoryCheckQuery {
     /// The host that opens it; any that is in service if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+}
+
+/// Query of `POST /v1/repositories/{name}/adopt`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdoptBackupsQuery {
+    /// The host that opens it; any that is in service if not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Only those behind this one: `next` of the page before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Uuid>,
+}
+
+/// A page of a repository's backups was taken in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AdoptedBackups {
+    /// The objects that were made.
+    #[schema(value_type = Vec<String>)]
+    pub adopted: Vec<Name>,
+    /// So many were known already.
+    pub known: u64,
+    /// Those that can't be read, and why.
+    pub unreadable: Vec<UnreadableBackup>,
+    /// There may be more: ask again with `after`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Uuid>,
 }
 
 /// Query of `GET /v1/ports/{name}/trace`.

@@ -46,6 +46,24 @@ fn largest_chunk(repository: &Path) -> Result<PathBuf> {
     Ok(found.into_iter().max().context("it has chunks")?.1)
 }
 
+/// What only the repositories know is taken in from them: an encrypted bucket, and a directory.
+async fn forgotten_and_adopted(lab: &Lab, directory: &str) -> Result<()> {
+    lab.gantry(&["repository", "create", "kept", "--path", directory]).await?.ok()?;
+    for (short, repository) in [("interrupted", "vault"), ("full", "kept")] {
+        let before = backup(lab, short).await?;
+        lab.gantry(&["backup", "delete", VM, short, "--force"]).await?.ok()?;
+        let adopted = lab.gantry(&["repository", "adopt", repository]).await?.ok()?;
+        ensure!(adopted.contains(&format!("backup/{VM}-{short} adopted")), "{adopted}");
+        let after = backup(lab, short).await?;
+        ensure!(after.metadata.uuid == before.metadata.uuid && after.spec.repository == repository, "{after:?}");
+        let was = (&before.status.machine, &before.status.disks, before.status.taken_at);
+        ensure!((&after.status.machine, &after.status.disks, after.status.taken_at) == was, "{after:?}");
+        let boots = lab.gantry(&["backup", "files", VM, "/boots", "--backup", short]).await?.ok()?;
+        ensure!(boots.trim() == "1", "the file in the adopted backup says '{boots}'");
+    }
+    Ok(())
+}
+
 /// An encrypted repository in a bucket. Another passphrase does not open it.
 async fn make_vault(lab: &Lab, server: &S3Server, place: &Path) -> Result<()> {
     let file = |name: &str, content: &str| -> Result<String> {
@@ -145,6 +163,7 @@ async fn a_writing_guest_is_backed_up_restored_and_its_backups_are_verified() ->
     }
     let named = lab.gantry(&["repository", "delete", "vault"]).await?.expect_code(4)?;
     ensure!(named.stderr.contains("backup 'web-interrupted'"), "{}", named.stderr);
+    forgotten_and_adopted(&lab, to).await?;
     let listed = lab.gantry(&["backup", "files", VM, "/"]).await?.ok()?;
     ensure!(listed.lines().any(|line| line == "seq") && listed.lines().any(|line| line == "lost+found/"), "{listed}");
     let missing = lab.gantry(&["backup", "files", VM, "/nowhere"]).await?.expect_code(3)?;
@@ -165,7 +184,7 @@ async fn a_writing_guest_is_backed_up_restored_and_its_backups_are_verified() ->
 
     lab.gantry(&["backup", "delete", VM, "full", "changes", "interrupted"]).await?.ok()?;
     ensure!(largest_chunk(&repository).is_err(), "no chunk is kept for nobody");
-    lab.gantry(&["repository", "delete", "vault", "other"]).await?.ok()?;
+    lab.gantry(&["repository", "delete", "vault", "other", "kept"]).await?.ok()?;
     lab.runs_in_one_place(VM).await?;
     observer.goes_on(50).await?;
     lab.passed();

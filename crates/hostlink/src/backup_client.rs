@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use gantry_api::{
     BackupApi,
     backup::{
-        BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, RepositoryAccess,
-        RepositoryContent, RestoreVolume, Work,
+        BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ListBackups, ReadBackup, RepositoryAccess,
+        RepositoryContent, RestoreVolume, StoredBackups, Work,
     },
     paths::host as paths,
 };
@@ -35,6 +35,9 @@ impl BackupApi for AgentClient {
     }
     async fn open_repository(&self, repository: &RepositoryAccess) -> Result<RepositoryContent, Problem> {
         answer(&self.host, self.post(paths::REPOSITORY, repository, SLOW)).await
+    }
+    async fn list_backups(&self, request: &ListBackups) -> Result<StoredBackups, Problem> {
+        answer(&self.host, self.post(paths::REPOSITORY_BACKUPS, request, SLOW)).await
     }
     async fn check_backup(&self, place: &BackupPlace) -> Result<Work<BackupCheck>, Problem> {
         answer(&self.host, self.post(&paths::backup_part(place.backup, "check"), place, SLOW)).await

@@ -5,10 +5,13 @@ use std::time::Duration;
 use gantry_api::{
     AgentApi,
     agent::{Assignment, PowerAction},
-    backup::{BackUp, BackedUp, BackupPlace, FillDisk, RepositoryAccess, RepositoryContent, RestoreVolume, Work},
+    backup::{
+        BackUp, BackedUp, BackupLabel, BackupPlace, FillDisk, ListBackups, RepositoryAccess, RepositoryContent,
+        RestoreVolume, StoredBackup, StoredBackups, Work,
+    },
     storage::{PoolAssignment, VolumeAssignment},
 };
-use gantry_types::{ErrorClass, Problem, RepositoryDirectory, RepositoryPlace, Secret, VmSpec};
+use gantry_types::{ErrorClass, Problem, RepositoryDirectory, RepositoryPlace, Secret, Timestamp, VmSpec};
 use uuid::Uuid;
 
 use crate::{
@@ -48,7 +51,9 @@ pub(crate) async fn backups_repeat(
     expect(is_refused, format!("another passphrase opens it: {shut:?}"))?;
     let place = BackupPlace { repository: repository.clone(), backup: Uuid::new_v4() };
     let spec = VmSpec::new(vm.cpus, vm.memory);
-    let request = BackUp { epoch: vm.epoch, place: place.clone(), quiesce: false, name: vm.name.clone(), spec };
+    let label =
+        BackupLabel { name: "before".to_owned(), taken_at: Timestamp::UNIX_EPOCH, description: Some("why".to_owned()) };
+    let request = BackUp { epoch: vm.epoch, place: place.clone(), quiesce: false, name: vm.name.clone(), spec, label };
     worked("define", agent.define_vm(vm).await)?;
     let older = BackUp { epoch: vm.epoch - 1, ..request.clone() };
     refused("a backup at an older epoch", "stale-epoch", agent.back_up(vm.uuid, &older).await)?;
@@ -58,6 +63,14 @@ pub(crate) async fn backups_repeat(
     let expected = RepositoryContent { backups: 1, ..made.clone() };
     expect(made.backups == 0 && with_it == expected, format!("a repository was {made:?}, and is {with_it:?}"))?;
     expect(first == again, format!("a repeated backup took {again:?}, the first {first:?}"))?;
+    let list = |after| ListBackups { repository: repository.clone(), after };
+    let told = worked("list_backups", agent.list_backups(&list(None)).await)?;
+    let BackUp { name, spec, label, .. } = request.clone();
+    let stored = StoredBackup { backup: place.backup, name, spec, label: Some(label), taken: first.clone() };
+    let expected = StoredBackups { backups: vec![stored], unreadable: Vec::new(), next: None };
+    expect(told == expected, format!("it should tell of {expected:?}, but: {told:?}"))?;
+    let told = worked("list_backups behind it", agent.list_backups(&list(Some(place.backup))).await)?;
+    expect(told.backups.is_empty() && told.next.is_none(), format!("behind the last there is {told:?}"))?;
     for _ in 0..2 {
         worked("cancel of what is done", agent.cancel_backup(vm.uuid, place.backup).await)?;
     }

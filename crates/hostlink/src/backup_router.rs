@@ -7,8 +7,8 @@ use axum::{
 };
 use gantry_api::{
     backup::{
-        BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup, RepositoryAccess,
-        RepositoryContent, RestoreVolume, Work,
+        BackUp, BackedUp, BackupCheck, BackupContent, BackupPlace, FillDisk, ListBackups, ReadBackup, RepositoryAccess,
+        RepositoryContent, RestoreVolume, StoredBackups, Work,
     },
     paths::host as paths,
 };
@@ -25,6 +25,7 @@ pub(crate) fn routes() -> Router<Host> {
         .route(paths::DISK_FILLING, post(fill_disk))
         .route(paths::POOL_VOLUME_RESTORATION, post(restore_volume))
         .route(paths::REPOSITORY, post(open_repository))
+        .route(paths::REPOSITORY_BACKUPS, post(list_backups))
         .route(paths::BACKUP_CHECK, post(check_backup))
         .route(paths::BACKUP_DELETION, post(delete_backup))
         .route(paths::BACKUP_CONTENT, post(read_backup))
@@ -57,6 +58,9 @@ async fn open_repository(
     Json(repository): Json<RepositoryAccess>,
 ) -> Answer<RepositoryContent> {
     Ok(Json(host.open_repository(&repository).await?))
+}
+async fn list_backups(State(host): State<Host>, Json(request): Json<ListBackups>) -> Answer<StoredBackups> {
+    Ok(Json(host.list_backups(&request).await?))
 }
 async fn check_backup(
     State(host): State<Host>,

@@ -106,6 +106,13 @@ export async function backups({ tally, page }) {
     await dialog.getByText('It is there, with 0 backups.').waitFor();
     await mustHaveNoBarriers(page);
     await dialog.getByRole('button', { name: 'Done' }).click();
+    await page.getByRole('button', { name: 'More for vault' }).click();
+    await page.getByRole('menuitem', { name: 'Adopt backups' }).click();
+    must((await dialog.locator('details pre').first().textContent()) === 'gantry repository adopt vault', 'the command line is not what is done');
+    await dialog.getByRole('button', { name: 'Adopt', exact: true }).click();
+    await dialog.getByText('0 backups adopted').waitFor();
+    await mustHaveNoBarriers(page);
+    await dialog.getByRole('button', { name: 'Done' }).click();
     const shown = await page.evaluate(async () => (await fetch('/v1/repositories/vault')).text());
     must(!shown.includes('correct horse') && shown.includes('"encrypted":true'), shown);
     await page.goto('/vms/web?tab=backups');

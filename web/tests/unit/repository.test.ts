@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { withoutSecret } from '../../src/features/apply/secret';
-import { placeWords, repositoryCli, repositoryDraftOf, repositoryOf } from '../../src/features/repository/repository';
+import { adoptedWords, placeWords, repositoryCli, repositoryDraftOf, repositoryOf } from '../../src/features/repository/repository';
 
 describe('a repository', () => {
   const bucket = { ...repositoryDraftOf(undefined), name: 'vault', where: 's3' as const, bucket: 'backups', endpoint: 'https://s3.example/', keyId: 'id', key: 'the key', passphrase: 'correct horse' };
@@ -15,6 +15,11 @@ describe('a repository', () => {
     const stored = repositoryOf({ ...bucket, key: '', passphrase: '' });
     expect(repositoryOf(repositoryDraftOf(stored), stored).spec).toEqual(stored.spec);
     expect(placeWords(stored)).toBe('https://s3.example/backups');
+  });
+
+  it('says what became of what it has', () => {
+    expect(adoptedWords({ adopted: 1, known: 0, unreadable: 0 })).toBe('1 backup adopted');
+    expect(adoptedWords({ adopted: 0, known: 2, unreadable: 1 })).toBe("0 backups adopted, 2 were known, 1 can't be read");
   });
 
   it('is typed without its secrets, and shown without them', () => {

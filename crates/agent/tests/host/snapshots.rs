@@ -1,9 +1,11 @@
 //! Snapshots and recovery on one host, with a real guest.
 
 use gantry_api::agent::{MigrationEndpoint, PowerAction, RevertVm, SendMigration, TakeSnapshot, VmRunState};
-use gantry_api::backup::{BackUp, BackupPlace, RepositoryAccess, Work};
+use gantry_api::backup::{BackUp, BackupLabel, BackupPlace, RepositoryAccess, Work};
 use gantry_api::{AgentApi, BackupApi};
-use gantry_types::{MigrationPolicy, RecoveryPointKind, RecoveryPolicy, RepositoryDirectory, RepositoryPlace, VmSpec};
+use gantry_types::{
+    MigrationPolicy, RecoveryPointKind, RecoveryPolicy, RepositoryDirectory, RepositoryPlace, Timestamp, VmSpec,
+};
 use uuid::Uuid;
 
 use crate::world::{code, eventually, in_world, request};
@@ -122,6 +124,7 @@ fn a_guest_that_was_backed_up_goes_back_and_is_backed_up_again() {
                 quiesce: false,
                 name: vm.name.clone(),
                 spec: VmSpec::new(vm.cpus, vm.memory),
+                label: BackupLabel { name: "one".to_owned(), taken_at: Timestamp::UNIX_EPOCH, description: None },
             };
             eventually("it is backed up", async || match agent.back_up(vm.uuid, &request).await.unwrap() {
                 Work::Done(done) => Some(done),

@@ -27,6 +27,14 @@ pub enum RepositoryCommand {
         #[arg(long)]
         host: Option<String>,
     },
+    /// Take in backups that it has and this datacenter does not know: after the controller was lost, or from another datacenter
+    Adopt {
+        /// The repository's name
+        name: String,
+        /// The host that opens it; any if not given
+        #[arg(long)]
+        host: Option<String>,
+    },
     /// Forget repositories that no backup names; what is kept there stays
     #[command(visible_alias = "rm")]
     Delete {

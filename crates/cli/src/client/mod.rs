@@ -16,10 +16,11 @@ use gantry_api::backup::{BackupContent, RepositoryContent};
 use gantry_api::energy::{EnergyQuery, EnergyReport};
 use gantry_api::overview::{Overview, SearchQuery, SearchResult};
 use gantry_api::rest::{
-    AttachRequest, BackupFilesQuery, CaptureQuery, Changed, CloneRequest, CreateToken, CreatedToken, DeleteBackupQuery,
-    DeleteVmQuery, ExportQuery, FenceRequest, HaExplanation, ListQuery, MigrateRequest, MigrateVolumeRequest, Page,
-    RebootRequest, RecoverRequest, RepositoryCheckQuery, RestoreBackupRequest, RevertRequest, StopRequest, Trace,
-    TraceQuery, UpdateClusterRequest, Version, VmExplanation, WriteQuery,
+    AdoptBackupsQuery, AdoptedBackups, AttachRequest, BackupFilesQuery, CaptureQuery, Changed, CloneRequest,
+    CreateToken, CreatedToken, DeleteBackupQuery, DeleteVmQuery, ExportQuery, FenceRequest, HaExplanation, ListQuery,
+    MigrateRequest, MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RepositoryCheckQuery,
+    RestoreBackupRequest, RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, Version, VmExplanation,
+    WriteQuery,
 };
 use gantry_hostlink::{answer, causes, checked};
 use gantry_trust::{ClientConfig, ExpectedPeer, TrustError, WebSocket};
@@ -149,6 +150,11 @@ impl Client {
     pub async fn check_repository(&self, repository: &str, host: Option<String>) -> Result<RepositoryContent, Problem> {
         let path = format!("{}/check", object_path::<Repository>(repository)?);
         answer(&self.peer, self.verb(&path, &()).query(&RepositoryCheckQuery { host })).await
+    }
+    /// One page.
+    pub async fn adopt_backups(&self, repository: &str, query: &AdoptBackupsQuery) -> Result<AdoptedBackups, Problem> {
+        let path = format!("{}/adopt", object_path::<Repository>(repository)?);
+        answer(&self.peer, self.verb(&path, &()).query(query)).await
     }
     pub async fn backup_files(&self, backup: &str, query: &BackupFilesQuery) -> Result<BackupContent, Problem> {
         let path = format!("{}/files", object_path::<Backup>(backup)?);

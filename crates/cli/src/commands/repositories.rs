@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use gantry_api::rest::{AdoptBackupsQuery, AdoptedBackups};
 use gantry_types::{Problem, Repository, RepositoryDirectory, RepositoryPlace, RepositorySpec, S3Bucket, Secret};
 
 use super::{Session, announce, networking::delete, objects, users::read_secret};
@@ -9,6 +10,7 @@ use crate::{
     args::{RepositoryCommand, RepositoryCreate},
     exit::Failure,
     kind::Kind,
+    output::note,
 };
 
 pub async fn run(session: &Session, command: RepositoryCommand) -> Result<(), Failure> {
@@ -21,8 +23,35 @@ pub async fn run(session: &Session, command: RepositoryCommand) -> Result<(), Fa
             let text = || format!("repository/{name} is {}, with {} backups\n", content.repository, content.backups);
             Ok(session.printer.value(&content, text)?)
         }
+        RepositoryCommand::Adopt { name, host } => adopt(session, &name, host).await,
         RepositoryCommand::Delete { names } => delete(session, Kind::Repository, &names).await,
     }
+}
+
+/// All pages; what was taken in before an interruption is known the next time.
+async fn adopt(session: &Session, name: &str, host: Option<String>) -> Result<(), Failure> {
+    let client = session.client()?;
+    let mut query = AdoptBackupsQuery { host, after: None };
+    let mut all = AdoptedBackups { adopted: Vec::new(), known: 0, unreadable: Vec::new(), next: None };
+    loop {
+        let page = client.adopt_backups(name, &query).await?;
+        all.adopted.extend(page.adopted);
+        all.unreadable.extend(page.unreadable);
+        all.known += page.known;
+        match page.next {
+            Some(next) => query.after = Some(next),
+            None => break,
+        }
+    }
+    for unreadable in &all.unreadable {
+        note(&format!("backup {} can't be read: {}", unreadable.backup, unreadable.why));
+    }
+    let text = || {
+        let adopted = all.adopted.iter().map(|backup| format!("backup/{backup} adopted\n")).collect::<String>();
+        let known = all.known;
+        format!("{adopted}repository/{name}: {} backups adopted, {known} were known\n", all.adopted.len())
+    };
+    Ok(session.printer.value(&all, text)?)
 }
 
 fn secret(what: &str, file: Option<&Path>) -> Result<Option<Secret>, Problem> {

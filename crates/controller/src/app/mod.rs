@@ -6,6 +6,7 @@
 
 pub mod alarm;
 pub mod backup;
+pub mod backup_adoption;
 mod caller;
 pub mod cluster;
 pub(crate) mod copies;

@@ -1,5 +1,7 @@
 //! Repositories of backups. Their secrets are written and never read again, by anybody but the hosts that open them.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use gantry_api::{
     backup::{RepositoryAccess, RepositoryContent},
@@ -96,7 +98,8 @@ pub(super) fn reference_mistake(tables: &Tables, repository: &str) -> Option<Str
     }
 }
 
-fn opening(repository: &Repository) -> RepositoryAccess {
+/// What a host needs to open it.
+pub(super) fn opening(repository: &Repository) -> RepositoryAccess {
     let RepositorySpec { place, passphrase } = repository.spec.clone();
     RepositoryAccess { place, passphrase }
 }
@@ -123,13 +126,21 @@ pub async fn check(
 ) -> Result<RepositoryContent, Problem> {
     caller.may_change()?;
     let repository: Repository = app.objects.get(name).await?;
-    let host = match &query.host {
-        Some(host) => app.model.get::<Host>(host).ok_or_else(|| Problem::not_found(Host::KIND, host))?,
-        None => any_host(app, repository.reference(), "open the repository")?,
-    };
+    let host = host_for(app, &repository, query.host.as_deref())?;
     let opened = app.links.agent(&host).open_repository(&opening(&repository)).await;
-    opened.map_err(|problem| {
-        let detail = format!("host '{}': {}", host.name(), problem.detail);
-        Problem { detail, ..problem }.object(repository.reference())
-    })
+    opened.map_err(|problem| at_host(&repository, &host, problem))
+}
+
+/// The host that is asked to open it: any, if none is wanted.
+pub(super) fn host_for(app: &App, repository: &Repository, wanted: Option<&str>) -> Result<Arc<Host>, Problem> {
+    match wanted {
+        Some(host) => app.model.get::<Host>(host).ok_or_else(|| Problem::not_found(Host::KIND, host)),
+        None => any_host(app, repository.reference(), "open the repository"),
+    }
+}
+
+/// What a host says of it.
+pub(super) fn at_host(repository: &Repository, host: &Host, problem: Problem) -> Problem {
+    let detail = format!("host '{}': {}", host.name(), problem.detail);
+    Problem { detail, ..problem }.object(repository.reference())
 }

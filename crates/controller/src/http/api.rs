@@ -23,11 +23,11 @@ use gantry_api::{
     },
     paths,
     rest::{
-        AttachRequest, BackupFilesQuery, CaptureQuery, Changed, CloneRequest, CreateToken, CreatedToken,
-        DeleteBackupQuery, DeleteVmQuery, ExportQuery, FenceRequest, HaExplanation, JoinRequest, JoinResponse,
-        ListQuery, MigrateRequest, MigrateVolumeRequest, Page, RebootRequest, RecoverRequest, RepositoryCheckQuery,
-        RestoreBackupRequest, RevertRequest, StopRequest, Trace, TraceQuery, UpdateClusterRequest, UploadState,
-        Version, VmExplanation, WatchEvent, WriteQuery,
+        AdoptBackupsQuery, AdoptedBackups, AttachRequest, BackupFilesQuery, CaptureQuery, Changed, CloneRequest,
+        CreateToken, CreatedToken, DeleteBackupQuery, DeleteVmQuery, ExportQuery, FenceRequest, HaExplanation,
+        JoinRequest, JoinResponse, ListQuery, MigrateRequest, MigrateVolumeRequest, Page, RebootRequest,
+        RecoverRequest, RepositoryCheckQuery, RestoreBackupRequest, RevertRequest, StopRequest, Trace, TraceQuery,
+        UpdateClusterRequest, UploadState, Version, VmExplanation, WatchEvent, WriteQuery,
     },
 };
 use gantry_types::{
@@ -274,8 +274,15 @@ fn of_backups(routes: Routes) -> Routes {
         Repository::KIND,
         "Have a host open it, which makes it where nothing is yet",
     );
+    let adopt = Endpoint::new(
+        HttpMethod::Post,
+        "/v1/repositories/{name}/adopt",
+        Repository::KIND,
+        "Take in backups that it has and nobody here knows, a page at a time",
+    );
     let routes = managed::<Repository>(routes)
-        .add(check.query::<RepositoryCheckQuery>().answers::<RepositoryContent>(200), post(backups::check_repository));
+        .add(check.query::<RepositoryCheckQuery>().answers::<RepositoryContent>(200), post(backups::check_repository))
+        .add(adopt.query::<AdoptBackupsQuery>().answers::<AdoptedBackups>(200), post(backups::adopt));
     let files = verb(HttpMethod::Get, "files", "A directory or a part of a file in it, without restoring it");
     written::<Backup, DeleteBackupQuery>(routes, post(backups::create), put(backups::put), delete(backups::delete))
         .add(

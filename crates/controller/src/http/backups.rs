@@ -8,7 +8,10 @@ use axum::{
 };
 use gantry_api::{
     backup::{BackupContent, RepositoryContent},
-    rest::{BackupFilesQuery, Changed, DeleteBackupQuery, RepositoryCheckQuery, RestoreBackupRequest, WriteQuery},
+    rest::{
+        AdoptBackupsQuery, AdoptedBackups, BackupFilesQuery, Changed, DeleteBackupQuery, RepositoryCheckQuery,
+        RestoreBackupRequest, WriteQuery,
+    },
 };
 use gantry_hostlink::Refusal;
 use gantry_types::Backup;
@@ -18,7 +21,7 @@ use super::{
     caller::User,
     request::{Answer, Body, OptionalBody, Path, QueryOf},
 };
-use crate::app::{backup, repository};
+use crate::app::{backup, backup_adoption, repository};
 
 type Outcome = Result<Response, Refusal>;
 
@@ -89,4 +92,13 @@ pub async fn check_repository(
     QueryOf(query): QueryOf<RepositoryCheckQuery>,
 ) -> Answer<RepositoryContent> {
     Ok(Json(repository::check(&front.app, &caller, &name, &query).await?))
+}
+
+pub async fn adopt(
+    State(front): State<Shared>,
+    User(caller): User,
+    Path(name): Path<String>,
+    QueryOf(query): QueryOf<AdoptBackupsQuery>,
+) -> Answer<AdoptedBackups> {
+    Ok(Json(backup_adoption::adopt(&front.app, &caller, &name, &query).await?))
 }

@@ -3,7 +3,7 @@
 //! Undone, nothing of it is left: neither at the VM, nor in the repository, nor as an object.
 
 use async_trait::async_trait;
-use gantry_api::backup::{BackUp, BackedUp, Work};
+use gantry_api::backup::{BackUp, BackedUp, BackupLabel, Work};
 use gantry_types::{Backup, BackupDisk, BackupPhase, ErrorClass, Problem, Resource, Severity, Timestamp, Vm, VmSpec};
 
 use super::{
@@ -91,6 +91,11 @@ impl Step for Write {
             quiesce: backup.spec.quiesce && vm.status.guest_agent,
             name: vm.metadata.name.clone(),
             spec: machine_with_identity(&vm),
+            label: BackupLabel {
+                name: backup.short_name().to_owned(),
+                taken_at: context.need(TAKEN_AT)?,
+                description: backup.spec.description.clone(),
+            },
         };
         let message = format!("backing up on host '{host}'");
         loop {

@@ -2,11 +2,11 @@
 
 use gantry_api::backup::BackupContent;
 use gantry_api::rest::{
-    BackupFilesQuery, Changed, DeleteBackupQuery, RepositoryCheckQuery, RestoreBackupRequest, WriteQuery,
+    AdoptBackupsQuery, BackupFilesQuery, Changed, DeleteBackupQuery, RepositoryCheckQuery, RestoreBackupRequest, WriteQuery,
 };
 use gantry_controller::{
     Caller,
-    app::{backup, managed, pool, repository, vm, volume},
+    app::{backup, backup_adoption, managed, pool, repository, vm, volume},
 };
 use gantry_hostlink::fake::{Fault, When};
 use gantry_types::{
@@ -199,6 +199,55 @@ async fn a_volume_begins_as_a_disk_in_a_backup() {
     controller.execute(&operation).await;
     assert_eq!(world.operation(operation.as_str()).await.status.phase, OperationPhase::Failed);
     assert!(app.objects.find::<Volume>("b").await.expect("read").is_none());
+}
+
+#[tokio::test]
+async fn backups_that_nobody_knows_any_more_are_taken_in_as_they_were() {
+    let (world, controller) = a_backup().await;
+    let app = &*controller.app;
+    for short in ["b", "c"] {
+        done(&world, &controller, backup::create(app, &admin(), sent(short, REPOSITORY), &now()).await).await;
+    }
+    let before = world.backups().await;
+    let forget = DeleteBackupQuery { force: true, ..DeleteBackupQuery::default() };
+    for short in ["a", "b", "c"] {
+        done(&world, &controller, backup::delete(app, &admin(), &format!("web-{short}"), &forget).await).await;
+    }
+    // Somebody has called another one so since.
+    done(&world, &controller, backup::create(app, &admin(), sent("b", REPOSITORY), &now()).await).await;
+
+    let mut kept = vault(json!({"place": {"directory": {"path": REPOSITORY}}}));
+    kept.metadata.name = name("kept");
+    managed::create(app, &admin(), kept, &now()).await.expect("made");
+    let adopt = async |after| {
+        let query = AdoptBackupsQuery { host: None, after };
+        backup_adoption::adopt(app, &admin(), "kept", &query).await.expect("a page")
+    };
+    let mut adopted = Vec::new();
+    let mut after = None;
+    loop {
+        let page = adopt(after).await;
+        adopted.extend(page.adopted);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(adopted.len(), 3, "{adopted:?}");
+    for was in &before {
+        let now = world.backups().await.into_iter().find(|now| now.metadata.uuid == was.metadata.uuid).expect("adopted");
+        let same = now.metadata.name == was.metadata.name;
+        assert!(same || was.short_name() == "b" && now.short_name().starts_with("b-"), "{now:?}");
+        assert_eq!((&now.status.machine, &now.status.disks), (&was.status.machine, &was.status.disks));
+        assert_eq!((now.status.phase, now.status.taken_at), (BackupPhase::Ready, was.status.taken_at));
+        assert_eq!((now.spec.repository.as_str(), now.spec.scheduled), ("kept", false));
+    }
+    let again = adopt(None).await;
+    assert_eq!((again.adopted.len(), again.known), (0, 2), "what is known stays as it is");
+    let restore = RestoreBackupRequest { name: Some(name("again")), host: None, start: true };
+    done(&world, &controller, backup::restore(app, &admin(), "web-a", &restore, &now()).await).await;
+    assert_eq!(code(backup_adoption::adopt(app, &admin(), "none", &AdoptBackupsQuery::default()).await), "not-found");
+    world.check().await;
 }
 
 fn vault(spec: serde_json::Value) -> Repository {

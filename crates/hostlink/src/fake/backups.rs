@@ -6,11 +6,11 @@ use async_trait::async_trait;
 use gantry_api::{
     BackupApi,
     backup::{
-        BackUp, BackedUp, BackedUpDisk, BackupCheck, BackupContent, BackupPlace, FillDisk, ReadBackup,
-        RepositoryAccess, RepositoryContent, RestoreVolume, Work,
+        BackUp, BackedUp, BackedUpDisk, BackupCheck, BackupContent, BackupLabel, BackupPlace, FillDisk, ListBackups,
+        ReadBackup, RepositoryAccess, RepositoryContent, RestoreVolume, StoredBackup, StoredBackups, Work,
     },
 };
-use gantry_types::{ByteSize, LostRange, Problem, Secret};
+use gantry_types::{ByteSize, LostRange, Name, Problem, Secret, VmSpec};
 use uuid::Uuid;
 
 use super::{
@@ -22,6 +22,8 @@ use super::{
 /// How often each work says that it goes on before it is done.
 const ROUNDS: u32 = 2;
 const SIZE: ByteSize = ByteSize::mib(1);
+/// Of a list.
+const PAGE: usize = 2;
 
 /// What all hosts see under the paths of repositories.
 #[derive(Debug, Default)]
@@ -36,6 +38,9 @@ pub(super) struct FakeRepositories {
 #[derive(Debug, Clone)]
 struct FakeBackup {
     content: u64,
+    name: Name,
+    spec: VmSpec,
+    label: BackupLabel,
     taken: BackedUp,
     lost: Vec<LostRange>,
 }
@@ -57,6 +62,23 @@ impl FakeRepositories {
         }
         let backups = self.backups.keys().filter(|(at, _)| *at == place).count() as u64;
         Ok(RepositoryContent { repository: made.0, backups })
+    }
+
+    fn list(&self, request: &ListBackups) -> StoredBackups {
+        let place = request.repository.place.to_string();
+        let behind = self.backups.iter().filter(|((at, id), _)| *at == place && Some(*id) > request.after);
+        let backups: Vec<_> = behind
+            .take(PAGE)
+            .map(|((_, id), kept)| StoredBackup {
+                backup: *id,
+                name: kept.name.clone(),
+                spec: kept.spec.clone(),
+                label: Some(kept.label.clone()),
+                taken: kept.taken.clone(),
+            })
+            .collect();
+        let next = backups.last().map(|last| last.backup).filter(|_| backups.len() == PAGE);
+        StoredBackups { backups, unreadable: Vec::new(), next }
     }
 
     /// Whether the work is done with this question.
@@ -94,7 +116,8 @@ impl State {
         }
         let disks = vec![BackedUpDisk { name: "disk".to_owned(), size: SIZE }];
         let taken = BackedUp { disks, read: SIZE, written: SIZE, frozen_ms: request.quiesce.then_some(1) };
-        let backup = FakeBackup { content, taken: taken.clone(), lost: Vec::new() };
+        let BackUp { name, spec, label, .. } = request.clone();
+        let backup = FakeBackup { content, name, spec, label, taken: taken.clone(), lost: Vec::new() };
         self.repositories.backups.insert(key(&request.place), backup);
         Ok(Work::Done(taken))
     }
@@ -155,6 +178,10 @@ impl BackupApi for FakeHost {
 
     async fn open_repository(&self, repository: &RepositoryAccess) -> Result<RepositoryContent, Problem> {
         self.call("open_repository", |state| state.repositories.open(repository))
+    }
+
+    async fn list_backups(&self, request: &ListBackups) -> Result<StoredBackups, Problem> {
+        self.call("list_backups", |state| Ok(state.repositories.list(request)))
     }
 
     async fn check_backup(&self, place: &BackupPlace) -> Result<Work<BackupCheck>, Problem> {

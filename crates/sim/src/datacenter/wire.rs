@@ -145,6 +145,7 @@ carried! { BackupApi {
     fill_disk(; vm: Uuid; request: &FillDisk) -> Work<()>,
     restore_volume(request: &RestoreVolume;;) -> Work<()>,
     open_repository(repository: &RepositoryAccess;;) -> RepositoryContent,
+    list_backups(request: &ListBackups;;) -> StoredBackups,
     check_backup(place: &BackupPlace;;) -> Work<BackupCheck>,
     delete_backup(place: &BackupPlace;;) -> Work<()>,
     read_backup(request: &ReadBackup;;) -> BackupContent,

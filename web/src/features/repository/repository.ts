@@ -81,3 +81,12 @@ export function placeWords({ spec: { place } }: Repository): string {
   const { endpoint, bucket, prefix } = place.s3;
   return [endpoint?.replace(/\/+$/, '') ?? 's3:/', bucket, ...(prefix ? [prefix] : [])].join('/');
 }
+
+/** What became of the backups that a repository has. */
+export function adoptedWords({ adopted, known, unreadable }: { adopted: number; known: number; unreadable: number }): string {
+  return [
+    `${adopted} ${adopted === 1 ? 'backup' : 'backups'} adopted`,
+    ...(known > 0 ? [`${known} ${known === 1 ? 'was' : 'were'} known`] : []),
+    ...(unreadable > 0 ? [`${unreadable} can't be read`] : []),
+  ].join(', ');
+}

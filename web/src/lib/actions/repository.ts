@@ -19,6 +19,13 @@ export function repositoryActions(repository: Repository): Action[] {
   ];
 }
 
+export function adoptCall(name: string, after?: string) {
+  return {
+    cli: `gantry repository adopt ${name}`,
+    call: call('POST', '/v1/repositories/{name}/adopt', { params: { path: { name }, query: { after } } }),
+  };
+}
+
 export function checkCall(name: string) {
   return { cli: `gantry repository check ${name}`, call: call('POST', '/v1/repositories/{name}/check', { params: { path: { name } } }) };
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
-use gantry_api::backup::{BackUp, BackedUp, BackedUpDisk};
+use gantry_api::backup::{BackUp, BackedUp, BackedUpDisk, BackupLabel, StoredBackup};
 use gantry_backup::{BackupWriter, CHUNK_BYTES, DiskWriter, Manifest, Repository, RepositoryError};
 use gantry_qemu::backup::Point;
 use gantry_storage::{DirPool, NbdClient};
@@ -30,6 +30,8 @@ struct About {
     vm: Uuid,
     name: Name,
     spec: serde_json::Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    label: Option<BackupLabel>,
     taken: BackedUp,
 }
 
@@ -98,7 +100,8 @@ impl Job {
             };
             made = Some(taken.clone());
             let spec = json!(self.request.spec);
-            json!(About { vm: self.vm, name: self.request.name.clone(), spec, taken })
+            let label = Some(self.request.label.clone());
+            json!(About { vm: self.vm, name: self.request.name.clone(), spec, label, taken })
         };
         writer.finish(about, disks).await.map_err(failed)?;
         made.ok_or_else(|| Problem::permanent("backup-not-made", format!("{}: the backup has no disks", self.what)))
@@ -208,8 +211,22 @@ async fn find_earlier(repository: &Repository, disk: &Disk, noted: Vec<Uuid>) ->
 
 /// What a backup that is there took.
 fn taken(manifest: &Manifest) -> Result<BackedUp, RepositoryError> {
-    let about: About = serde_json::from_value(manifest.about.clone()).map_err(|error| {
-        RepositoryError::ManifestDamaged { backup: manifest.backup, why: format!("what it is of: {error}") }
+    read_about(manifest).map(|about: About| about.taken)
+}
+
+fn read_about<T: serde::de::DeserializeOwned>(manifest: &Manifest) -> Result<T, RepositoryError> {
+    serde_json::from_value(manifest.about.clone()).map_err(|error| RepositoryError::ManifestDamaged {
+        backup: manifest.backup,
+        why: format!("what it is of: {error}"),
+    })
+}
+
+/// What a backup that is there says of itself.
+pub(crate) fn stored(manifest: &Manifest) -> Result<StoredBackup, RepositoryError> {
+    let About { name, spec, label, taken, .. } = read_about(manifest)?;
+    let spec = serde_json::from_value(spec).map_err(|error| RepositoryError::ManifestDamaged {
+        backup: manifest.backup,
+        why: format!("the VM that it is of: {error}"),
     })?;
-    Ok(about.taken)
+    Ok(StoredBackup { backup: manifest.backup, name, spec, label, taken })
 }

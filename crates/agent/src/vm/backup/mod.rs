@@ -11,7 +11,7 @@
 //! The guest goes first: when there is no room for what it overwrites, the backup is given up and its space given back.
 
 pub(crate) mod fill;
-mod job;
+pub(crate) mod job;
 pub(crate) mod source;
 
 use std::sync::Arc;
