@@ -31,6 +31,9 @@ pub(crate) struct Record {
     pub owner_uid: u32,
     /// What it was last told to be; kept up without a controller.
     pub wanted: PowerState,
+    /// The number of the last command that told it so.
+    #[serde(default)]
+    pub command: u64,
     /// Its disk was made and is all there is of its data: one that is not there is lost, not still to be made. Agents that did not write this down made the disk with the record.
     #[serde(default = "yes")]
     pub disk_made: bool,
@@ -172,6 +175,7 @@ impl Record {
             assignment,
             owner_uid,
             wanted: PowerState::Stopped,
+            command: 0,
             disk_made: false,
             process: None,
             end: None,
@@ -421,6 +425,7 @@ pub(crate) mod tests {
             },
             owner_uid: 200_007,
             wanted: PowerState::Running,
+            command: 0,
             disk_made: true,
             process: None,
             end: None,
@@ -471,7 +476,7 @@ pub(crate) mod tests {
         assert!(matches!(error, RecordError::Newer { .. }) && error.to_string().contains("newer agent"), "{error}");
 
         let mut older = written;
-        for later in ["disk_made", "process", "end", "migration"] {
+        for later in ["disk_made", "command", "process", "end", "migration"] {
             older.as_object_mut().unwrap().remove(later);
         }
         fs::write(records.path(vm), older.to_string()).unwrap();

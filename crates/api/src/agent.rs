@@ -2,7 +2,9 @@
 //!
 //! Every call can be repeated: it looks first whether its effect is already there. Every call about a VM carries the
 //! VM's epoch; a host refuses a lower one than it knows (`stale-epoch`, conflict), so a controller or host that was
-//! away can't undo what was decided since.
+//! away can't undo what was decided since. Within an epoch the same holds of what starts, stops, holds or brings back a VM:
+//! each such command has a number, and a host refuses one that is older than the last that it took (`stale-command`,
+//! conflict). A command that the network delivers late does nothing to what was decided since.
 //!
 //! ```text
 //! migration, as the destination holds it:
@@ -222,6 +224,9 @@ pub struct NicAddress {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PowerRequest {
     pub epoch: u64,
+    /// Its number among the commands of this epoch: higher than that of each before it. Those who send none send 0.
+    #[serde(default)]
+    pub command: u64,
     pub action: PowerAction,
 }
 
@@ -282,6 +287,9 @@ pub struct TakenSnapshot {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RevertVm {
     pub epoch: u64,
+    /// Its number, as of a [`PowerRequest`]: it starts or stops the VM, too.
+    #[serde(default)]
+    pub command: u64,
     /// New with each wish to go back: by it a host knows a repeated request from another one.
     pub revert: Uuid,
     /// A snapshot, or a recovery point.

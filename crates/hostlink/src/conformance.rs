@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The checks, in the order in which [`run`] makes them.
-pub const CHECKS: [&str; 16] = [
+pub const CHECKS: [&str; 17] = [
     "define can be repeated",
     "power can be repeated",
     "a lower epoch is refused",
@@ -39,6 +39,7 @@ pub const CHECKS: [&str; 16] = [
     "a VM's own disk goes to a pool and back, again and again",
     "a VM's disk is paired with a copy and parted from it, and a current copy is taken over",
     "a state is of all volumes that the VM has, and leaves none that it has no longer",
+    "a command that comes late does nothing to what was decided since",
 ];
 
 /// Runs all checks with a VM like this one, which must need no image and no network, in a pool that can be opened, and with a
@@ -68,7 +69,8 @@ pub async fn run(
     named(CHECKS[12], backups_repeat(agent, &fresh(2), pool, repository).await)?;
     named(CHECKS[13], disk_moves_repeat(agent, &fresh(2), pool).await)?;
     named(CHECKS[14], copies_repeat(agent, &fresh(2), pool, &source()?).await)?;
-    named(CHECKS[15], states_are_of_volumes(agent, &fresh(2), pool).await)
+    named(CHECKS[15], states_are_of_volumes(agent, &fresh(2), pool).await)?;
+    named(CHECKS[16], late_commands_are_refused(agent, &fresh(1)).await)
 }
 
 /// Of a host that has this VM, stopped: in a pool, in another, and in none.
@@ -124,7 +126,7 @@ pub(crate) async fn state(agent: &dyn AgentApi, vm: Uuid) -> Result<Option<VmRun
 }
 
 pub(crate) async fn power(agent: &dyn AgentApi, vm: &Assignment, action: PowerAction) -> Result<(), String> {
-    let request = PowerRequest { epoch: vm.epoch, action };
+    let request = PowerRequest { epoch: vm.epoch, command: 0, action };
     worked(&format!("{action:?}"), agent.power(vm.uuid, &request).await).map(drop)
 }
 
@@ -158,12 +160,54 @@ async fn power_repeats(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), Stri
 async fn lower_epochs_are_refused(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), String> {
     worked("define", agent.define_vm(vm).await)?;
     let lower = vm.epoch - 1;
-    let request = PowerRequest { epoch: lower, action: PowerAction::Start };
+    let request = PowerRequest { epoch: lower, command: 0, action: PowerAction::Start };
     refused("power", "stale-epoch", agent.power(vm.uuid, &request).await)?;
     let older = Assignment { epoch: lower, ..vm.clone() };
     refused("define", "stale-epoch", agent.define_vm(&older).await)?;
     refused("remove", "stale-epoch", agent.remove_vm(vm.uuid, lower).await)?;
     expect(state(agent, vm.uuid).await? == Some(VmRunState::Stopped), "a refused command had an effect")?;
+    worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)
+}
+
+async fn late_commands_are_refused(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), String> {
+    worked("define", agent.define_vm(vm).await)?;
+    let request = TakeSnapshot { epoch: vm.epoch, snapshot: Uuid::new_v4(), memory: false, quiesce: false };
+    worked("take", agent.take_snapshot(vm.uuid, &request).await)?;
+    let numbered = |command, action| PowerRequest { epoch: vm.epoch, command, action };
+    let back = RevertVm {
+        epoch: vm.epoch,
+        command: 3,
+        revert: Uuid::new_v4(),
+        to: request.snapshot,
+        memory: false,
+        keep_as: None,
+    };
+    let decided = [
+        (PowerAction::Start, VmRunState::Running),
+        (PowerAction::Pause, VmRunState::Paused),
+        (PowerAction::Kill, VmRunState::Stopped),
+        (PowerAction::Start, VmRunState::Running),
+    ];
+    for (command, (action, expected)) in (4..).zip(decided) {
+        worked(&format!("{action:?}"), agent.power(vm.uuid, &numbered(command, action)).await)?;
+        for late in [
+            PowerAction::Start,
+            PowerAction::ShutDown,
+            PowerAction::Kill,
+            PowerAction::Reboot,
+            PowerAction::Reset,
+            PowerAction::Pause,
+            PowerAction::Resume,
+        ] {
+            let answer = agent.power(vm.uuid, &numbered(command - 1, late)).await;
+            refused(&format!("{late:?} from before {action:?}"), "stale-command", answer)?;
+        }
+        refused("a way back from before", "stale-command", agent.revert_vm(vm.uuid, &back).await)?;
+        // What the VM is is told again meanwhile, and its number stays.
+        worked("define again", agent.define_vm(vm).await)?;
+        let now = state(agent, vm.uuid).await?;
+        expect(now == Some(expected), format!("after {action:?} it should be {expected:?}, but is {now:?}"))?;
+    }
     worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)
 }
 
@@ -248,7 +292,8 @@ async fn snapshots_repeat(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), S
         }
         power(agent, vm, action).await?;
     }
-    let back = RevertVm { epoch: vm.epoch, revert: Uuid::new_v4(), to: taken[0], memory: false, keep_as: None };
+    let back =
+        RevertVm { epoch: vm.epoch, command: 0, revert: Uuid::new_v4(), to: taken[0], memory: false, keep_as: None };
     missing("going back to a deleted snapshot", agent.revert_vm(vm.uuid, &back).await)?;
     worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)
 }
@@ -262,8 +307,14 @@ async fn reverts_happen_once(agent: &dyn AgentApi, vm: &Assignment) -> Result<()
         worked("take", agent.take_snapshot(vm.uuid, &request).await)?;
         states.push(request.snapshot);
     }
-    let back =
-        |to, memory| RevertVm { epoch: vm.epoch, revert: Uuid::new_v4(), to, memory, keep_as: Some(Uuid::new_v4()) };
+    let back = |to, memory| RevertVm {
+        epoch: vm.epoch,
+        command: 0,
+        revert: Uuid::new_v4(),
+        to,
+        memory,
+        keep_as: Some(Uuid::new_v4()),
+    };
     refused(
         "memory that was not kept",
         "snapshot-without-memory",

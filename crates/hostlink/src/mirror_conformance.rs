@@ -106,7 +106,7 @@ async fn take_over(agent: &dyn AgentApi, vm: &Assignment, pool: &PoolAssignment,
 /// A VM whose disk is paired, or was when it ended, does not start before it is alone.
 async fn alone_again(agent: &dyn AgentApi, vm: &Assignment) -> Result<(), String> {
     power(agent, vm, PowerAction::Kill).await?;
-    let start = PowerRequest { epoch: vm.epoch, action: PowerAction::Start };
+    let start = PowerRequest { epoch: vm.epoch, command: 0, action: PowerAction::Start };
     let early = agent.power(vm.uuid, &start).await.map_err(|problem| (problem.class, problem.code().to_owned()));
     let told =
         early.as_ref().err().is_some_and(|(class, code)| *class == ErrorClass::Transient && code == "copy-not-alone");

@@ -129,7 +129,7 @@ pub(crate) async fn states_are_of_volumes(
     worked("open", agent.open_pool(pool).await)?;
     worked("create", agent.create_volume(&data).await)?;
     worked("define", agent.define_vm(vm).await)?;
-    let back = |to, memory| RevertVm { epoch: vm.epoch, revert: Uuid::new_v4(), to, memory, keep_as: None };
+    let back = |to, memory| RevertVm { epoch: vm.epoch, command: 0, revert: Uuid::new_v4(), to, memory, keep_as: None };
     let take = async |memory| {
         let request = TakeSnapshot { epoch: vm.epoch, snapshot: Uuid::new_v4(), memory, quiesce: false };
         let seen = worked("take", agent.take_snapshot(vm.uuid, &request).await)?;

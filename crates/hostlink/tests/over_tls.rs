@@ -156,7 +156,7 @@ async fn every_call_arrives_as_it_was_made() {
 
     let defined = client.define_vm(&vm).await.expect("defined");
     assert_eq!(client.observe().await.expect("observed"), [defined]);
-    let start = PowerRequest { epoch: vm.epoch, action: PowerAction::Start };
+    let start = PowerRequest { epoch: vm.epoch, command: 0, action: PowerAction::Start };
     assert_eq!(client.power(vm.uuid, &start).await.expect("started").state, VmRunState::Running);
     assert!(client.check_liveness(vm.uuid, true).await.expect("looked").alive);
     client.remove_vm(vm.uuid, vm.epoch).await.expect("removed");
@@ -202,7 +202,7 @@ async fn a_host_may_settle_a_migration_and_nothing_else() {
     let host = link.client(Role::Host, "host-2");
     let denied = (ErrorClass::Denied, "not-your-call".to_owned());
     let before = link.world.calls().len();
-    let start = PowerRequest { epoch: vm.epoch, action: PowerAction::Start };
+    let start = PowerRequest { epoch: vm.epoch, command: 0, action: PowerAction::Start };
     assert_eq!(code(host.observe().await), denied);
     assert_eq!(code(host.define_vm(&vm).await), denied);
     assert_eq!(code(host.power(vm.uuid, &start).await), denied);

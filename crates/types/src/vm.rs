@@ -280,6 +280,10 @@ pub struct VmStatus {
     /// Grows with each assignment to a host; a host refuses commands with a lower one.
     #[serde(default)]
     pub epoch: u64,
+    /// The number of the last command by which it was started, stopped, held or brought back. Each is higher than the one
+    /// before, and a host refuses one that is lower than the last that it took.
+    #[serde(default)]
+    pub last_command: u64,
     /// The operation that is at work on it; there is at most one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<Name>,

@@ -12,7 +12,11 @@ use crate::records::{End, Record};
 
 impl VmTask {
     pub(super) async fn power(&mut self, request: PowerRequest, reply: Reply<VmObservation>) {
-        if let Err(error) = self.check_power(&request) {
+        let taken = match self.check_power(&request) {
+            Ok(()) => self.take_command(request.command).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = taken {
             drop(reply.send(Err(error)));
             return;
         }
@@ -29,6 +33,7 @@ impl VmTask {
 
     fn check_power(&self, request: &PowerRequest) -> Result<(), Problem> {
         self.check_epoch(request.epoch)?;
+        self.check_command(request.command)?;
         let record = self.known()?;
         if record.arrived.is_some() {
             let name = &record.assignment.name;
@@ -42,6 +47,33 @@ impl VmTask {
             PowerAction::ShutDown | PowerAction::Kill if !self.is_receiving() => self.check_not_handed_over("stopped"),
             _ => self.check_not_moving().and_then(|()| self.check_no_snapshot_at_work()),
         }
+    }
+
+    /// What this host does by itself has no number: a `Kill` that was wanted last of all also ends a QEMU that was started
+    /// again since because the one before had failed, and one that came before the last start ends neither.
+    ///
+    /// # Errors
+    /// `stale-command` for one from before the last that was taken here.
+    pub(super) fn check_command(&self, command: u64) -> Result<(), Problem> {
+        let record = self.known()?;
+        if command >= record.command {
+            return Ok(());
+        }
+        let (name, last) = (&record.assignment.name, record.command);
+        let detail = format!("VM '{name}' has taken command {last} on this host, this one is older: {command}");
+        Err(Problem::conflict("stale-command", detail).remedy("observe the VM again, then give it a new command"))
+    }
+
+    /// On disk before anything is done: an agent that dies in between takes no older one afterwards.
+    pub(super) async fn take_command(&mut self, command: u64) -> Result<(), Problem> {
+        let record = self.known()?;
+        if record.command == command {
+            return Ok(());
+        }
+        let record = Record { command, ..record.clone() };
+        self.host.records.save(&record).await.map_err(|error| error.problem())?;
+        self.record = Some(record);
+        Ok(())
     }
 
     async fn carry_out(&mut self, action: PowerAction) -> Result<(), Problem> {

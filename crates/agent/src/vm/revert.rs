@@ -34,8 +34,10 @@ const QUIT_LIMIT: Duration = Duration::from_secs(5);
 impl VmTask {
     pub(super) async fn revert(&mut self, request: RevertVm) -> Result<VmObservation, Problem> {
         self.check_epoch(request.epoch)?;
+        self.check_command(request.command)?;
         self.check_not_moving()?;
         self.check_no_snapshot_at_work()?;
+        self.take_command(request.command).await?;
         self.expect_exports_answer().await?;
         if self.known()?.recovery.last_revert == Some(request.revert) {
             if request.memory && matches!(self.run, Run::On(_)) {

@@ -99,8 +99,14 @@ fn it_moves_under_a_guest_there_and_back_and_everything_works_on_it_as_before() 
         world.until(0, vm.uuid, "a good state is kept again", |vm| !vm.recovery_points.is_empty()).await;
         let taken = TakeSnapshot { epoch: vm.epoch, snapshot: Uuid::new_v4(), memory: true, quiesce: false };
         agent.take_snapshot(vm.uuid, &taken).await.unwrap();
-        let back =
-            RevertVm { epoch: vm.epoch, revert: Uuid::new_v4(), to: taken.snapshot, memory: true, keep_as: None };
+        let back = RevertVm {
+            epoch: vm.epoch,
+            command: 0,
+            revert: Uuid::new_v4(),
+            to: taken.snapshot,
+            memory: true,
+            keep_as: None,
+        };
         assert_eq!(agent.revert_vm(vm.uuid, &back).await.unwrap().state, VmRunState::Running);
         agent.delete_snapshot(vm.uuid, vm.epoch, taken.snapshot).await.unwrap();
 
@@ -154,7 +160,8 @@ fn stopped_it_takes_all_its_states_along_and_leaves_none_that_another_host_could
         let elsewhere = world.agent(1).adopt_vm(vm.uuid, &adopt(&there, 2)).await.unwrap();
         assert_eq!(elsewhere.epoch, 2);
         let moved = Assignment { epoch: 2, ..there };
-        let back = RevertVm { epoch: 2, revert: Uuid::new_v4(), to: taken.snapshot, memory: true, keep_as: None };
+        let back =
+            RevertVm { epoch: 2, command: 0, revert: Uuid::new_v4(), to: taken.snapshot, memory: true, keep_as: None };
         assert_eq!(world.agent(1).revert_vm(vm.uuid, &back).await.unwrap().state, VmRunState::Running);
         world.until(1, vm.uuid, "the guest goes on", |vm| vm.guest_agent).await;
         // The former host may not move what is no longer its own.

@@ -72,7 +72,8 @@ fn it_arrives_whole_and_is_this_hosts_only_when_it_is_defined() {
         world.until(1, vm.uuid, "it boots from the disk that came", |vm| vm.guest_agent).await;
         agent.power(vm.uuid, &request(&there, PowerAction::Kill)).await.unwrap();
         let to = snapshot.snapshot;
-        let revert = RevertVm { epoch: there.epoch, revert: Uuid::new_v4(), to, memory: false, keep_as: None };
+        let revert =
+            RevertVm { epoch: there.epoch, command: 0, revert: Uuid::new_v4(), to, memory: false, keep_as: None };
         assert_eq!(agent.revert_vm(vm.uuid, &revert).await.unwrap().state, VmRunState::Stopped);
         agent.remove_vm(vm.uuid, there.epoch).await.unwrap();
         for host in 0..2 {
@@ -164,7 +165,7 @@ fn a_running_vm_is_copied_for_a_clone_here_and_elsewhere_and_runs_on() {
         world.agent(0).send_disk(vm.uuid, &orders[2]).await.unwrap();
         world.agent(1).define_vm(&clones[2]).await.unwrap();
         let to = snapshot.snapshot;
-        let revert = RevertVm { epoch: 1, revert: Uuid::new_v4(), to, memory: false, keep_as: None };
+        let revert = RevertVm { epoch: 1, command: 0, revert: Uuid::new_v4(), to, memory: false, keep_as: None };
         assert!(world.agent(1).revert_vm(clones[2].uuid, &revert).await.is_err());
         world.kill_agent(0);
         world.start_agent(0).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gantry_api::AgentApi;
-use gantry_api::agent::{PowerAction, VmRunState};
+use gantry_api::agent::{PowerAction, PowerRequest, VmRunState};
 use gantry_trust::{Identity, LeafNames, PeerIdentity, Role};
 use gantry_types::ErrorClass;
 use nix::sys::signal::{Signal, kill};
@@ -37,19 +37,26 @@ fn a_killed_agent_finds_its_vms_again() {
         world.until(0, vm.uuid, "it is taken over", |vm| vm.state == VmRunState::Running).await;
         assert_eq!(world.qemus(0), before);
 
-        // The host loses power: no agent, no QEMU. What should run is started again.
+        // The host loses power: no agent, no QEMU. What should run is started again, and what was sent before it was
+        // last wanted to run does not end that.
+        let numbered = |command, action| PowerRequest { command, ..request(&vm, action) };
+        world.agent(0).power(vm.uuid, &numbered(1, PowerAction::Start)).await.unwrap();
         world.kill_agent(0);
         kill(Pid::from_raw(before[0] as i32), Signal::SIGKILL).unwrap();
         world.start_agent(0).await;
         world.until(0, vm.uuid, "it is started again", |vm| vm.state == VmRunState::Running).await;
         assert_ne!(world.qemus(0), before);
+        assert_eq!(code(world.agent(0).power(vm.uuid, &numbered(0, PowerAction::Kill)).await), "stale-command");
+        assert_eq!(world.look(0, vm.uuid).await.unwrap().state, VmRunState::Running);
 
-        // What its owner has stopped stays so.
+        // What its owner has stopped stays so, also when the command that started it comes once more.
         let agent = world.agent(0);
-        agent.power(vm.uuid, &request(&vm, PowerAction::Kill)).await.unwrap();
+        agent.power(vm.uuid, &numbered(2, PowerAction::Kill)).await.unwrap();
         world.kill_agent(0);
         world.start_agent(0).await;
         assert_eq!(world.look(0, vm.uuid).await.unwrap().state, VmRunState::Stopped);
+        assert_eq!(code(world.agent(0).power(vm.uuid, &numbered(1, PowerAction::Start)).await), "stale-command");
+        assert!(world.qemus(0).is_empty());
     });
 }
 

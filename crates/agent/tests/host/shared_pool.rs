@@ -178,7 +178,7 @@ fn a_vm_whose_host_has_lost_its_link_is_told_of_and_one_whose_pool_is_gone_is_gi
         assert!(seen.reason.unwrap().starts_with("pool 'nas' is missing"));
         vm.nics[0].interface = None;
         world.agent(1).adopt_vm(vm.uuid, &adopt(&vm, 2)).await.unwrap();
-        let start = PowerRequest { epoch: 2, action: PowerAction::Start };
+        let start = PowerRequest { epoch: 2, command: 0, action: PowerAction::Start };
         world.agent(1).power(vm.uuid, &start).await.unwrap();
         world.until(1, vm.uuid, "it runs elsewhere", |vm| vm.guest_agent).await;
         assert_eq!(lease(&pool, &vm), ("host-2".to_owned(), 2));

@@ -15,7 +15,7 @@ fn take(epoch: u64) -> TakeSnapshot {
 }
 
 fn back(epoch: u64, to: Uuid) -> RevertVm {
-    RevertVm { epoch, revert: Uuid::new_v4(), to, memory: false, keep_as: Some(Uuid::new_v4()) }
+    RevertVm { epoch, command: 0, revert: Uuid::new_v4(), to, memory: false, keep_as: Some(Uuid::new_v4()) }
 }
 
 #[test]

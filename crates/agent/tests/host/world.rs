@@ -380,7 +380,7 @@ pub fn now() -> jiff::Timestamp {
 }
 
 pub fn request(assignment: &Assignment, action: PowerAction) -> PowerRequest {
-    PowerRequest { epoch: assignment.epoch, action }
+    PowerRequest { epoch: assignment.epoch, command: 0, action }
 }
 
 pub fn code<T: std::fmt::Debug>(result: Result<T, Problem>) -> String {

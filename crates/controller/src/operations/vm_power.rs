@@ -1,4 +1,4 @@
-//! `vm_reboot`, `vm_pause`, `vm_resume`: one command to the host each.
+//! `vm_reboot`, `vm_pause`, `vm_resume`: one command to the host each. And how all operations give such commands.
 
 use async_trait::async_trait;
 use gantry_api::agent::{PowerAction, PowerRequest};
@@ -59,13 +59,24 @@ impl Procedure for VmPower {
     }
 }
 
-struct Command;
+/// The number of the next command that starts, stops, holds or brings back the VM. It is in the store before the command is
+/// sent, so that whatever is decided later has a higher one, also after a controller died in between.
+pub(super) async fn next_command(context: &StepContext) -> Result<u64, Problem> {
+    // A store that was brought back from a copy has forgotten numbers that hosts have not; all of those are in the past.
+    let now = u64::try_from(context.app.clock.now().unix_ms()).unwrap_or_default();
+    let vm = context.update_vm(|vm| vm.status.last_command = now.max(vm.status.last_command + 1)).await?;
+    Ok(vm.status.last_command)
+}
 
-async fn command(context: &StepContext, action: PowerAction) -> Result<(), Problem> {
+/// Tells the VM's host.
+pub(super) async fn command(context: &StepContext, action: PowerAction) -> Result<(), Problem> {
     let (vm, _, agent) = at_host(context).await?;
-    let request = PowerRequest { epoch: vm.status.epoch, action };
+    let command = next_command(context).await?;
+    let request = PowerRequest { epoch: vm.status.epoch, command, action };
     agent.power(vm.metadata.uuid, &request).await.map(drop)
 }
+
+struct Command;
 
 #[async_trait]
 impl Step for Command {

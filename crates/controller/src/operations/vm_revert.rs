@@ -8,7 +8,7 @@
 //! back.
 
 use async_trait::async_trait;
-use gantry_api::agent::{PowerAction, PowerRequest, RevertVm};
+use gantry_api::agent::{PowerAction, RevertVm};
 use gantry_types::{
     Action, ErrorClass, Name, Problem, RecoveryPoint, RecoveryPointKind, Resource, Severity, Snapshot, Timestamp, Vm,
     VmPhase,
@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::{
     step::{Ending, Procedure, Step, StepContext, Undone},
-    vm_power::back_to_former,
+    vm_power::{back_to_former, command, next_command},
     vm_start::{Running, Start, at_host, or_absent},
 };
 use crate::objects::Change;
@@ -191,6 +191,7 @@ impl Step for Swap {
         let (vm, _, agent) = at_host(context).await?;
         let request = RevertVm {
             epoch: vm.status.epoch,
+            command: next_command(context).await?,
             revert: plan.revert,
             to: plan.to,
             memory: plan.memory,
@@ -212,21 +213,22 @@ impl Step for Swap {
         let Some(plan) = context.memo::<Plan>(PLAN)? else { return Ok(Undone::Yes) };
         let (vm, _, agent) = at_host(context).await?;
         let (uuid, epoch) = (vm.metadata.uuid, vm.status.epoch);
-        let back = RevertVm { epoch, revert: plan.back, to: plan.keep_as, memory: false, keep_as: None };
+        let number = next_command(context).await?;
+        let back =
+            RevertVm { epoch, command: number, revert: plan.back, to: plan.keep_as, memory: false, keep_as: None };
         match agent.revert_vm(uuid, &back).await {
             Ok(_) => {}
             // Nothing was kept, so nothing was replaced.
             Err(problem) if problem.class == ErrorClass::NotFound => {}
             Err(problem) => return Err(problem),
         }
-        let power = async |action| agent.power(uuid, &PowerRequest { epoch, action }).await;
         match context.former()?.phase {
-            VmPhase::Running => drop(power(PowerAction::Start).await?),
+            VmPhase::Running => command(context, PowerAction::Start).await?,
             VmPhase::Paused => {
-                power(PowerAction::Start).await?;
-                power(PowerAction::Pause).await?;
+                command(context, PowerAction::Start).await?;
+                command(context, PowerAction::Pause).await?;
             }
-            _ => or_absent(power(PowerAction::Kill).await.map(drop))?,
+            _ => or_absent(command(context, PowerAction::Kill).await)?,
         }
         or_absent(agent.delete_snapshot(uuid, epoch, plan.keep_as).await)?;
         Ok(Undone::Yes)

@@ -8,7 +8,7 @@
 //! disk is left; its addresses stay its own until it is deleted.
 
 use async_trait::async_trait;
-use gantry_api::agent::{AdoptVm, ImageRef, PowerAction, PowerRequest, VmObservation, VmRunState};
+use gantry_api::agent::{AdoptVm, ImageRef, PowerAction, VmObservation, VmRunState};
 use gantry_placement::Request;
 use gantry_types::{Action, ByteSize, ErrorClass, Name, PowerState, Problem, Resource, Severity, Vm, VmPhase};
 use std::time::Duration;
@@ -18,6 +18,7 @@ use super::{
     assignment::{assignment, image_of},
     placing::{NO_HOST_FITS, choose},
     step::{Ending, Procedure, Step, StepContext, Undone},
+    vm_power::command,
     waking::wake_one,
 };
 use crate::{
@@ -333,17 +334,14 @@ impl Step for Start {
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let (vm, host, agent) = at_host(context).await?;
         copies::begin_alone(&context.app, &vm, &host, &*agent).await?;
-        let request = PowerRequest { epoch: vm.status.epoch, action: PowerAction::Start };
-        agent.power(vm.metadata.uuid, &request).await?;
+        command(context, PowerAction::Start).await?;
         // Others learn where the VM is by the loop; nobody could have talked to it before.
         context.app.wakeups.networks.notify_one();
         Ok(())
     }
 
     async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
-        let (vm, _, agent) = at_host(context).await?;
-        let request = PowerRequest { epoch: vm.status.epoch, action: PowerAction::Kill };
-        or_absent(agent.power(vm.metadata.uuid, &request).await.map(drop))?;
+        or_absent(command(context, PowerAction::Kill).await)?;
         Ok(Undone::Yes)
     }
 }
@@ -383,8 +381,7 @@ impl Step for Running {
             }
         };
         if vm.spec.power == PowerState::Paused && observation.state == VmRunState::Running {
-            let request = PowerRequest { epoch: vm.status.epoch, action: PowerAction::Pause };
-            agent.power(vm.metadata.uuid, &request).await?;
+            command(context, PowerAction::Pause).await?;
         }
         context.note("accelerator", &observation.accelerator)
     }

@@ -5,12 +5,12 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use gantry_api::agent::{PowerAction, PowerRequest, VmRunState};
+use gantry_api::agent::{PowerAction, VmRunState};
 use gantry_types::{Action, Problem, Resource, Severity, Timestamp, VmPhase};
 
 use super::{
     step::{CANCELLED, Ending, Procedure, Step, StepContext},
-    vm_power::back_to_former,
+    vm_power::{back_to_former, command},
     vm_start::{at_host, observe, or_absent},
 };
 use crate::objects::Change;
@@ -76,10 +76,7 @@ impl Step for ShutDown {
             match observe(&*agent, vm.metadata.uuid).await?.map(|observation| observation.state) {
                 None | Some(VmRunState::Stopped | VmRunState::Failed) => return Ok(()),
                 // A paused guest can't shut down.
-                Some(VmRunState::Paused) => {
-                    let request = PowerRequest { epoch: vm.status.epoch, action: PowerAction::Resume };
-                    agent.power(vm.metadata.uuid, &request).await?;
-                }
+                Some(VmRunState::Paused) => command(context, PowerAction::Resume).await?,
                 Some(_) => {}
             }
             if clock.now().since(began) >= Duration::from_secs(u64::from(grace_s)) {
@@ -90,8 +87,7 @@ impl Step for ShutDown {
             }
             let now = clock.elapsed();
             if asked.is_none_or(|at| now.saturating_sub(at) >= ASK_AGAIN) {
-                let request = PowerRequest { epoch: vm.status.epoch, action: PowerAction::ShutDown };
-                agent.power(vm.metadata.uuid, &request).await?;
+                command(context, PowerAction::ShutDown).await?;
                 asked = Some(now);
             }
             context.sleep(POLL).await;
@@ -108,8 +104,6 @@ impl Step for CutOff {
     }
 
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
-        let (vm, _, agent) = at_host(context).await?;
-        let request = PowerRequest { epoch: vm.status.epoch, action: PowerAction::Kill };
-        or_absent(agent.power(vm.metadata.uuid, &request).await.map(drop))
+        or_absent(command(context, PowerAction::Kill).await)
     }
 }

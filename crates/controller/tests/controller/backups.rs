@@ -2,7 +2,8 @@
 
 use gantry_api::backup::BackupContent;
 use gantry_api::rest::{
-    AdoptBackupsQuery, BackupFilesQuery, Changed, DeleteBackupQuery, RepositoryCheckQuery, RestoreBackupRequest, WriteQuery,
+    AdoptBackupsQuery, BackupFilesQuery, Changed, DeleteBackupQuery, RepositoryCheckQuery, RestoreBackupRequest,
+    WriteQuery,
 };
 use gantry_controller::{
     Caller,
@@ -235,7 +236,8 @@ async fn backups_that_nobody_knows_any_more_are_taken_in_as_they_were() {
     }
     assert_eq!(adopted.len(), 3, "{adopted:?}");
     for was in &before {
-        let now = world.backups().await.into_iter().find(|now| now.metadata.uuid == was.metadata.uuid).expect("adopted");
+        let now =
+            world.backups().await.into_iter().find(|now| now.metadata.uuid == was.metadata.uuid).expect("adopted");
         let same = now.metadata.name == was.metadata.name;
         assert!(same || was.short_name() == "b" && now.short_name().starts_with("b-"), "{now:?}");
         assert_eq!((&now.status.machine, &now.status.disks), (&was.status.machine, &was.status.disks));

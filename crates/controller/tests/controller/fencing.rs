@@ -157,7 +157,7 @@ async fn a_protected_vm_of_a_lost_host_starts_elsewhere_after_the_proof_and_not_
     assert_eq!(fence_of(&world, "host-1").await, None);
     assert!(reasons(&controller).contains(&"HostFenceLifted".to_owned()));
     assert!(world.hosts.records_on(&name("host-2")).is_empty());
-    let start = PowerRequest { epoch: 9, action: PowerAction::Start };
+    let start = PowerRequest { epoch: 9, command: u64::MAX, action: PowerAction::Start };
     assert_eq!(late.power(uuid, &start).await.expect_err("old").code(), "stale-fence");
     world.reports(&controller).await;
     gantry_controller::loops::stray_vms::pass(&controller.app).await;

@@ -15,6 +15,7 @@ mod energy;
 mod fencing;
 mod hosts_fail;
 mod hosts_work;
+mod late_commands;
 mod late_reports;
 mod mirrored;
 mod networking;

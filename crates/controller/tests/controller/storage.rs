@@ -407,7 +407,7 @@ async fn a_host_that_comes_back_lets_a_vm_go_that_was_adopted_meanwhile() {
 
     // It would start it again, and may not.
     world.hosts.mend(&name("host-1"));
-    let start = PowerRequest { epoch: 1, action: PowerAction::Start };
+    let start = PowerRequest { epoch: 1, command: u64::MAX, action: PowerAction::Start };
     assert_eq!(code(world.hosts.host(&name("host-1")).power(uuid, &start).await), "disk-elsewhere");
     world.reports(&controller).await;
     stray_vms::pass(app).await;
@@ -426,7 +426,7 @@ async fn a_guest_that_still_runs_keeps_its_disk_whatever_is_believed_of_its_host
     world.lose(&controller, "host-1").await;
     // It was cut off, not switched off: its guest goes on.
     world.hosts.mend(&name("host-1"));
-    let power = PowerRequest { epoch: 1, action: PowerAction::Start };
+    let power = PowerRequest { epoch: 1, command: u64::MAX, action: PowerAction::Start };
     world.hosts.host(&name("host-1")).power(uuid, &power).await.expect("it runs");
     world.hosts.cut(&name("host-1"));
     nobody_knows(&world, &controller).await;

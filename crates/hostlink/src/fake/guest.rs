@@ -32,6 +32,8 @@ pub(super) struct FakeVm {
     pub assignment: Assignment,
     pub owner_uid: u32,
     pub guest: Guest,
+    /// The number of the last command that it took.
+    pub command: u64,
     pub migration: Option<FakeMigration>,
     pub ha: HaStatus,
     pub probes: Vec<ProbeStatus>,
@@ -87,6 +89,7 @@ impl FakeVm {
             assignment,
             owner_uid,
             guest: Guest::Off { failed: false, reason: None },
+            command: 0,
             migration: None,
             ha: HaStatus::default(),
             probes: Vec::new(),
@@ -97,6 +100,16 @@ impl FakeVm {
             pairing: FakePairing::default(),
             waits_for_peer: false,
         }
+    }
+
+    /// # Errors
+    /// `stale-command` for one that is older than the last that it took.
+    pub(super) fn expect_news(&self, command: u64) -> Result<(), Problem> {
+        if command >= self.command {
+            return Ok(());
+        }
+        let (name, last) = (&self.assignment.name, self.command);
+        Err(Problem::conflict("stale-command", format!("VM '{name}' has taken command {last}, this is {command}")))
     }
 
     pub(super) fn is_moving(&self) -> bool {

@@ -18,6 +18,7 @@ use super::{
     FakeWorld, HostState, State,
     faults::When,
     guest::{FakeMigration, FakeVm, Guest},
+    late::SentCommand,
     migration::is_receiving,
     mirror::{expect_alone, leave_copy},
     unreachable,
@@ -278,14 +279,18 @@ impl HostState {
 
 fn power(vm: &mut FakeVm, request: &PowerRequest) -> Result<VmObservation, Problem> {
     stale(vm, request.epoch)?;
+    vm.expect_news(request.command)?;
     handed_over(vm)?;
     if vm.arrived.is_some() {
         return Err(Problem::conflict("vm-arrived", "it is not said to be this host's VM yet"));
     }
+    if vm.guest == Guest::Incoming {
+        return Err(Problem::conflict("vm-migrating", "the VM is being migrated"));
+    }
+    vm.command = request.command;
     let off = || Guest::Off { failed: false, reason: None };
     let is_off = matches!(vm.guest, Guest::Off { .. });
     vm.guest = match (request.action, &vm.guest) {
-        (_, Guest::Incoming) => return Err(Problem::conflict("vm-migrating", "the VM is being migrated")),
         (PowerAction::Start, _) if is_off => {
             vm.ha.elsewhere = false;
             Guest::Running
@@ -350,6 +355,7 @@ impl AgentApi for FakeHost {
     }
 
     async fn power(&self, vm: Uuid, request: &PowerRequest) -> Result<VmObservation, Problem> {
+        self.note_sent(vm, SentCommand::Power(request.clone()));
         self.on_host("power", |host| {
             if request.action == PowerAction::Start {
                 let assignment = host.vm(vm)?.assignment.clone();
@@ -406,6 +412,7 @@ impl AgentApi for FakeHost {
     }
 
     async fn revert_vm(&self, vm: Uuid, request: &RevertVm) -> Result<VmObservation, Problem> {
+        self.note_sent(vm, SentCommand::Revert(request.clone()));
         self.call("revert_vm", |state| {
             let reverted = state.host(&self.name)?.vm(vm)?.revert(request)?;
             // What was written since is taken back.

@@ -12,6 +12,7 @@ mod faults;
 mod fencing;
 mod guest;
 mod host;
+mod late;
 mod migration;
 mod mirror;
 mod parts;
@@ -32,6 +33,7 @@ use uuid::Uuid;
 
 pub use faults::{Call, Fault, When};
 pub use host::{CLOCK_LAG_MS, FakeHost};
+pub use late::{Sent, SentCommand};
 
 use backups::FakeRepositories;
 use faults::Faults;
@@ -50,6 +52,8 @@ pub struct FakeWorld {
 struct State {
     hosts: BTreeMap<Name, HostState>,
     faults: Faults,
+    /// What started and stopped VMs.
+    sent: Vec<Sent>,
     repositories: FakeRepositories,
     /// Every time a VM executed on two hosts.
     violations: Vec<String>,

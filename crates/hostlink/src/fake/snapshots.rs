@@ -60,6 +60,8 @@ impl FakeVm {
 
     pub(super) fn revert(&mut self, request: &RevertVm) -> Result<VmObservation, Problem> {
         self.may_change(request.epoch)?;
+        self.expect_news(request.command)?;
+        self.command = request.command;
         if self.last_revert == Some(request.revert) {
             return Ok(self.observe());
         }

@@ -34,6 +34,8 @@ use crate::Planted;
 pub struct VmRecord {
     /// It is to run.
     pub wanted: bool,
+    /// The number of the last command that said so.
+    pub command: u64,
     /// Settled for the fence of this generation: it does not start by itself.
     pub fenced: Option<u64>,
     pub process: Option<Process>,

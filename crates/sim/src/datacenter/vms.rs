@@ -276,6 +276,7 @@ impl AgentSide {
         let task = self.attend(vm, false);
         let _turn = task.turn.lock().await;
         let known = self.vms.find_at(vm, request.epoch)?;
+        self.take_command(&known, request.command).await?;
         match request.action {
             PowerAction::Start => self.start(&known, request.epoch).await?,
             PowerAction::Kill => {
@@ -288,6 +289,17 @@ impl AgentSide {
             _ => drop(self.vms.fake.power(vm, request).await?),
         }
         Ok(self.vms.shown(self.vms.find(vm)?))
+    }
+
+    /// Before anything is done: nothing older counts afterwards.
+    async fn take_command(&self, known: &VmObservation, command: u64) -> Result<(), Problem> {
+        let record = self.vms.link.machine.record(known.uuid);
+        if command < record.command {
+            let detail = format!("VM '{}' has taken command {}, this is {command}", known.name, record.command);
+            return Err(Problem::conflict("stale-command", detail));
+        }
+        self.vms.write(known.uuid, VmRecord { command, ..record }).await;
+        Ok(())
     }
 
     /// The controller starts it: what was before a fence counts no more.
