@@ -89,6 +89,9 @@ pub struct BackupStatus {
     /// The VM as it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<VmSpec>,
+    /// The VM was off: the number of its last command then. As long as that is its last one, nothing was written since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_at_command: Option<u64>,
     /// The VM's own disk is the first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<BackupDisk>,

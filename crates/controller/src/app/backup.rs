@@ -50,6 +50,8 @@ pub async fn create(app: &App, caller: &Caller, sent: Backup, query: &WriteQuery
             app.stamp(&mut backup.metadata);
             backup.status.host.clone_from(&current.status.host);
             backup.status.machine = Some(machine_with_identity(&current));
+            let is_off = !matches!(current.status.phase, VmPhase::Running | VmPhase::Paused);
+            backup.status.stopped_at_command = is_off.then_some(current.status.last_command);
             let mut vm = current.clone();
             let action = Action::BackupCreate { backup: backup.metadata.name.clone() };
             let mut operation = engage(app, caller, &mut vm, &current, action)?;

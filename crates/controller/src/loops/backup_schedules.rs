@@ -11,7 +11,7 @@ use gantry_types::{
 };
 
 use super::snapshot_schedules::failed_lately;
-use crate::app::{App, Caller, backup};
+use crate::app::{App, Caller, backup, volume};
 
 const INTERVAL: Duration = Duration::from_secs(10);
 /// Scheduled backups that are being made on a host at a time.
@@ -43,8 +43,16 @@ pub async fn pass(app: &App) {
             tell(&vm, &problem);
         }
         let newest = made.iter().map(made_at).max();
-        let runs = matches!(vm.status.phase, VmPhase::Running | VmPhase::Paused) && vm.status.operation.is_none();
-        if runs && schedule.retention().is_due(newest, now) && !failed_lately(app, vm.metadata.uuid, is_backup, now) {
+        let is_changed = match vm.status.phase {
+            VmPhase::Running | VmPhase::Paused => true,
+            VmPhase::Stopped => vm.status.host.is_some() && !is_covered(app, &vm, &made),
+            _ => false,
+        };
+        if is_changed
+            && vm.status.operation.is_none()
+            && schedule.retention().is_due(newest, now)
+            && !failed_lately(app, vm.metadata.uuid, is_backup, now)
+        {
             due.push((newest, vm));
         }
     }
@@ -60,6 +68,16 @@ pub async fn pass(app: &App) {
             Err(problem) => tell(&vm, &problem),
         }
     }
+}
+
+/// The last one was made since the VM is off, of all disks that it has: nothing was written since.
+fn is_covered(app: &App, vm: &Vm, made: &[Arc<Backup>]) -> bool {
+    let whole = made.iter().filter(|one| one.status.phase == BackupPhase::Ready);
+    let Some(last) = whole.max_by_key(|one| made_at(one)) else { return false };
+    let volumes = volume::names_of(app, vm);
+    let has = last.status.disks.iter().skip(1);
+    last.status.stopped_at_command == Some(vm.status.last_command)
+        && has.map(|disk| disk.name.as_str()).eq(volumes.iter().map(Name::as_str))
 }
 
 fn tell(vm: &Vm, problem: &Problem) {

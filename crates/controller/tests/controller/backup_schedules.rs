@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gantry_api::rest::WriteQuery;
+use gantry_api::rest::{StopRequest, WriteQuery};
 use gantry_controller::{
     Caller,
     app::{backup, vm},
@@ -52,6 +52,30 @@ async fn made(world: &World) -> Vec<String> {
     let mut names: Vec<String> = world.backups().await.iter().map(|one| one.short_name().to_owned()).collect();
     names.sort();
     names
+}
+
+#[tokio::test]
+async fn one_that_is_off_is_made_once_after_it_ran() {
+    let (world, controller) = running(&["web"]).await;
+    schedule(&world, &controller, "web", json!({"repository": REPOSITORY, "hourly": 24})).await.expect("changed");
+    let hours = async |count: u32| {
+        for _ in 0..count {
+            world.clock.advance(Duration::from_secs(3600));
+            settle(&world, &controller).await;
+        }
+        made(&world).await.len()
+    };
+    assert_eq!(hours(2).await, 2);
+    let app = &controller.app;
+    let force = StopRequest { grace_s: 0, force: true };
+    for expected in [3, 4] {
+        let stopped = vm::stop(app, &admin(), "web", force, &WriteQuery::default()).await.expect("accepted");
+        controller.execute(&stopped.operation.expect("an operation").metadata.name).await;
+        assert_eq!(hours(3).await, expected, "what it wrote last, and nothing since");
+        let started = vm::start(app, &admin(), "web", &WriteQuery::default()).await.expect("accepted");
+        controller.execute(&started.operation.expect("an operation").metadata.name).await;
+    }
+    world.check().await;
 }
 
 #[tokio::test]
