@@ -141,6 +141,17 @@ impl Pool {
         self.spec.kind == PoolType::Mirrored
     }
 
+    /// The space that it has, by what its hosts tell: they see the same, or, if it is mirrored, each its own, of which every disk
+    /// takes some on two.
+    pub fn space_among(&self, told: &[PoolSpace]) -> Option<PoolSpace> {
+        if !self.is_mirrored() {
+            return told.first().copied();
+        }
+        let half =
+            |of: fn(&PoolSpace) -> ByteSize| ByteSize(told.iter().map(|space| of(space).bytes()).sum::<u64>() / 2);
+        (!told.is_empty()).then(|| PoolSpace { capacity: half(|space| space.capacity), free: half(|space| space.free) })
+    }
+
     /// All that is wrong with it by itself; whether its hosts are there is the controller's to check.
     pub fn validate(&self) -> Result<(), Problem> {
         let (spec, name) = (&self.spec, &self.metadata.name);

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use gantry_api::storage::PoolReport;
 use gantry_types::{
     ByteSize, Host, HostState, Name, Pool, PoolHealth, PoolPhase, PoolStatus, Problem, Resource, Severity,
 };
@@ -179,13 +180,14 @@ fn health(app: &App, pool: &Pool) -> (PoolHealth, Option<String>) {
         };
         hosts.iter().filter_map(of_host).collect::<Vec<_>>()
     });
-    let Some((host, mut worst)) = reports.into_iter().max_by_key(|(_, report)| report.health) else {
+    let used = |report: &PoolReport| report.space.map_or(0, |space| space.used_percent());
+    let Some((host, mut worst)) = reports.into_iter().max_by_key(|(_, report)| (report.health, used(report))) else {
         return (pool.status.health, pool.status.reason.clone());
     };
     if pool.spec.hosts.len() > 1 && worst.health > PoolHealth::Full {
         worst.reason = worst.reason.map(|reason| format!("on host '{host}': {reason}"));
     }
-    let used = worst.space.map_or(0, |space| space.used_percent());
+    let used = used(&worst);
     let alarm = u64::from(pool.spec.alarm_percent);
     let was_alarmed = pool.status.health == PoolHealth::NearlyFull;
     let limit = if was_alarmed { alarm.saturating_sub(ALARM_ENDS_BELOW) } else { alarm };
@@ -193,6 +195,7 @@ fn health(app: &App, pool: &Pool) -> (PoolHealth, Option<String>) {
         return (worst.health, worst.reason);
     }
     // The figure itself would be a write for each percent.
-    let reason = format!("more than {alarm} % of it are used: make room, or use another pool");
+    let place = if pool.is_mirrored() { format!("its place on host '{host}'") } else { "it".to_owned() };
+    let reason = format!("more than {alarm} % of {place} are used: make room, or use another pool");
     (PoolHealth::NearlyFull, Some(reason))
 }

@@ -153,7 +153,8 @@ kinds! {
         let reports = pool.spec.hosts.iter().filter_map(|host| overlay.hosts.get(host.as_str()));
         let its = reports.flat_map(|report| &report.pools).filter(|report| report.pool == pool.metadata.uuid);
         let its: Vec<_> = its.collect();
-        pool.status.space = its.first().and_then(|report| report.space);
+        let told: Vec<_> = its.iter().filter_map(|report| report.space).collect();
+        pool.status.space = pool.space_among(&told);
         pool.status.busy_percent = its.iter().filter_map(|report| report.busy_percent).max();
     };
     Volume in volumes, facts facts::of_volume, lay_over |volume, overlay| {

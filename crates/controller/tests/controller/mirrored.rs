@@ -8,11 +8,12 @@ use gantry_api::{AgentApi, MirrorApi};
 use gantry_controller::{
     Caller,
     app::{cluster, snapshot, vm, volume},
-    loops::{cluster_keeper, failover, host_failure_detector, host_fencer, mirror_keeper, stray_vms},
+    loops::{cluster_keeper, failover, host_failure_detector, host_fencer, mirror_keeper, pool_keeper, stray_vms},
 };
 use gantry_hostlink::fake::{Fault, When};
 use gantry_types::{
-    ByteSize, DiskCopies, Event, HaPolicy, Host, Name, Operation, Problem, Snapshot, Vm, VmPhase, Volume,
+    ByteSize, DiskCopies, Event, HaPolicy, Host, Name, Operation, Pool, PoolHealth, Problem, Snapshot, Vm, VmPhase,
+    Volume,
 };
 use serde_json::json;
 
@@ -423,4 +424,23 @@ async fn a_copy_that_is_stale_by_the_time_its_host_is_taken_is_not_started_on() 
 
 fn is_placing(step: &gantry_types::StepStatus) -> bool {
     step.name == "place" && step.attempts > 0
+}
+
+#[tokio::test]
+async fn the_host_with_the_least_room_is_told_of_and_each_disk_counts_twice() {
+    let pair = Pair::new().await;
+    let app = &pair.controller.app;
+    let look = async || {
+        pair.world.reports(&pair.controller).await;
+        pool_keeper::pass(app).await.expect("a store");
+        app.model.view::<Pool>("pair").expect("a pool").status
+    };
+    let before = look().await.space.expect("measured");
+    assert_eq!(before.capacity, ByteSize::gib(150), "of three hosts with 100 GiB each");
+    let uuid = app.objects.get::<Pool>("pair").await.expect("a pool").metadata.uuid;
+    pair.world.hosts.change_pool(&name("host-2"), uuid, None, Some(ByteSize::gib(10)));
+    let status = look().await;
+    assert_eq!(status.health, PoolHealth::NearlyFull);
+    assert!(status.reason.expect("one").contains("its place on host 'host-2'"));
+    assert_eq!(status.space.expect("measured").free, ByteSize::gib(105));
 }
