@@ -59,7 +59,8 @@ pub trait AgentApi: StorageApi + MirrorApi + BackupApi + RelocationApi + Fencing
     /// otherwise like [`Self::define_vm`]. The epoch has to be higher than that of whoever had the disk: the lease beside
     /// the disk is this host's from then on, and no host with a lower epoch starts the VM any more. Refused while any
     /// QEMU has the disk open (`disk-in-use`, transient) and if the lease is of the same or a later epoch elsewhere
-    /// (`disk-elsewhere`, conflict); then nothing has changed.
+    /// (`disk-elsewhere`, conflict); then nothing has changed. What a move from here in a shared pool has left of the VM is given up for it, if the
+    /// epoch is later than the one that the VM got where it went.
     async fn adopt_vm(&self, vm: Uuid, request: &AdoptVm) -> Result<VmObservation, Problem>;
     async fn power(&self, vm: Uuid, request: &PowerRequest) -> Result<VmObservation, Problem>;
     /// Changes what the host does when the VM fails and how it finds out, also while it runs.

@@ -1,6 +1,6 @@
 //! What a VM is on this host: made from its assignment, changed while it is stopped, removed with all it had.
 
-use gantry_api::agent::{AdoptVm, Assignment, Verdict, VmObservation};
+use gantry_api::agent::{AdoptVm, Assignment, Verdict, VmObservation, VmRunState};
 use gantry_storage::Claiming;
 use gantry_types::{PowerState, Problem};
 
@@ -65,7 +65,8 @@ impl VmTask {
                 format!("the disk of VM '{}' is in no pool that another host could have had it in", assignment.name);
             return Err(Problem::invalid("disk-not-shared", detail).remedy("define the VM instead"));
         }
-        if let Some(record) = &self.record {
+        let is_left_behind = self.is_left_behind(&assignment);
+        if let Some(record) = self.record.as_ref().filter(|_| !is_left_behind) {
             self.check_epoch(assignment.epoch)?;
             self.check_not_moving()?;
             if record.assignment.epoch == assignment.epoch {
@@ -77,6 +78,10 @@ impl VmTask {
             }
         }
         drop(disk::claim(&self.host, &assignment, Claiming::Keep).await?);
+        if is_left_behind {
+            self.sending = None;
+            self.end_qemu().await?;
+        }
         let known_uid = self.record.as_ref().map(|record| record.owner_uid);
         let owner_uid = known_uid.map_or_else(|| self.host.uids.take(), Ok)?;
         let mut points = recovery_points;
@@ -92,6 +97,14 @@ impl VmTask {
             self.host.uids.release(owner_uid);
         }
         made
+    }
+
+    /// What is here was handed over, and the VM has a later epoch by now than it got where it went: that host has lost it, and what it was here
+    /// is of no use, whether this host has heard that it was taken or not. A disk that went along is not here any more.
+    fn is_left_behind(&self, assignment: &Assignment) -> bool {
+        let known = self.record.as_ref().map(|record| record.assignment.epoch);
+        let is_later = known.is_some_and(|known| assignment.epoch > known + 1);
+        is_later && self.run_state() == VmRunState::HandedOver && !assignment.disk.travels()
     }
 
     /// The record first: what a crash leaves of the rest is found through it.

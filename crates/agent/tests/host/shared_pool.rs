@@ -2,15 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use gantry_api::agent::{AdoptVm, Assignment, PowerAction, PowerRequest, VmRunState};
+use gantry_api::agent::{AdoptVm, Assignment, MigrationState, PowerAction, PowerRequest, VmRunState};
 use gantry_api::storage::PoolAssignment;
 use gantry_api::{AgentApi, StorageApi};
-use gantry_types::{HaPolicy, HaSpec, PoolType, PowerState};
+use gantry_types::{HaPolicy, HaSpec, PoolType, PostCopy, PowerState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::migration::Move;
 use crate::world::{World, code, in_world, request};
 
 /// A pool that both hosts have joined.
@@ -94,6 +95,40 @@ fn a_disk_is_adopted_when_nothing_runs_on_it_and_stays_when_the_former_host_come
         second.remove_vm(vm.uuid, 2).await.unwrap();
         assert!(!file(&pool, &vm, "qcow2").exists() && !file(&pool, &vm, "lease").exists());
         second.close_pool(&pool).await.unwrap();
+    });
+}
+
+#[test]
+fn a_vm_that_was_lost_where_it_went_is_adopted_where_it_came_from_beside_what_it_has_left() {
+    in_world(2, async |mut world| {
+        let place = tempfile::tempdir().unwrap();
+        let (pool, vm) = a_vm_in_a_pool(&world, place.path()).await;
+        let moved = Move::of(&vm);
+        moved.begin(&world, 0, PostCopy::Never).await;
+        moved.until(&world, 0, MigrationState::Moved).await;
+        // Nobody has its source let it go before its new host is lost.
+        let first = world.agent(0);
+        for epoch in [1, 2] {
+            assert_eq!(code(first.adopt_vm(vm.uuid, &adopt(&vm, epoch)).await), "vm-handed-over");
+        }
+        assert_eq!(code(first.adopt_vm(vm.uuid, &adopt(&vm, 3)).await), "disk-in-use");
+        assert_eq!((world.look(0, vm.uuid).await.unwrap().state, world.qemus(0).len()), (VmRunState::HandedOver, 1));
+        let runs = world.qemus(1);
+        world.kill_agent(1);
+        kill(Pid::from_raw(runs[0] as i32), Signal::SIGKILL).unwrap();
+
+        for _ in 0..2 {
+            crate::world::eventually("it is adopted", async || first.adopt_vm(vm.uuid, &adopt(&vm, 3)).await.ok())
+                .await;
+        }
+        assert!(world.qemus(0).is_empty());
+        assert_eq!(lease(&pool, &vm), ("host-1".to_owned(), 3));
+        let adopted = adopt(&vm, 3).assignment;
+        first.power(vm.uuid, &request(&adopted, PowerAction::Start)).await.unwrap();
+        let seen = world.until(0, vm.uuid, "its guest came up from its disk", |vm| vm.guest_agent).await;
+        assert_eq!((seen.state, seen.migration), (VmRunState::Running, None));
+        first.release_migration(vm.uuid, moved.migration).await.unwrap();
+        assert_eq!(world.look(0, vm.uuid).await.unwrap().state, VmRunState::Running);
     });
 }
 

@@ -3,7 +3,8 @@
 //!
 //! A VM is a stray on a host only if this datacenter has deleted it, which a deletion that succeeded or a clone that was
 //! undone proves, or if nothing places it there: it is recorded elsewhere with a higher epoch (or nowhere with one as high), is not moving
-//! there, and no operation is at work on it. The host refuses the removal if it knows a higher epoch, so a decision made
+//! there, and no operation is at work on it. So is what it left on a host that it was placed on again, after the one that it went to
+//! was lost. The host refuses the removal if it knows a higher epoch, so a decision made
 //! on old knowledge does nothing.
 //!
 //! A VM that this store knows nothing of may be somebody's only copy: of a VM made after the backup that the store was
@@ -76,7 +77,9 @@ pub fn find<'a>(
             Some(_) => vm.status.epoch > observation.epoch,
             None => vm.status.epoch >= observation.epoch,
         } || matches!(observation.state, VmRunState::Receiving | VmRunState::Arrived);
-        let stray_here = !placed_here && vm.status.operation.is_none() && outranked;
+        // Placed here again since it left, the VM can't be made here before what it left is gone.
+        let left_behind = observation.state == VmRunState::HandedOver && vm.status.epoch > observation.epoch + 1;
+        let stray_here = vm.status.operation.is_none() && (left_behind || !placed_here && outranked);
         stray_here.then(|| stray(vm.status.epoch.max(observation.epoch)))
     })
 }

@@ -194,6 +194,63 @@ async fn a_source_that_dies_after_the_destination_committed_does_not_matter() {
 }
 
 #[tokio::test]
+async fn what_a_vm_has_left_is_cleared_away_where_it_was_placed_again_since() {
+    let (world, controller, operation) =
+        migrate_until("commit_migration", 0, |world| world.hosts.cut(&name("host-1"))).await;
+    lose_silent_hosts(&world, &controller).await;
+    controller.execute(&operation).await;
+    succeeded(&world.operation(operation.as_str()).await);
+    // The host that it went to is lost, and it is to be where it came from before anybody has cleared that up.
+    world.hosts.unplug(&name("host-3"));
+    let mut vm = world.vm("web").await.expect("a VM");
+    (vm.status.host, vm.status.epoch, vm.status.phase) = (Some(name("host-1")), 3, VmPhase::Failed);
+    let mut change = gantry_controller::objects::Change::new();
+    change.update(&vm).expect("writable");
+    controller.write(change).await;
+    world.hosts.mend(&name("host-1"));
+    world.hosts.mend(&name("host-3"));
+    world.hosts.settle();
+    assert_eq!(world.hosts.vms_on(&name("host-1")).len(), 1);
+    world.reports(&controller).await;
+    stray_vms::pass(&controller.app).await;
+    assert!(world.hosts.vms_on(&name("host-1")).is_empty());
+    world.check().await;
+}
+
+#[tokio::test]
+async fn a_vm_whose_new_host_is_lost_starts_where_it_came_from_beside_what_it_has_left_there() {
+    let (world, controller, operation) = scenario_until(Scenario::MigrateInPool, "commit_migration", 0, |world| {
+        world.hosts.cut(&name("host-1"));
+    })
+    .await;
+    lose_silent_hosts(&world, &controller).await;
+    controller.execute(&operation).await;
+    succeeded(&world.operation(operation.as_str()).await);
+    // Its source is back and has not heard what became of it, when the destination is lost.
+    world.hosts.mend(&name("host-1"));
+    world.reports(&controller).await;
+    let left = world.hosts.vms_on(&name("host-1"));
+    assert_eq!(left[0].migration.as_ref().map(|report| report.state), Some(MigrationState::Committing));
+    world.lose(&controller, "host-3").await;
+    let mut vm = world.vm("web").await.expect("a VM");
+    assert_eq!((vm.status.host.clone(), vm.status.epoch), (Some(name("host-3")), 2));
+    vm.status.phase = VmPhase::Unknown;
+    let mut closed = world.host("host-2").await;
+    closed.spec.cordoned = true;
+    let mut change = gantry_controller::objects::Change::new();
+    change.update(&vm).expect("writable").update(&closed).expect("writable");
+    controller.write(change).await;
+
+    let restarted = gantry_controller::app::vm::restart_elsewhere(&controller.app, "web").await.expect("accepted");
+    controller.execute(&restarted.metadata.name).await;
+    succeeded(&world.operation(restarted.metadata.name.as_str()).await);
+    let vm = world.vm("web").await.expect("a VM");
+    assert_eq!((vm.status.host, vm.status.epoch), (Some(name("host-1")), 3));
+    assert_eq!(world.hosts.executing(vm.metadata.uuid), [name("host-1")]);
+    world.check().await;
+}
+
+#[tokio::test]
 async fn during_post_copy_the_vm_is_the_destinations_already_and_the_figures_come_at_the_end() {
     let (world, controller, operation) = scenario_until(Scenario::MigratePostCopy, "apply_networks", 1, |world| {
         let states = |host| world.hosts.vms_on(&name(host))[0].migration.as_ref().map(|report| report.state);

@@ -78,7 +78,8 @@ impl State {
             false => self.disk_in_pool(assignment).unwrap_or_default(),
         };
         let opened = |(other, host): (&Name, &HostState)| {
-            other != name && host.vms.get(&uuid).is_some_and(|vm| !matches!(vm.guest, Guest::Off { .. }))
+            // A QEMU whose guest has left, or has not come yet, does not lock it.
+            other != name && host.vms.get(&uuid).is_some_and(|vm| matches!(vm.guest, Guest::Running | Guest::Paused))
         };
         let in_use = !mirrored && !self.unlocked && self.hosts.iter().any(opened);
         let host = self.host(name)?;
@@ -86,7 +87,10 @@ impl State {
             return Err(Problem::invalid("disk-not-shared", "only a disk in a pool can be adopted"));
         }
         host.expect_disk(assignment)?;
-        if let Some(known) = host.vms.get(&uuid) {
+        let is_left_behind = |known: &&FakeVm| {
+            !mirrored && known.guest == Guest::HandedOver && assignment.epoch > known.assignment.epoch + 1
+        };
+        if let Some(known) = host.vms.get(&uuid).filter(|known| !is_left_behind(known)) {
             stale(known, assignment.epoch)?;
             handed_over(known)?;
             if known.assignment.epoch == assignment.epoch {
