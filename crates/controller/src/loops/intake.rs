@@ -2,7 +2,7 @@
 //!
 //! A host may have moved to other addresses, but not to another host's: those are told of and not taken over.
 //! Everything goes to the overlay; the store is written only when something durable changed. A heartbeat that comes
-//! out of order is ignored, and a failing store only means that the next heartbeat does it.
+//! out of order, also one of an agent that has been restarted since, is ignored, and a failing store only means that the next heartbeat does it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -81,10 +81,7 @@ fn remember(app: &App, host: &Name, beat: &Heartbeat) -> bool {
     let (now, elapsed) = (app.clock.now(), app.clock.elapsed());
     let mut concerns_networks = false;
     let is_new = app.model.overlay_mut(|overlay| {
-        if let Some(last) = overlay.hosts.get(host.as_str())
-            && last.agent_instance == beat.agent_instance
-            && last.sequence >= beat.sequence
-        {
+        if overlay.is_late(host.as_str(), beat.agent_instance, beat.sequence) {
             return false;
         }
         if let Some(traffic) = &beat.traffic {

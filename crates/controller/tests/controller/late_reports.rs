@@ -81,6 +81,33 @@ async fn what_was_said_before_an_operation_ended_is_no_news_to_the_next_controll
 }
 
 #[tokio::test]
+async fn what_an_agent_has_said_before_it_was_restarted_is_no_news_after_its_successors_reports() {
+    let (world, operation) = Scenario::Start.prepare().await;
+    let controller = world.controller().await;
+    controller.execute(&operation).await;
+    world.reports(&controller).await;
+    let mut late = world.beats(&controller).await;
+    for observation in late.iter_mut().flat_map(|(_, beat)| &mut beat.vms) {
+        observation.state = VmRunState::Failed;
+        observation.ha.status.elsewhere = true;
+    }
+    for _ in 0..2 {
+        world.power.restart_agent(&name("host-1"));
+        world.reports(&controller).await;
+        for (host, beat) in late.clone() {
+            heartbeat(&controller.app, &host, beat).await.expect("taken in");
+        }
+        let vm = world.vm("web").await.expect("a VM");
+        assert_eq!((vm.status.phase, vm.status.ha.elsewhere), (VmPhase::Running, false));
+    }
+    // The one that is there now is believed.
+    let vm = world.vm("web").await.expect("a VM");
+    world.hosts.guest_powers_off(&name("host-1"), vm.metadata.uuid);
+    world.reports(&controller).await;
+    assert_eq!(world.vm("web").await.expect("a VM").status.phase, VmPhase::Stopped);
+}
+
+#[tokio::test]
 async fn a_vm_that_waits_for_room_is_not_paused_for_good_where_it_moves_to() {
     let (world, operation) = Scenario::Migrate.prepare().await;
     let controller = world.controller().await;
