@@ -1,4 +1,4 @@
-//! The copies that this host keeps of VMs' disks in mirrored pools: the host's side of [`MirrorApi`].
+//! The copies that this host keeps of disks and volumes in mirrored pools: the host's side of [`MirrorApi`].
 //!
 //! Each copy that is written to has a server of its own, which ends with the agent: the VM's host goes on without it then, and is joined
 //! again by the controller. That is also what shuts a former host out: a copy that is taken over has no server any more.
@@ -7,8 +7,10 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use gantry_api::MirrorApi;
-use gantry_api::mirror::{CopyEndpoint, CopyProgress, DropCopy, GoAlone, JoinCopy, ServeCopy, SettleCopy, TakeCopy};
-use gantry_api::storage::PoolAssignment;
+use gantry_api::mirror::{
+    CopyEndpoint, CopyProgress, DropCopy, DropLeftVolume, GoAlone, JoinCopy, ServeCopy, SettleCopy, TakeCopy,
+};
+use gantry_api::storage::{PoolAssignment, VolumePlace};
 use gantry_storage::{
     Copies, CopyServer, CopyState, CopyTls, ServeCopy as Serving, StorageError, container_bytes, loose_socket_dir,
 };
@@ -104,6 +106,7 @@ impl MirrorApi for Agent {
     async fn serve_copy(&self, request: &ServeCopy) -> Result<CopyEndpoint, Problem> {
         let (pool, disk) = (&request.pool, request.disk);
         self.expect_not_here(disk).await?;
+        self.expect_loose(VolumePlace { volume: disk, pool: pool.uuid }).await?;
         self.ensure_image_at(Some(pool), request.image.as_ref()).await?;
         let copies = self.copies(pool, disk).await?;
         self.end_server(disk).await;
@@ -146,6 +149,13 @@ impl MirrorApi for Agent {
         self.end_server(request.disk).await;
         let dropped = copies.drop_copy(request.disk).await;
         dropped.map_err(|error| copy_problem(&request.pool, request.disk, &error))
+    }
+
+    async fn drop_left_volume(&self, request: &DropLeftVolume) -> Result<(), Problem> {
+        let (pool, volume) = (&request.pool, request.volume);
+        self.expect_loose(VolumePlace { volume, pool: pool.uuid }).await?;
+        let dropped = self.copies(pool, volume).await?.drop_left(volume, request.generation).await;
+        dropped.map_err(|error| copy_problem(pool, volume, &error))
     }
 
     async fn join_copy(&self, vm: Uuid, request: &JoinCopy) -> Result<CopyProgress, Problem> {

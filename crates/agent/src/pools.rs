@@ -129,7 +129,7 @@ impl Pools {
         }
         let driver = match &pool.export {
             Some(export) => Driver::Nfs(NfsPool::new(export.clone(), pool.uuid, self.own.clone())),
-            None if pool.is_mirrored() => Driver::Dir(MarkedDir::new(self.directory(pool), pool.uuid)),
+            None if pool.is_mirrored() => Driver::Dir(MarkedDir::mirrored(self.directory(pool), pool.uuid)),
             None if Path::new(&pool.path) == self.own.path() => {
                 Driver::Dir(MarkedDir::over(self.own.clone(), pool.uuid))
             }

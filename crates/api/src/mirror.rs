@@ -1,4 +1,4 @@
-//! What hosts do so that a VM's disk in a mirrored pool has a copy on a second host.
+//! What hosts do so that a VM's disks in mirrored pools have copies on a second host.
 //!
 //! ```text
 //!  host of the VM                        another host of the pool
@@ -8,7 +8,8 @@
 //!    alone ◀── go_alone                      whole, of an earlier generation: stale
 //!                                            the disk     (take_copy, of this generation only)
 //! ```
-//! Who is current is the controller's to decide, in one transaction each. A paired host acknowledges no write that its peer has not
+//! A VM's own disk and its volumes have their copies on the same host, and are joined and parted together: what is started elsewhere is
+//! all of one instant. Who is current is the controller's to decide, in one transaction each. A paired host acknowledges no write that its peer has not
 //! got; it goes on alone only when it is told that this is written down. The generation grows with each such decision.
 
 use std::net::IpAddr;
@@ -34,8 +35,11 @@ pub trait MirrorApi: Send + Sync {
     async fn take_copy(&self, request: &TakeCopy) -> Result<(), Problem>;
     /// Deletes the copy. One that is not there is success; a copy that was taken stays.
     async fn drop_copy(&self, request: &DropCopy) -> Result<(), Problem>;
+    /// Deletes a volume that this host had, because other hosts have it by now; nothing there is success. Refused while a VM has it
+    /// here, and once it was taken over again (`copy-stale`).
+    async fn drop_left_volume(&self, request: &DropLeftVolume) -> Result<(), Problem>;
 
-    /// Begins to bring a copy up to date under the running VM, or tells how far that is; asked again and again until they are
+    /// Begins to bring the copies of its disks up to date under the running VM, or tells how far that is; asked again and again until they are
     /// paired. An attempt that failed is an error once, and begins anew when asked again.
     async fn join_copy(&self, vm: Uuid, request: &JoinCopy) -> Result<CopyProgress, Problem>;
     /// The VM goes on without its copy: that this host alone is current from this generation on is written down.
@@ -45,7 +49,7 @@ pub trait MirrorApi: Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServeCopy {
     pub pool: PoolAssignment,
-    /// The VM whose own disk it is.
+    /// The VM whose own disk it is, or the volume.
     pub disk: Uuid,
     pub size: ByteSize,
     /// What the disk lies over: it is fetched, so that the copy can be started on.
@@ -102,11 +106,28 @@ pub struct DropCopy {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DropLeftVolume {
+    pub pool: PoolAssignment,
+    pub volume: Uuid,
+    /// That of which others are current, and this host is not.
+    pub generation: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct JoinCopy {
     pub epoch: u64,
     /// That of which this host is current.
     pub generation: u64,
     pub peer: Name,
+    /// Of each of the VM's disks in mirrored pools, and no others.
+    pub copies: Vec<ServedCopy>,
+}
+
+/// The copy of one disk of a VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ServedCopy {
+    /// The VM if it is its own disk, or the volume.
+    pub disk: Uuid,
     pub endpoint: CopyEndpoint,
 }
 
@@ -123,7 +144,7 @@ pub struct GoAlone {
     pub generation: u64,
 }
 
-/// How a VM's disk in a mirrored pool stands on its host.
+/// How a VM's disks in mirrored pools stand on its host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(default)]
 pub struct CopyObservation {

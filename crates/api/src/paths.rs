@@ -63,6 +63,7 @@ pub mod host {
     pub const POOL_VOLUME: &str = "/v1/pools/{pool}/volumes/{volume}";
     pub const POOL_VOLUME_DELETION: &str = "/v1/pools/{pool}/volumes/{volume}/deletion";
     pub const POOL_VOLUME_SIZE: &str = "/v1/pools/{pool}/volumes/{volume}/size";
+    pub const POOL_VOLUME_LEFT: &str = "/v1/pools/{pool}/volumes/{volume}/left";
     pub const POOL_CLOSURE: &str = "/v1/pools/{pool}/closure";
     pub const POOL_MEMBERSHIP: &str = "/v1/pools/{pool}/membership";
     pub const POOL_VOLUME_COPY: &str = "/v1/pools/{pool}/volumes/{volume}/copy";

@@ -3,7 +3,9 @@
 use async_trait::async_trait;
 use gantry_api::{
     MirrorApi,
-    mirror::{CopyEndpoint, CopyProgress, DropCopy, GoAlone, JoinCopy, ServeCopy, SettleCopy, TakeCopy},
+    mirror::{
+        CopyEndpoint, CopyProgress, DropCopy, DropLeftVolume, GoAlone, JoinCopy, ServeCopy, SettleCopy, TakeCopy,
+    },
     paths::host as paths,
 };
 use gantry_types::Problem;
@@ -29,6 +31,10 @@ impl MirrorApi for AgentClient {
     }
     async fn drop_copy(&self, request: &DropCopy) -> Result<(), Problem> {
         let path = format!("{}/deletion", paths::pool_copy(request.pool.uuid, request.disk));
+        done(&self.host, self.post(&path, request, SLOW)).await
+    }
+    async fn drop_left_volume(&self, request: &DropLeftVolume) -> Result<(), Problem> {
+        let path = format!("{}/left", paths::pool_volume(request.pool.uuid, request.volume));
         done(&self.host, self.post(&path, request, SLOW)).await
     }
     async fn join_copy(&self, vm: Uuid, request: &JoinCopy) -> Result<CopyProgress, Problem> {

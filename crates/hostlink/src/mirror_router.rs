@@ -6,7 +6,9 @@ use axum::{
     routing::{post, put},
 };
 use gantry_api::{
-    mirror::{CopyEndpoint, CopyProgress, DropCopy, GoAlone, JoinCopy, ServeCopy, SettleCopy, TakeCopy},
+    mirror::{
+        CopyEndpoint, CopyProgress, DropCopy, DropLeftVolume, GoAlone, JoinCopy, ServeCopy, SettleCopy, TakeCopy,
+    },
     paths::host as paths,
     storage::PoolAssignment,
 };
@@ -24,6 +26,7 @@ pub(crate) fn routes() -> Router<Host> {
         .route(paths::POOL_COPY_SETTLED, post(settle))
         .route(paths::POOL_COPY_TAKEN, post(take))
         .route(paths::POOL_COPY_DELETION, post(drop_copy))
+        .route(paths::POOL_VOLUME_LEFT, post(drop_left_volume))
         .route(paths::VM_DISK_PEER, post(join))
         .route(paths::VM_DISK_ALONE, post(alone))
 }
@@ -63,6 +66,15 @@ async fn drop_copy(
 ) -> Answer<()> {
     same_copy(ids, &request.pool, request.disk)?;
     Ok(Json(host.drop_copy(&request).await?))
+}
+
+async fn drop_left_volume(
+    State(host): State<Host>,
+    Path(ids): Path<(Uuid, Uuid)>,
+    Json(request): Json<DropLeftVolume>,
+) -> Answer<()> {
+    same_copy(ids, &request.pool, request.volume)?;
+    Ok(Json(host.drop_left_volume(&request).await?))
 }
 
 async fn join(State(host): State<Host>, Path(vm): Path<Uuid>, Json(request): Json<JoinCopy>) -> Answer<CopyProgress> {

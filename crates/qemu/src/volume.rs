@@ -5,10 +5,12 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use gantry_types::DiskLocation;
 use tokio::time::{Instant, sleep};
 
 use crate::ErrorClass;
 use crate::machine::{Arch, MachineError, Volume};
+use crate::mirror::clear;
 use crate::qmp::command::{
     BlockResize, BlockdevAddNode, BlockdevDel, DeviceAdd, DeviceDel, ObjectAddAny, ObjectDel, QomList, QomSetLimits,
     QueryBlockstats, QueryNamedBlockNodes,
@@ -84,9 +86,12 @@ pub async fn unplug(qmp: &Qmp, volume: &Volume) -> Result<(), VolumeError> {
     if virtual_size(qmp, &volume.node()).await?.is_some() {
         close(qmp, &volume.node()).await?;
     }
-    // One that it was moved to is not the filter's own.
+    // One that it was moved to is not the filter's own, nor are those that have joined a mirrored one.
     for node in nodes_below(qmp, volume).await? {
         qmp.execute(BlockdevDel { node_name: node }).await?;
+    }
+    if let DiskLocation::Mirrored { id, .. } = &volume.location {
+        clear(qmp, id).await?;
     }
     if has_object(qmp, &volume.group()).await? {
         qmp.execute(ObjectDel { id: volume.group() }).await?;

@@ -27,6 +27,7 @@ use crate::driver::{Admission, PoolDriver, PoolFinding};
 use crate::error::StorageError;
 use crate::exchange::ExportedDisk;
 use crate::mark::{self, MARK};
+use crate::mirrored;
 use crate::pool::{DirPool, FULL_BELOW_BYTES};
 use crate::probe::InternalSnapshot;
 use crate::qemu_img::WORKER_UID;
@@ -39,16 +40,24 @@ pub struct MarkedDir {
     pool: Uuid,
     /// Once it was entered.
     entered: std::sync::Arc<std::sync::OnceLock<DirPool>>,
+    /// What is in it can have a copy on another host.
+    mirrored: bool,
 }
 
 impl MarkedDir {
     pub fn new(path: PathBuf, pool: Uuid) -> Self {
-        Self { path, pool, entered: Default::default() }
+        Self { path, pool, entered: Default::default(), mirrored: false }
+    }
+
+    /// One in which each disk has a copy on another host.
+    pub fn mirrored(path: PathBuf, pool: Uuid) -> Self {
+        Self { mirrored: true, ..Self::new(path, pool) }
     }
 
     /// The pool that a host has of its own: what it has opened already serves both.
     pub fn over(opened: DirPool, pool: Uuid) -> Self {
-        Self { path: opened.path().to_owned(), pool, entered: std::sync::Arc::new(opened.into()) }
+        let path = opened.path().to_owned();
+        Self { path, pool, entered: std::sync::Arc::new(opened.into()), mirrored: false }
     }
 
     fn fault(&self, health: PoolHealth, reason: impl Into<String>) -> StorageError {
@@ -188,6 +197,15 @@ impl MarkedDir {
         blocking(move || this.enter()).await
     }
 
+    /// A volume that was just made, or has grown.
+    async fn placed(&self, volume: DiskInfo) -> Result<DiskInfo, StorageError> {
+        if self.mirrored {
+            let extended = volume.clone();
+            blocking(move || mirrored::extend(&extended)).await?;
+        }
+        Ok(volume)
+    }
+
     async fn there(&self, volume: Uuid) -> Result<DiskInfo, StorageError> {
         self.inside().await?.disk(volume).await?.ok_or(StorageError::DiskMissing { disk: volume })
     }
@@ -271,7 +289,7 @@ impl PoolDriver for MarkedDir {
 
     async fn create(&self, volume: &DiskSpec) -> Result<DiskInfo, StorageError> {
         let spec = DiskSpec { owner_uid: Some(volume.owner_uid.unwrap_or(WORKER_UID)), ..volume.clone() };
-        self.inside().await?.create_disk(&spec).await
+        self.placed(self.inside().await?.create_disk(&spec).await?).await
     }
 
     async fn find(&self, volume: Uuid) -> Result<Option<DiskInfo>, StorageError> {
@@ -280,11 +298,10 @@ impl PoolDriver for MarkedDir {
 
     async fn grow(&self, volume: Uuid, size_bytes: u64) -> Result<DiskInfo, StorageError> {
         let found = self.there(volume).await?;
-        if found.size_bytes >= size_bytes {
-            return Ok(found);
+        if found.size_bytes < size_bytes {
+            self.inside().await?.grow_disk(volume, size_bytes).await?;
         }
-        self.inside().await?.grow_disk(volume, size_bytes).await?;
-        self.there(volume).await
+        self.placed(self.there(volume).await?).await
     }
 
     async fn give(&self, volume: Uuid, owner_uid: Option<u32>) -> Result<DiskInfo, StorageError> {
@@ -360,7 +377,8 @@ impl PoolDriver for MarkedDir {
     }
 
     fn location(&self, volume: Uuid) -> DiskLocation {
-        DiskLocation::File(disk_below(&self.path, volume))
+        let path = disk_below(&self.path, volume);
+        if self.mirrored { mirrored::location(volume, &path) } else { DiskLocation::File(path) }
     }
 }
 

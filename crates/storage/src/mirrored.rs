@@ -1,4 +1,4 @@
-//! Own disks that have a copy on another host: the qcow2 is in a file of a fixed length.
+//! Disks that have a copy on another host: the qcow2 is in a file of a fixed length.
 //!
 //! A copy is a file of another host and has to take every write to the disk's own one. So neither grows, and both are sparse.
 
@@ -71,12 +71,8 @@ pub fn mirror_id(disk: Uuid) -> String {
     disk.simple().to_string().split_off(20)
 }
 
-/// What this host's QEMU opens for it, as long as it is now; one that is not there yet has no length.
-pub(crate) fn location(disk: Uuid, path: &Path) -> Result<DiskLocation, StorageError> {
-    let size = match fs::metadata(path) {
-        Ok(found) => found.len(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(StorageError::io("looking for disk", path)(error)),
-    };
-    Ok(DiskLocation::Mirrored { file: path.to_owned(), size, id: mirror_id(disk) })
+/// What this host's QEMU opens for it, as long as it is now; one that is not there has no length.
+pub(crate) fn location(disk: Uuid, path: &Path) -> DiskLocation {
+    let size = fs::metadata(path).map_or(0, |found| found.len());
+    DiskLocation::Mirrored { file: path.to_owned(), size, id: mirror_id(disk) }
 }

@@ -179,7 +179,7 @@ impl VmDisks for DirDisks {
         if !self.mirrored {
             return Ok(path.into());
         }
-        blocking(move || mirrored::location(disk, &path)).await
+        blocking(move || Ok(mirrored::location(disk, &path))).await
     }
 
     async fn lease(&self, disk: Uuid) -> Result<Option<Lease>, StorageError> {

@@ -158,6 +158,28 @@ async fn what_is_stale_is_not_taken() {
 }
 
 #[tokio::test]
+async fn what_this_host_had_goes_when_others_have_it_since() {
+    let bench = Bench::new(42_345);
+    let spec = DiskSpec { disk: DISK, size_bytes: SIZE, image: None, owner_uid: None };
+    bench.pool.create_disk(&spec).await.unwrap();
+    let in_the_way = bench.copies.serve(DISK, SIZE, &bench.plain(), true).await.unwrap_err();
+    assert!(matches!(in_the_way, StorageError::DiskConflict { .. }), "{in_the_way}");
+    for _ in 0..2 {
+        bench.copies.drop_left(DISK, 2).await.unwrap();
+        assert!(!bench.pool.disk_path(DISK).exists());
+    }
+    bench.whole(3).await;
+    bench.copies.take(DISK, 3, 4).await.unwrap();
+    // Said before it was taken, heard afterwards.
+    let late = bench.copies.drop_left(DISK, 3).await.unwrap_err();
+    assert!(matches!(late, StorageError::CopyStale { .. }) && bench.pool.disk_path(DISK).exists(), "{late}");
+    bench.copies.drop_left(DISK, 5).await.unwrap();
+    assert!(!bench.pool.disk_path(DISK).exists());
+    assert_eq!(bench.mark().await, None);
+    bench.serve(true).await.end().await;
+}
+
+#[tokio::test]
 async fn what_was_interrupted_is_finished_and_no_disk_is_replaced() {
     let bench = Bench::new(42_360);
     bench.whole(3).await;

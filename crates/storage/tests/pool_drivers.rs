@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use conformance::{MIB, conforms, copies, spec};
-use gantry_storage::{MarkedDir, PoolDriver, StorageError};
-use gantry_types::PoolHealth;
+use gantry_storage::{MarkedDir, PoolDriver, StorageError, container_bytes};
+use gantry_types::{DiskLocation, PoolHealth};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use uuid::Uuid;
 
@@ -29,6 +29,33 @@ async fn directories_conform() {
     let path = place.path().join("fast");
     let file = |volume: Uuid| path.join(format!("disks/{volume}.qcow2"));
     conforms(&dir(&path, 1), &dir(&path, 1), &dir(&path, 2), file).await;
+}
+
+#[tokio::test]
+async fn directories_whose_disks_have_copies_conform() {
+    let place = directory();
+    let path = place.path().join("safe");
+    let mirrored = |pool| MarkedDir::mirrored(path.clone(), Uuid::from_u128(pool));
+    let file = |volume: Uuid| path.join(format!("disks/{volume}.qcow2"));
+    conforms(&mirrored(1), &mirrored(1), &mirrored(2), file).await;
+}
+
+#[tokio::test]
+async fn a_mirrored_volume_is_as_long_as_its_copy_is_to_be() {
+    let place = directory();
+    let pool = MarkedDir::mirrored(place.path().join("safe"), Uuid::from_u128(1));
+    pool.open().await.unwrap();
+    let length = || match pool.location(Uuid::from_u128(1)) {
+        DiskLocation::Mirrored { file, size, .. } => {
+            assert_eq!(fs::metadata(&file).unwrap().len(), size);
+            size
+        }
+        other => panic!("it has no copy: {other}"),
+    };
+    pool.create(&spec(1, 4 * MIB)).await.unwrap();
+    assert_eq!(length(), container_bytes(4 * MIB));
+    pool.grow(Uuid::from_u128(1), 64 * MIB).await.unwrap();
+    assert_eq!(length(), container_bytes(64 * MIB));
 }
 
 async fn fault(pool: &MarkedDir) -> (PoolHealth, String) {

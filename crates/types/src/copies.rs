@@ -1,16 +1,17 @@
-//! Who has the content of a VM's disk in a mirrored pool.
+//! Who has the content of disks in mirrored pools.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::Name;
 
-/// The copies of a VM's disk. A host that is not named here is never started on.
+/// The copies of a VM's disks in mirrored pools, which are on the same hosts, or of a volume that no VM has. A host that is not named
+/// here is never started on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DiskCopies {
     /// Grows with each decision about who is current; hosts know their copies by it.
     pub generation: u64,
-    /// The hosts that have all that the guest was told is durable, that of the VM first.
+    /// The hosts that have all that the guest was told is durable, that which has it as its own first.
     #[schema(value_type = Vec<String>)]
     pub current: Vec<Name>,
 }
@@ -40,6 +41,11 @@ impl DiskCopies {
 
     pub fn is_current(&self, host: &Name) -> bool {
         self.current.contains(host)
+    }
+
+    /// The host that has it as its own; the others have copies.
+    pub fn owner(&self) -> Option<&Name> {
+        self.current.first()
     }
 
     /// A current copy on another host.

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{ByteSize, Name, Problem, resource::resource};
+use crate::{ByteSize, DiskCopies, Name, Problem, resource::resource};
 
 resource!(
     /// A disk that belongs to itself: it is made in a pool, empty or with some content, attached to a VM and detached from it while that runs,
@@ -132,6 +132,10 @@ pub struct VolumeStatus {
     /// Its place among that VM's volumes, 0–7; the guest finds it under `/dev/disk/by-id/virtio-NAME`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot: Option<u8>,
+    /// Who has its content while no VM has it, the host that it lies on first; absent in pools that are not mirrored, and until it is
+    /// made there. While a VM has it, that says it for all its disks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<DiskCopies>,
     /// What it takes in its pool, as measured last; not stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocated: Option<ByteSize>,

@@ -35,9 +35,9 @@ export function stateOf({ status }: Pool): { state: string; tone?: Tone } {
   return health === 'unknown' ? { state: health, tone: 'idle' } : { state: health };
 }
 
-/** Whether volumes can be made there. */
-export function takesVolumes({ spec }: Pool): boolean {
-  return spec.type !== 'mirrored';
+/** Where a volume that no VM has can be attached: in a mirrored pool where its content is, once it was made there. */
+export function hostsOf({ status }: Volume, pool: Pool): string[] {
+  return pool.spec.type === 'mirrored' ? (status?.copies?.current ?? pool.spec.hosts) : pool.spec.hosts;
 }
 
 /** Where a VM's own disk is, and where it could go: pools that the VM's host reaches. */

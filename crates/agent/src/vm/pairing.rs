@@ -1,4 +1,4 @@
-//! A VM's disk in a mirrored pool, and its copy on another host.
+//! A VM's disks in mirrored pools, and their copies on another host.
 //!
 //! ```text
 //!   alone ── join_copy: catches up under the guest ── the guest stands still for the last of it ──▶ paired
@@ -9,28 +9,33 @@
 //! The record says that there is a peer before QEMU has one, and that there is none before QEMU goes on without. So whoever finds a
 //! peer in it has to ask before anything executes, or changes the disk: the peer may be current, and may be started.
 //!
+//! Its own disk and its volumes are joined and parted together, so that there is one peer and one generation for all of them.
+//!
 //! Every QEMU begins alone: after an end that was not orderly the two places differ in what was never acknowledged, and a guest must
 //! not read now this, now that.
 
-use gantry_api::mirror::{CopyObservation, CopyProgress, FormerCopy, GoAlone, JoinCopy};
+use gantry_api::mirror::{CopyEndpoint, CopyObservation, CopyProgress, FormerCopy, GoAlone, JoinCopy};
 use gantry_qemu::migration::PeerTls;
-use gantry_qemu::mirror::{Catch, Mirror, Peer, Together, advance, forget_old_changes, is_paired, part, unite};
-use gantry_qemu::qmp::Event;
+use gantry_qemu::mirror::{
+    Catch, Mirror, MirrorError, Peer, Together, advance, forget_old_changes, is_paired, part_all, unite,
+};
 use gantry_qemu::qmp::command::{Cont, QueryStatus, Stop};
+use gantry_qemu::qmp::{Event, Qmp};
 use gantry_storage::mirror_id;
 use gantry_types::{MirrorNodes, Name, PowerState, Problem};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::actor::{Run, VmTask};
 use super::machine::{disk_of, files};
-use super::{MONITOR_LIMIT, within};
+use super::{MONITOR_LIMIT, volumes, within};
 use crate::migration::write_credentials;
 use crate::problem::problem;
 use crate::records::Record;
 
 const NOT_JOINED: &str = "copy-not-joined";
 
-/// Who has the content of its disk besides this host, as its record says.
+/// Who has the content of its disks besides this host, as its record says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Copied {
@@ -64,19 +69,29 @@ impl Pairing {
 }
 
 impl VmTask {
-    fn is_mirrored(&self) -> bool {
-        let pool = self.record.as_ref().and_then(|record| record.assignment.disk.pool.as_ref());
-        pool.is_some_and(|pool| pool.is_mirrored())
+    /// Its own disk, which is called as the VM is, and its volumes, as far as they have copies.
+    fn mirrored_disks(&self) -> Vec<Uuid> {
+        let Some(record) = &self.record else { return Vec::new() };
+        let own = record.assignment.disk.pool.iter().map(|pool| (pool, self.vm));
+        let volumes = record.assignment.volumes.iter().map(|volume| (&volume.pool, volume.uuid));
+        own.chain(volumes).filter(|(pool, _)| pool.is_mirrored()).map(|(_, disk)| disk).collect()
     }
 
-    /// Whether it may execute, and its disk be changed, only after it was told that it is alone.
+    fn is_mirrored(&self) -> bool {
+        !self.mirrored_disks().is_empty()
+    }
+
+    /// Whether it may execute, and its disks be changed, only after it was told that it is alone.
     pub(super) fn has_peer(&self) -> bool {
         self.is_mirrored() && self.record.as_ref().is_some_and(|record| record.copied.peer.is_some())
     }
 
     pub(super) fn copy_observation(&self) -> Option<CopyObservation> {
-        let record = self.record.as_ref().filter(|_| self.is_mirrored())?;
-        let Copied { generation, peer } = record.copied.clone();
+        let Copied { generation, peer } = self.record.as_ref()?.copied.clone();
+        let peer = peer.filter(|_| self.is_mirrored());
+        if !self.is_mirrored() && generation == 0 {
+            return None;
+        }
         let wants_alone = peer.is_some() && (self.pairing.lost || self.pairing.waits);
         Some(CopyObservation { generation, peer, wants_alone, since: self.pairing.since.clone() })
     }
@@ -90,7 +105,7 @@ impl VmTask {
         self.pairing.waits = true;
         let peer = self.record.as_ref().and_then(|record| record.copied.peer.clone());
         let peer = peer.map(|peer| format!(" on host '{peer}'")).unwrap_or_default();
-        let detail = format!("the disk of VM {} has a copy{peer} that may be current as well", self.vm);
+        let detail = format!("VM {} has a copy of its disks{peer} that may be current as well", self.vm);
         Err(Problem::transient("copy-not-alone", detail).remedy("wait: the controller is asked which one is used"))
     }
 
@@ -118,12 +133,35 @@ impl VmTask {
         Ok(())
     }
 
-    async fn mirror(&self) -> Result<Mirror, Problem> {
+    /// As QEMU has them, or is to have them.
+    async fn mirrors(&self) -> Result<Vec<(Uuid, Mirror)>, Problem> {
         let assignment = &self.known()?.assignment;
-        Mirror::of(&disk_of(&self.host, assignment).await?).ok_or_else(|| {
-            let detail = format!("the disk of VM '{}' is in no mirrored pool", assignment.name);
-            Problem::conflict("disk-not-mirrored", detail).remedy("move it to one: gantry volume migrate")
-        })
+        let own = match assignment.disk.pool.as_ref().is_some_and(|pool| pool.is_mirrored()) {
+            true => Mirror::of(&disk_of(&self.host, assignment).await?).map(|mirror| (self.vm, mirror)),
+            false => None,
+        };
+        let of_volumes = assignment.volumes.iter().filter_map(|volume| {
+            let described = volumes::describe(&self.host, volume);
+            Some((volume.uuid, Mirror::at(&described.location, described.direct_io)?))
+        });
+        Ok(own.into_iter().chain(of_volumes).collect())
+    }
+
+    /// Each with where its copy is served.
+    async fn joined_mirrors(&self, request: &JoinCopy) -> Result<Vec<(Mirror, CopyEndpoint)>, Problem> {
+        let mirrors = self.mirrors().await?;
+        if mirrors.is_empty() {
+            let detail = format!("no disk of {} is in a mirrored pool", self.named()?);
+            return Err(Problem::conflict("disk-not-mirrored", detail).remedy("move it to one: gantry volume migrate"));
+        }
+        let served = |disk| request.copies.iter().find(|copy| copy.disk == disk).map(|copy| copy.endpoint.clone());
+        let joined: Vec<_> =
+            mirrors.iter().filter_map(|(disk, mirror)| Some((mirror.clone(), served(*disk)?))).collect();
+        if joined.len() == mirrors.len() && request.copies.len() == mirrors.len() {
+            return Ok(joined);
+        }
+        let detail = format!("the copies that are to be joined are not of the disks that {} has now", self.named()?);
+        Err(Problem::transient("copy-disks-changed", detail).remedy("it is tried again by itself"))
     }
 
     async fn note_copied(&mut self, copied: Copied) -> Result<(), Problem> {
@@ -137,46 +175,56 @@ impl VmTask {
         self.check_epoch(request.epoch)?;
         self.check_not_moving()?;
         self.check_no_snapshot_at_work()?;
-        let (mirror, what) = (self.mirror().await?, self.named()?);
+        let (joined, what) = (self.joined_mirrors(&request).await?, self.named()?);
         let qmp = self.machine()?.qmp.clone();
         if let Some(peer) = self.known()?.copied.peer.clone() {
             let is_it = peer == request.peer && !self.pairing.lost;
-            let paired = within(MONITOR_LIMIT, self.vm, is_paired(&qmp, &mirror)).await?;
-            if is_it && paired.map_err(|error| problem(NOT_JOINED, &what, &error))? {
+            let paired = within(MONITOR_LIMIT, self.vm, are_paired(&qmp, joined.iter().map(|(mirror, _)| mirror)));
+            if is_it && paired.await?.map_err(|error| problem(NOT_JOINED, &what, &error))? {
                 return Ok(CopyProgress::Paired);
             }
             return self.expect_alone().map(|()| CopyProgress::Paired);
         }
-        let peer = self.peer(&request).await?;
-        // What was written since is known only of the copy that it parted from, and only once.
-        let catch = if request.endpoint.fresh { Catch::All } else { Catch::Changed };
-        let advanced = within(MONITOR_LIMIT, self.vm, advance(&qmp, &mirror, &peer, catch)).await?;
-        let advanced = advanced.map_err(|error| problem(NOT_JOINED, &what, &error));
-        if advanced.is_err() {
-            (self.pairing.joining, self.pairing.since) = (None, None);
+        self.expect_peer(&request).await?;
+        let mut together = CopyProgress::Paired;
+        for (mirror, endpoint) in &joined {
+            // What was written since is known only of the copy that it parted from, and only once.
+            let catch = if endpoint.fresh { Catch::All } else { Catch::Changed };
+            let peer = self.peer(endpoint);
+            match within(MONITOR_LIMIT, self.vm, advance(&qmp, mirror, &peer, catch)).await? {
+                Ok(step) => together = add(together, step),
+                Err(error) => {
+                    (self.pairing.joining, self.pairing.since) = (None, None);
+                    self.part_from_peer().await?;
+                    return Err(problem(NOT_JOINED, &what, &error));
+                }
+            }
         }
-        match advanced? {
-            Together::Catching { done_bytes, total_bytes } => Ok(CopyProgress::Catching { done_bytes, total_bytes }),
-            Together::Nearly => self.unite(&mirror, request).await,
-            Together::Paired => Ok(CopyProgress::Paired),
+        match together {
+            CopyProgress::Paired => self.unite(joined.into_iter().map(|(mirror, _)| mirror).collect(), request).await,
+            catching => Ok(catching),
         }
     }
 
-    /// How its QEMU reaches the copy. What an earlier attempt with another has left is taken away first.
-    async fn peer(&mut self, request: &JoinCopy) -> Result<Peer, Problem> {
+    /// What an earlier attempt with another has left is taken away first.
+    async fn expect_peer(&mut self, request: &JoinCopy) -> Result<(), Problem> {
         if self.pairing.joining.as_ref() != Some(&request.peer) {
             self.part_from_peer().await?;
             write_credentials(&self.host, self.vm, self.known()?.owner_uid).await?;
             self.pairing.joining = Some(request.peer.clone());
         }
-        let endpoint = &request.endpoint;
+        Ok(())
+    }
+
+    /// How its QEMU reaches a copy.
+    fn peer(&self, endpoint: &CopyEndpoint) -> Peer {
         let tls = PeerTls { creds_dir: files(&self.host, self.vm).tls, peer_name: endpoint.tls_name.clone() };
         let (host, export) = (endpoint.address.to_string(), endpoint.export.clone());
-        Ok(Peer { host, port: endpoint.port, export, tls: Some(tls) })
+        Peer { host, port: endpoint.port, export, tls: Some(tls) }
     }
 
     /// The last of it, while the guest stands still.
-    async fn unite(&mut self, mirror: &Mirror, request: JoinCopy) -> Result<CopyProgress, Problem> {
+    async fn unite(&mut self, mirrors: Vec<Mirror>, request: JoinCopy) -> Result<CopyProgress, Problem> {
         let (qmp, what) = (self.machine()?.qmp.clone(), self.named()?);
         let before = self.known()?.copied.clone();
         self.note_copied(Copied { generation: request.generation, peer: Some(request.peer) }).await?;
@@ -186,11 +234,11 @@ impl VmTask {
         if was_running {
             self.tell(Stop {}).await?;
         }
-        let united = within(MONITOR_LIMIT, self.vm, unite(&qmp, mirror)).await;
+        let united = within(MONITOR_LIMIT, self.vm, unite_all(&qmp, &mirrors)).await;
+        self.pairing = Pairing { lost: united.is_err(), ..Pairing::default() };
         if was_running {
             self.tell(Cont {}).await?;
         }
-        self.pairing = Pairing::default();
         self.remove_credentials().await;
         match united? {
             Ok(()) => Ok(CopyProgress::Paired),
@@ -205,14 +253,29 @@ impl VmTask {
     /// QEMU writes to no peer afterwards.
     async fn part_from_peer(&mut self) -> Result<(), Problem> {
         let Run::On(machine) = &self.run else { return Ok(()) };
-        let (qmp, mirror, what) = (machine.qmp.clone(), self.mirror().await?, self.named()?);
-        let parted = within(MONITOR_LIMIT, self.vm, part(&qmp, &mirror)).await?;
+        let (qmp, what) = (machine.qmp.clone(), self.named()?);
+        let mirrors: Vec<_> = self.mirrors().await?.into_iter().map(|(_, mirror)| mirror).collect();
+        let parted = within(MONITOR_LIMIT, self.vm, part_all(&qmp, &mirrors)).await?;
         parted.map_err(|error| problem("copy-not-parted", &what, &error))
+    }
+
+    /// Before a volume with a copy comes, or goes while it catches up: copies are joined all together, and anew.
+    ///
+    /// # Errors
+    /// `copy-not-alone` (transient) if one would come to those that are joined.
+    pub(super) async fn join_anew(&mut self, comes: bool) -> Result<(), Problem> {
+        if comes {
+            self.expect_alone()?;
+        }
+        if !self.has_peer() {
+            (self.pairing.joining, self.pairing.since) = (None, None);
+            self.part_from_peer().await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn go_alone(&mut self, request: GoAlone) -> Result<(), Problem> {
         self.check_epoch(request.epoch)?;
-        self.mirror().await?;
         let Copied { generation, peer } = self.known()?.copied.clone();
         if generation >= request.generation && peer.is_some() {
             // An old order: it was alone before it was joined at this generation.
@@ -241,10 +304,10 @@ impl VmTask {
     }
 
     fn is_peer(&self, node: &str) -> bool {
-        node == MirrorNodes::of(&mirror_id(self.vm)).peer()
+        self.mirrored_disks().into_iter().any(|disk| node == MirrorNodes::of(&mirror_id(disk)).peer())
     }
 
-    /// QEMU could not write to one of the two places.
+    /// QEMU could not write to one of a disk's two places.
     pub(super) fn note_bad_write(&mut self, event: &Event) {
         let node = event.data["node-name"].as_str().unwrap_or_default();
         self.pairing.lost |= self.has_peer() && self.is_peer(node) && event.data["type"] != "read";
@@ -254,9 +317,11 @@ impl VmTask {
     pub(super) async fn forget_old_changes(&mut self) {
         self.pairing.parted = false;
         let (Run::On(machine), true, false) = (&self.run, self.has_peer(), self.pairing.lost) else { return };
-        let Ok(mirror) = self.mirror().await else { return };
-        if let Ok(Err(error)) = within(MONITOR_LIMIT, self.vm, forget_old_changes(&machine.qmp, &mirror)).await {
-            tracing::warn!(vm = %self.vm, %error, "what its copy would lack is noted from further back");
+        let Ok(mirrors) = self.mirrors().await else { return };
+        for (disk, mirror) in mirrors {
+            if let Ok(Err(error)) = within(MONITOR_LIMIT, self.vm, forget_old_changes(&machine.qmp, &mirror)).await {
+                tracing::warn!(vm = %self.vm, %disk, %error, "what its copy would lack is noted from further back");
+            }
         }
     }
 
@@ -278,9 +343,43 @@ impl VmTask {
         {
             tracing::warn!(vm = %self.vm, %error, "the guest still stands still");
         }
-        let Ok(mirror) = self.mirror().await else { return };
+        let Ok(mirrors) = self.mirrors().await else { return };
         let Run::On(machine) = &self.run else { return };
-        let paired = within(MONITOR_LIMIT, self.vm, is_paired(&machine.qmp, &mirror)).await;
+        let paired = are_paired(&machine.qmp, mirrors.iter().map(|(_, mirror)| mirror));
+        let paired = within(MONITOR_LIMIT, self.vm, paired).await;
         self.pairing.lost = !matches!(paired, Ok(Ok(true)));
+    }
+}
+
+async fn are_paired(qmp: &Qmp, mirrors: impl Iterator<Item = &Mirror>) -> Result<bool, MirrorError> {
+    for mirror in mirrors {
+        if !is_paired(qmp, mirror).await? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// All of them, or none.
+async fn unite_all(qmp: &Qmp, mirrors: &[Mirror]) -> Result<(), MirrorError> {
+    for mirror in mirrors {
+        if let Err(error) = unite(qmp, mirror).await {
+            return part_all(qmp, mirrors).await.and(Err(error));
+        }
+    }
+    Ok(())
+}
+
+/// How far several are: those that have nearly caught up wait for the others.
+fn add(all: CopyProgress, one: Together) -> CopyProgress {
+    match (all, one) {
+        (all, Together::Nearly | Together::Paired) => all,
+        (CopyProgress::Paired, Together::Catching { done_bytes, total_bytes }) => {
+            CopyProgress::Catching { done_bytes, total_bytes }
+        }
+        (
+            CopyProgress::Catching { done_bytes: done, total_bytes: total },
+            Together::Catching { done_bytes, total_bytes },
+        ) => CopyProgress::Catching { done_bytes: done + done_bytes, total_bytes: total + total_bytes },
     }
 }

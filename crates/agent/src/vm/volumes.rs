@@ -26,6 +26,7 @@ impl VmTask {
         let wanted = request.volume;
         self.check_volume_change(request.epoch)?;
         self.expect_exports_answer().await?;
+        self.expect_mirrored_to_change(&wanted).await?;
         let record = self.known()?;
         let what = format!("volume '{}' of VM '{}'", wanted.name, record.assignment.name);
         let taken =
@@ -63,6 +64,9 @@ impl VmTask {
             return Ok(());
         };
         let what = format!("volume '{}' of VM '{}'", has.name, record.assignment.name);
+        if has.pool.is_mirrored() {
+            self.join_anew(false).await?;
+        }
         if !matches!(self.run, Run::Off) {
             let described = describe(&self.host, &has);
             let gone = within(MONITOR_LIMIT, self.vm, unplug(&self.machine()?.qmp, &described)).await?;
@@ -77,6 +81,23 @@ impl VmTask {
         volumes.retain(|other| other.uuid != volume);
         self.save_volumes(volumes).await?;
         give(&self.host, &has, None, &what).await
+    }
+
+    /// A volume with a copy comes, or grows, when there is no copy: that would not have it, or would be too short.
+    async fn expect_mirrored_to_change(&mut self, wanted: &VolumeAssignment) -> Result<(), Problem> {
+        if !wanted.pool.is_mirrored() {
+            return Ok(());
+        }
+        let had = self.known()?.assignment.volumes.iter().find(|has| has.uuid == wanted.uuid);
+        let Some(had) = had else { return self.join_anew(true).await };
+        if had.size >= wanted.size {
+            return Ok(());
+        }
+        if matches!(self.run, Run::Off) {
+            return self.expect_alone();
+        }
+        let detail = format!("volume '{}' is mirrored, and does not grow while its VM runs", wanted.name);
+        Err(Problem::conflict("volume-mirrored", detail).remedy("stop the VM first, or detach the volume"))
     }
 
     /// Nobody can open what the VM had, once it is gone.

@@ -1,19 +1,71 @@
-//! Who is current of a VM's disk in a mirrored pool: each decision is one transaction on the VM, before anybody acts on it.
+//! Who is current of a VM's disks in mirrored pools, its own and its volumes: each decision is one transaction on the VM, before
+//! anybody acts on it.
 
 use gantry_api::{
     AgentApi,
     agent::{VmObservation, VmRunState},
     mirror::{GoAlone, TakeCopy},
 };
-use gantry_types::{DiskCopies, Name, Pool, Problem, Resource, Severity, Vm};
+use gantry_types::{ByteSize, DiskCopies, Name, Pool, Problem, Resource, Severity, Vm, Volume};
+use std::sync::Arc;
+use uuid::Uuid;
 
-use super::{App, pool};
-use crate::objects::Change;
+use super::{App, pool, volume};
+use crate::{model::Tables, objects::Change};
 
-/// The mirrored pool that the VM's disk is in.
-pub(crate) fn pool_of(app: &App, vm: &Vm) -> Option<std::sync::Arc<Pool>> {
-    let name = vm.spec.pool.as_ref()?;
-    app.model.get::<Pool>(name.as_str()).filter(|pool| pool.is_mirrored())
+/// A disk of a VM that has copies.
+#[derive(Debug, Clone)]
+pub(crate) struct CopiedDisk {
+    pub pool: Arc<Pool>,
+    /// The VM if it is its own, or the volume.
+    pub disk: Uuid,
+    pub size: ByteSize,
+    /// It lies over the VM's image.
+    pub is_own: bool,
+}
+
+fn mirrored(tables: &Tables, pool: &Name) -> Option<Arc<Pool>> {
+    tables.pools.get(pool.as_str()).filter(|pool| pool.is_mirrored()).cloned()
+}
+
+/// The VM's disks that have copies, its own first.
+pub(crate) fn disks_of(tables: &Tables, vm: &Vm) -> Vec<CopiedDisk> {
+    let own = vm.spec.pool.as_ref().and_then(|pool| mirrored(tables, pool)).map(|pool| CopiedDisk {
+        pool,
+        disk: vm.metadata.uuid,
+        size: vm.status.disk.unwrap_or_default(),
+        is_own: true,
+    });
+    let of_volumes = volume::of_vm(tables, vm).into_iter().filter_map(|volume| {
+        let pool = mirrored(tables, &volume.spec.pool)?;
+        Some(CopiedDisk { pool, disk: volume.metadata.uuid, size: volume.spec.size, is_own: false })
+    });
+    own.into_iter().chain(of_volumes).collect()
+}
+
+/// Whether any of the VM's disks has copies.
+pub(crate) fn is_copied(tables: &Tables, vm: &Vm) -> bool {
+    !disks_of(tables, vm).is_empty()
+}
+
+/// Who has the content of a volume: its VM says that, if it has one.
+pub(crate) fn of_volume(tables: &Tables, volume: &Volume) -> Option<DiskCopies> {
+    match &volume.status.vm {
+        Some(vm) if volume.status.copies.is_none() => tables.vms.get(vm.as_str())?.status.copies.clone(),
+        _ => volume.status.copies.clone(),
+    }
+}
+
+/// The volume has left its VM, and its copies with it.
+pub(crate) fn leave_vm(tables: &Tables, volume: &mut Volume, vm: &mut Vm) {
+    if mirrored(tables, &volume.spec.pool).is_some() {
+        if volume.status.copies.is_none() {
+            volume.status.copies.clone_from(&vm.status.copies);
+        }
+        if disks_of(tables, vm).iter().all(|disk| disk.disk == volume.metadata.uuid) {
+            vm.status.copies = None;
+        }
+    }
 }
 
 /// Changes who is current, if the VM is still on this host and nobody has decided otherwise meanwhile. What holds afterwards.
@@ -48,7 +100,7 @@ async fn decide(
 
 /// From here on only the VM's host is current.
 pub(crate) async fn alone(app: &App, vm: &Vm, host: &Name, above: u64, why: &str) -> Result<DiskCopies, Problem> {
-    let message = format!("the disk of VM '{}' is only on host '{host}' now: {why}", vm.name());
+    let message = format!("the disks of VM '{}' are only on host '{host}' now: {why}", vm.name());
     decide(app, vm, host, Some((Severity::Warning, "DiskCopyLost", message)), |copies| {
         let is_alone = copies.current == [host.clone()] && copies.generation > above;
         (!is_alone)
@@ -65,7 +117,7 @@ pub(crate) async fn paired(
     peer: &Name,
     generation: u64,
 ) -> Result<DiskCopies, Problem> {
-    let message = format!("the disk of VM '{}' is on hosts '{host}' and '{peer}' now", vm.name());
+    let message = format!("the disks of VM '{}' are on hosts '{host}' and '{peer}' now", vm.name());
     decide(app, vm, host, Some((Severity::Normal, "DiskCopied", message)), |copies| {
         // Parted since: the peer is not current.
         let holds = copies.generation == generation && !copies.is_current(peer);
@@ -74,15 +126,48 @@ pub(crate) async fn paired(
     .await
 }
 
-/// Has the VM's new host make its copy the disk; that it is current was decided when it became the VM's host.
+/// Has the VM's new host make its copies the disks; that they are current was decided when it became the VM's host.
 pub(crate) async fn take(app: &App, vm: &Vm, agent: &dyn AgentApi) -> Result<(), Problem> {
-    let (Some(pool), Some(copies)) = (pool_of(app, vm), &vm.status.copies) else { return Ok(()) };
-    if copies.generation <= DiskCopies::FIRST {
+    let Some(copies) = vm.status.copies.as_ref().filter(|copies| copies.generation > DiskCopies::FIRST) else {
         // Nobody had it before.
         return Ok(());
+    };
+    let generation = copies.generation;
+    for CopiedDisk { pool, disk, .. } in app.model.read(|tables| disks_of(tables, vm)) {
+        let pool = pool::assignment(&pool);
+        agent.take_copy(&TakeCopy { pool, disk, from: generation - 1, generation }).await?;
     }
-    let (pool, disk, generation) = (pool::assignment(&pool), vm.metadata.uuid, copies.generation);
-    agent.take_copy(&TakeCopy { pool, disk, from: generation - 1, generation }).await
+    Ok(())
+}
+
+/// A volume comes to the VM on its host, which has it: of both, only that host is current from here on.
+pub(crate) async fn admit(
+    app: &App,
+    volume: &Volume,
+    vm: &Vm,
+    host: &Name,
+    agent: &dyn AgentApi,
+) -> Result<(), Problem> {
+    let seen = agent.observe().await?.into_iter().find(|seen| seen.uuid == vm.metadata.uuid);
+    let told = seen.and_then(|seen| seen.copies).map_or(0, |copies| copies.generation);
+    let decided = app
+        .objects
+        .racing(|| async {
+            let (mut vm, mut volume): (Vm, Volume) =
+                (app.objects.get(vm.name()).await?, app.objects.get(volume.name()).await?);
+            let generation_of = |copies: &Option<DiskCopies>| copies.as_ref().map_or(0, |copies| copies.generation);
+            let above = told.max(generation_of(&vm.status.copies)).max(generation_of(&volume.status.copies));
+            let copies = DiskCopies { generation: above + 1, current: vec![host.clone()] };
+            (vm.status.copies, volume.status.copies) = (Some(copies.clone()), Some(copies.clone()));
+            let mut change = Change::new();
+            change.update(&vm)?.update(&volume)?;
+            app.commit(change).await?;
+            Ok(copies)
+        })
+        .await?;
+    agent.go_alone(vm.metadata.uuid, &GoAlone { epoch: vm.status.epoch, generation: decided.generation }).await?;
+    app.model.overlay_mut(|overlay| overlay.settled(vm.metadata.uuid, host.as_str()));
+    Ok(())
 }
 
 /// Before the VM executes: every run of it begins alone.

@@ -6,18 +6,19 @@ use gantry_types::{
     Resource, Vm, VmPhase,
 };
 
-use super::{App, Caller, explain as placement};
+use super::{App, Caller, copies, explain as placement};
 
 pub fn vm(app: &App, caller: &Caller, name: &str) -> Result<HaExplanation, Problem> {
     let placement = placement::vm(app, caller, name)?;
     let vm = app.model.get::<Vm>(name).ok_or_else(|| Problem::not_found(Vm::KIND, name))?;
     let vm = app.model.decorate(&*vm);
     let pool = vm.spec.pool.as_ref().and_then(|pool| app.model.get::<Pool>(pool.as_str()));
-    Ok(explain(&vm, pool.as_deref(), &placement))
+    let copied = app.model.read(|tables| copies::is_copied(tables, &vm));
+    Ok(explain(&vm, pool.as_deref(), copied, &placement))
 }
 
-/// One sentence for each thing that can fail.
-fn explain(vm: &Vm, pool: Option<&Pool>, placement: &VmExplanation) -> HaExplanation {
+/// One sentence for each thing that can fail. `copied`: disks of it are in mirrored pools.
+fn explain(vm: &Vm, pool: Option<&Pool>, copied: bool, placement: &VmExplanation) -> HaExplanation {
     let (name, ha, done) = (&vm.metadata.name, &vm.spec.ha, &vm.status.ha);
     let host = vm.status.host.as_ref().map_or("its host", |host| host.as_str());
     let mut rows = vec![("now", format!("{} on {host}", vm.status.phase))];
@@ -59,11 +60,11 @@ fn explain(vm: &Vm, pool: Option<&Pool>, placement: &VmExplanation) -> HaExplana
         }
     }
     rows.extend(probe_rows(vm, host));
-    if let Some(copies) = pool.filter(|pool| pool.is_mirrored()).and(vm.status.copies.as_ref()) {
+    if let Some(copies) = vm.status.copies.as_ref().filter(|_| copied) {
         let current: Vec<&str> = copies.current.iter().map(Name::as_str).collect();
-        rows.push(("its disk is on", format!("{}; generation {}", current.join(" and "), copies.generation)));
+        rows.push(("its disks are on", format!("{}; generation {}", current.join(" and "), copies.generation)));
     }
-    let elsewhere = elsewhere(vm, host, pool, placement);
+    let elsewhere = elsewhere(vm, host, pool, copied, placement);
     rows.push(("if its host dies", match &elsewhere {
         Ok((starts_on, pool)) => format!(
             "it starts on {starts_on} from pool {pool}, once {host} is proved to be shut out: when its power is seen off, or \
@@ -153,11 +154,17 @@ fn probe_rows(vm: &Vm, host: &str) -> Vec<(&'static str, String)> {
 }
 
 /// Where it would run again and from which pool, or why it would not.
-fn elsewhere(vm: &Vm, host: &str, pool: Option<&Pool>, placement: &VmExplanation) -> Result<(Name, Name), String> {
+fn elsewhere(
+    vm: &Vm,
+    host: &str,
+    pool: Option<&Pool>,
+    copied: bool,
+    placement: &VmExplanation,
+) -> Result<(Name, Name), String> {
     let Some(pool) = pool.filter(|pool| pool.is_shared() || pool.is_mirrored()) else {
         return Err(format!("its disk is only on {host}"));
     };
-    if let Some(why) = lacks_copy(vm, pool) {
+    if let Some(why) = lacks_copy(vm).filter(|_| copied) {
         return Err(why);
     }
     if vm.spec.ha.policy == HaPolicy::None {
@@ -170,26 +177,25 @@ fn elsewhere(vm: &Vm, host: &str, pool: Option<&Pool>, placement: &VmExplanation
         return Err(format!("{host} has not confirmed yet that it stops it when its lease ends"));
     }
     let others = placement.hosts.iter().filter(|verdict| verdict.host.as_str() != host);
-    let has_disk = |host: &Name| match pool.is_mirrored() {
-        true => vm.status.copies.as_ref().is_some_and(|copies| copies.is_current(host)),
-        false => pool.is_at(host),
-    };
+    let has_copies = |host: &Name| vm.status.copies.as_ref().is_some_and(|copies| copies.is_current(host));
+    let has_disk = |host: &Name| pool.is_at(host) && (!copied || has_copies(host));
     let fit = others.filter(|verdict| verdict.fits && has_disk(&verdict.host));
     let best = fit.max_by(|a, b| a.score.unwrap_or(0.0).total_cmp(&b.score.unwrap_or(0.0)));
     let best = best.ok_or_else(|| "no other host that reaches its disk can take it now".to_owned())?;
     Ok((best.host.clone(), pool.metadata.name.clone()))
 }
 
-/// Why a disk that is mirrored can't be used elsewhere now.
-fn lacks_copy(vm: &Vm, pool: &Pool) -> Option<String> {
+/// Why disks that are mirrored can't be used elsewhere now.
+fn lacks_copy(vm: &Vm) -> Option<String> {
     let host = vm.status.host.as_ref()?;
-    if !pool.is_mirrored() || vm.status.copies.as_ref().is_some_and(|copies| copies.other(host).is_some()) {
+    if vm.status.copies.as_ref().is_some_and(|copies| copies.other(host).is_some()) {
         return None;
     }
-    Some(format!(
-        "its disk has no second copy that is up to date; one is made by itself while it runs and another host of pool '{}' has room",
-        pool.name()
-    ))
+    Some(
+        "its disks have no second copies that are up to date; they are made by themselves while it runs and another host of their \
+         pools has room"
+            .to_owned(),
+    )
 }
 
 #[cfg(test)]
@@ -197,6 +203,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn explain(vm: &Vm, pool: Option<&Pool>, placement: &VmExplanation) -> HaExplanation {
+        super::explain(vm, pool, pool.is_some_and(Pool::is_mirrored), placement)
+    }
 
     fn vm(ha: serde_json::Value, status: serde_json::Value) -> Vm {
         let vm = json!({

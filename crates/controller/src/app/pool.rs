@@ -9,7 +9,7 @@ use gantry_types::{
     Action, Host, HostState, Name, Pool, PoolPhase, PoolSpec, PoolStatus, PoolType, Problem, Resource, Vm, Volume,
 };
 
-use super::{App, Caller, already_exists, check_labels, check_name, check_precondition};
+use super::{App, Caller, already_exists, check_labels, check_name, check_precondition, copies};
 use crate::{model::Tables, objects::Change, operations::new_operation};
 
 /// A pool as its hosts get it.
@@ -45,22 +45,24 @@ pub(crate) fn is_disk_shared(tables: &Tables, vm: &Vm) -> bool {
     pool.is_some_and(|pool| pool.is_shared())
 }
 
-/// Where the VM's disk can be used besides on its own host.
+/// Where the VM's disks can be used besides on its own host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Elsewhere {
     Nowhere,
     /// On every host of its pool.
     Pool,
-    /// On the host that has a current copy.
+    /// On the host that has current copies.
     Copy(Name),
 }
 
 pub(crate) fn elsewhere(tables: &Tables, vm: &Vm) -> Elsewhere {
     let other = || vm.status.copies.as_ref()?.other(vm.status.host.as_ref()?).cloned();
-    match (is_disk_shared(tables, vm), other()) {
-        (true, _) => Elsewhere::Pool,
-        (false, Some(host)) if is_mirrored(tables, vm) => Elsewhere::Copy(host),
-        (false, _) => Elsewhere::Nowhere,
+    let is_shared = is_disk_shared(tables, vm);
+    match other() {
+        _ if !is_shared && !is_mirrored(tables, vm) => Elsewhere::Nowhere,
+        Some(host) if copies::is_copied(tables, vm) => Elsewhere::Copy(host),
+        None if copies::is_copied(tables, vm) => Elsewhere::Nowhere,
+        _ => Elsewhere::Pool,
     }
 }
 
@@ -73,20 +75,6 @@ pub(crate) fn is_mirrored(tables: &Tables, vm: &Vm) -> bool {
 /// Whether each host has a place of its own for the VM's disk, so that a move to another host copies it.
 pub(crate) fn disk_travels(tables: &Tables, vm: &Vm) -> bool {
     vm.spec.pool.is_none() || is_mirrored(tables, vm)
-}
-
-/// A pool that is for VMs' own disks only takes no volume.
-///
-/// # Errors
-/// A message.
-pub(crate) fn expect_for_volumes(pool: &Pool) -> Result<(), String> {
-    if !pool.is_mirrored() {
-        return Ok(());
-    }
-    Err(format!(
-        "pool '{}' is mirrored, and keeps VMs' own disks only: use another pool; see: gantry pool list",
-        pool.name()
-    ))
 }
 
 /// The VM's disk is its host's alone.
@@ -306,41 +294,69 @@ fn expect_idle(pool: &Pool) -> Result<(), Problem> {
 pub(crate) fn leave_with(tables: &Tables, host: &Host, change: &mut Change) -> Result<(), Problem> {
     let its = tables.pools.values().filter(|pool| pool.is_at(&host.metadata.name));
     for pool in its {
-        if pool.is_shared() {
-            expect_idle(pool)?;
-            let mut left = (**pool).clone();
-            left.spec.hosts.retain(|other| *other != host.metadata.name);
-            change.update(&left)?;
-            continue;
-        }
-        let volumes: Vec<_> = volumes_in(tables, &pool.metadata.name).map(Resource::name).collect();
+        let is_last = pool.spec.hosts.len() == 1;
+        let is_only_there = |volume: &&Volume| {
+            let copies = copies::of_volume(tables, volume).filter(|_| pool.is_mirrored());
+            is_last || copies.is_some_and(|copies| copies.other(&host.metadata.name).is_none())
+        };
+        let volumes: Vec<_> =
+            volumes_in(tables, &pool.metadata.name).filter(is_only_there).map(Resource::name).collect();
         if !volumes.is_empty() {
             let detail =
                 format!("host '{}' has volumes in pool '{}': {}", host.name(), pool.name(), volumes.join(", "));
             return Err(Problem::conflict("host-in-use", detail).object(host.reference()).remedy("delete them first"));
         }
         expect_idle(pool)?;
+        if !is_last {
+            let mut left = (**pool).clone();
+            left.spec.hosts.retain(|other| *other != host.metadata.name);
+            change.update(&left)?;
+            continue;
+        }
         change.delete(&**pool);
     }
     Ok(())
 }
 
-/// A host that answers and reaches both pools.
+/// A host that answers and has one of these volumes, or places for them, as well as the other.
 ///
 /// # Errors
 /// `pool-not-reached` if there is none.
-pub(crate) fn common_host(app: &App, one: &Pool, other: &Pool) -> Result<Name, Problem> {
+pub(crate) fn common_host(app: &App, one: &Reach, other: &Reach) -> Result<Name, Problem> {
     let answers = |host: &&Name| {
         let host = app.model.get::<Host>(host.as_str());
         host.is_some_and(|host| host.status.state == HostState::Ready)
     };
-    let found = one.spec.hosts.iter().filter(|host| other.is_at(host)).find(answers);
+    let found = one.hosts.iter().filter(|host| other.hosts.contains(host)).find(answers);
     found.cloned().ok_or_else(|| {
+        let (one, other) = (&one.pool, &other.pool);
         let detail = format!("no host that answers reaches both pool '{}' and pool '{}'", one.name(), other.name());
         Problem::conflict("pool-not-reached", detail)
             .object(other.reference())
             .remedy("choose a pool of the same host: gantry pool list")
     })
+}
+
+/// The hosts that can read and write something in a pool.
+#[derive(Debug, Clone)]
+pub(crate) struct Reach {
+    pool: Pool,
+    hosts: Vec<Name>,
+}
+
+impl Reach {
+    /// Any new volume.
+    pub fn of(pool: &Pool) -> Self {
+        Self { pool: pool.clone(), hosts: pool.spec.hosts.clone() }
+    }
+    /// This volume: only one host has it as its own in a mirrored pool, if it was made there.
+    pub fn of_volume(pool: &Pool, volume: &Volume) -> Self {
+        let owner = volume.status.copies.as_ref().and_then(|copies| copies.owner()).filter(|_| pool.is_mirrored());
+        match owner {
+            Some(owner) => Self { pool: pool.clone(), hosts: vec![owner.clone()] },
+            None => Self::of(pool),
+        }
+    }
 }
 
 /// A pool that takes volumes and VMs' own disks.

@@ -10,7 +10,9 @@ use gantry_types::{
 };
 
 use super::{
-    App, Caller, already_exists, check_labels, check_name, check_precondition, pool, snapshot, vm, volume_content,
+    App, Caller, already_exists, check_labels, check_name, check_precondition,
+    pool::{self, Reach},
+    snapshot, vm, volume_content,
 };
 use crate::{
     model::Tables,
@@ -81,7 +83,7 @@ pub(crate) fn expect_movable(app: &App, vm: &Vm) -> Result<(), Problem> {
     });
     let Some(first) = stuck.first() else { return Ok(()) };
     let names: Vec<_> = stuck.iter().map(|volume| volume.name()).collect();
-    let detail = format!("VM '{}' can't move: only its host reaches its volumes {}", vm.name(), names.join(", "));
+    let detail = format!("VM '{}' can't move: no other host can use its volumes {}", vm.name(), names.join(", "));
     Err(Problem::conflict("vm-has-volumes", detail).object(vm.reference()).remedy(format!(
         "move them to a pool that both hosts reach (gantry volume migrate {0} --to POOL), or detach them: gantry volume \
          detach {0}",
@@ -103,7 +105,6 @@ pub async fn create(app: &App, caller: &Caller, sent: Volume, query: &WriteQuery
     };
     let pool = app.model.read(|tables| pool::find_ready(tables, &sent.spec.pool));
     let pool = pool.map_err(|message| wrong("spec.pool", message))?;
-    pool::expect_for_volumes(&pool).map_err(|message| wrong("spec.pool", message))?;
     pool::check_promise(app, &pool, sent.spec.size.bytes()).map_err(|message| wrong("spec.size", message))?;
     volume_content::check_image(app, &sent).map_err(|(field, message)| wrong(field, message))?;
     volume_content::check_backup(app, &sent).map_err(|(field, message)| wrong(field, message))?;
@@ -146,7 +147,7 @@ async fn clonable(app: &App, sent: &Volume, pool: &Pool, name: &gantry_types::Na
         return Err(wrong("spec.size", message));
     }
     let from: Pool = app.objects.get(source.spec.pool.as_str()).await?;
-    pool::common_host(app, &from, pool)?;
+    pool::common_host(app, &Reach::of_volume(&from, &source), &Reach::of(pool))?;
     Ok(source)
 }
 
@@ -190,10 +191,25 @@ pub async fn put(
             expect_phase(&current, &[VolumePhase::Ready, VolumePhase::Attached], "change")?;
             if volume.spec.size != current.spec.size {
                 snapshot::expect_without(app, &current, "grow")?;
+                expect_may_grow(app, &current).await?;
             }
             launch(app, caller, volume, Action::VolumeUpdate, Some(&current), query).await
         })
         .await
+}
+
+/// Copies are as long as their disk, and are not there when it grows.
+async fn expect_may_grow(app: &App, volume: &Volume) -> Result<(), Problem> {
+    let Some(vm) = &volume.status.vm else { return Ok(()) };
+    let pool = app.model.get::<Pool>(volume.spec.pool.as_str());
+    let vm: Vm = app.objects.get(vm.as_str()).await?;
+    if !pool.is_some_and(|pool| pool.is_mirrored()) || matches!(vm.status.phase, VmPhase::Stopped | VmPhase::Failed) {
+        return Ok(());
+    }
+    let detail = format!("volume '{}' is mirrored, and does not grow while VM '{}' runs", volume.name(), vm.name());
+    Err(Problem::conflict("volume-mirrored", detail)
+        .object(volume.reference())
+        .remedy(format!("stop the VM first, or detach the volume: gantry volume detach {}", volume.name())))
 }
 
 fn check_change(app: &App, current: &Volume, sent: &Volume) -> Result<(), Problem> {
@@ -278,20 +294,32 @@ pub async fn migrate(
                 Problem::invalid("invalid-request", format!("volume '{name}' can't be moved")).field("to", message)
             };
             let to = app.model.read(|tables| pool::find_ready(tables, &request.to)).map_err(wrong)?;
-            pool::expect_for_volumes(&to).map_err(wrong)?;
             pool::check_promise(app, &to, current.spec.size.bytes()).map_err(wrong)?;
             if let Some(vm) = &current.status.vm {
+                expect_not_mirrored(app, &current, &to)?;
                 let vm: Vm = app.objects.get(vm.as_str()).await?;
                 let there =
                     Volume { spec: VolumeSpec { pool: request.to.clone(), ..current.spec.clone() }, ..current.clone() };
                 expect_reached(app, &there, &vm)?;
             } else {
                 let from: Pool = app.objects.get(current.spec.pool.as_str()).await?;
-                pool::common_host(app, &from, &to)?;
+                pool::common_host(app, &Reach::of_volume(&from, &current), &Reach::of(&to))?;
             }
             launch(app, caller, current, Action::VolumeMigrate { to: request.to.clone() }, None, query).await
         })
         .await
+}
+
+/// A volume that a VM has, and that has copies here or is to have them there, does not change its pool.
+fn expect_not_mirrored(app: &App, volume: &Volume, to: &Pool) -> Result<(), Problem> {
+    let from = app.model.get::<Pool>(volume.spec.pool.as_str());
+    if !to.is_mirrored() && !from.is_some_and(|from| from.is_mirrored()) {
+        return Ok(());
+    }
+    let detail = format!("volume '{}' can't go to or from a mirrored pool while a VM has it", volume.name());
+    Err(Problem::conflict("volume-mirrored", detail)
+        .object(volume.reference())
+        .remedy(format!("detach it first: gantry volume detach {}", volume.name())))
 }
 
 fn in_use(volume: &Volume, vm: &str) -> Problem {
@@ -312,12 +340,19 @@ fn expect_reached(app: &App, volume: &Volume, vm: &Vm) -> Result<(), Problem> {
     };
     let name = volume.spec.pool.as_str();
     let pool = app.model.get::<Pool>(name).ok_or_else(|| Problem::not_found(Pool::KIND, name))?;
-    if pool.is_at(host) {
+    // One that was not made yet is made where it is needed.
+    let copies = volume.status.copies.as_ref().filter(|_| pool.is_mirrored());
+    let reached = copies.map_or(&pool.spec.hosts, |copies| &copies.current);
+    if pool.is_at(host) && reached.contains(host) {
         return Ok(());
     }
-    let reached: Vec<_> = pool.spec.hosts.iter().map(|host| host.as_str()).collect();
+    let reached: Vec<_> = reached.iter().map(|host| host.as_str()).collect();
+    let lacks = match copies {
+        Some(_) => "has no current copy of".to_owned(),
+        None => format!("does not reach pool '{name}' of"),
+    };
     let detail = format!(
-        "VM '{}' is on host '{host}', which does not reach pool '{name}' of volume '{}'; that is reached from {}",
+        "VM '{}' is on host '{host}', which {lacks} volume '{}'; that is reached from {}",
         vm.name(),
         volume.name(),
         reached.join(", ")

@@ -31,8 +31,10 @@ use uuid::Uuid;
 use super::woken;
 use crate::{
     app::{
-        App, Caller, fence,
-        pool::{Elsewhere, elsewhere, is_mirrored},
+        App, Caller,
+        copies::is_copied,
+        fence,
+        pool::{Elsewhere, elsewhere},
         vm, volume,
     },
     leases::moment,
@@ -198,8 +200,8 @@ pub(super) fn may_leave(app: &App, vm: &Vm, host: Option<&Host>) -> Result<(), P
     if vm.spec.host.is_some() {
         return waits("it may only run where it was (spec.host)");
     }
-    match app.model.read(|tables| (elsewhere(tables, vm), is_mirrored(tables, vm))) {
-        (Elsewhere::Nowhere, true) => waits("no other host has a current copy of its disk"),
+    match app.model.read(|tables| (elsewhere(tables, vm), is_copied(tables, vm))) {
+        (Elsewhere::Nowhere, true) => waits("no other host has a current copy of its disks"),
         (Elsewhere::Nowhere, false) => waits("no other host reaches its disk"),
         _ => Ok(()),
     }

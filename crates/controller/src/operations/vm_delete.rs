@@ -15,7 +15,7 @@ use super::{
     vm_start::or_absent,
     volume_attach,
 };
-use crate::{addresses, objects::Change};
+use crate::{addresses, app::copies, objects::Change};
 
 /// Hosts that may still have something of the VM.
 const LEFT_ON: &str = "left_on";
@@ -141,6 +141,7 @@ impl Step for Forget {
                 let Some(vm) = or_gone(context).await? else { return Ok(()) };
                 let mut change = Change::new();
                 change.delete(&vm);
+                let mut gone = vm.clone();
                 // They were inside its disk.
                 for snapshot in app.objects.list::<Snapshot>().await? {
                     if snapshot.spec.vm == vm.metadata.name {
@@ -150,6 +151,7 @@ impl Step for Forget {
                 // Volumes belong to themselves.
                 for mut volume in app.objects.list::<Volume>().await? {
                     if volume.status.vm.as_ref() == Some(&vm.metadata.name) {
+                        app.model.read(|tables| copies::leave_vm(tables, &mut volume, &mut gone));
                         volume_attach::loosen(&mut volume);
                         change.update(&volume)?;
                     }

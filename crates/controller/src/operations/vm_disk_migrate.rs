@@ -22,7 +22,7 @@ use super::{
     vm_start::{at_host, observe},
 };
 use crate::{
-    app::{pool, vm_disk},
+    app::{copies, pool, vm_disk},
     objects::Change,
 };
 
@@ -203,11 +203,15 @@ impl Step for Record {
 
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let Plan { to, points, .. } = Plan::need(context)?;
+        let volumes = context.vm().await?;
+        let volumes = context.app.model.read(|tables| copies::disks_of(tables, &volumes));
+        let has_others = volumes.iter().any(|disk| !disk.is_own);
         context
             .update_vm(|vm| {
                 vm.spec.pool.clone_from(&to);
                 // Those of where it was are of no use, and where it is there are none yet.
-                vm.status.copies = None;
+                let alone = vm.status.copies.take().zip(vm.status.host.clone()).filter(|_| has_others);
+                vm.status.copies = alone.map(|(copies, host)| copies.alone(host));
                 vm.status.recovery_points.retain(|point| !points.contains(&point.name));
             })
             .await?;

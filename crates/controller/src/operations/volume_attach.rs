@@ -5,16 +5,19 @@
 //! so a detachment that fails leaves the volume `detaching`, and detaching it again goes on.
 
 use async_trait::async_trait;
-use gantry_api::storage::AttachVolume;
-use gantry_types::{Name, Problem, Resource, Severity, Vm, Volume, VolumePhase, VolumeSpec};
+use gantry_api::{mirror::TakeCopy, storage::AttachVolume};
+use gantry_types::{Name, Pool, Problem, Resource, Severity, Vm, Volume, VolumePhase, VolumeSpec};
 
 use super::{
     FORMER_SPEC,
     step::{Ending, Procedure, Step, StepContext, Undone},
     vm_start::or_absent,
-    volume_make::{at_pool, volume},
+    volume_make::{at_volume, make_at, volume},
 };
-use crate::{app::volume::assignment, objects::Change};
+use crate::{
+    app::{copies, volume::assignment},
+    objects::Change,
+};
 
 pub struct VolumeAttach;
 pub struct VolumeDetach;
@@ -30,17 +33,34 @@ pub(super) async fn user(context: &StepContext, volume: &Volume) -> Result<Optio
 
 /// Takes this operation's mark off the volume and off its VM.
 pub(super) async fn release(context: &StepContext, change: &mut Change) -> Result<(Volume, Option<Name>), Problem> {
+    let (volume, vm) = unmarked(context).await?;
+    if let Some(vm) = &vm {
+        change.update(vm)?;
+    }
+    Ok((volume, vm.and_then(|vm| vm.status.host)))
+}
+
+async fn unmarked(context: &StepContext) -> Result<(Volume, Option<Vm>), Problem> {
     let mut volume = volume(context).await?;
     volume.status.operation = None;
-    let mut host = None;
-    if let Some(mut vm) = user(context, &volume).await? {
-        host = vm.status.host.clone();
-        if vm.status.operation.as_ref() == Some(&context.operation.metadata.name) {
-            vm.status.operation = None;
-            change.update(&vm)?;
-        }
+    let mut vm = user(context, &volume).await?;
+    if let Some(vm) = &mut vm
+        && vm.status.operation.as_ref() == Some(&context.operation.metadata.name)
+    {
+        vm.status.operation = None;
     }
-    Ok((volume, host))
+    Ok((volume, vm))
+}
+
+/// As [`release`], and the volume is nobody's; its copies are what its VM's were.
+async fn release_loose(context: &StepContext, change: &mut Change) -> Result<(Volume, Option<Name>), Problem> {
+    let (mut volume, mut vm) = unmarked(context).await?;
+    if let Some(vm) = &mut vm {
+        context.app.model.read(|tables| copies::leave_vm(tables, &mut volume, vm));
+        change.update(vm)?;
+    }
+    loosen(&mut volume);
+    Ok((volume, vm.and_then(|vm| vm.status.host)))
 }
 
 /// It is nobody's.
@@ -69,22 +89,78 @@ async fn take_away(context: &StepContext) -> Result<(), Problem> {
 #[async_trait]
 impl Procedure for VolumeAttach {
     fn steps(&self) -> Vec<Box<dyn Step>> {
-        vec![Box::new(Attach)]
+        vec![Box::new(TakeOver), Box::new(Admit), Box::new(Attach)]
     }
 
     async fn conclude(&self, context: &StepContext, ending: Ending<'_>, change: &mut Change) -> Result<(), Problem> {
+        let Ending::Succeeded = ending else {
+            let (volume, _) = release_loose(context, change).await?;
+            change.update(&volume)?;
+            return Ok(());
+        };
         let (mut volume, host) = release(context, change).await?;
-        if let Ending::Succeeded = ending {
-            volume.status.phase = VolumePhase::Attached;
-            let vm = volume.status.vm.as_ref().map(ToString::to_string).unwrap_or_default();
-            let by = &context.operation.spec.requested_by;
-            let message = format!("volume '{}' was attached to VM '{vm}' by {by}", volume.name());
-            change.event(&context.event(Severity::Normal, "VolumeAttached", message, host.as_ref()))?;
-        } else {
-            loosen(&mut volume);
-        }
+        volume.status.phase = VolumePhase::Attached;
+        // From here on they are its VM's.
+        volume.status.copies = None;
+        let vm = volume.status.vm.as_ref().map(ToString::to_string).unwrap_or_default();
+        let by = &context.operation.spec.requested_by;
+        let message = format!("volume '{}' was attached to VM '{vm}' by {by}", volume.name());
+        change.event(&context.event(Severity::Normal, "VolumeAttached", message, host.as_ref()))?;
         change.update(&volume)?;
         Ok(())
+    }
+}
+
+/// A volume in a mirrored pool, if it is one: its host's, and that of its VM.
+async fn mirrored(context: &StepContext) -> Result<Option<(Volume, Vm, Name)>, Problem> {
+    let volume = volume(context).await?;
+    let pool: Pool = context.app.objects.get(volume.spec.pool.as_str()).await?;
+    let vm = user(context, &volume).await?.filter(|_| pool.is_mirrored());
+    Ok(vm.and_then(|vm| {
+        let host = vm.status.host.clone()?;
+        Some((volume, vm, host))
+    }))
+}
+
+/// The VM's host has a mirrored volume as its own: it makes one that was never made, and takes over the copy that it has. Nobody
+/// writes to either meanwhile.
+struct TakeOver;
+
+#[async_trait]
+impl Step for TakeOver {
+    fn name(&self) -> &'static str {
+        "copy"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let Some((volume, _, host)) = mirrored(context).await? else { return Ok(()) };
+        let volume = make_at(context, volume, &host).await?;
+        let Some(copies) = volume.status.copies.as_ref().filter(|copies| copies.owner() != Some(&host)) else {
+            return Ok(());
+        };
+        let request = TakeCopy {
+            pool: assignment(&context.app, &volume)?.pool,
+            disk: volume.metadata.uuid,
+            from: copies.generation,
+            generation: copies.generation + 1,
+        };
+        context.agent(&host).await?.take_copy(&request).await
+    }
+}
+
+/// Who is current of the VM's disks is its host alone, of this one as of the others, until they are copied together.
+struct Admit;
+
+#[async_trait]
+impl Step for Admit {
+    fn name(&self) -> &'static str {
+        "alone"
+    }
+
+    async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        let Some((volume, vm, host)) = mirrored(context).await? else { return Ok(()) };
+        let agent = context.agent(&host).await?;
+        copies::admit(&context.app, &volume, &vm, &host, &*agent).await
     }
 }
 
@@ -117,16 +193,20 @@ impl Procedure for VolumeDetach {
     }
 
     async fn conclude(&self, context: &StepContext, ending: Ending<'_>, change: &mut Change) -> Result<(), Problem> {
-        let (mut volume, host) = release(context, change).await?;
+        if let Ending::Succeeded = ending {
+            let vm = volume(context).await?.status.vm.map(|vm| vm.to_string()).unwrap_or_default();
+            let (volume, host) = release_loose(context, change).await?;
+            let by = &context.operation.spec.requested_by;
+            let message = format!("volume '{}' was detached from VM '{vm}' by {by}", volume.name());
+            change
+                .event(&context.event(Severity::Normal, "VolumeDetached", message, host.as_ref()))?
+                .update(&volume)?;
+            return Ok(());
+        }
+        let (mut volume, _) = release(context, change).await?;
         let again = format!("to go on: gantry volume detach {}", volume.name());
         match ending {
-            Ending::Succeeded => {
-                let vm = volume.status.vm.as_ref().map(ToString::to_string).unwrap_or_default();
-                let by = &context.operation.spec.requested_by;
-                let message = format!("volume '{}' was detached from VM '{vm}' by {by}", volume.name());
-                change.event(&context.event(Severity::Normal, "VolumeDetached", message, host.as_ref()))?;
-                loosen(&mut volume);
-            }
+            Ending::Succeeded => {}
             Ending::Failed(problem) | Ending::Incomplete(problem) => {
                 volume.status.reason = Some(format!("detaching it failed: {problem}; {again}"));
             }
@@ -179,8 +259,23 @@ async fn change_to(context: &StepContext, spec: Option<VolumeSpec>) -> Result<()
     if let Some(vm) = user(context, &volume).await? {
         return apply(context, &volume, &vm).await;
     }
-    let (_, agent) = at_pool(context, &volume.spec.pool).await?;
+    if volume.status.copies.is_none() && assignment(&context.app, &volume)?.pool.is_mirrored() {
+        // It is made as large as it is to be then.
+        return Ok(());
+    }
+    let (_, agent) = at_volume(context, &volume).await?;
     agent.grow_volume(&assignment(&context.app, &volume)?).await
+}
+
+/// Copies are as long as their disk: those of a volume that grows are not current any more.
+async fn leave_copies(context: &StepContext) -> Result<(), Problem> {
+    let mut volume = volume(context).await?;
+    let Some(copies) = volume.status.copies.take() else { return Ok(()) };
+    let Some(owner) = copies.owner().filter(|_| copies.current.len() > 1) else { return Ok(()) };
+    volume.status.copies = Some(copies.alone(owner.clone()));
+    let mut change = Change::new();
+    change.update(&volume)?;
+    context.app.commit(change).await.map(drop)
 }
 
 #[async_trait]
@@ -190,6 +285,7 @@ impl Step for Update {
     }
 
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
+        leave_copies(context).await?;
         change_to(context, None).await
     }
 

@@ -7,10 +7,11 @@ use async_trait::async_trait;
 use gantry_api::{
     AgentApi,
     backup::RestoreVolume,
+    mirror::DropCopy,
     storage::{CopyVolume, FillVolume},
 };
 use gantry_types::{
-    BackedUpVolume, Backup, Host, HostState, Name, Pool, Problem, Resource, Severity, Volume, VolumePhase,
+    BackedUpVolume, Backup, DiskCopies, Host, HostState, Name, Pool, Problem, Resource, Severity, Volume, VolumePhase,
 };
 use std::sync::Arc;
 
@@ -20,7 +21,10 @@ use super::{
     step::{Ending, Procedure, Step, StepContext, Undone},
 };
 use crate::{
-    app::{pool, volume::assignment},
+    app::{
+        pool::{self, Reach},
+        volume::assignment,
+    },
     objects::Change,
 };
 
@@ -34,6 +38,36 @@ pub(super) async fn volume(context: &StepContext) -> Result<Volume, Problem> {
         Some(volume) if volume.metadata.uuid == target.uuid => Ok(volume),
         _ => Err(Problem::not_found(Volume::KIND, target.name.as_str())),
     }
+}
+
+/// Where it lies, if it is in a mirrored pool and was made there.
+fn owner(volume: &Volume) -> Option<&Name> {
+    volume.status.copies.as_ref()?.owner()
+}
+
+/// A host that has the volume and answers, if there is one.
+pub(super) async fn at_volume(context: &StepContext, volume: &Volume) -> Result<(Name, Arc<dyn AgentApi>), Problem> {
+    match owner(volume) {
+        Some(owner) => Ok((owner.clone(), context.agent(owner).await?)),
+        None => at_pool(context, &volume.spec.pool).await,
+    }
+}
+
+/// Makes it on this host, if it is in a mirrored pool and was never made there. It is made once: whoever found nothing in its place
+/// later would make an empty one.
+pub(super) async fn make_at(context: &StepContext, mut volume: Volume, host: &Name) -> Result<Volume, Problem> {
+    let (assignment, agent) = (assignment(&context.app, &volume)?, context.agent(host).await?);
+    if !assignment.pool.is_mirrored() || volume.status.copies.is_some() {
+        return Ok(volume);
+    }
+    // Of another size, from an attempt that nobody knows of.
+    agent.delete_volume(&assignment.pool, assignment.uuid).await?;
+    agent.create_volume(&assignment).await?;
+    volume.status.copies = Some(DiskCopies::first(host.clone()));
+    let mut change = Change::new();
+    change.update(&volume)?;
+    volume.metadata.revision = context.app.commit(change).await?;
+    Ok(volume)
 }
 
 /// A host that reaches the pool and answers, if there is one.
@@ -118,8 +152,30 @@ impl Step for Make {
 
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let volume = volume(context).await?;
-        let (_, agent) = at_pool(context, &volume.spec.pool).await?;
-        agent.create_volume(&assignment(&context.app, &volume)?).await
+        let pool: Pool = context.app.objects.get(volume.spec.pool.as_str()).await?;
+        if !pool.is_mirrored() {
+            let (_, agent) = at_pool(context, &volume.spec.pool).await?;
+            return agent.create_volume(&assignment(&context.app, &volume)?).await;
+        }
+        let spec = &volume.spec;
+        if spec.clone_of.is_none() && spec.image.is_none() && spec.backup.is_none() {
+            // Made empty where it is first attached.
+            return Ok(());
+        }
+        let host = match source(context, &volume).await? {
+            Some(source) => {
+                let from: Pool = context.app.objects.get(source.spec.pool.as_str()).await?;
+                pool::common_host(&context.app, &Reach::of_volume(&from, &source), &Reach::of_volume(&pool, &volume))?
+            }
+            None => match &spec.backup {
+                Some(from) => {
+                    let backup: Backup = context.app.objects.get(from.name.as_str()).await?;
+                    reaching_both(context, &volume, &backup).await?
+                }
+                None => at_volume(context, &volume).await?.0,
+            },
+        };
+        make_at(context, volume, &host).await.map(drop)
     }
 
     async fn undo(&self, context: &mut StepContext) -> Result<Undone, Problem> {
@@ -137,7 +193,7 @@ async fn source(context: &StepContext, volume: &Volume) -> Result<Option<Volume>
 }
 
 async fn fill_with_image(context: &StepContext, volume: &Volume, name: &Name) -> Result<(), Problem> {
-    let (_, agent) = at_pool(context, &volume.spec.pool).await?;
+    let (_, agent) = at_volume(context, volume).await?;
     let image = ready_image(&context.app, name)?;
     agent.ensure_image(&image).await?;
     agent.fill_volume(&FillVolume { volume: assignment(&context.app, volume)?, image }).await
@@ -160,6 +216,9 @@ async fn fill_from_backup(context: &mut StepContext, volume: &Volume, from: &Bac
 /// The host that made the backup, which surely reaches its repository, if it reaches the pool, too; else one that reaches the
 /// pool, and says if it does not find the repository.
 async fn reaching_both(context: &StepContext, volume: &Volume, backup: &Backup) -> Result<Name, Problem> {
+    if let Some(owner) = owner(volume) {
+        return Ok(owner.clone());
+    }
     let pool: Pool = context.app.objects.get(volume.spec.pool.as_str()).await?;
     let maker = backup.status.host.as_ref().filter(|maker| pool.spec.hosts.contains(maker));
     let answers = |name: &&Name| {
@@ -191,7 +250,9 @@ impl Step for Fill {
         let Some(source) = source(context, &volume).await? else { return Ok(()) };
         let find = async |pool: &Name| context.app.objects.get::<Pool>(pool.as_str()).await;
         let (from, to) = (find(&source.spec.pool).await?, find(&volume.spec.pool).await?);
-        let host = pool::common_host(&context.app, &from, &to)?;
+        let (from, there) = (Reach::of_volume(&from, &source), Reach::of_volume(&to, &volume));
+        let host = pool::common_host(&context.app, &from, &there)?;
+        let source = make_at(context, source, &host).await?;
         let request = CopyVolume {
             from: assignment(&context.app, &source)?,
             to: pool::assignment(&to),
@@ -203,8 +264,20 @@ impl Step for Fill {
 
 async fn delete(context: &StepContext) -> Result<(), Problem> {
     let volume = volume(context).await?;
-    let (_, agent) = at_pool(context, &volume.spec.pool).await?;
-    agent.delete_volume(&assignment(&context.app, &volume)?.pool, volume.metadata.uuid).await
+    let (pool, disk) = (assignment(&context.app, &volume)?.pool, volume.metadata.uuid);
+    if !pool.is_mirrored() {
+        let (_, agent) = at_pool(context, &volume.spec.pool).await?;
+        return agent.delete_volume(&pool, disk).await;
+    }
+    let Some(copies) = &volume.status.copies else { return Ok(()) };
+    for host in &copies.current {
+        let agent = context.agent(host).await?;
+        match copies.owner() == Some(host) {
+            true => agent.delete_volume(&pool, disk).await?,
+            false => agent.drop_copy(&DropCopy { pool: pool.clone(), disk }).await?,
+        }
+    }
+    Ok(())
 }
 
 struct Delete;

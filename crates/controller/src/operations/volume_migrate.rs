@@ -9,22 +9,27 @@
 
 use async_trait::async_trait;
 use gantry_api::storage::{CopyVolume, MoveVolume, PoolAssignment, VolumeAssignment};
-use gantry_types::{Action, Name, Pool, Problem, Resource, Severity, Vm, VmPhase, Volume};
+use gantry_types::{Action, DiskCopies, Name, Pool, Problem, Resource, Severity, Vm, VmPhase, Volume};
 use std::sync::Arc;
 
 use super::{
     move_report::{given_up, has_moved},
     step::{Ending, Patience, Procedure, Step, StepContext, Undone},
     volume_attach::{apply, release, user},
-    volume_make::volume,
+    volume_make::{make_at, volume},
 };
 use crate::{
-    app::{pool, volume::assignment},
+    app::{
+        pool::{self, Reach},
+        volume::assignment,
+    },
     objects::Change,
 };
 
 /// The pool that it leaves.
 const FROM: &str = "from";
+/// The host that copies it, if no VM has it.
+const AT: &str = "at";
 
 pub struct VolumeMigrate;
 
@@ -51,7 +56,10 @@ impl Moving {
         let (from, to) = (find(&from).await?, find(to).await?);
         let host = match vm.as_ref().and_then(|vm| vm.status.host.clone()) {
             Some(host) => host,
-            None => pool::common_host(&context.app, &from, &to)?,
+            None => match context.memo(AT)? {
+                Some(host) => host,
+                None => pool::common_host(&context.app, &Reach::of_volume(&from, &volume), &Reach::of(&to))?,
+            },
         };
         let here = VolumeAssignment { pool: pool::assignment(&from), ..assignment(&context.app, &volume)? };
         let agent = context.agent(&host).await?;
@@ -113,11 +121,13 @@ impl Step for Target {
         let moving = Moving::look(context).await?;
         if context.memo::<Name>(FROM)?.is_none() {
             context.note(FROM, &moving.volume.spec.pool)?;
+            context.note(AT, &moving.host)?;
             context.save().await?;
         }
         if moving.volume.spec.pool == moving.to.name {
             return Ok(());
         }
+        make_at(context, moving.volume.clone(), &moving.host).await?;
         moving.agent.create_volume(&moving.there()).await
     }
 
@@ -180,7 +190,12 @@ impl Step for Record {
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let moving = Moving::look(context).await?;
         let mut volume = moving.volume.clone();
-        volume.spec.pool = moving.to.name.clone();
+        if volume.spec.pool != moving.to.name {
+            volume.spec.pool = moving.to.name.clone();
+            let before = volume.status.copies.take().map_or(0, |copies| copies.generation);
+            let copies = DiskCopies { generation: before + 1, current: vec![moving.host.clone()] };
+            volume.status.copies = Some(copies).filter(|_| moving.to.is_mirrored());
+        }
         if let Some(vm) = &moving.vm {
             // The host of a VM that does not run learns it here; that of one that runs knows.
             apply(context, &volume, vm).await?;

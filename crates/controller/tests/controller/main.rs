@@ -18,6 +18,7 @@ mod hosts_work;
 mod late_commands;
 mod late_reports;
 mod mirrored;
+mod mirrored_volumes;
 mod networking;
 mod nfs_pools;
 mod policies;
@@ -210,9 +211,10 @@ async fn every_step_can_be_run_twice() {
 }
 
 /// It runs where it ran, and only there: with the copy of its disk, or without.
-async fn expect_where_it_was(world: &World) {
+async fn expect_where_it_was(world: &World, scenario: Scenario) {
     let vm = world.vm("web").await.expect("a VM");
-    let (here, copies) = (world::name("host-1"), vm.status.copies.clone().expect("of its disk"));
+    let at = if scenario == Scenario::VolumeTakeOver { "host-3" } else { "host-1" };
+    let (here, copies) = (world::name(at), vm.status.copies.clone().expect("of its disk"));
     assert_eq!((vm.status.phase, vm.status.host.as_ref()), (VmPhase::Running, Some(&here)), "{:?}", vm.status);
     assert_eq!((copies.current.first(), vm.status.moving_to), (Some(&here), None));
     assert_eq!(world.hosts.executing(vm.metadata.uuid), [here]);
@@ -239,6 +241,7 @@ async fn with_fault(scenario: Scenario, fault: Fault) -> OperationPhase {
         // A stop that fails may have stopped the guest; a removal may have been done.
         let undoable = !matches!(scenario, Scenario::Stop | Scenario::Kill | Scenario::Delete | Scenario::SnapshotDelete)
                 && !matches!(scenario, Scenario::VolumeDelete | Scenario::VolumeDetach | Scenario::BackupDelete)
+                && scenario != Scenario::VolumeDetachMirrored
                 // Whoever has adopted it keeps it.
                 && !scenario.leaves_its_host()
                 && !scenario.parts_copies()
@@ -252,7 +255,7 @@ async fn with_fault(scenario: Scenario, fault: Fault) -> OperationPhase {
         let is_final = |name: &str| ["record", "keep"].contains(&name);
         let final_step = operation.status.steps.iter().any(|step| is_final(&step.name) && step.attempts > 0);
         if scenario.parts_copies() && !final_step {
-            expect_where_it_was(&world).await;
+            expect_where_it_was(&world, scenario).await;
         }
         if undoable && !final_step {
             assert_eq!(world.everything(), before, "{scenario:?} with {fault:?}: {operation:#?}");
@@ -341,7 +344,7 @@ async fn a_cancel_at_any_write_unwinds_or_comes_too_late() {
                     if scenario.is_of_hosts() {
                         hosts_work::expect_back_to_work(&world).await;
                     } else if scenario.parts_copies() {
-                        expect_where_it_was(&world).await;
+                        expect_where_it_was(&world, scenario).await;
                     } else if !matches!(
                         scenario,
                         Scenario::Stop
@@ -351,6 +354,7 @@ async fn a_cancel_at_any_write_unwinds_or_comes_too_late() {
                             | Scenario::SnapshotDelete
                             | Scenario::VolumeDelete
                             | Scenario::VolumeDetach
+                            | Scenario::VolumeDetachMirrored
                             | Scenario::BackupDelete
                             | Scenario::StartElsewhere
                             | Scenario::StartOnCopy

@@ -7,13 +7,12 @@ use gantry_api::rest::{MigrateRequest, StopRequest, WriteQuery};
 use gantry_api::{AgentApi, MirrorApi};
 use gantry_controller::{
     Caller,
-    app::{cluster, snapshot, vm, volume},
+    app::{cluster, snapshot, vm},
     loops::{cluster_keeper, failover, host_failure_detector, host_fencer, mirror_keeper, pool_keeper, stray_vms},
 };
 use gantry_hostlink::fake::{Fault, When};
 use gantry_types::{
     ByteSize, DiskCopies, Event, HaPolicy, Host, Name, Operation, Pool, PoolHealth, Problem, Snapshot, Vm, VmPhase,
-    Volume,
 };
 use serde_json::json;
 
@@ -24,15 +23,15 @@ fn query() -> WriteQuery {
 }
 
 /// Three hosts with a mirrored pool, and a protected VM in it that runs.
-struct Pair {
-    world: World,
-    controller: Controller,
-    keeper: mirror_keeper::Memory,
+pub struct Pair {
+    pub world: World,
+    pub controller: Controller,
+    pub keeper: mirror_keeper::Memory,
     failover: failover::Memory,
 }
 
 impl Pair {
-    async fn new() -> Self {
+    pub async fn new() -> Self {
         let world = World::new().await;
         let controller = world.controller().await;
         *world.power.absent.lock().expect("unpoisoned") = true;
@@ -61,25 +60,25 @@ impl Pair {
         assert!(self.web().await.status.is_guarded());
     }
 
-    async fn web(&self) -> Vm {
+    pub async fn web(&self) -> Vm {
         self.world.vm("web").await.expect("a VM")
     }
 
-    async fn copies(&self) -> DiskCopies {
+    pub async fn copies(&self) -> DiskCopies {
         self.web().await.status.copies.expect("its disk is mirrored")
     }
 
-    async fn host(&self) -> Name {
+    pub async fn host(&self) -> Name {
         self.web().await.status.host.expect("it is somewhere")
     }
 
     /// The keeper looks, and hosts report what has become of it.
-    async fn look(&mut self) {
+    pub async fn look(&mut self) {
         self.world.reports(&self.controller).await;
         mirror_keeper::pass(&self.controller.app, &mut self.keeper).await;
     }
 
-    async fn peer(&mut self) -> Name {
+    pub async fn peer(&mut self) -> Name {
         for _ in 0..10 {
             self.look().await;
             if let Some(peer) = self.copies().await.other(&self.host().await) {
@@ -90,7 +89,7 @@ impl Pair {
         panic!("no second copy is made: {:?}", self.web().await.status);
     }
 
-    async fn migrate(&self, to: &Name) {
+    pub async fn migrate(&self, to: &Name) {
         let request = MigrateRequest { to: Some(to.clone()), ..MigrateRequest::default() };
         let moved = vm::migrate(&self.controller.app, &Caller::controller(), "web", &request, &query()).await;
         self.controller.execute(&moved.expect("accepted").operation.expect("an operation").metadata.name).await;
@@ -98,16 +97,16 @@ impl Pair {
         self.world.reports(&self.controller).await;
     }
 
-    async fn write(&self) {
+    pub async fn write(&self) {
         self.world.hosts.guest_writes(&self.host().await, self.web().await.metadata.uuid);
     }
 
     /// How often the guest has written to the disk that it has now.
-    async fn written(&self) -> u64 {
+    pub async fn written(&self) -> u64 {
         self.world.hosts.disk_on(&self.host().await, self.web().await.metadata.uuid).expect("a disk").0
     }
 
-    async fn lose(&mut self, host: &Name) {
+    pub async fn lose(&mut self, host: &Name) {
         self.world.hosts.cut(host);
         for _ in 0..4 {
             self.world.clock.advance(Duration::from_secs(5));
@@ -117,7 +116,7 @@ impl Pair {
     }
 
     /// Shuts out who is to be shut out, and starts again what can be.
-    async fn fail_over(&mut self) {
+    pub async fn fail_over(&mut self) {
         let app = &self.controller.app;
         for _ in 0..4 {
             self.world.clock.advance(Duration::from_secs(10));
@@ -138,7 +137,7 @@ impl Pair {
         }
     }
 
-    async fn mend(&mut self, host: &Name) {
+    pub async fn mend(&mut self, host: &Name) {
         self.world.hosts.mend(host);
         for _ in 0..4 {
             self.world.heartbeats(&self.controller).await;
@@ -293,16 +292,11 @@ async fn a_deleted_vm_leaves_no_copy() {
 }
 
 #[tokio::test]
-async fn what_a_mirrored_pool_is_not_for_is_refused_with_the_reason() {
+async fn that_there_is_a_second_copy_is_told() {
     let mut pair = Pair::new().await;
     pair.peer().await;
-    let app = &pair.controller.app;
-    let spec = json!({"pool": "pair", "size": ByteSize::mib(8)});
-    let sent = Volume::new(name("data"), serde_json::from_value(spec).expect("a spec"));
-    let refused = volume::create(app, &Caller::controller(), sent, &query()).await.expect_err("refused");
-    assert!(refused.fields[0].message.contains("mirrored"), "{refused:?}");
     let told = |event: &std::sync::Arc<Event>| event.spec.reason == "DiskCopied";
-    assert!(app.model.list::<Event>().iter().any(told));
+    assert!(pair.controller.app.model.list::<Event>().iter().any(told));
 }
 
 #[tokio::test]

@@ -68,6 +68,12 @@ pub enum Scenario {
     VolumeMigrateLoose,
     VolumeClone,
     VolumeFromImage,
+    /// Mirrored, to a VM whose disk has a copy.
+    VolumeAttachMirrored,
+    /// From a VM that has copies of both.
+    VolumeDetachMirrored,
+    /// Where there is a copy of it.
+    VolumeTakeOver,
     BackupCreate,
     BackupVerify,
     BackupDelete,
@@ -88,10 +94,14 @@ impl Scenario {
 
     /// Given up on the way, it leaves its VM without the copy of its disk.
     pub fn parts_copies(self) -> bool {
-        self == Self::MigrateCopied
+        matches!(self, Self::MigrateCopied | Self::VolumeAttachMirrored | Self::VolumeTakeOver)
     }
 
-    pub const ALL: [Self; 51] = [
+    fn is_of_mirrored_volumes(self) -> bool {
+        matches!(self, Self::VolumeAttachMirrored | Self::VolumeDetachMirrored | Self::VolumeTakeOver)
+    }
+
+    pub const ALL: [Self; 54] = [
         Self::Start,
         Self::Restart,
         Self::Stop,
@@ -134,6 +144,9 @@ impl Scenario {
         Self::VolumeMigrateLoose,
         Self::VolumeClone,
         Self::VolumeFromImage,
+        Self::VolumeAttachMirrored,
+        Self::VolumeDetachMirrored,
+        Self::VolumeTakeOver,
         Self::BackupCreate,
         Self::BackupVerify,
         Self::BackupDelete,
@@ -215,7 +228,9 @@ impl Scenario {
                 controller.shared_pool("nas").await;
                 controller.create_in("web", Some("nas")).await
             }
-            Self::MigrateCopied | Self::StartOnCopy | Self::RestartBesideCopy => {
+            _ if self.is_of_mirrored_volumes()
+                || matches!(self, Self::MigrateCopied | Self::StartOnCopy | Self::RestartBesideCopy) =>
+            {
                 controller.mirrored_pool("pair").await;
                 controller.create_in("web", Some("pair")).await
             }
@@ -233,7 +248,7 @@ impl Scenario {
             return None;
         }
         let starts_on_copy = matches!(self, Self::StartOnCopy | Self::RestartBesideCopy);
-        if starts_on_copy || self == Self::MigrateCopied {
+        if starts_on_copy || self == Self::MigrateCopied || self.is_of_mirrored_volumes() {
             world.copied(controller, "web").await;
         }
         let stop = StopRequest { grace_s: 0, force: true };
@@ -249,7 +264,7 @@ impl Scenario {
             world.lose(controller, "host-1").await;
         }
         if self.is_of_storage() {
-            return Some(self.ask_of_storage(controller).await);
+            return Some(self.ask_of_storage(world, controller).await);
         }
         if self.expected_backups().is_some() {
             return Some(self.ask_of_backup(world, controller).await);
@@ -286,7 +301,7 @@ impl Scenario {
     }
 
     /// A pool on the VM's host, a volume in it, the VM that has it: as much of this as the operation needs.
-    async fn ask_of_storage(self, controller: &Controller) -> Name {
+    async fn ask_of_storage(self, world: &World, controller: &Controller) -> Name {
         let (app, caller, query) = (&controller.app, &Caller::controller(), &WriteQuery::default());
         let sent = Pool::new(name("fast"), PoolSpec::dir("/srv/fast", name("host-1")));
         let made = pool::create(app, caller, sent, query).await.expect("accepted").operation;
@@ -300,7 +315,8 @@ impl Scenario {
             return deleted.expect("an operation").metadata.name;
         }
         let image = (self == Self::VolumeFromImage).then_some("tiny");
-        let spec = serde_json::json!({"pool": "fast", "size": "1GiB", "image": image});
+        let pool = if self.is_of_mirrored_volumes() { "pair" } else { "fast" };
+        let spec = serde_json::json!({"pool": pool, "size": "1GiB", "image": image});
         let sent = Volume::new(name("data"), serde_json::from_value(spec).expect("a spec"));
         let made = volume::create(app, caller, sent, query).await.expect("accepted").operation;
         let made = made.expect("an operation").metadata.name;
@@ -322,10 +338,28 @@ impl Scenario {
             _ => volume::attach(app, caller, "data", &AttachRequest { vm: name("web") }, query).await,
         };
         let changed = changed.expect("accepted").operation.expect("an operation").metadata.name;
-        if matches!(self, Self::VolumeDelete | Self::VolumeAttach | Self::VolumeMigrateLoose | Self::VolumeClone) {
+        if matches!(self, Self::VolumeDelete | Self::VolumeAttach | Self::VolumeMigrateLoose | Self::VolumeClone)
+            || self == Self::VolumeAttachMirrored
+        {
             return changed;
         }
         controller.execute(&changed).await;
+        if self.is_of_mirrored_volumes() {
+            world.copied(controller, "web").await;
+            let detached = volume::detach(app, caller, "data", query).await.expect("accepted").operation;
+            let detached = detached.expect("an operation").metadata.name;
+            if self == Self::VolumeDetachMirrored {
+                return detached;
+            }
+            controller.execute(&detached).await;
+            let request = MigrateRequest { to: Some(name("host-3")), ..MigrateRequest::default() };
+            let moved = vm::migrate(app, caller, "web", &request, query).await.expect("accepted").operation;
+            controller.execute(&moved.expect("an operation").metadata.name).await;
+            world.hosts.settle();
+            world.reports(controller).await;
+            let taken = volume::attach(app, caller, "data", &AttachRequest { vm: name("web") }, query).await;
+            return taken.expect("accepted").operation.expect("an operation").metadata.name;
+        }
         let changed = if self == Self::VolumeDetach {
             volume::detach(app, caller, "data", query).await
         } else if self == Self::VolumeMigrate {
@@ -355,7 +389,8 @@ impl Scenario {
             Self::VolumeMigrateLoose | Self::VolumeClone => volume(VolumePhase::Ready, 1),
             Self::VolumeMigrate => volume(VolumePhase::Attached, 1),
             Self::VolumeCreate | Self::VolumeFromImage | Self::VolumeDetach => volume(VolumePhase::Ready, 1),
-            Self::VolumeAttach => volume(VolumePhase::Attached, 1),
+            Self::VolumeDetachMirrored => volume(VolumePhase::Ready, 1),
+            Self::VolumeAttach | Self::VolumeAttachMirrored | Self::VolumeTakeOver => volume(VolumePhase::Attached, 1),
             Self::VolumeGrow => volume(VolumePhase::Attached, 2),
             _ => None,
         }
@@ -522,6 +557,7 @@ impl Scenario {
             | Self::RevertMemory
             | Self::Recover => Some((VmPhase::Running, Some("host-1"))),
             _ if self.expected_backups().is_some() => Some((VmPhase::Running, Some("host-1"))),
+            Self::VolumeTakeOver => Some((VmPhase::Running, Some("host-3"))),
             _ if self.is_of_storage() => Some((VmPhase::Running, Some("host-1"))),
             Self::Stop | Self::Kill | Self::SnapshotOfStopped | Self::DiskMigrateStopped => {
                 Some((VmPhase::Stopped, Some("host-1")))

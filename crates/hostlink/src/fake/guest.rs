@@ -11,7 +11,7 @@ use gantry_types::{
 };
 use uuid::Uuid;
 
-use super::mirror::{FakePairing, is_mirrored};
+use super::mirror::{self, FakePairing};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Guest {
@@ -158,7 +158,7 @@ impl FakeVm {
             probes: if running { self.probes.clone() } else { Vec::new() },
             recovery_points: self.points.clone(),
             volumes: self.assignment.volumes.iter().map(VolumeAssignment::place).collect(),
-            copies: is_mirrored(self).then(|| self.pairing.shown.clone()),
+            copies: mirror::told(self),
             owner_uid: self.owner_uid,
             damaged: false,
             guarded: self.guarded,

@@ -4,11 +4,12 @@ use async_trait::async_trait;
 use gantry_api::{
     MirrorApi,
     mirror::{
-        CopyEndpoint, CopyObservation, CopyProgress, DropCopy, FormerCopy, GoAlone, JoinCopy, ServeCopy, SettleCopy,
-        TakeCopy,
+        CopyEndpoint, CopyObservation, CopyProgress, DropCopy, DropLeftVolume, FormerCopy, GoAlone, JoinCopy,
+        ServeCopy, SettleCopy, TakeCopy,
     },
+    storage::{PoolAssignment, VolumeAssignment, VolumePlace},
 };
-use gantry_types::{Name, Problem};
+use gantry_types::{ByteSize, Name, Problem};
 use uuid::Uuid;
 
 use super::{
@@ -29,6 +30,8 @@ pub(super) struct FakeCopy {
     pool: Uuid,
     /// By a server that ends with the host's agent.
     is_served: bool,
+    /// Of a volume; a VM's own disk otherwise.
+    volume: Option<ByteSize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,20 +41,57 @@ enum CopyState {
     Taken(u64),
 }
 
-/// How a VM's disk in a mirrored pool stands on its host.
+/// How a VM's disks in mirrored pools stand on its host.
 #[derive(Debug, Clone, Default)]
 pub(super) struct FakePairing {
     pub shown: CopyObservation,
     rounds: Option<(Name, u32)>,
+    /// Where its peer has what is written.
+    copies: Vec<Uuid>,
+}
+
+/// The VM's disks that have copies.
+fn mirrored_disks(vm: &FakeVm) -> Vec<Uuid> {
+    let own = vm.assignment.disk.pool.iter().map(|pool| (pool, vm.assignment.uuid));
+    let volumes = vm.assignment.volumes.iter().map(|volume| (&volume.pool, volume.uuid));
+    own.chain(volumes).filter(|(pool, _)| pool.is_mirrored()).map(|(_, disk)| disk).collect()
 }
 
 pub(super) fn is_mirrored(vm: &FakeVm) -> bool {
-    vm.assignment.disk.pool.as_ref().is_some_and(|pool| pool.is_mirrored())
+    !mirrored_disks(vm).is_empty()
+}
+
+/// What is said of it.
+pub(super) fn told(vm: &FakeVm) -> Option<CopyObservation> {
+    let shown = vm.pairing.shown.clone();
+    match is_mirrored(vm) {
+        true => Some(shown),
+        false if shown.generation > 0 => Some(CopyObservation { peer: None, wants_alone: false, ..shown }),
+        false => None,
+    }
+}
+
+/// A volume with a copy comes, or grows, while there is no copy.
+pub(super) fn expect_to_change(vm: &mut FakeVm, wanted: &VolumeAssignment) -> Result<(), Problem> {
+    let had = vm.assignment.volumes.iter().find(|has| has.uuid == wanted.uuid).map(|had| had.size);
+    match had {
+        _ if !wanted.pool.is_mirrored() => Ok(()),
+        None => {
+            expect_alone(vm)?;
+            (vm.pairing.rounds, vm.pairing.shown.since) = (None, None);
+            Ok(())
+        }
+        Some(size) if size < wanted.size && !matches!(vm.guest, Guest::Off { .. }) => {
+            Err(Problem::conflict("volume-mirrored", "a mirrored volume does not grow while its VM runs"))
+        }
+        Some(size) if size < wanted.size => expect_alone(vm),
+        Some(_) => Ok(()),
+    }
 }
 
 /// A VM that is off goes on only when it is current alone.
 pub(super) fn expect_alone(vm: &mut FakeVm) -> Result<(), Problem> {
-    if vm.pairing.shown.peer.is_none() {
+    if vm.pairing.shown.peer.is_none() || !is_mirrored(vm) {
         return Ok(());
     }
     vm.pairing.shown.wants_alone = true;
@@ -77,10 +117,31 @@ impl HostState {
         kept.map(|(disk, _)| *disk).collect()
     }
 
-    fn serve_copy(&mut self, name: &Name, request: &ServeCopy) -> Result<CopyEndpoint, Problem> {
-        self.pool(&request.pool)?;
+    /// The volumes with copies that the VM is to have are this host's.
+    pub(super) fn expect_volumes(&mut self, volumes: &[VolumeAssignment]) -> Result<(), Problem> {
+        for volume in volumes.iter().filter(|volume| volume.pool.is_mirrored()) {
+            if !self.pool(&volume.pool)?.content().volumes.contains_key(&volume.uuid) {
+                return Err(Problem::permanent("volume-missing", format!("volume '{}' is not here", volume.name)));
+            }
+        }
+        Ok(())
+    }
+
+    fn has_volume(&mut self, pool: &PoolAssignment, volume: Uuid) -> Result<Option<ByteSize>, Problem> {
+        Ok(self.pool(pool)?.content().volumes.get(&volume).copied())
+    }
+
+    fn serve_copy(
+        &mut self,
+        name: &Name,
+        request: &ServeCopy,
+        volume: Option<ByteSize>,
+    ) -> Result<CopyEndpoint, Problem> {
         if self.vms.contains_key(&request.disk) {
             return Err(Problem::transient("vm-exists", "a host that has the VM keeps no copy of its disk"));
+        }
+        if self.has_volume(&request.pool, request.disk)?.is_some() {
+            return Err(Problem::conflict("copy-not-kept", "a host that has the volume keeps no copy of it"));
         }
         let keeps = |copy: &FakeCopy| request.since.is_some_and(|since| copy.state == CopyState::Whole(since));
         let fresh = !self.copies.get(&request.disk).is_some_and(keeps);
@@ -89,8 +150,9 @@ impl HostState {
             disk: FakeDisk::default(),
             pool: request.pool.uuid,
             is_served: true,
+            volume,
         });
-        (copy.state, copy.is_served) = (CopyState::Behind, true);
+        (copy.state, copy.is_served, copy.volume) = (CopyState::Behind, true, volume);
         if fresh {
             copy.disk = FakeDisk::default();
         }
@@ -112,8 +174,13 @@ impl HostState {
             CopyState::Taken(generation) if generation == request.generation => Ok(()),
             CopyState::Whole(generation) if generation == request.from => {
                 (copy.state, copy.is_served) = (CopyState::Taken(request.generation), false);
-                // Of no epoch yet: whoever adopts it has it.
-                self.pool(&request.pool)?.content().disks.entry(request.disk).or_insert(0);
+                let volume = copy.volume;
+                let mut content = self.pool(&request.pool)?.content();
+                match volume {
+                    Some(size) => drop(content.volumes.insert(request.disk, size)),
+                    // Of no epoch yet: whoever adopts it has it.
+                    None => drop(content.disks.entry(request.disk).or_insert(0)),
+                }
                 Ok(())
             }
             state => {
@@ -123,10 +190,30 @@ impl HostState {
         }
     }
 
+    fn drop_left_volume(&mut self, request: &DropLeftVolume) -> Result<(), Problem> {
+        let here = VolumePlace { volume: request.volume, pool: request.pool.uuid };
+        if let Some(user) = self.user_of(|place| place == here) {
+            let detail = format!("the volume is attached to VM '{}'", user.assignment.name);
+            return Err(Problem::conflict("volume-in-use", detail));
+        }
+        let taken = |copy: &FakeCopy| match copy.state {
+            CopyState::Taken(generation) => Some(generation),
+            CopyState::Behind | CopyState::Whole(_) => None,
+        };
+        let taken = self.copies.get(&request.volume).and_then(taken);
+        if taken.is_some_and(|generation| generation > request.generation) {
+            return Err(Problem::conflict("copy-stale", "the volume was taken over since"));
+        }
+        self.pool(&request.pool)?.content().volumes.remove(&request.volume);
+        if taken.is_some() {
+            self.copies.remove(&request.volume);
+        }
+        Ok(())
+    }
+
     fn go_alone(&mut self, vm: Uuid, request: &GoAlone) -> Result<(), Problem> {
         let vm = self.vm(vm)?;
         stale(vm, request.epoch)?;
-        expect_mirrored(vm)?;
         let shown = &mut vm.pairing.shown;
         if shown.generation >= request.generation {
             return Ok(());
@@ -158,14 +245,22 @@ fn expect_mirrored(vm: &FakeVm) -> Result<(), Problem> {
 
 impl State {
     fn join_copy(&mut self, host: &Name, uuid: Uuid, request: &JoinCopy) -> Result<CopyProgress, Problem> {
-        let copy: Uuid = request.endpoint.export.parse().map_err(|_| missing(uuid))?;
+        let parsed = request.copies.iter().map(|copy| copy.endpoint.export.parse().map_err(|_| missing(copy.disk)));
+        let copies = parsed.collect::<Result<Vec<Uuid>, _>>()?;
         let reached = self.host(&request.peer)?;
-        if reached.cut || !reached.copies.get(&copy).is_some_and(|copy| copy.is_served) {
+        let is_served = |copy: &Uuid| reached.copies.get(copy).is_some_and(|copy| copy.is_served);
+        if reached.cut || !copies.iter().all(is_served) {
             return Err(unreachable(&request.peer));
         }
         let vm = self.host(host)?.vm(uuid)?;
         stale(vm, request.epoch)?;
         expect_mirrored(vm)?;
+        let (mut has, mut given) =
+            (mirrored_disks(vm), request.copies.iter().map(|copy| copy.disk).collect::<Vec<_>>());
+        (has.sort(), given.sort());
+        if has != given {
+            return Err(Problem::transient("copy-disks-changed", "the copies are not of the disks that it has now"));
+        }
         if vm.pairing.shown.peer.as_ref() == Some(&request.peer) {
             return Ok(CopyProgress::Paired);
         }
@@ -184,8 +279,11 @@ impl State {
         let shown = &mut vm.pairing.shown;
         (shown.generation, shown.peer, shown.since) = (request.generation, Some(peer.clone()), None);
         let disk = vm.disk.clone();
-        if let Some(copy) = self.host(&peer)?.copies.get_mut(&copy) {
-            copy.disk = disk;
+        vm.pairing.copies.clone_from(&copies);
+        for copy in copies {
+            if let Some(copy) = self.host(&peer)?.copies.get_mut(&copy) {
+                copy.disk = disk.clone();
+            }
         }
         Ok(CopyProgress::Paired)
     }
@@ -199,10 +297,19 @@ impl State {
         }
         let mut disk = vm.disk.clone();
         disk.content += 1;
-        if let Some(peer) = vm.pairing.shown.peer.clone() {
+        if let Some(peer) = vm.pairing.shown.peer.clone().filter(|_| is_mirrored(vm)) {
+            let copies = vm.pairing.copies.clone();
             let kept = self.hosts.get_mut(&peer).filter(|state| !state.cut && reaches(&peer));
-            let gets = kept.and_then(|peer| peer.copies.get_mut(&uuid)).filter(|copy| copy.is_served);
-            let is_there = gets.map(|copy| copy.disk = disk.clone()).is_some();
+            let is_there = kept.is_some_and(|peer| {
+                let served = |copy: &Uuid| peer.copies.get(copy).is_some_and(|copy| copy.is_served);
+                let is_there = copies.iter().all(served);
+                for copy in copies.iter().filter(|_| is_there) {
+                    if let Some(copy) = peer.copies.get_mut(copy) {
+                        copy.disk = disk.clone();
+                    }
+                }
+                is_there
+            });
             let Some(vm) = self.hosts.get_mut(host).and_then(|host| host.vms.get_mut(&uuid)) else { return };
             if !is_there && !goes_on {
                 (vm.guest, vm.waits_for_peer, vm.pairing.shown.wants_alone) = (Guest::Paused, true, true);
@@ -258,7 +365,12 @@ impl FakeWorld {
 #[async_trait]
 impl MirrorApi for FakeHost {
     async fn serve_copy(&self, request: &ServeCopy) -> Result<CopyEndpoint, Problem> {
-        self.on_host("serve_copy", |host| host.serve_copy(&self.name, request))
+        self.call("serve_copy", |state| {
+            // A real host need not know: its volumes and disks are the same files.
+            let source = state.hosts.get_mut(&request.source);
+            let volume = source.and_then(|source| source.has_volume(&request.pool, request.disk).ok().flatten());
+            state.host(&self.name)?.serve_copy(&self.name, request, volume)
+        })
     }
 
     async fn settle_copy(&self, request: &SettleCopy) -> Result<(), Problem> {
@@ -275,6 +387,10 @@ impl MirrorApi for FakeHost {
             host.copies.retain(|disk, copy| *disk != request.disk || matches!(copy.state, CopyState::Taken(_)));
             Ok(())
         })
+    }
+
+    async fn drop_left_volume(&self, request: &DropLeftVolume) -> Result<(), Problem> {
+        self.on_host("drop_left_volume", |host| host.drop_left_volume(request))
     }
 
     async fn join_copy(&self, vm: Uuid, request: &JoinCopy) -> Result<CopyProgress, Problem> {

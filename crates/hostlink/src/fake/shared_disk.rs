@@ -20,6 +20,7 @@ fn elsewhere(assignment: &Assignment, lease: u64) -> Problem {
 impl HostState {
     /// The lease of a disk that is in a pool becomes the assignment's; nothing for a disk of the host's own.
     pub(super) fn claim_disk(&mut self, assignment: &Assignment) -> Result<(), Problem> {
+        self.expect_volumes(&assignment.volumes)?;
         let Some(pool) = &assignment.disk.pool else { return Ok(()) };
         let unleased = self.unleased;
         let mut content = self.pool(pool)?.content();

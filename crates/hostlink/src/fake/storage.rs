@@ -20,6 +20,7 @@ use super::{
     FakeHost, HostState,
     guest::{FakeVm, Guest},
     host::{handed_over, stale},
+    mirror,
 };
 
 /// How often a move says that it copies before it has moved.
@@ -99,7 +100,7 @@ impl HostState {
         Err(Problem::conflict("volume-not-made", format!("volume '{}' is there with {size}", volume.name)))
     }
 
-    fn user_of(&self, is_it: impl Fn(VolumePlace) -> bool) -> Option<&FakeVm> {
+    pub(super) fn user_of(&self, is_it: impl Fn(VolumePlace) -> bool) -> Option<&FakeVm> {
         self.vms.values().find(|vm| vm.assignment.volumes.iter().any(|has| is_it(has.place())))
     }
 
@@ -141,6 +142,9 @@ impl HostState {
         {
             let detail = format!("volume '{}' is attached to VM '{}'", wanted.name, other.assignment.name);
             return Err(Problem::conflict("volume-in-use", detail));
+        }
+        if let Some(vm) = self.vms.get_mut(&vm) {
+            mirror::expect_to_change(vm, wanted)?;
         }
         self.pool(&wanted.pool)?.grow(wanted)?;
         let Some(vm) = self.vms.get_mut(&vm) else { return Ok(()) };

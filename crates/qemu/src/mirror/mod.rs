@@ -1,4 +1,4 @@
-//! A machine's own disk with a synchronous copy on another host, which comes and goes while the machine runs. How it looks
+//! A machine's disk with a synchronous copy on another host, which comes and goes while the machine runs. How it looks
 //! inside QEMU is [`gantry_types::MirrorNodes`]'.
 //!
 //! ```text
@@ -36,7 +36,7 @@ use std::path::PathBuf;
 use gantry_types::{DiskLocation, MirrorNodes};
 
 pub use catch_up::advance;
-pub use part::{clear, part};
+pub use part::{clear, part, part_all};
 pub use unite::unite;
 
 use self::state::{CHANGES, LATELY, State, bitmap, merge, noting};
@@ -100,8 +100,13 @@ pub struct Mirror {
 impl Mirror {
     /// `None` if the disk is not a mirrored one.
     pub fn of(disk: &Disk) -> Option<Self> {
-        let DiskLocation::Mirrored { file, size, id } = &disk.location else { return None };
-        Some(Self { id: id.clone(), file: file.clone(), size: *size, direct_io: disk.direct_io })
+        Self::at(&disk.location, disk.direct_io)
+    }
+
+    /// That of a disk or volume that lies there; `None` if it is not a mirrored one.
+    pub fn at(location: &DiskLocation, direct_io: bool) -> Option<Self> {
+        let DiskLocation::Mirrored { file, size, id } = location else { return None };
+        Some(Self { id: id.clone(), file: file.clone(), size: *size, direct_io })
     }
 
     /// Whether a node is the copy on another host: for what QEMU reports as `QUORUM_REPORT_BAD`.

@@ -18,6 +18,32 @@ use crate::qmp::{Qmp, QmpError};
 const END_LIMIT: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
+/// Parts several disks of a machine from their copies, which are all on one host: none waits for the silence of another's.
+///
+/// # Errors
+/// As of [`part`]; the others are parted all the same.
+pub async fn part_all(qmp: &Qmp, mirrors: &[Mirror]) -> Result<(), MirrorError> {
+    for mirror in mirrors {
+        shut_down(qmp, mirror).await?;
+    }
+    let mut all = Ok(());
+    for mirror in mirrors {
+        let parted = match part(qmp, mirror).await {
+            // The machine does not have it yet, or any more.
+            Err(MirrorError::NotMirrored { .. }) => Ok(()),
+            parted => parted,
+        };
+        all = all.and(parted);
+    }
+    all
+}
+
+/// Out of band: its connection carries nothing any more.
+async fn shut_down(qmp: &Qmp, mirror: &Mirror) -> Result<(), QmpError> {
+    let instances = vec![YankInstance::BlockNode { node_name: mirror.nodes().peer() }];
+    tolerated(qmp.execute(Yank { instances }).await)
+}
+
 /// The disk is alone afterwards, with what the copy lacks noted if that is known. With nothing to part nothing happens.
 ///
 /// Writes that were under way to the peer fail: a guest that stops at that is made to go on by the caller, and writes again.
@@ -27,8 +53,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 pub async fn part(qmp: &Qmp, mirror: &Mirror) -> Result<(), MirrorError> {
     let (top, peer) = (mirror.nodes().top(), mirror.nodes().peer());
     // First of all, whether there is one or not: nothing that follows may wait for it, and the monitor itself may.
-    let instances = vec![YankInstance::BlockNode { node_name: peer.clone() }];
-    tolerated(qmp.execute(Yank { instances }).await)?;
+    shut_down(qmp, mirror).await?;
     let state = State::look(qmp, mirror).await?;
     if state.child(&mirror.nodes().none()).is_none() {
         if !state.has_node(&mirror.nodes().none()) {
@@ -54,12 +79,12 @@ pub async fn part(qmp: &Qmp, mirror: &Mirror) -> Result<(), MirrorError> {
     Ok(())
 }
 
-/// Closes what a mirrored disk that has moved away has left open: nodes that were added since the machine's start stay when what
+/// Closes what a mirrored disk that is gone has left open: nodes that were added since the machine's start stay when what
 /// stood on them goes. While there is a mirrored disk of this id nothing happens.
 ///
 /// # Errors
 /// QEMU's own; repeating goes on.
-pub async fn clear(qmp: &Qmp, id: &str) -> Result<(), MirrorError> {
+pub async fn clear(qmp: &Qmp, id: &str) -> Result<(), QmpError> {
     let nodes = MirrorNodes::of(id);
     let open = qmp.execute(QueryNamedBlockNodes { flat: true }).await?;
     let is_open = |name: &String| open.iter().any(|node| node.node_name.as_ref() == Some(name));

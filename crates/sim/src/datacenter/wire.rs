@@ -156,6 +156,7 @@ carried! { MirrorApi {
     settle_copy(request: &SettleCopy;;) -> (),
     take_copy(request: &TakeCopy;;) -> (),
     drop_copy(request: &DropCopy;;) -> (),
+    drop_left_volume(request: &DropLeftVolume;;) -> (),
     join_copy(; vm: Uuid; request: &JoinCopy) -> CopyProgress,
     go_alone(; vm: Uuid; request: &GoAlone) -> (),
 } }

@@ -8,7 +8,7 @@
 //!                               ^------- serve ----------+
 //! ```
 //! A generation is a time in which disk and copy were together; whoever knows which was the last one knows which copy is the
-//! disk. The mark says *behind* before anybody can write to the copy, so that one whose host dies meanwhile is never taken for
+//! disk. While the disk itself is there, no copy of it is made. The mark says *behind* before anybody can write to the copy, so that one whose host dies meanwhile is never taken for
 //! whole. Marks appear whole or not at all.
 
 mod server;
@@ -16,7 +16,7 @@ mod server;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, fchown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::{Deserialize, Serialize};
@@ -164,17 +164,31 @@ impl Copies {
     pub async fn drop_copy(&self, disk: Uuid) -> Result<(), StorageError> {
         let copies = self.clone();
         blocking(move || {
-            copies.expect_unused(disk)?;
+            expect_unused(disk, &copies.file(disk))?;
             // Without its mark, what is left by an interruption is no copy.
-            for path in [copies.mark(disk), copies.file(disk)] {
-                match fs::remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                        return Err(StorageError::io("removing", &path)(error));
-                    }
-                    _ => sync_dir(&copies.directory).map_err(StorageError::io("removing", &path))?,
-                }
+            remove(&copies.mark(disk)).and_then(|()| remove(&copies.file(disk)))
+        })
+        .await
+    }
+
+    /// Deletes the disk that this host had, because others have it since this generation; nothing there is fine.
+    ///
+    /// # Errors
+    /// [`StorageError::CopyStale`] if it was taken since, [`StorageError::DiskBusy`] while somebody writes to it; of the file system.
+    /// Nothing is changed then.
+    pub async fn drop_left(&self, disk: Uuid, generation: u64) -> Result<(), StorageError> {
+        let copies = self.clone();
+        blocking(move || {
+            let (mark, place) = (copies.read_mark(disk)?, copies.pool.disk_path(disk));
+            if mark.is_some_and(|mark| mark.generation > generation) {
+                return Err(stale(disk, mark, format!("nothing that is newer than generation {generation}")));
             }
-            Ok(())
+            expect_unused(disk, &place)?;
+            remove(&place)?;
+            match mark {
+                Some(CopyMark { state: CopyState::Taken, .. }) => remove(&copies.mark(disk)),
+                _ => Ok(()),
+            }
         })
         .await
     }
@@ -214,12 +228,13 @@ impl Copies {
     fn prepare(&self, disk: Uuid, size_bytes: u64, uid: u32, fresh: bool) -> Result<(), StorageError> {
         let path = self.file(disk);
         let failed = || StorageError::io("preparing the copy", &path);
-        self.expect_unused(disk)?;
+        expect_unused(disk, &path)?;
         let mark = self.read_mark(disk)?;
         let wanted = || "a copy to be brought up to date".to_owned();
         if mark.is_some_and(|mark| mark.state == CopyState::Taken) || (mark.is_none() && !fresh) {
             return Err(stale(disk, mark, wanted()));
         }
+        self.expect_no_disk(disk)?;
         if !fresh {
             let length = fs::metadata(&path).map_err(failed())?.len();
             if length != size_bytes {
@@ -254,11 +269,8 @@ impl Copies {
             if mark != Some(wanted) || !exists(&file)? {
                 return Err(stale(disk, mark, wanted.to_string()));
             }
-            if exists(&place)? {
-                let found = "an own disk of this host".to_owned();
-                return Err(StorageError::DiskConflict { disk, found, wanted: "its copy to become one".to_owned() });
-            }
-            self.expect_unused(disk)?;
+            self.expect_no_disk(disk)?;
+            expect_unused(disk, &file)?;
             self.sync(disk)?;
             self.write_mark(disk, taken)?;
         }
@@ -275,15 +287,33 @@ impl Copies {
         File::open(&path).and_then(|file| file.sync_all()).map_err(StorageError::io("writing the copy", &path))
     }
 
-    /// No server has it open: that would hold QEMU's lock on it.
-    fn expect_unused(&self, disk: Uuid) -> Result<(), StorageError> {
-        let path = self.file(disk);
-        let failed = || StorageError::io("looking at", &path);
-        match File::open(&path) {
-            Ok(file) if qemu_writes(&file).map_err(failed())? => Err(StorageError::DiskBusy { disk }),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed()(error)),
-            _ => Ok(()),
+    /// It is not this host's own: it would be in the copy's way when that is taken.
+    fn expect_no_disk(&self, disk: Uuid) -> Result<(), StorageError> {
+        let place = self.pool.disk_path(disk);
+        if !place.try_exists().map_err(StorageError::io("looking for disk", &place))? {
+            return Ok(());
         }
+        let found = "an own disk of this host".to_owned();
+        Err(StorageError::DiskConflict { disk, found, wanted: "no more than a copy of it".to_owned() })
+    }
+}
+
+/// Nobody has it open for writing: that would hold QEMU's lock on it.
+fn expect_unused(disk: Uuid, path: &Path) -> Result<(), StorageError> {
+    let failed = || StorageError::io("looking at", path);
+    match File::open(path) {
+        Ok(file) if qemu_writes(&file).map_err(failed())? => Err(StorageError::DiskBusy { disk }),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed()(error)),
+        _ => Ok(()),
+    }
+}
+
+/// For good; one that is not there is fine.
+fn remove(path: &Path) -> Result<(), StorageError> {
+    let failed = || StorageError::io("removing", path);
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed()(error)),
+        _ => path.parent().map_or(Ok(()), sync_dir).map_err(failed()),
     }
 }
 

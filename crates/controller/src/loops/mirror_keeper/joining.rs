@@ -1,29 +1,33 @@
-//! Brings a copy of a VM's disk up to date, on a host that is chosen for it.
+//! Brings copies of a VM's disks up to date, all on one host that is chosen for them.
 
 use std::time::Duration;
 
 use gantry_api::{
     agent::{VmObservation, VmRunState},
-    mirror::{CopyEndpoint, CopyProgress, JoinCopy, ServeCopy},
+    mirror::{CopyProgress, JoinCopy, ServeCopy, ServedCopy},
 };
-use gantry_types::{DiskCopies, Host, Name, Pool, Problem, Vm, VmPhase};
+use gantry_types::{DiskCopies, Host, Name, Problem, Vm, VmPhase};
 
 use super::{agent, settle};
 use crate::{
-    app::{App, copies, pool},
+    app::{
+        App,
+        copies::{self, CopiedDisk},
+        pool,
+    },
     operations::image_of,
 };
 
 /// After an attempt that failed, until the next.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// An attempt to bring a copy up to date.
+/// An attempt to bring copies up to date.
 #[derive(Debug, Clone)]
 pub(super) enum Joining {
     Served {
         peer: Name,
         generation: u64,
-        endpoint: CopyEndpoint,
+        copies: Vec<ServedCopy>,
     },
     /// One has failed: nothing before this moment.
     Pausing {
@@ -32,7 +36,7 @@ pub(super) enum Joining {
     },
 }
 
-/// Brings a copy up to date under the running VM.
+/// Brings copies up to date under the running VM.
 pub(super) async fn join(
     app: &App,
     vm: &Vm,
@@ -46,8 +50,8 @@ pub(super) async fn join(
         return Ok(joining.filter(|joining| matches!(joining, Joining::Pausing { .. })));
     }
     let pausing = |failed: Name| Joining::Pausing { until: app.clock.elapsed() + PAUSE, failed };
-    let (peer, endpoint) = match joining {
-        Some(Joining::Served { peer, generation, endpoint }) if generation == copies.generation => (peer, endpoint),
+    let (peer, served) = match joining {
+        Some(Joining::Served { peer, generation, copies: served }) if generation == copies.generation => (peer, served),
         Some(Joining::Pausing { until, failed }) if app.clock.elapsed() < until => {
             return Ok(Some(Joining::Pausing { until, failed }));
         }
@@ -56,30 +60,26 @@ pub(super) async fn join(
                 Some(Joining::Pausing { failed, .. }) => Some(failed),
                 _ => None,
             };
-            let Some(pool) = copies::pool_of(app, vm) else { return Ok(None) };
-            let Some(peer) = choose(app, vm, host, &pool, seen, failed.as_ref()) else { return Ok(None) };
-            match serve(app, vm, host, &pool, &peer, seen).await {
-                Ok(endpoint) => (peer, endpoint),
+            let disks = app.model.read(|tables| copies::disks_of(tables, vm));
+            let Some(peer) = choose(app, host, &disks, seen, failed.as_ref()) else { return Ok(None) };
+            match serve(app, vm, host, &disks, &peer, seen).await {
+                Ok(served) => (peer, served),
                 Err(problem) => {
-                    tracing::warn!(vm = %vm.metadata.name, %peer, %problem, "no copy of its disk can be made there now");
+                    tracing::warn!(vm = %vm.metadata.name, %peer, %problem, "no copies of its disks can be made there now");
                     return Ok(Some(pausing(peer)));
                 }
             }
         }
     };
-    let request = JoinCopy {
-        epoch: vm.status.epoch,
-        generation: copies.generation,
-        peer: peer.clone(),
-        endpoint: endpoint.clone(),
-    };
+    let request =
+        JoinCopy { epoch: vm.status.epoch, generation: copies.generation, peer: peer.clone(), copies: served.clone() };
     match agent(app, host)?.join_copy(vm.metadata.uuid, &request).await {
         Ok(CopyProgress::Catching { .. }) => {
-            Ok(Some(Joining::Served { peer, generation: copies.generation, endpoint }))
+            Ok(Some(Joining::Served { peer, generation: copies.generation, copies: served }))
         }
         Ok(CopyProgress::Paired) => settle(app, vm, host, &peer, copies.generation).await.map(|()| None),
         Err(problem) => {
-            tracing::warn!(vm = %vm.metadata.name, %peer, %problem, "the copy of its disk has not caught up");
+            tracing::warn!(vm = %vm.metadata.name, %peer, %problem, "the copies of its disks have not caught up");
             Ok(Some(pausing(peer)))
         }
     }
@@ -89,37 +89,49 @@ async fn serve(
     app: &App,
     vm: &Vm,
     host: &Name,
-    pool: &Pool,
+    disks: &[CopiedDisk],
     peer: &Name,
     seen: &VmObservation,
-) -> Result<CopyEndpoint, Problem> {
+) -> Result<Vec<ServedCopy>, Problem> {
     let since = seen.copies.as_ref().and_then(|copies| copies.since.as_ref());
-    let request = ServeCopy {
-        pool: pool::assignment(pool),
-        disk: vm.metadata.uuid,
-        size: vm.status.disk.unwrap_or_default(),
-        image: image_of(app, vm)?,
-        source: host.clone(),
-        since: since.filter(|former| former.host == *peer).map(|former| former.generation),
-    };
-    agent(app, peer)?.serve_copy(&request).await
+    let since = since.filter(|former| former.host == *peer).map(|former| former.generation);
+    let mut served = Vec::new();
+    for CopiedDisk { pool, disk, size, is_own } in disks {
+        let request = ServeCopy {
+            pool: pool::assignment(pool),
+            disk: *disk,
+            size: *size,
+            image: if *is_own { image_of(app, vm)? } else { None },
+            source: host.clone(),
+            since,
+        };
+        served.push(ServedCopy { disk: *disk, endpoint: agent(app, peer)?.serve_copy(&request).await? });
+    }
+    Ok(served)
 }
 
-/// Another host of the pool, in service and with room: the one that has most of it already, otherwise the emptiest; the one that has
-/// just failed only if there is no other.
-fn choose(app: &App, vm: &Vm, host: &Name, pool: &Pool, seen: &VmObservation, failed: Option<&Name>) -> Option<Name> {
+/// Another host of all the disks' pools, in service and with room: the one that has most of it already, otherwise the emptiest; the
+/// one that has just failed only if there is no other.
+fn choose(app: &App, host: &Name, disks: &[CopiedDisk], seen: &VmObservation, failed: Option<&Name>) -> Option<Name> {
     let former = seen.copies.as_ref().and_then(|copies| copies.since.as_ref()).map(|former| &former.host);
-    let wanted = vm.status.disk.unwrap_or_default();
+    // What is left in the pool that has least left, with room for its disks.
     let room = |name: &Name| {
         let at = app.model.get::<Host>(name.as_str()).filter(|at| at.is_in_service())?;
-        let lost = at.status.inventory.as_ref().is_some_and(|found| found.lost_pools.contains(&pool.metadata.uuid));
-        let space = app.model.overlay(|overlay| {
-            let report = overlay.hosts.get(name.as_str())?;
-            report.pools.iter().find(|one| one.pool == pool.metadata.uuid)?.space
-        })?;
-        (!lost && space.free >= wanted).then_some(space.free)
+        let is_lost = |pool| at.status.inventory.as_ref().is_some_and(|inventory| inventory.lost_pools.contains(pool));
+        let left = disks.iter().map(|CopiedDisk { pool, .. }| {
+            let wanted = disks.iter().filter(|other| other.pool.metadata.uuid == pool.metadata.uuid);
+            let wanted: u64 = wanted.map(|disk| disk.size.bytes()).sum();
+            let space = app.model.overlay(|overlay| {
+                let report = overlay.hosts.get(name.as_str())?;
+                report.pools.iter().find(|one| one.pool == pool.metadata.uuid)?.space
+            })?;
+            let fits = pool.is_at(name) && !is_lost(&pool.metadata.uuid) && space.free.bytes() >= wanted;
+            fits.then_some(space.free)
+        });
+        left.collect::<Option<Vec<_>>>()?.into_iter().min()
     };
-    let others = pool.spec.hosts.iter().filter(|name| *name != host);
+    let first = disks.first()?;
+    let others = first.pool.spec.hosts.iter().filter(|name| *name != host);
     let fit = others.filter_map(|name| Some((name, room(name)?)));
     let best = fit.max_by_key(|(name, free)| (failed != Some(*name), former == Some(*name), *free));
     best.map(|(name, _)| name.clone())

@@ -1,33 +1,79 @@
-//! Copies that nobody needs. One of a VM that this store knows nothing of is left alone: it may be the only one there is.
+//! Copies that nobody needs, and volumes that other hosts have by now. What this store knows nothing of is left alone: it may be the
+//! only one there is.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use gantry_api::mirror::DropCopy;
-use gantry_types::{HostState, Name, Pool, Vm, VmPhase};
+use gantry_api::mirror::{DropCopy, DropLeftVolume};
+use gantry_types::{HostState, Name, Pool, Problem, Vm, VmPhase, Volume};
 use uuid::Uuid;
 
 use super::agent;
 use crate::{
-    app::{App, pool},
+    app::{App, copies, pool},
     loops::stray_vms::was_deleted,
+    model::Tables,
 };
 
-/// Deletes copies that nobody is going to start on: of VMs that are gone, and where others have taken their place.
+/// What a host has for nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Left {
+    Copy,
+    /// As its own; others have it since this generation.
+    Volume(u64),
+}
+
+/// The disks that there may be copies of.
+struct Disks<'a> {
+    tables: &'a Tables,
+    vms: BTreeMap<Uuid, &'a Vm>,
+    volumes: BTreeMap<Uuid, &'a Volume>,
+}
+
+impl<'a> Disks<'a> {
+    fn of(tables: &'a Tables) -> Self {
+        Self {
+            tables,
+            vms: tables.vms.values().map(|vm| (vm.metadata.uuid, &**vm)).collect(),
+            volumes: tables.volumes.values().map(|volume| (volume.metadata.uuid, &**volume)).collect(),
+        }
+    }
+
+    /// Of a VM that is gone, or where others have taken its place.
+    fn is_left(&self, host: &Name, pool: &Pool, disk: &Uuid) -> bool {
+        if let Some(volume) = self.volumes.get(disk) {
+            let copies = copies::of_volume(self.tables, volume);
+            let is_here = volume.spec.pool == pool.metadata.name;
+            let is_unneeded = copies.is_some_and(|copies| copies.current.len() > 1 && !copies.is_current(host));
+            return self.is_at_rest(volume) && (!is_here || is_unneeded);
+        }
+        let Some(vm) = self.vms.get(disk) else { return was_deleted(self.tables, *disk) };
+        let is_here = vm.spec.pool.as_ref() == Some(&pool.metadata.name);
+        // One that is alone may be about to use any of them.
+        let has_two = vm.status.copies.as_ref().is_some_and(|copies| copies.current.len() > 1);
+        let is_current = vm.status.copies.as_ref().is_some_and(|copies| copies.is_current(host));
+        // It has come to where a copy of its disk was, with its disk.
+        let runs_here = vm.status.phase == VmPhase::Running && vm.status.host.as_ref() == Some(host);
+        vm.status.operation.is_none() && (!is_here || runs_here || has_two && !is_current)
+    }
+
+    /// Since which generation others have the volume, if this host has it no more.
+    fn left_since(&self, host: &Name, pool: &Pool, volume: &Uuid) -> Option<u64> {
+        let volume = self.volumes.get(volume).filter(|volume| volume.spec.pool == pool.metadata.name)?;
+        let copies = copies::of_volume(self.tables, volume).filter(|_| self.is_at_rest(volume))?;
+        (!copies.is_current(host)).then_some(copies.generation)
+    }
+
+    /// Nothing is at work on it, nor on its VM.
+    fn is_at_rest(&self, volume: &Volume) -> bool {
+        let vm = volume.status.vm.as_ref().and_then(|vm| self.tables.vms.get(vm.as_str()));
+        volume.status.operation.is_none() && vm.is_none_or(|vm| vm.status.operation.is_none())
+    }
+}
+
+/// Deletes what nobody is going to start on.
 pub(super) async fn delete(app: &App) {
     let left = app.model.read(|tables| {
-        let disks: BTreeMap<Uuid, &Vm> = tables.vms.values().map(|vm| (vm.metadata.uuid, &**vm)).collect();
-        let is_left = |host: &Name, pool: &Pool, disk: &Uuid| match disks.get(disk) {
-            None => was_deleted(tables, *disk),
-            Some(vm) => {
-                let is_here = vm.spec.pool.as_ref() == Some(&pool.metadata.name);
-                // One that is alone may be about to use any of them.
-                let has_two = vm.status.copies.as_ref().is_some_and(|copies| copies.current.len() > 1);
-                let is_current = vm.status.copies.as_ref().is_some_and(|copies| copies.is_current(host));
-                // It has come to where a copy of its disk was, with its disk.
-                let runs_here = vm.status.phase == VmPhase::Running && vm.status.host.as_ref() == Some(host);
-                vm.status.operation.is_none() && (!is_here || runs_here || has_two && !is_current)
-            }
-        };
+        let disks = Disks::of(tables);
         let is_ready =
             |host: &Name| tables.hosts.get(host.as_str()).is_some_and(|host| host.status.state == HostState::Ready);
         app.model.overlay(|overlay| {
@@ -37,27 +83,33 @@ pub(super) async fn delete(app: &App) {
                     let report = overlay.hosts.get(host.as_str());
                     let found =
                         report.and_then(|report| report.pools.iter().find(|one| one.pool == pool.metadata.uuid));
-                    let kept = found.map_or(&[][..], |found| &found.copies);
-                    left.extend(
-                        kept.iter()
-                            .filter(|disk| is_left(host, pool, disk))
-                            .map(|disk| (host.clone(), pool.metadata.name.clone(), *disk)),
-                    );
+                    let Some(found) = found else { continue };
+                    let copies = found.copies.iter().filter(|disk| disks.is_left(host, pool, disk));
+                    let copies = copies.map(|disk| (*disk, Left::Copy));
+                    let volumes = found
+                        .volumes
+                        .iter()
+                        .filter_map(|one| Some((one.volume, Left::Volume(disks.left_since(host, pool, &one.volume)?))));
+                    let found = copies.chain(volumes);
+                    left.extend(found.map(|(disk, what)| (host.clone(), pool.metadata.name.clone(), disk, what)));
                 }
             }
             left
         })
     });
-    for (host, pool, disk) in left {
+    for (host, pool, disk, what) in left {
         let Some(pool) = app.model.get::<Pool>(pool.as_str()) else { continue };
-        let request = DropCopy { pool: pool::assignment(&pool), disk };
-        let dropped = match agent(app, &host) {
-            Ok(agent) => agent.drop_copy(&request).await,
-            Err(problem) => Err(problem),
-        };
-        match dropped {
-            Ok(()) => tracing::info!(%host, %disk, "a copy that nobody needs is deleted"),
-            Err(problem) => tracing::warn!(%host, %disk, %problem, "a copy that nobody needs is left"),
+        match drop_left(app, &host, &pool, disk, what).await {
+            Ok(()) => tracing::info!(%host, %disk, ?what, "what nobody needs is deleted"),
+            Err(problem) => tracing::warn!(%host, %disk, ?what, %problem, "what nobody needs is left"),
         }
+    }
+}
+
+async fn drop_left(app: &App, host: &Name, pool: &Pool, disk: Uuid, what: Left) -> Result<(), Problem> {
+    let (agent, pool) = (agent(app, host)?, pool::assignment(pool));
+    match what {
+        Left::Copy => agent.drop_copy(&DropCopy { pool, disk }).await,
+        Left::Volume(generation) => agent.drop_left_volume(&DropLeftVolume { pool, volume: disk, generation }).await,
     }
 }

@@ -1,4 +1,4 @@
-//! Keeps a second copy of each VM's disk that is in a mirrored pool.
+//! Keeps second copies of each VM's disks that are in mirrored pools, all of a VM on one host.
 //!
 //! ```text
 //!   first seen ──▶ alone ── a host is chosen, serves, is joined ──▶ paired ──▶ settled ──▶ recorded: two are current
@@ -49,7 +49,7 @@ pub struct Memory {
 /// One look at all VMs in mirrored pools.
 pub async fn pass(app: &App, memory: &mut Memory) {
     let mirrored = app.model.read(|tables| {
-        let is_it = |vm: &&Arc<Vm>| pool::is_mirrored(tables, vm) && vm.status.host.is_some();
+        let is_it = |vm: &&Arc<Vm>| vm.status.host.is_some() && copies::is_copied(tables, vm);
         tables.vms.values().filter(is_it).cloned().collect::<Vec<_>>()
     });
     memory.joining.retain(|vm, _| mirrored.iter().any(|known| known.metadata.uuid == *vm));
@@ -59,7 +59,7 @@ pub async fn pass(app: &App, memory: &mut Memory) {
     });
     for (vm, stepped) in futures::future::join_all(steps).await {
         let next = stepped.unwrap_or_else(|problem| {
-            tracing::warn!(vm = %vm.metadata.name, %problem, "its disk's copy is as it was");
+            tracing::warn!(vm = %vm.metadata.name, %problem, "the copies of its disks are as they were");
             None
         });
         match next {
@@ -125,7 +125,7 @@ async fn begin(app: &App, vm: &Vm, host: &Name) -> Result<(), Problem> {
         .racing(|| async {
             let Some(mut vm) = app.objects.find::<Vm>(vm.name()).await? else { return Ok(()) };
             let is_it = vm.status.host.as_ref() == Some(host) && vm.status.operation.is_none();
-            if !is_it || vm.status.copies.is_some() || copies::pool_of(app, &vm).is_none() {
+            if !is_it || vm.status.copies.is_some() || !app.model.read(|tables| copies::is_copied(tables, &vm)) {
                 return Ok(());
             }
             vm.status.copies = Some(DiskCopies::first(host.clone()));
@@ -155,9 +155,10 @@ async fn tell_alone(app: &App, vm: &Vm, host: &Name, copies: &DiskCopies) -> Res
 }
 
 async fn settle(app: &App, vm: &Vm, host: &Name, peer: &Name, generation: u64) -> Result<(), Problem> {
-    let Some(pool) = copies::pool_of(app, vm) else { return Ok(()) };
-    let request = SettleCopy { pool: pool::assignment(&pool), disk: vm.metadata.uuid, generation };
-    agent(app, peer)?.settle_copy(&request).await?;
+    for disk in app.model.read(|tables| copies::disks_of(tables, vm)) {
+        let request = SettleCopy { pool: pool::assignment(&disk.pool), disk: disk.disk, generation };
+        agent(app, peer)?.settle_copy(&request).await?;
+    }
     copies::paired(app, vm, host, peer, generation).await?;
     decided(app, vm, host);
     Ok(())

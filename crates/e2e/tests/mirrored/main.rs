@@ -1,6 +1,8 @@
 //! One protected VM whose disk is mirrored between two hosts: the host of its copy goes away and comes back, its QEMU is killed, it
 //! moves to another host and its host is emptied, then that loses its power. An outside observer finds every write that was acknowledged, and never hears two of it.
 
+mod volumes;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Instant;
@@ -44,6 +46,12 @@ async fn writes_on(story: &Story, what: &str) -> Result<()> {
 }
 
 async fn begin() -> Result<(Story, tempfile::TempDir)> {
+    let (lab, place) = with_pool().await?;
+    Ok((Story::begin(lab, "pair", BOOTS).await?, place))
+}
+
+/// Three hosts with the pool `pair`, and where they have their parts of it.
+async fn with_pool() -> Result<(Lab, tempfile::TempDir)> {
     let lab = Lab::up(3).await?;
     let place = tempfile::tempdir()?;
     std::fs::set_permissions(place.path(), std::fs::Permissions::from_mode(0o755))?;
@@ -53,7 +61,7 @@ async fn begin() -> Result<(Story, tempfile::TempDir)> {
     let path = place.path().join("{host}/pair");
     let path = path.to_str().context("a path")?;
     lab.gantry(&["pool", "create", "pair", "--type", "mirrored", "--path", path]).await?.ok()?;
-    Ok((Story::begin(lab, "pair", BOOTS).await?, place))
+    Ok((lab, place))
 }
 
 #[tokio::test(flavor = "multi_thread")]
