@@ -171,6 +171,23 @@ async fn a_vm_that_is_deleted_leaves_its_volume_and_that_its_copy() {
 }
 
 #[tokio::test]
+async fn a_host_that_had_a_volume_before_it_was_deleted_keeps_nothing() {
+    let (mut pair, peer) = with_data().await;
+    let (host, had) = (pair.host().await, data(&pair).await);
+    pair.lose(&host).await;
+    pair.world.hosts.lease_ends(&host);
+    pair.fail_over().await;
+    assert_eq!(pair.host().await, peer);
+    detach(&pair).await;
+    done(&pair, volume::delete(&pair.controller.app, &admin(), "data", &now()).await).await;
+    pair.mend(&host).await;
+    assert!(has(&pair, &host, &had), "nobody could tell it");
+    clear(&mut pair).await;
+    assert!(!has(&pair, &host, &had));
+    pair.world.check().await;
+}
+
+#[tokio::test]
 async fn what_a_mirrored_volume_is_not_for_is_refused_with_the_reason() {
     let (pair, peer) = with_data().await;
     let app = &pair.controller.app;

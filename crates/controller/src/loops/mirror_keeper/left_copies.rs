@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_api::mirror::{DropCopy, DropLeftVolume};
-use gantry_types::{HostState, Name, Pool, Problem, Vm, VmPhase, Volume};
+use gantry_types::{Action, HostState, Name, OperationPhase, Pool, Problem, Vm, VmPhase, Volume};
 use uuid::Uuid;
 
 use super::agent;
@@ -46,7 +46,9 @@ impl<'a> Disks<'a> {
             let is_unneeded = copies.is_some_and(|copies| copies.current.len() > 1 && !copies.is_current(host));
             return self.is_at_rest(volume) && (!is_here || is_unneeded);
         }
-        let Some(vm) = self.vms.get(disk) else { return was_deleted(self.tables, *disk) };
+        let Some(vm) = self.vms.get(disk) else {
+            return was_deleted(self.tables, *disk) || self.volume_was_deleted(*disk);
+        };
         let is_here = vm.spec.pool.as_ref() == Some(&pool.metadata.name);
         // One that is alone may be about to use any of them.
         let has_two = vm.status.copies.as_ref().is_some_and(|copies| copies.current.len() > 1);
@@ -58,9 +60,19 @@ impl<'a> Disks<'a> {
 
     /// Since which generation others have the volume, if this host has it no more.
     fn left_since(&self, host: &Name, pool: &Pool, volume: &Uuid) -> Option<u64> {
-        let volume = self.volumes.get(volume).filter(|volume| volume.spec.pool == pool.metadata.name)?;
+        let Some(known) = self.volumes.get(volume) else {
+            return self.volume_was_deleted(*volume).then_some(u64::MAX);
+        };
+        let volume = Some(known).filter(|volume| volume.spec.pool == pool.metadata.name)?;
         let copies = copies::of_volume(self.tables, volume).filter(|_| self.is_at_rest(volume))?;
         (!copies.is_current(host)).then_some(copies.generation)
+    }
+
+    fn volume_was_deleted(&self, volume: Uuid) -> bool {
+        self.tables.operations.values().any(|operation| {
+            let succeeded = operation.status.phase == OperationPhase::Succeeded;
+            operation.spec.target.uuid == volume && succeeded && matches!(operation.spec.action, Action::VolumeDelete)
+        })
     }
 
     /// Nothing is at work on it, nor on its VM.
