@@ -45,6 +45,7 @@ pub(crate) mod vm_references;
 mod vm_update;
 pub mod volume;
 pub mod volume_content;
+mod volume_place;
 mod wrongs;
 
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use gantry_types::{Action, Host, Operation, PowerState, Problem, Resource, Sever
 
 use super::{
     App, Caller, already_exists, check_labels, check_name, check_precondition, pool, snapshot, vm_disk,
-    vm_references::check_references, vm_update, volume,
+    vm_references::check_references, vm_update, volume, volume_place,
 };
 use crate::{
     objects::Change,
@@ -254,7 +254,7 @@ pub async fn migrate(
             if !app.model.read(|tables| pool::is_disk_shared(tables, vm)) {
                 snapshot::expect_none(app, vm)?;
             }
-            volume::expect_movable(app, vm)?;
+            volume_place::expect_movable(app, vm)?;
         }
         if let Some(to) = &request.to {
             app.model.get::<Host>(to.as_str()).ok_or_else(|| Problem::not_found(Host::KIND, to.as_str()))?;

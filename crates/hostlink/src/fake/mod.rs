@@ -7,6 +7,7 @@
 //! a call: before its effect, or after it (then only the answer is lost).
 
 mod backups;
+mod copies;
 mod disk_move;
 mod faults;
 mod fencing;
@@ -36,10 +37,10 @@ pub use host::{CLOCK_LAG_MS, FakeHost};
 pub use late::{Sent, SentCommand};
 
 use backups::FakeRepositories;
+use copies::FakeCopy;
 use faults::Faults;
 use fencing::FakeLease;
 use guest::{FakeVm, Guest};
-use mirror::FakeCopy;
 use storage::FakePool;
 
 /// Every host there is.
