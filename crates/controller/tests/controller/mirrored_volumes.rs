@@ -262,6 +262,19 @@ async fn a_host_with_the_only_copy_of_a_volume_is_not_given_up() {
 }
 
 #[tokio::test]
+async fn a_mirrored_pool_outlives_a_host_that_is_given_up() {
+    let (mut pair, peer) = with_data().await;
+    let host = pair.host().await;
+    let third = HOSTS.map(name).into_iter().find(|other| *other != host && *other != peer).expect("a third host");
+    pair.lose(&third).await;
+    host::delete(&pair.controller.app, &admin(), third.as_str(), &now()).await.expect("it has nothing");
+    let pools = pair.world.pools().await;
+    let left = pools.iter().find(|pool| pool.metadata.name == name("pair")).expect("VMs are in it");
+    assert_eq!(left.spec.hosts.len(), 2);
+    assert!(!left.spec.hosts.contains(&third));
+}
+
+#[tokio::test]
 async fn word_that_is_lost_while_a_volume_comes_changes_nothing_for_others() {
     let mut pair = Pair::new().await;
     let peer = pair.peer().await;
