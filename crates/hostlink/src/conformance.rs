@@ -37,7 +37,7 @@ pub const CHECKS: [&str; 17] = [
     "a stopped VM is expected again and again, and sent by who has it",
     "a VM is backed up and another one filled from that, again and again",
     "a VM's own disk goes to a pool and back, again and again",
-    "a VM's disk is paired with a copy and parted from it, and a current copy is taken over",
+    "a VM's disks are paired with copies and parted from them, and a current copy is taken over",
     "a state is of all volumes that the VM has, and leaves none that it has no longer",
     "a command that comes late does nothing to what was decided since",
 ];

@@ -7,7 +7,7 @@ use gantry_api::{
     mirror::{GoAlone, TakeCopy},
 };
 use gantry_types::{ByteSize, DiskCopies, Name, Pool, Problem, Resource, Severity, Vm, Volume};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 use uuid::Uuid;
 
 use super::{App, pool, volume};
@@ -46,6 +46,15 @@ pub(crate) fn disks_of(tables: &Tables, vm: &Vm) -> Vec<CopiedDisk> {
 /// Whether any of the VM's disks has copies.
 pub(crate) fn is_copied(tables: &Tables, vm: &Vm) -> bool {
     !disks_of(tables, vm).is_empty()
+}
+
+/// The VMs of which any disk has copies.
+pub(crate) fn copied_vms(tables: &Tables) -> Vec<Arc<Vm>> {
+    // One look at all volumes, not one for each VM.
+    let of_volumes = tables.volumes.values().filter(|volume| mirrored(tables, &volume.spec.pool).is_some());
+    let having: BTreeSet<&Name> = of_volumes.filter_map(|volume| volume.status.vm.as_ref()).collect();
+    let may_be = |vm: &&Arc<Vm>| pool::is_mirrored(tables, vm) || having.contains(&vm.metadata.name);
+    tables.vms.values().filter(may_be).filter(|vm| is_copied(tables, vm)).cloned().collect()
 }
 
 /// Who has the content of a volume: its VM says that, if it has one.

@@ -8,8 +8,8 @@
 //!                               ^------- serve ----------+
 //! ```
 //! A generation is a time in which disk and copy were together; whoever knows which was the last one knows which copy is the
-//! disk. While the disk itself is there, no copy of it is made. The mark says *behind* before anybody can write to the copy, so that one whose host dies meanwhile is never taken for
-//! whole. Marks appear whole or not at all.
+//! disk. While the disk itself is there, no copy of it is made. The mark says *behind* before anybody can write to the copy, so
+//! that one whose host dies meanwhile is never taken for whole. Marks appear whole or not at all.
 
 mod server;
 

@@ -58,13 +58,14 @@ impl<'a> Disks<'a> {
         vm.status.operation.is_none() && (!is_here || runs_here || has_two && !is_current)
     }
 
-    /// Since which generation others have the volume, if this host has it no more.
+    /// Since which generation others have the volume, if this host has it no more. What a VM starts on first is kept until it runs there.
     fn left_since(&self, host: &Name, pool: &Pool, volume: &Uuid) -> Option<u64> {
         let Some(known) = self.volumes.get(volume) else {
             return self.volume_was_deleted(*volume).then_some(u64::MAX);
         };
         let volume = Some(known).filter(|volume| volume.spec.pool == pool.metadata.name)?;
-        let copies = copies::of_volume(self.tables, volume).filter(|_| self.is_at_rest(volume))?;
+        let runs = self.vm_of(volume).is_none_or(|vm| vm.status.phase == VmPhase::Running);
+        let copies = copies::of_volume(self.tables, volume).filter(|_| runs && self.is_at_rest(volume))?;
         (!copies.is_current(host)).then_some(copies.generation)
     }
 
@@ -77,8 +78,11 @@ impl<'a> Disks<'a> {
 
     /// Nothing is at work on it, nor on its VM.
     fn is_at_rest(&self, volume: &Volume) -> bool {
-        let vm = volume.status.vm.as_ref().and_then(|vm| self.tables.vms.get(vm.as_str()));
-        volume.status.operation.is_none() && vm.is_none_or(|vm| vm.status.operation.is_none())
+        volume.status.operation.is_none() && self.vm_of(volume).is_none_or(|vm| vm.status.operation.is_none())
+    }
+
+    fn vm_of(&self, volume: &Volume) -> Option<&Vm> {
+        self.tables.vms.get(volume.status.vm.as_ref()?.as_str()).map(|vm| &**vm)
     }
 }
 

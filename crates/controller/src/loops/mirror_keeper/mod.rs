@@ -48,10 +48,8 @@ pub struct Memory {
 
 /// One look at all VMs in mirrored pools.
 pub async fn pass(app: &App, memory: &mut Memory) {
-    let mirrored = app.model.read(|tables| {
-        let is_it = |vm: &&Arc<Vm>| vm.status.host.is_some() && copies::is_copied(tables, vm);
-        tables.vms.values().filter(is_it).cloned().collect::<Vec<_>>()
-    });
+    let mut mirrored = app.model.read(copies::copied_vms);
+    mirrored.retain(|vm| vm.status.host.is_some());
     memory.joining.retain(|vm, _| mirrored.iter().any(|known| known.metadata.uuid == *vm));
     let steps = mirrored.iter().map(|vm| {
         let joining = memory.joining.get(&vm.metadata.uuid).cloned();
