@@ -227,6 +227,8 @@ impl VmTask {
     async fn unite(&mut self, mirrors: Vec<Mirror>, request: JoinCopy) -> Result<CopyProgress, Problem> {
         let (qmp, what) = (self.machine()?.qmp.clone(), self.named()?);
         let before = self.known()?.copied.clone();
+        // Until it is known that they are: nobody takes the copies for current, wherever this ends.
+        self.pairing.lost = true;
         self.note_copied(Copied { generation: request.generation, peer: Some(request.peer) }).await?;
         // What is believed of it may be older than the last event.
         let status = within(MONITOR_LIMIT, self.vm, qmp.execute(QueryStatus {})).await?;
@@ -235,7 +237,7 @@ impl VmTask {
             self.tell(Stop {}).await?;
         }
         let united = within(MONITOR_LIMIT, self.vm, unite_all(&qmp, &mirrors)).await;
-        self.pairing = Pairing { lost: united.is_err(), ..Pairing::default() };
+        self.pairing = Pairing { lost: !matches!(united, Ok(Ok(()))), ..Pairing::default() };
         if was_running {
             self.tell(Cont {}).await?;
         }
@@ -245,6 +247,7 @@ impl VmTask {
             Err(error) => {
                 // QEMU is alone, so nothing was told of a peer.
                 self.note_copied(before).await?;
+                self.pairing.lost = false;
                 Err(problem(NOT_JOINED, &what, &error))
             }
         }
