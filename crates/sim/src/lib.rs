@@ -27,6 +27,10 @@ pub enum Planted {
     NoWatchdog,
     /// A host forgets that it was told to stop a VM.
     ForgottenStop,
+    /// A host goes on with a guest that it has handed over, because it hears nothing of it. Of the programs only.
+    TakesBack,
+    /// A host has forgotten over a restart what it has taken over. Of the programs only.
+    ForgetsTaken,
     /// Guests whose disks are mirrored go on without their peers before anybody has written that down. Of the programs only.
     PartsUntold,
 }

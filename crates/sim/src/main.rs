@@ -39,6 +39,7 @@ struct Sums {
     events: u64,
     fences: u64,
     restarts: u64,
+    moves: u64,
     failed: u64,
 }
 
@@ -53,9 +54,12 @@ fn main() -> Result<ExitCode> {
             .into_iter()
             .try_for_each(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })?;
-    let Sums { events, fences, restarts, failed } =
+    let Sums { events, fences, restarts, moves, failed } =
         sums.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    println!("{} seeds, {events} events, {fences} fences, {restarts} VMs restarted elsewhere", arguments.seeds);
+    let seeds = arguments.seeds;
+    println!(
+        "{seeds} seeds, {events} events, {fences} fences, {restarts} VMs restarted elsewhere, {moves} moved while they ran"
+    );
     if failed == 0 {
         return Ok(ExitCode::SUCCESS);
     }
@@ -70,14 +74,14 @@ fn work(arguments: &Arguments, next: &AtomicU64, sums: &Mutex<Sums>) -> Result<(
         if seed >= arguments.from.saturating_add(arguments.seeds) {
             return Ok(());
         }
-        let (violations, events, fences, restarts) = match arguments.level {
+        let (violations, events, fences, restarts, moves) = match arguments.level {
             Level::Programs => {
                 let report = datacenter::run(seed, options)?;
-                (report.violations, report.events, report.fences, report.restarts)
+                (report.violations, report.events, report.fences, report.restarts, report.moves)
             }
             Level::Rules => {
                 let report = rules::run(seed, options);
-                (report.violations, report.events, report.fences, report.restarts)
+                (report.violations, report.events, report.fences, report.restarts, 0)
             }
         };
         for violation in &violations {
@@ -85,7 +89,7 @@ fn work(arguments: &Arguments, next: &AtomicU64, sums: &Mutex<Sums>) -> Result<(
         }
         let mut sums = sums.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         (sums.events, sums.fences) = (sums.events + events, sums.fences + fences);
-        sums.restarts += restarts;
+        (sums.restarts, sums.moves) = (sums.restarts + restarts, sums.moves + moves);
         sums.failed += u64::from(!violations.is_empty());
     }
 }

@@ -56,17 +56,19 @@ fn the_vms_of_a_host_that_dies_run_elsewhere_and_it_is_let_in_again() {
 
 #[test]
 fn no_seed_breaks_a_rule() {
-    let (fences, restarts) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (fences, restarts, moves) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let broken = first(SEEDS, |seed| {
         let report = of(seed, Options::default());
         fences.fetch_add(report.fences, Ordering::Relaxed);
         restarts.fetch_add(report.restarts, Ordering::Relaxed);
+        moves.fetch_add(report.moves, Ordering::Relaxed);
         report.violations.iter().for_each(|violation| eprintln!("seed {seed}: {violation}"));
         !report.violations.is_empty()
     });
     assert_eq!(broken, None);
-    // Without fences and restarts it would have shown nothing.
-    assert!(fences.into_inner() > SEEDS / 2 && restarts.into_inner() > SEEDS / 2);
+    // Without fences, restarts and moves it would have shown nothing.
+    let seen = [fences, restarts, moves].map(AtomicU64::into_inner);
+    assert!(seen.iter().all(|count| *count > SEEDS / 2), "{seen:?}");
 }
 
 #[test]
@@ -98,6 +100,14 @@ fn a_warden_that_does_not_stop_is_found() {
 #[test]
 fn a_controller_that_grants_despite_its_fence_is_found() {
     is_found(Planted::GrantsDespiteFence);
+}
+#[test]
+fn a_host_that_takes_back_what_it_has_handed_over_is_found() {
+    is_found(Planted::TakesBack);
+}
+#[test]
+fn a_host_that_forgets_what_it_has_taken_over_is_found() {
+    is_found(Planted::ForgetsTaken);
 }
 #[test]
 fn guests_that_go_on_untold_without_their_copies_are_found() {

@@ -162,7 +162,12 @@ impl HostState {
         Ok(observation)
     }
 
-    fn receive(&mut self, name: &Name, uuid: Uuid, request: &ReceiveMigration) -> Result<MigrationEndpoint, Problem> {
+    pub(super) fn receive(
+        &mut self,
+        name: &Name,
+        uuid: Uuid,
+        request: &ReceiveMigration,
+    ) -> Result<MigrationEndpoint, Problem> {
         if self.verdicts.contains_key(&request.migration) {
             return Err(Problem::conflict("migration-decided", "this migration was decided here already"));
         }
@@ -203,7 +208,7 @@ impl HostState {
         })
     }
 
-    fn send(&mut self, name: &Name, uuid: Uuid, request: &SendMigration) -> Result<(), Problem> {
+    pub(super) fn send(&mut self, name: &Name, uuid: Uuid, request: &SendMigration) -> Result<(), Problem> {
         let vm = self.vm(uuid)?;
         if let Some(known) = vm.migration.as_ref().filter(|known| known.id == request.migration) {
             return match known.state {
@@ -422,16 +427,7 @@ impl AgentApi for FakeHost {
     }
 
     async fn receive_migration(&self, vm: Uuid, request: &ReceiveMigration) -> Result<MigrationEndpoint, Problem> {
-        self.call("receive_migration", |state| {
-            let disk = state.disk_in_pool(&request.assignment).filter(|_| !request.assignment.disk.travels());
-            let host = state.host(&self.name)?;
-            let endpoint = host.receive(&self.name, vm, request)?;
-            if let (Some(disk), Some(vm)) = (disk, host.vms.get_mut(&vm)) {
-                vm.disk = disk;
-                vm.points.clone_from(&request.recovery_points);
-            }
-            Ok(endpoint)
-        })
+        self.call("receive_migration", |state| state.receive(&self.name, vm, request))
     }
 
     async fn send_migration(&self, vm: Uuid, request: &SendMigration) -> Result<(), Problem> {

@@ -5,7 +5,7 @@
 //!                                                        committed, post-copy --rounds over--> moved
 //! ```
 
-use gantry_api::agent::{MigrationState, Verdict};
+use gantry_api::agent::{MigrationEndpoint, MigrationState, ReceiveMigration, Verdict};
 use gantry_types::{Name, Problem};
 use uuid::Uuid;
 
@@ -51,6 +51,22 @@ pub(super) fn is_receiving(vm: &FakeVm, id: Uuid) -> bool {
 }
 
 impl State {
+    pub(super) fn receive(
+        &mut self,
+        name: &Name,
+        vm: Uuid,
+        request: &ReceiveMigration,
+    ) -> Result<MigrationEndpoint, Problem> {
+        let disk = self.disk_in_pool(&request.assignment).filter(|_| !request.assignment.disk.travels());
+        let host = self.host(name)?;
+        let endpoint = host.receive(name, vm, request)?;
+        if let (Some(disk), Some(vm)) = (disk, host.vms.get_mut(&vm)) {
+            vm.disk = disk;
+            vm.points.clone_from(&request.recovery_points);
+        }
+        Ok(endpoint)
+    }
+
     /// One step for every migration; whether anything changed.
     pub(super) fn advance_all(&mut self) -> bool {
         let sources: Vec<(Name, Uuid)> =
@@ -108,9 +124,13 @@ impl State {
     /// What the guest has written until it was handed over is there.
     fn carry_disk(&mut self, source: &Name, destination: &Name, vm: Uuid) {
         let Some(left) = self.hosts.get(source).and_then(|host| host.vms.get(&vm)) else { return };
-        if left.guest != Guest::HandedOver {
-            return;
+        if left.guest == Guest::HandedOver {
+            self.bring_disk(source, destination, vm);
         }
+    }
+
+    pub(super) fn bring_disk(&mut self, source: &Name, destination: &Name, vm: Uuid) {
+        let Some(left) = self.hosts.get(source).and_then(|host| host.vms.get(&vm)) else { return };
         let travels = left.assignment.disk.travels();
         let snapshots = if travels { Default::default() } else { left.disk.snapshots.clone() };
         let disk = FakeDisk { content: left.disk.content, snapshots };

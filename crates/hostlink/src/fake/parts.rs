@@ -1,13 +1,14 @@
-//! A start in its parts, for whoever simulates what lies between them; and guests that end.
+//! A start and a move in their parts, for whoever simulates what lies between them; and guests that end.
 
-use gantry_api::agent::VmObservation;
+use gantry_api::agent::{MigrationEndpoint, MigrationState, ReceiveMigration, SendMigration, VmObservation};
 use gantry_types::{Name, Problem};
 use uuid::Uuid;
 
 use super::{
     FakeWorld, State,
-    guest::Guest,
+    guest::{FakeVm, Guest},
     host::{handed_over, stale},
+    migration::is_receiving,
     mirror::expect_alone,
 };
 
@@ -55,9 +56,77 @@ impl FakeWorld {
         state.check();
     }
 
-    /// The guest executes no more.
+    /// The guest stands still, in a QEMU that goes on.
+    pub fn guest_halts(&self, host: &Name, vm: Uuid) {
+        self.lock().change_guest(host, vm, Guest::Paused);
+    }
+
+    /// The guest executes no more. One that is on its way here, or was handed over, did not anyway.
     pub fn guest_ends(&self, host: &Name, vm: Uuid, why: &str) {
-        self.lock().change_guest(host, vm, Guest::Off { failed: true, reason: Some(why.to_owned()) });
+        let mut state = self.lock();
+        let known = state.hosts.get(host).and_then(|host| host.vms.get(&vm));
+        if known.is_some_and(|known| matches!(known.guest, Guest::Running | Guest::Paused)) {
+            state.change_guest(host, vm, Guest::Off { failed: true, reason: Some(why.to_owned()) });
+        }
+    }
+
+    /// The VM is to come here by a move.
+    ///
+    /// # Errors
+    /// As of the call for it.
+    pub fn guest_comes(&self, host: &Name, vm: Uuid, request: &ReceiveMigration) -> Result<MigrationEndpoint, Problem> {
+        self.lock().receive(host, vm, request)
+    }
+
+    /// The VM is to leave by a move.
+    ///
+    /// # Errors
+    /// As of the call for it.
+    pub fn guest_goes(&self, host: &Name, vm: Uuid, request: &SendMigration) -> Result<(), Problem> {
+        self.lock().host(host)?.send(host, vm, request)
+    }
+
+    /// What a host has on record of a VM's move from here on; and whether it has a QEMU of it.
+    pub fn note_move(&self, host: &Name, vm: Uuid, state: MigrationState, has_qemu: bool) {
+        let mut world = self.lock();
+        let Some(known) = world.hosts.get_mut(host).and_then(|host| host.vms.get_mut(&vm)) else { return };
+        if let Some(migration) = &mut known.migration {
+            migration.state = state;
+        }
+        let was_away = matches!(known.guest, Guest::HandedOver | Guest::Incoming);
+        match state {
+            MigrationState::Committing | MigrationState::Moved => known.guest = Guest::HandedOver,
+            _ if was_away && has_qemu => known.guest = Guest::Paused,
+            _ if was_away => known.guest = Guest::Off { failed: true, reason: Some("its QEMU ended".to_owned()) },
+            _ => {}
+        }
+    }
+
+    /// All that the guest has written is where this move takes it. Whether it is awaited there.
+    pub fn disk_arrives(&self, from: &Name, to: &Name, vm: Uuid, migration: Uuid) -> bool {
+        let mut state = self.lock();
+        let is_awaited = |known: &FakeVm| is_receiving(known, migration);
+        let awaited = state.hosts.get(to).and_then(|host| host.vms.get(&vm)).is_some_and(is_awaited);
+        if awaited {
+            state.bring_disk(from, to, vm);
+        }
+        awaited
+    }
+
+    /// The VM's disk in a pool is this host's, at the VM's epoch.
+    ///
+    /// # Errors
+    /// `disk-elsewhere`, and of its pool.
+    pub fn claim_disk(&self, host: &Name, vm: Uuid) -> Result<(), Problem> {
+        let mut state = self.lock();
+        let host = state.host(host)?;
+        let assignment = host.vm(vm)?.assignment.clone();
+        host.claim_disk(&assignment)
+    }
+
+    /// Nothing of the VM is here any more; its disk stays if it is another host's.
+    pub fn guest_leaves(&self, host: &Name, vm: Uuid) {
+        self.with(host, |host| host.forget(vm, 0));
     }
 }
 

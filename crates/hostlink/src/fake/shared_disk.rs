@@ -43,7 +43,10 @@ impl HostState {
     /// The VM is no longer this host's; its disk goes too, unless it was given to another, or is to be.
     pub(super) fn forget(&mut self, vm: Uuid, epoch: u64) {
         let Some(gone) = self.vms.remove(&vm) else { return };
-        self.copies.remove(&vm);
+        // One that it keeps for another host stays: the VM may only have been about to come.
+        if self.taken_copy(vm).is_some() {
+            self.copies.remove(&vm);
+        }
         let Some(pool) = gone.assignment.disk.pool.as_ref().and_then(|pool| self.pools.get_mut(&pool.uuid)) else {
             return;
         };

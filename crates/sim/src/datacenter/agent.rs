@@ -11,17 +11,18 @@ use gantry_agent::heartbeat::{self, Mark, Reporter};
 use gantry_agent::lease::{self, LeaseKeeper, Members};
 use gantry_api::fencing::{FenceAnswer, FenceQuestion, LeaseReport};
 use gantry_api::heartbeat::{Heartbeat, HeartbeatReply};
-use gantry_hostlink::fake::FakeWorld;
 use gantry_types::{ByteSize, Inventory, Name, Problem};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::agent_machine::AgentMachine;
 use super::hub::{CONTROLLER, Hub, Node, Request, Server};
-use super::machine::{AgentMachine, SimMachine};
+use super::machine::SimMachine;
 use super::process::Process;
 use super::time::{Timers, next_id};
 use super::vms::Vms;
+use crate::Planted;
 use crate::rules::host_node;
 
 /// As the agent's of a heartbeat.
@@ -41,36 +42,29 @@ impl AgentSide {
 }
 
 /// Starts a machine's agent; calls come in by the channel.
-pub fn start(
-    machine: &Arc<SimMachine>,
-    hub: &Arc<Hub>,
-    world: &Arc<FakeWorld>,
-    memory: ByteSize,
-) -> io::Result<(Process, mpsc::UnboundedSender<Request>)> {
+pub fn start(machine: &Arc<SimMachine>, memory: ByteSize) -> io::Result<(Process, mpsc::UnboundedSender<Request>)> {
     let process = Process::new(machine.clock.clone())?;
     let (sender, inbox) = mpsc::unbounded_channel();
     let link = AgentMachine::new(machine.clone(), process.timers.clone());
-    process.spawn(run(link, hub.clone(), world.clone(), memory, inbox));
+    process.spawn(run(link, memory, inbox));
     Ok((process, sender))
 }
 
-async fn run(
-    link: Arc<AgentMachine>,
-    hub: Arc<Hub>,
-    world: Arc<FakeWorld>,
-    memory: ByteSize,
-    mut inbox: mpsc::UnboundedReceiver<Request>,
-) {
+async fn run(link: Arc<AgentMachine>, memory: ByteSize, mut inbox: mpsc::UnboundedReceiver<Request>) {
     let (name, node, timers) = (link.machine.name.clone(), link.machine.node, link.timers.clone());
+    let hub = link.machine.hub.clone();
+    if link.machine.planted == Some(Planted::ForgetsTaken) {
+        link.machine.disk(|disk| disk.verdicts.clear());
+    }
     let keeper = LeaseKeeper::open(name.clone(), link.clone()).unwrap_or_else(|error| panic!("{name}: {error}"));
     let keeper = Arc::new(keeper);
     // Before the VMs: what a warden does not guard must not run.
     keeper.refresh().await;
-    let agent = Arc::new(AgentSide { vms: Vms::new(link, keeper.clone(), world) });
+    let way = Way { hub: hub.clone(), timers, node };
+    let agent = Arc::new(AgentSide { vms: Vms::new(link, keeper.clone(), way.clone()) });
     agent.take_up();
     let heeding = agent.clone();
     tokio::spawn(async move { heeding.heed_lease().await });
-    let way = Way { hub: hub.clone(), timers, node };
     let reporter = SimReporter { agent: agent.clone(), way: way.clone(), memory };
     tokio::spawn(heartbeat::run(reporter, next_id(&hub.ids), CancellationToken::new()));
     tokio::spawn(lease::run(keeper, way, CancellationToken::new()));
@@ -85,7 +79,7 @@ async fn run(
 
 /// The network as a host has it.
 #[derive(Clone)]
-struct Way {
+pub struct Way {
     hub: Arc<Hub>,
     timers: Arc<Timers>,
     node: Node,
@@ -95,6 +89,24 @@ fn silent(whom: &str) -> Problem {
     Problem::transient("unreachable", format!("{whom} does not answer"))
 }
 
+impl Way {
+    /// Calls another host's agent.
+    pub fn ask_host<T: Send + 'static>(
+        &self,
+        to: Node,
+        what: &'static str,
+        limit: Duration,
+        work: impl Fn(Arc<AgentSide>) -> BoxFuture<'static, Result<T, Problem>> + Send + Sync + 'static,
+    ) -> BoxFuture<'static, Result<T, Problem>> {
+        let limit = (self.timers.clone(), limit);
+        let asking = self.hub.clone().call((self.node, to), what, limit, move |server| match server {
+            Server::Agent(agent) => work(agent),
+            Server::Controller(_) => Box::pin(async { Err(silent("a host")) }),
+        });
+        Box::pin(async move { asking.await.unwrap_or_else(|| Err(silent("a host"))) })
+    }
+}
+
 impl Members for Way {
     fn ask_host(
         &mut self,
@@ -102,18 +114,10 @@ impl Members for Way {
         _address: &str,
         question: FenceQuestion,
     ) -> Option<BoxFuture<'static, Result<FenceAnswer, Problem>>> {
-        let (to, whom) = (host_node(name)?, name.to_string());
-        let limit = (self.timers.clone(), QUESTION_LIMIT);
-        let asking = self.hub.clone().call((self.node, to), "ask_fence", limit, move |server| {
+        Some(Way::ask_host(self, host_node(name)?, "ask_fence", QUESTION_LIMIT, move |agent| {
             let question = question.clone();
-            Box::pin(async move {
-                match server {
-                    Server::Agent(agent) => agent.ask_fence(&question).await,
-                    Server::Controller(_) => Err(silent("a host")),
-                }
-            })
-        });
-        Some(Box::pin(async move { asking.await.unwrap_or_else(|| Err(silent(&whom))) }))
+            Box::pin(async move { agent.ask_fence(&question).await })
+        }))
     }
 
     fn ask_controller(&mut self, question: FenceQuestion) -> BoxFuture<'static, Result<FenceAnswer, Problem>> {

@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use super::agent::AgentSide;
 use super::controller::ControllerSide;
 use super::machine::Start;
+use super::streams::Rest;
 use super::time::{Timers, TrueTime};
 use super::user::Deed;
 use crate::faults::Fault;
@@ -53,6 +54,8 @@ pub enum Event {
     },
     /// The child that becomes QEMU asks the warden a last time.
     Execute(Start),
+    /// One QEMU has sent everything to another.
+    RestArrives(Rest),
     WardenLooks {
         node: Node,
         boot: u64,

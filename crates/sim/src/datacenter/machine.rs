@@ -7,53 +7,27 @@
 //! A warden that is killed while it guards something leaves a hardware watchdog that counts: nobody who guards something in time, and
 //! the machine is reset. This one is as fast as the warden itself has to be.
 //!
-//! The agent's lease keeper sees it as its [`Machine`].
+//! What its agent has of it is in `agent_machine.rs`, and what its QEMUs send in `streams.rs`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-use gantry_agent::lease::{Answer, Blocks, Kept, Machine, Order, Process, Term};
+use gantry_agent::lease::{Answer, Order, Process, Term};
+use gantry_api::agent::VmRunState;
 use gantry_ha::{Moment, Timing};
 use gantry_hostlink::fake::FakeWorld;
-use gantry_qemu::process::Gate;
 use gantry_types::{Name, Problem};
 use rand::RngExt;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::hub::{Event, Hub, Node};
-use super::time::{MachineClock, Timers};
+use super::records::{Disk, VmRecord};
+use super::streams::Streams;
+use super::time::MachineClock;
 use crate::Planted;
-
-/// What an agent has on disk of a VM, beside its assignment.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct VmRecord {
-    /// It is to run.
-    pub wanted: bool,
-    /// The number of the last command that said so.
-    pub command: u64,
-    /// Settled for the fence of this generation: it does not start by itself.
-    pub fenced: Option<u64>,
-    pub process: Option<Process>,
-    pub end: Option<End>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct End {
-    pub lease_over: bool,
-    pub reason: String,
-}
-
-#[derive(Default)]
-pub struct Disk {
-    pub kept: Kept,
-    pub vms: BTreeMap<Uuid, VmRecord>,
-    stopped: BTreeSet<Process>,
-}
 
 #[derive(Default)]
 struct Warden {
@@ -65,10 +39,20 @@ pub struct SimMachine {
     pub node: Node,
     pub name: Name,
     pub clock: Arc<MachineClock>,
-    hub: Arc<Hub>,
-    guests: Arc<FakeWorld>,
-    planted: Option<Planted>,
+    pub hub: Arc<Hub>,
+    pub guests: Arc<FakeWorld>,
+    pub streams: Arc<Streams>,
+    pub planted: Option<Planted>,
     state: Mutex<State>,
+}
+
+/// How a QEMU begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begin {
+    /// With the guest.
+    Running,
+    /// It waits for the guest that this move brings.
+    Incoming(Uuid),
 }
 
 #[derive(Default)]
@@ -82,7 +66,8 @@ struct State {
     /// How many wardens were killed; the last one's, while the watchdog counts.
     deaths: u64,
     watchdog: Option<u64>,
-    executing: BTreeMap<Uuid, Process>,
+    /// The QEMUs that are there, by VM; whether their guests execute, those know.
+    processes: BTreeMap<Uuid, Process>,
 }
 
 /// A process that is on its way to be a VM's QEMU. It needs its agent no more.
@@ -92,6 +77,7 @@ pub struct Start {
     vm: Uuid,
     process: Process,
     guarded: bool,
+    begin: Begin,
     done: oneshot::Sender<Result<Process, Problem>>,
 }
 
@@ -100,11 +86,11 @@ impl SimMachine {
         (node, name): (Node, Name),
         clock: Arc<MachineClock>,
         hub: Arc<Hub>,
-        guests: Arc<FakeWorld>,
+        (guests, streams): (Arc<FakeWorld>, Arc<Streams>),
         planted: Option<Planted>,
     ) -> Arc<Self> {
         guests.host(&name);
-        Arc::new(Self { node, name, clock, hub, guests, planted, state: Mutex::default() })
+        Arc::new(Self { node, name, clock, hub, guests, streams, planted, state: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -122,9 +108,14 @@ impl SimMachine {
     pub fn power_off(&self) {
         let mut state = self.lock();
         (state.powered, state.warden, state.watchdog) = (false, None, None);
-        let executed = std::mem::take(&mut state.executing);
+        let ended = std::mem::take(&mut state.processes);
         drop(state);
-        executed.into_keys().for_each(|vm| self.guests.guest_ends(&self.name, vm, "the host lost power"));
+        ended.into_iter().for_each(|gone| self.has_ended(gone, "the host lost power"));
+    }
+
+    fn has_ended(&self, (vm, process): (Uuid, Process), why: &str) {
+        self.streams.process_ends((self.node, process));
+        self.guests.guest_ends(&self.name, vm, why);
     }
     pub fn stall_disk(&self, until_us: u64) {
         self.lock().stalled_until_us = until_us;
@@ -137,21 +128,28 @@ impl SimMachine {
         self.lock().disk.vms.get(&vm).cloned().unwrap_or_default()
     }
 
-    /// The VM's QEMU, if it executes.
+    /// The VM's QEMU, if there is one.
     pub fn process_of(&self, vm: Uuid) -> Option<Process> {
-        self.lock().executing.get(&vm).copied()
+        self.lock().processes.get(&vm).copied()
     }
-    pub fn executing(&self) -> Vec<(Uuid, Process)> {
-        self.lock().executing.iter().map(|(vm, process)| (*vm, *process)).collect()
+    pub fn processes(&self) -> Vec<(Uuid, Process)> {
+        self.lock().processes.iter().map(|(vm, process)| (*vm, *process)).collect()
     }
 
     /// The VM's QEMU ends now.
     pub fn end(&self, vm: Uuid, why: &str) {
-        let ended = self.lock().executing.remove(&vm);
-        if ended.is_some() {
+        let ended = self.lock().processes.remove(&vm);
+        if let Some(process) = ended {
             self.hub.note(|| format!("{} ends {vm}: {why}", self.name));
-            self.guests.guest_ends(&self.name, vm, why);
+            self.has_ended((vm, process), why);
         }
+    }
+
+    pub fn has_warden(&self) -> bool {
+        self.lock().warden.is_some()
+    }
+    pub fn start_warden(&self) {
+        self.lock().warden.get_or_insert_default();
     }
 
     /// Planted: what it was told to stop it starts again.
@@ -160,33 +158,51 @@ impl SimMachine {
     }
 
     /// Sends a process on its way.
-    pub fn spawn(&self, vm: Uuid, guarded: bool) -> oneshot::Receiver<Result<Process, Problem>> {
+    pub fn spawn(&self, vm: Uuid, guarded: bool, begin: Begin) -> oneshot::Receiver<Result<Process, Problem>> {
         let (done, receiver) = oneshot::channel();
         let mut state = self.lock();
         state.pids += 1;
         let (boot, process) = (state.boot, (state.pids, self.hub.now_us()));
         drop(state);
         let delay_us = self.hub.draw(|rng| rng.random_range(1_000..400_000));
-        let start = Start { node: self.node, boot, vm, process, guarded, done };
+        let start = Start { node: self.node, boot, vm, process, guarded, begin, done };
         self.hub.put(self.hub.now_us() + delay_us, Event::Execute(start));
         receiver
     }
 
+    /// Whether the VM is here as this QEMU was made for.
+    fn has(&self, vm: Uuid, begin: Begin) -> bool {
+        self.guests.vms_on(&self.name).iter().any(|known| {
+            known.uuid == vm
+                && match begin {
+                    Begin::Running => !matches!(known.state, VmRunState::Receiving | VmRunState::HandedOver),
+                    Begin::Incoming(id) => known.migration.as_ref().is_some_and(|migration| migration.migration == id),
+                }
+        })
+    }
+
     /// The process asks the warden, if it has to, and executes if it may.
     pub fn execute(&self, start: Start) {
-        let Start { boot, vm, process, guarded, done, .. } = start;
+        let Start { boot, vm, process, guarded, begin, done, .. } = start;
         let mut state = self.lock();
         if !state.powered || state.boot != boot {
             return;
         }
         let is_let_in = !guarded || state.guard(vm, process, self.clock.moment());
-        let is_alone = !state.executing.contains_key(&vm);
-        let is_known = self.guests.vms_on(&self.name).iter().any(|known| known.uuid == vm);
-        if is_let_in && is_alone && is_known {
-            state.executing.insert(vm, process);
+        let is_alone = !state.processes.contains_key(&vm);
+        if is_let_in && is_alone && self.has(vm, begin) {
+            state.processes.insert(vm, process);
             drop(state);
-            self.hub.note(|| format!("{} executes {vm}", self.name));
-            self.guests.guest_starts(&self.name, vm);
+            match begin {
+                Begin::Running => {
+                    self.hub.note(|| format!("{} executes {vm}", self.name));
+                    self.guests.guest_starts(&self.name, vm);
+                }
+                Begin::Incoming(migration) => {
+                    self.hub.note(|| format!("{} waits for {vm}", self.name));
+                    self.streams.listen(migration, vm, (self.node, process));
+                }
+            }
             drop(done.send(Ok(process)));
         } else {
             drop(state);
@@ -229,14 +245,14 @@ impl SimMachine {
         state.boot == boot && state.watchdog == Some(death)
     }
 
-    fn tell_stopped(&self, stopped: Vec<Uuid>) {
-        for vm in stopped {
+    fn tell_stopped(&self, stopped: Vec<(Uuid, Process)>) {
+        for (vm, process) in stopped {
             self.hub.note(|| format!("warden of {} stops {vm}", self.name));
-            self.guests.guest_ends(&self.name, vm, "it was stopped");
+            self.has_ended((vm, process), "it was stopped");
         }
     }
 
-    fn order(&self, order: Order) -> io::Result<Answer> {
+    pub fn order(&self, order: Order) -> io::Result<Answer> {
         let mut state = self.lock();
         let (now, boot) = (self.clock.moment(), state.boot);
         let warden = state.warden.as_mut().ok_or(io::ErrorKind::NotConnected)?;
@@ -254,7 +270,7 @@ impl SimMachine {
             }
             Order::Guard { vm, pid, start_time_ticks } => {
                 let process = (pid, start_time_ticks);
-                state.executing.get(&vm) == Some(&process) && state.guard(vm, process, now)
+                state.processes.get(&vm) == Some(&process) && state.guard(vm, process, now)
             }
             Order::EndAll => {
                 warden.term.end();
@@ -287,97 +303,15 @@ impl State {
     /// Of what it guards, what executes.
     fn guarded(&self) -> u32 {
         let guarded = self.warden.iter().flat_map(|warden| &warden.guarded);
-        guarded.filter(|(process, vm)| self.executing.get(vm) == Some(process)).count() as u32
+        guarded.filter(|(process, vm)| self.processes.get(vm) == Some(process)).count() as u32
     }
 
-    fn stop_all(&mut self) -> Vec<Uuid> {
+    fn stop_all(&mut self) -> Vec<(Uuid, Process)> {
         let guarded = self.warden.as_mut().map(|warden| std::mem::take(&mut warden.guarded)).unwrap_or_default();
-        let ends = |(process, vm): &(Process, Uuid)| self.executing.get(vm) == Some(process);
+        let ends = |(process, vm): &(Process, Uuid)| self.processes.get(vm) == Some(process);
         let stopped: Vec<(Process, Uuid)> = guarded.into_iter().filter(ends).collect();
         self.disk.stopped.extend(stopped.iter().map(|(process, _)| *process));
-        self.executing.retain(|vm, _| !stopped.iter().any(|(_, gone)| gone == vm));
-        stopped.into_iter().map(|(_, vm)| vm).collect()
-    }
-}
-
-/// The machine as one life of its agent has it.
-pub struct AgentMachine {
-    pub machine: Arc<SimMachine>,
-    pub timers: Arc<Timers>,
-    is_connected: AtomicBool,
-}
-
-impl AgentMachine {
-    pub fn new(machine: Arc<SimMachine>, timers: Arc<Timers>) -> Arc<Self> {
-        Arc::new(Self { machine, timers, is_connected: AtomicBool::new(false) })
-    }
-
-    /// Changes what is on disk, in the time that this takes.
-    pub async fn write(&self, change: impl FnOnce(&mut Disk) + Send) {
-        let (before, after) = self.machine.disk_delays();
-        self.timers.sleep(before).await;
-        self.machine.disk(change);
-        self.timers.sleep(after).await;
-    }
-}
-
-impl Machine for AgentMachine {
-    fn boottime(&self) -> Moment {
-        self.machine.clock.moment()
-    }
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        self.timers.sleep(duration)
-    }
-
-    fn load(&self) -> io::Result<Kept> {
-        Ok(self.machine.disk(|disk| disk.kept.clone()))
-    }
-    fn save(&self, kept: &Kept) -> io::Result<()> {
-        self.machine.disk(|disk| disk.kept = kept.clone());
-        Ok(())
-    }
-
-    fn has_warden(&self) -> bool {
-        self.is_connected.load(Ordering::Relaxed) && self.machine.lock().warden.is_some()
-    }
-    fn call_warden(&self) -> io::Result<()> {
-        self.machine.lock().warden.get_or_insert_default();
-        self.is_connected.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-    fn tell_warden(&self, order: Order) -> io::Result<Answer> {
-        if !self.has_warden() {
-            return Err(io::ErrorKind::NotConnected.into());
-        }
-        let answered = self.machine.order(order);
-        self.is_connected.store(answered.is_ok(), Ordering::Relaxed);
-        answered
-    }
-    fn gate(&self, _vm: Uuid) -> io::Result<Gate> {
-        // Its processes ask the warden by themselves.
-        Err(io::ErrorKind::Unsupported.into())
-    }
-    fn was_stopped(&self, process: Process) -> bool {
-        self.machine.disk(|disk| disk.stopped.contains(&process))
-    }
-    fn kill(&self, process: Process) -> io::Result<()> {
-        let found = self.machine.executing().into_iter().find(|(_, known)| *known == process);
-        if let Some((vm, _)) = found {
-            self.machine.end(vm, "nobody guards it");
-        }
-        Ok(())
-    }
-
-    fn apart(&self, blocks: Blocks, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
-        let (before, after) = match blocks {
-            Blocks::OnDisk => self.machine.disk_delays(),
-            Blocks::OnWarden => (Duration::from_micros(100), Duration::from_micros(100)),
-        };
-        let timers = Arc::clone(&self.timers);
-        Box::pin(async move {
-            timers.sleep(before).await;
-            work();
-            timers.sleep(after).await;
-        })
+        self.processes.retain(|vm, _| !stopped.iter().any(|(_, gone)| gone == vm));
+        stopped.into_iter().map(|(process, vm)| (vm, process)).collect()
     }
 }

@@ -18,11 +18,17 @@
 //! time or threads.
 
 mod agent;
+mod agent_machine;
 mod controller;
 mod hub;
 mod machine;
+mod moves;
 mod process;
+mod records;
+mod sending;
 mod store;
+mod streams;
+mod tasks;
 mod time;
 mod user;
 mod vms;

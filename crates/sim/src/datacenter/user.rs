@@ -1,5 +1,7 @@
 //! The people of the datacenter: what they want there is wished for until it is there, in whatever life of the controller.
 
+mod upkeep;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +20,7 @@ use uuid::Uuid;
 
 use super::agent::{address, inventory};
 use super::hub::{Hub, Node};
+use upkeep::{Standing, Tried, Upkeep};
 
 const LOOK: Duration = Duration::from_millis(500);
 pub const POOL: &str = "nas";
@@ -37,6 +40,7 @@ pub struct Wishes {
     pub off: Mutex<BTreeMap<usize, Option<Uuid>>>,
     /// VMs that a person starts, until he has seen them run: a start that finds no room is tried again, by him alone.
     pub starting: Mutex<BTreeSet<usize>>,
+    pub upkeep: Upkeep,
 }
 
 /// What a person wants from here on.
@@ -44,19 +48,56 @@ pub struct Wishes {
 pub enum Deed {
     Stop(usize),
     Start(usize),
+    Move(usize, Node),
+    Cordon(Node),
+    Drain(Node),
+    /// In service again.
+    Uncordon(Node),
+}
+
+/// What there is for people to want something of.
+pub struct Estate {
+    pub vms: usize,
+    pub hosts: usize,
+    /// All VMs have room also without one of the hosts.
+    pub has_spare: bool,
 }
 
 /// What people want in a run, within this time. Some of what they stop they never start.
-pub fn draw(rng: &mut StdRng, within_ms: Range<u64>, vms: usize) -> Vec<(u64, Deed)> {
+pub fn draw(rng: &mut StdRng, within_ms: Range<u64>, estate: &Estate) -> Vec<(u64, Deed)> {
     let mut deeds = Vec::new();
     for _ in 0..rng.random_range(0..4) {
-        let (vm, at) = (rng.random_range(0..vms), rng.random_range(within_ms.clone()));
+        let (vm, at) = (rng.random_range(0..estate.vms), rng.random_range(within_ms.clone()));
         deeds.push((at, Deed::Stop(vm)));
         if rng.random_bool(0.7) {
             deeds.push((rng.random_range(at..within_ms.end), Deed::Start(vm)));
         }
     }
+    let moves = rng.random_range(0..8);
+    deeds.extend(draw_moves(rng, within_ms.clone(), estate, moves));
+    for _ in 0..rng.random_range(0..3) {
+        let (node, at) = (rng.random_range(1..=estate.hosts), rng.random_range(within_ms.clone()));
+        let deed = if rng.random_bool(0.7) { Deed::Drain(node) } else { Deed::Cordon(node) };
+        deeds.push((at, deed));
+        // Only one host is out of service in the end.
+        let stays = estate.has_spare && rng.random_bool(0.5) && !deeds.iter().any(|(_, other)| is_of_host(other));
+        if !stays {
+            deeds.push((rng.random_range(at..within_ms.end), Deed::Uncordon(node)));
+        }
+    }
     deeds
+}
+
+fn is_of_host(deed: &Deed) -> bool {
+    matches!(deed, Deed::Cordon(_) | Deed::Drain(_) | Deed::Uncordon(_))
+}
+
+pub fn draw_moves(rng: &mut StdRng, within_ms: Range<u64>, estate: &Estate, count: usize) -> Vec<(u64, Deed)> {
+    let one = |rng: &mut StdRng| {
+        let (vm, to) = (rng.random_range(0..estate.vms), rng.random_range(1..=estate.hosts));
+        (rng.random_range(within_ms.clone()), Deed::Move(vm, to))
+    };
+    (0..count).map(|_| one(rng)).collect()
 }
 
 impl Wishes {
@@ -84,6 +125,10 @@ impl Wishes {
                     self.starting().insert(vm);
                 }
             }
+            Deed::Move(vm, to) => self.upkeep.wish_at(vm, to),
+            Deed::Cordon(node) => self.upkeep.wish_host(node, Standing::Cordoned),
+            Deed::Drain(node) => self.upkeep.wish_host(node, Standing::Drained),
+            Deed::Uncordon(node) => self.upkeep.wish_host(node, Standing::InService),
         }
     }
     /// VMs that were stopped, and that nobody has wanted to run since.
@@ -106,9 +151,13 @@ fn name(text: &str) -> Name {
 }
 
 pub async fn run(app: Arc<App>, hub: Arc<Hub>, wishes: Arc<Wishes>) {
+    let mut tried = Tried::new();
     loop {
         if let Err(problem) = pass(&app, &wishes).await {
             hub.note(|| format!("not everything is there yet: {problem}"));
+        }
+        if let Err(problem) = wishes.upkeep.pass(&app, &mut tried).await {
+            hub.note(|| format!("not everything is as it is wanted: {problem}"));
         }
         app.clock.sleep(LOOK).await;
     }

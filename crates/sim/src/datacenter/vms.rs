@@ -1,26 +1,27 @@
-//! The tasks of a host's VMs, written down once more: in the agent they stand on QEMU. The order of what is on disk, what the
-//! lease keeper is asked and what executes is that of `crates/agent/src/vm` (`lease.rs`, `power.rs`, `recover.rs`).
+//! The VMs of a host, written down once more: in the agent they stand on QEMU. The order of what is on disk, what the lease
+//! keeper is asked and what executes is that of `crates/agent/src/vm` (`lease.rs`, `power.rs`, `definition.rs`).
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gantry_agent::lease::{LeaseKeeper, Machine};
+use futures::FutureExt;
+use gantry_agent::lease::LeaseKeeper;
 use gantry_api::AgentApi;
-use gantry_api::agent::{AdoptVm, Assignment, PowerAction, PowerRequest, VmObservation, VmRunState};
+use gantry_api::agent::{
+    AdoptVm, Assignment, MigrationReport, PowerAction, PowerRequest, Verdict, VmObservation, VmRunState,
+};
 use gantry_api::fencing::{FenceAnswer, FenceQuestion, LeaseReport, LiftedFence, StoredFence};
 use gantry_hostlink::fake::{FakeHost, FakeWorld};
 use gantry_types::{Fence, Problem};
-use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::agent::AgentSide;
-use super::machine::{AgentMachine, End, VmRecord};
-
-/// How soon the end of a QEMU is seen.
-const LOOK: Duration = Duration::from_millis(200);
+use super::agent::{AgentSide, Way};
+use super::agent_machine::AgentMachine;
+use super::machine::Begin;
+use super::records::{End, MoveRecord, Side, VmRecord};
+use super::tasks::VmTask;
 
 /// What all VM tasks of a host share.
 pub struct Vms {
@@ -28,35 +29,27 @@ pub struct Vms {
     pub keeper: Arc<LeaseKeeper>,
     pub world: Arc<FakeWorld>,
     pub fake: FakeHost,
+    pub way: Way,
     tasks: Mutex<BTreeMap<Uuid, Arc<VmTask>>>,
 }
 
-#[derive(Default)]
-struct VmTask {
-    /// One command at a time.
-    turn: tokio::sync::Mutex<()>,
-    /// The lease stands otherwise.
-    lease_changed: Notify,
-    /// The agent has just started and has not looked for QEMU yet.
-    recovering: AtomicBool,
-}
-
 impl Vms {
-    pub fn new(link: Arc<AgentMachine>, keeper: Arc<LeaseKeeper>, world: Arc<FakeWorld>) -> Self {
+    pub fn new(link: Arc<AgentMachine>, keeper: Arc<LeaseKeeper>, way: Way) -> Self {
+        let world = link.machine.guests.clone();
         let fake = world.host(&link.machine.name);
-        Self { link, keeper, world, fake, tasks: Mutex::default() }
+        Self { link, keeper, world, fake, way, tasks: Mutex::default() }
     }
 
     pub fn known(&self) -> Vec<VmObservation> {
         self.world.vms_on(&self.link.machine.name)
     }
 
-    fn find(&self, vm: Uuid) -> Result<VmObservation, Problem> {
+    pub fn find(&self, vm: Uuid) -> Result<VmObservation, Problem> {
         let found = self.known().into_iter().find(|known| known.uuid == vm);
         found.ok_or_else(|| Problem::not_found("vm", &vm.to_string()))
     }
 
-    fn find_at(&self, vm: Uuid, epoch: u64) -> Result<VmObservation, Problem> {
+    pub fn find_at(&self, vm: Uuid, epoch: u64) -> Result<VmObservation, Problem> {
         let known = self.find(vm)?;
         if epoch < known.epoch {
             return Err(Problem::conflict("stale-epoch", format!("VM '{}' is at epoch {}", known.name, known.epoch)));
@@ -64,11 +57,15 @@ impl Vms {
         Ok(known)
     }
 
-    fn task(&self, vm: Uuid) -> Option<Arc<VmTask>> {
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).get(&vm).cloned()
+    pub fn tasks(&self) -> MutexGuard<'_, BTreeMap<Uuid, Arc<VmTask>>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn write(&self, vm: Uuid, record: VmRecord) {
+    pub fn task(&self, vm: Uuid) -> Option<Arc<VmTask>> {
+        self.tasks().get(&vm).cloned()
+    }
+
+    pub async fn write(&self, vm: Uuid, record: VmRecord) {
         if self.link.machine.record(vm) != record {
             self.link.write(move |disk| drop(disk.vms.insert(vm, record))).await;
         }
@@ -76,7 +73,13 @@ impl Vms {
 
     /// What the host says of a VM.
     pub fn shown(&self, mut known: VmObservation) -> VmObservation {
-        let record = self.link.machine.record(known.uuid);
+        let machine = &self.link.machine;
+        let record = machine.record(known.uuid);
+        known.migration = record.migration.as_ref().map(|migration| self.report(migration));
+        if record.is_handed_over() || record.is_receiving() {
+            known.state = if record.is_receiving() { VmRunState::Receiving } else { VmRunState::HandedOver };
+            return known;
+        }
         let is_off = matches!(known.state, VmRunState::Stopped | VmRunState::Failed);
         let is_recovering = self.task(known.uuid).is_some_and(|task| task.recovering.load(Ordering::Relaxed));
         let reason = record.end.as_ref().map(|end| end.reason.clone());
@@ -93,6 +96,22 @@ impl Vms {
         known
     }
 
+    pub fn report(&self, migration: &MoveRecord) -> MigrationReport {
+        let source = match &migration.side {
+            Side::Source(_) => self.link.machine.name.clone(),
+            Side::Destination { source, .. } => source.clone(),
+        };
+        MigrationReport {
+            migration: migration.id,
+            state: migration.state,
+            progress: Default::default(),
+            figures: None,
+            error: migration.error.clone(),
+            source: Some(source),
+            recovery_port: None,
+        }
+    }
+
     pub fn lease_report(&self) -> LeaseReport {
         let machine = &self.link.machine;
         let settled = |generation: u64| {
@@ -102,186 +121,121 @@ impl Vms {
         self.keeper.report(settled)
     }
 
-    /// Draws the conclusions from what has ended and how the lease stands.
-    async fn heed(&self, known: &VmObservation) {
-        let (vm, view, machine) = (known.uuid, self.keeper.view(), &self.link.machine);
-        let mut record = machine.record(vm);
-        let mut process = machine.process_of(vm);
-        if let Some(ended) = record.process.filter(|was| process != Some(*was)) {
-            let lease_over = self.link.was_stopped(ended) || !self.keeper.is_held();
-            self.keeper.forget_guarded(vm);
-            record.process = None;
-            record.end = Some(End { lease_over, reason: "its QEMU ended".to_owned() });
-            self.write(vm, record.clone()).await;
-        }
-        if known.guarded && view.stop && process.is_some() {
-            machine.end(vm, "no lease, and no warden");
-            process = None;
-        }
-        if let Some(generation) = view.fenced
-            && known.guarded
-            && process.is_none()
-            && record.fenced < Some(generation)
-        {
-            record.fenced = Some(generation);
-            self.write(vm, record.clone()).await;
-        }
-        let may_start = !known.guarded || view.may_run;
-        if process.is_none() && record.wanted && record.fenced.is_none() && may_start {
-            // What fails is tried again at the next look.
-            drop(self.launch(known).await);
-        }
-    }
-
     /// Makes it execute, if disk, lease and warden let it.
-    async fn launch(&self, known: &VmObservation) -> Result<(), Problem> {
+    pub async fn launch(&self, known: &VmObservation) -> Result<(), Problem> {
         let (vm, machine) = (known.uuid, &self.link.machine);
         self.world.prepare_start(&machine.name, vm, None)?;
+        let launched = self.start_qemu(known, Begin::Running).await;
+        if let Err(problem) = &launched {
+            let lease_over = problem.code() == "lease-not-held";
+            let end = Some(End { lease_over, reason: problem.detail.clone() });
+            self.write(vm, VmRecord { end, ..machine.record(vm) }).await;
+        }
+        launched
+    }
+
+    pub async fn start_qemu(&self, known: &VmObservation, begin: Begin) -> Result<(), Problem> {
+        let (vm, machine) = (known.uuid, &self.link.machine);
         if known.guarded {
             self.keeper.expect_held(&format!("VM '{}'", known.name))?;
         }
-        let launched = machine.spawn(vm, known.guarded).await;
-        let launched = launched.unwrap_or_else(|_| Err(Problem::transient("gone", "the machine was switched off")));
-        let mut record = machine.record(vm);
-        match &launched {
-            Ok(process) => {
-                self.keeper.note_guarded(vm, *process);
-                (record.process, record.end) = (Some(*process), None);
-            }
-            Err(problem) => {
-                let lease_over = problem.code() == "lease-not-held";
-                record.end = Some(End { lease_over, reason: problem.detail.clone() });
-            }
-        }
-        self.write(vm, record).await;
-        launched.map(drop)
+        let launched = machine.spawn(vm, known.guarded, begin).await;
+        let gone = || Problem::transient("gone", "the machine was switched off");
+        let process = launched.unwrap_or_else(|_| Err(gone()))?;
+        self.keeper.note_guarded(vm, process);
+        self.write(vm, VmRecord { process: Some(process), end: None, ..machine.record(vm) }).await;
+        Ok(())
+    }
+
+    /// Nothing of the VM is here afterwards.
+    pub async fn tear_down(&self, vm: Uuid, why: &str) {
+        let name = &self.link.machine.name;
+        self.link.machine.end(vm, why);
+        self.keeper.forget_guarded(vm);
+        let forget = |disk: &mut super::records::Disk| {
+            self.world.guest_leaves(name, vm);
+            disk.vms.remove(&vm);
+        };
+        self.link.write(forget).await;
     }
 }
 
 impl AgentSide {
-    /// Begins a VM's task.
-    fn attend(self: &Arc<Self>, vm: Uuid, recovering: bool) -> Arc<VmTask> {
-        let mut tasks = self.vms.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(task) = tasks.get(&vm) {
-            return task.clone();
-        }
-        let task = Arc::new(VmTask { recovering: AtomicBool::new(recovering), ..VmTask::default() });
-        tasks.insert(vm, task.clone());
-        let (agent, its) = (self.clone(), task.clone());
-        tokio::spawn(async move { agent.run(vm, its).await });
-        task
-    }
-
-    /// Takes up what the last life of the agent has left.
-    pub fn take_up(self: &Arc<Self>) {
-        for known in self.vms.known() {
-            self.attend(known.uuid, true);
-        }
-    }
-
-    /// Tells the tasks how the lease stands, always in the same order: whom a watch wakes first is drawn by lot.
-    pub async fn heed_lease(&self) {
-        let mut views = self.vms.keeper.views();
-        while views.changed().await.is_ok() {
-            let tasks = self.vms.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-            tasks.values().for_each(|task| task.lease_changed.notify_one());
-        }
-    }
-
-    async fn run(&self, vm: Uuid, task: Arc<VmTask>) {
-        if task.recovering.load(Ordering::Relaxed) {
-            self.recover(vm).await;
-            task.recovering.store(false, Ordering::Relaxed);
-        }
-        loop {
-            {
-                let _turn = task.turn.lock().await;
-                let Ok(known) = self.vms.find(vm) else { break };
-                self.vms.heed(&known).await;
-            }
-            tokio::select! {
-                biased;
-                () = task.lease_changed.notified() => {}
-                () = self.vms.keeper.sleep(LOOK) => {}
-            }
-        }
-        let mut tasks = self.vms.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        if tasks.get(&vm).is_some_and(|known| Arc::ptr_eq(known, &task)) {
-            tasks.remove(&vm);
-        }
-    }
-
-    /// What executes goes on only under guard.
-    async fn recover(&self, vm: Uuid) {
-        let machine = &self.vms.link.machine;
-        let Some(process) = machine.process_of(vm) else { return };
-        let record = VmRecord { process: Some(process), end: None, ..machine.record(vm) };
-        self.vms.write(vm, record).await;
-        let is_guarded = self.vms.find(vm).is_ok_and(|known| known.guarded);
-        if is_guarded && !self.vms.keeper.guard(vm, process).await {
-            machine.end(vm, "nobody guards it and there is no lease");
-        }
-    }
-
     pub async fn observe(&self) -> Result<Vec<VmObservation>, Problem> {
         Ok(self.vms.known().into_iter().map(|known| self.vms.shown(known)).collect())
     }
 
     pub async fn define_vm(self: &Arc<Self>, assignment: &Assignment) -> Result<VmObservation, Problem> {
         let vm = assignment.uuid;
-        let turn = self.vms.task(vm);
-        let _turn = match &turn {
-            Some(task) => Some(task.turn.lock().await),
-            None => None,
-        };
+        let (_task, _turn) = self.turn(vm).await;
         let known = self.vms.fake.define_vm(assignment).await?;
         self.vms.write(vm, self.vms.link.machine.record(vm)).await;
-        self.attend(vm, false);
         Ok(self.vms.shown(known))
     }
 
     pub async fn adopt_vm(self: &Arc<Self>, vm: Uuid, request: &AdoptVm) -> Result<VmObservation, Problem> {
-        let turn = self.vms.task(vm);
-        let _turn = match &turn {
-            Some(task) => Some(task.turn.lock().await),
-            None => None,
-        };
+        let (task, _turn) = self.turn(vm).await;
         let same = self.vms.find(vm).is_ok_and(|known| known.epoch == request.assignment.epoch);
-        let known = self.vms.fake.adopt_vm(vm, request).await?;
+        let mut adopted = None;
+        let adopt = |disk: &mut super::records::Disk| {
+            let known = self.vms.fake.adopt_vm(vm, request).now_or_never();
+            if !same && matches!(known, Some(Ok(_))) {
+                disk.vms.insert(vm, VmRecord::default());
+            }
+            adopted = known;
+        };
+        self.vms.link.write(adopt).await;
+        let known = adopted.unwrap_or_else(|| panic!("a host in memory waits"))?;
         if !same {
-            self.vms.write(vm, VmRecord::default()).await;
+            // What was left behind here by a move.
+            *task.sending() = None;
+            self.vms.link.machine.end(vm, "it was left behind");
         }
-        self.attend(vm, false);
         Ok(self.vms.shown(known))
     }
 
     pub async fn remove_vm(self: &Arc<Self>, vm: Uuid, epoch: u64) -> Result<(), Problem> {
         if self.vms.find(vm).is_err() {
-            return Ok(());
+            return self.vms.fake.remove_vm(vm, epoch).await;
         }
-        let task = self.attend(vm, false);
-        let _turn = task.turn.lock().await;
-        self.vms.find_at(vm, epoch)?;
+        let (task, _turn) = self.turn(vm).await;
+        let known = self.vms.find_at(vm, epoch)?;
         let machine = &self.vms.link.machine;
+        let record = machine.record(vm);
+        record.expect_not_handed_over(&known.name)?;
+        if let Some(migration) = record.migration.as_ref().filter(|_| record.is_receiving())
+            && self.decide(migration.id, Verdict::Aborted).await == Verdict::Committed
+        {
+            if epoch <= known.epoch {
+                return Err(super::moves::committed_here(&known));
+            }
+            self.note_committed(vm).await;
+        }
+        self.sending_ended(vm, &task).await;
         self.vms.write(vm, VmRecord { wanted: false, ..machine.record(vm) }).await;
         machine.end(vm, "the VM was removed");
         self.vms.keeper.forget_guarded(vm);
-        self.vms.fake.remove_vm(vm, epoch).await?;
-        self.vms.link.write(move |disk| drop(disk.vms.remove(&vm))).await;
-        Ok(())
+        let mut removed = None;
+        let remove = |disk: &mut super::records::Disk| {
+            removed = self.vms.fake.remove_vm(vm, epoch).now_or_never();
+            disk.vms.remove(&vm);
+        };
+        self.vms.link.write(remove).await;
+        removed.unwrap_or(Ok(()))
     }
 
     pub async fn power(self: &Arc<Self>, vm: Uuid, request: &PowerRequest) -> Result<VmObservation, Problem> {
         self.vms.find(vm)?;
-        let task = self.attend(vm, false);
-        let _turn = task.turn.lock().await;
+        let (task, _turn) = self.turn(vm).await;
         let known = self.vms.find_at(vm, request.epoch)?;
-        self.take_command(&known, request.command).await?;
+        self.expect_command(&known, request)?;
+        self.take_command(&known, request.command).await;
         match request.action {
             PowerAction::Start => self.start(&known, request.epoch).await?,
             PowerAction::Kill => {
                 let machine = &self.vms.link.machine;
                 self.vms.write(vm, VmRecord { wanted: machine.forgets_stops(), ..machine.record(vm) }).await;
+                self.sending_ended(vm, &task).await;
                 machine.end(vm, "it was stopped");
                 self.vms.fake.power(vm, request).await?;
                 self.vms.write(vm, VmRecord { process: None, end: None, ..machine.record(vm) }).await;
@@ -291,15 +245,26 @@ impl AgentSide {
         Ok(self.vms.shown(self.vms.find(vm)?))
     }
 
-    /// Before anything is done: nothing older counts afterwards.
-    async fn take_command(&self, known: &VmObservation, command: u64) -> Result<(), Problem> {
+    fn expect_command(&self, known: &VmObservation, request: &PowerRequest) -> Result<(), Problem> {
         let record = self.vms.link.machine.record(known.uuid);
-        if command < record.command {
-            let detail = format!("VM '{}' has taken command {}, this is {command}", known.name, record.command);
+        if request.command < record.command {
+            let (last, this) = (record.command, request.command);
+            let detail = format!("VM '{}' has taken command {last}, this is {this}", known.name);
             return Err(Problem::conflict("stale-command", detail));
         }
+        match request.action {
+            // A guest that is being sent may still be stopped; the move then fails.
+            PowerAction::ShutDown | PowerAction::Kill if !record.is_receiving() => {
+                record.expect_not_handed_over(&known.name)
+            }
+            _ => record.expect_not_moving(&known.name),
+        }
+    }
+
+    /// Before anything is done: nothing older counts afterwards.
+    async fn take_command(&self, known: &VmObservation, command: u64) {
+        let record = self.vms.link.machine.record(known.uuid);
         self.vms.write(known.uuid, VmRecord { command, ..record }).await;
-        Ok(())
     }
 
     /// The controller starts it: what was before a fence counts no more.

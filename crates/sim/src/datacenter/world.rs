@@ -1,27 +1,27 @@
 //! One run: lets everything happen in order and looks whether it may be so.
 
 mod checks;
+mod failing;
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 
 use gantry_ha::Timing;
 use gantry_hostlink::fake::FakeWorld;
-use gantry_types::{ByteSize, Name};
+use gantry_types::{Action, ByteSize, Operation, OperationPhase};
 use rand::RngExt;
 use tokio::sync::mpsc;
 
-use super::agent;
 use super::controller::Seat;
 use super::hub::{CONTROLLER, Event, Hub, Node, Request};
 use super::machine::SimMachine;
 use super::process::Process;
 use super::store::Shelf;
+use super::streams::Streams;
 use super::time::MachineClock;
-use super::user::{self, Wishes, host_name};
+use super::user::{self, Estate, Wishes, host_name};
 use crate::faults::{self, Cast, Fault};
-use crate::rules::host_node;
 use crate::{Options, Planted};
 
 /// Faults begin after a quiet time, in which everything is made, and end here.
@@ -34,6 +34,8 @@ const WELL_CHECKS: u64 = 5;
 const CHECK_US: u64 = 1_000_000;
 /// From a machine's reset until it is there again.
 const REBOOT_US: u64 = 10_000_000;
+/// Of people who are to meet a mistake in moves.
+const MANY_MOVES: usize = 25;
 const HOST_RESERVE: ByteSize = ByteSize::mib(512);
 
 /// How a run went.
@@ -42,8 +44,12 @@ pub struct Report {
     pub violations: Vec<String>,
     pub events: u64,
     pub fences: u64,
-    /// VMs that were given another host.
+    /// VMs that were given another host because theirs had failed.
     pub restarts: u64,
+    /// VMs that were moved while they ran.
+    pub moves: u64,
+    /// Moves that ended otherwise.
+    pub stayed: u64,
     /// How long it took, after the faults had stopped, until all was well.
     pub recovery_ms: u64,
     /// Of everything that happened: equal runs have equal ones.
@@ -105,9 +111,10 @@ fn new_machines(
     count: usize,
     planted: Option<Planted>,
 ) -> Vec<Arc<SimMachine>> {
+    let streams = Streams::new();
     let machine = |node: Node| {
-        let clock = new_clock(hub, node);
-        SimMachine::new((node, host_name(node)), clock, hub.clone(), guests.clone(), planted)
+        let (clock, shared) = (new_clock(hub, node), (guests.clone(), streams.clone()));
+        SimMachine::new((node, host_name(node)), clock, hub.clone(), shared, planted)
     };
     (1..=count).map(machine).collect()
 }
@@ -159,6 +166,7 @@ impl World {
             vm_memory,
             off: std::sync::Mutex::default(),
             starting: std::sync::Mutex::default(),
+            upkeep: Default::default(),
         };
         let seat = Seat {
             clock: new_clock(&hub, CONTROLLER),
@@ -174,8 +182,14 @@ impl World {
         for (at_ms, fault) in faults.unwrap_or(&drawn).iter().copied().chain([(UNTIL_MS, Fault::Stop)]) {
             hub.put(at_ms * 1_000, Event::Fault(fault));
         }
-        // Of a datacenter whose faults are given, nobody wants anything.
-        let deeds = if faults.is_none() { hub.draw(|rng| user::draw(rng, FROM_MS..UNTIL_MS, vms)) } else { Vec::new() };
+        let estate = Estate { vms, hosts: first, has_spare: (first - 1) * capacity >= vms };
+        let moves = matches!(options.planted, Some(Planted::TakesBack | Planted::ForgetsTaken));
+        let deeds = hub.draw(|rng| match faults {
+            _ if moves => user::draw_moves(rng, FROM_MS..UNTIL_MS, &estate, MANY_MOVES),
+            // Of a datacenter whose faults are given, nobody wants anything.
+            Some(_) => Vec::new(),
+            None => user::draw(rng, FROM_MS..UNTIL_MS, &estate),
+        });
         for (at_ms, deed) in deeds {
             hub.put(at_ms * 1_000, Event::Deed(deed));
         }
@@ -255,6 +269,7 @@ impl World {
                 self.machine(node).execute(start);
                 self.run(node);
             }
+            Event::RestArrives(rest) => self.machine(rest.node).rest_arrives(rest),
             Event::WardenLooks { node, boot } => self.machine(node).warden_looks(boot),
             Event::WatchdogLooks { node, boot, death } => {
                 if self.machine(node).is_to_be_reset(boot, death) {
@@ -280,114 +295,19 @@ impl World {
         Ok(())
     }
 
-    fn start(&mut self, node: Node) -> io::Result<()> {
-        if self.programs[node].is_some() {
-            return Ok(());
-        }
-        let (process, inbox) = match node {
-            CONTROLLER => self.seat.start()?,
-            _ if !self.machine(node).is_powered() => return Ok(()),
-            _ => agent::start(self.machine(node), &self.hub, &self.guests, self.memory)?,
-        };
-        self.hub.note(|| format!("program of {node} starts"));
-        self.programs[node] = Some(Program { process, inbox });
-        self.run(node);
-        Ok(())
-    }
-
-    fn power_on(&mut self, node: Node) -> io::Result<()> {
-        self.machine(node).power_on();
-        self.start(node)
-    }
-
-    fn fail(&mut self, fault: Fault) -> io::Result<()> {
-        match fault {
-            Fault::Cut(from, to) => self.hub.network(|network| network.cut(from, to)),
-            Fault::Mend(from, to) => self.hub.network(|network| network.mend(from, to)),
-            Fault::Loss(percent) => self.hub.network(|network| network.loss = percent),
-            Fault::Repeats(percent) => self.hub.network(|network| network.repeats = percent),
-            Fault::Stragglers(percent) => self.hub.network(|network| network.stragglers = percent),
-            Fault::Crash(node) => self.end_program(node),
-            Fault::Restart(node) => self.start(node)?,
-            Fault::Freeze(node) => self.freeze(node, true),
-            Fault::Continue(node) => self.freeze(node, false),
-            Fault::PowerOff(node) => {
-                self.end_program(node);
-                self.machine(node).power_off();
-            }
-            Fault::PowerOn(node) => self.power_on(node)?,
-            Fault::GuestDies(node) => {
-                if let Some((vm, _)) = self.machine(node).executing().first() {
-                    self.machine(node).end(*vm, "its guest died");
-                }
-            }
-            Fault::WardenDies(node) => self.machine(node).warden_dies(),
-            Fault::StallDisk(node, for_ms) => {
-                let until_us = self.hub.now_us() + for_ms * 1_000;
-                match node {
-                    CONTROLLER => self.seat.shelf.stalled_until_us.store(until_us, Ordering::Relaxed),
-                    _ => self.machine(node).stall_disk(until_us),
-                }
-            }
-            Fault::StepClock(CONTROLLER, by_ms) => self.seat.clock.step_wall(by_ms),
-            Fault::StepClock(node, by_ms) => self.machine(node).clock.step_wall(by_ms),
-            Fault::Join(node) => {
-                self.seat.wishes.hosts.lock().unwrap_or_else(PoisonError::into_inner).insert(node);
-                self.power_on(node)?;
-            }
-            Fault::Stop => self.stop_faults()?,
-        }
-        Ok(())
-    }
-
-    fn end_program(&mut self, node: Node) {
-        self.programs[node] = None;
-        if node != CONTROLLER {
-            self.guests.agent_ends(&host_name(node));
-        }
-    }
-
-    /// Every guest writes, and so does its host to the copy of its disk.
-    fn write(&self) {
-        for machine in &self.machines {
-            let reaches = |host: &Name| {
-                let to = host_node(host).unwrap_or(CONTROLLER);
-                self.hub.network(|network| network.is_open(machine.node, to) && network.is_open(to, machine.node))
-            };
-            for (vm, _) in machine.executing() {
-                self.guests.guest_writes_over(&machine.name, vm, reaches);
-            }
-        }
-    }
-
-    fn freeze(&mut self, node: Node, is_frozen: bool) {
-        if let Some(program) = &mut self.programs[node] {
-            program.process.is_frozen = is_frozen;
-        }
-        self.run(node);
-    }
-
-    fn stop_faults(&mut self) -> io::Result<()> {
-        self.hub.network(crate::rules::network::Network::mend_all);
-        self.stopped = true;
-        for node in 0..self.programs.len() {
-            if node != CONTROLLER {
-                self.power_on(node)?;
-            }
-            self.freeze(node, false);
-            self.start(node)?;
-        }
-        Ok(())
-    }
-
     fn end(mut self) -> Report {
         if self.well_checks < WELL_CHECKS {
             let wrongs = self.wrongs();
             self.report.violations.extend(wrongs.into_iter().map(|wrong| format!("in the end {wrong}")));
         }
-        let (hosts, vms, _) = self.objects();
+        let (hosts, vms, operations) = self.objects();
         self.report.fences = hosts.iter().filter(|host| host.status.fences_lifted > 0).count() as u64;
-        self.report.restarts = vms.iter().map(|vm| vm.status.epoch.saturating_sub(1)).sum();
+        let is_move = |operation: &&Operation| matches!(operation.spec.action, Action::VmMigrate { .. });
+        let has_moved = |operation: &Operation| operation.status.phase == OperationPhase::Succeeded;
+        let (moved, stayed): (Vec<_>, Vec<_>) = operations.iter().filter(is_move).partition(|one| has_moved(one));
+        (self.report.moves, self.report.stayed) = (moved.len() as u64, stayed.len() as u64);
+        let epochs: u64 = vms.iter().map(|vm| vm.status.epoch.saturating_sub(1)).sum();
+        self.report.restarts = epochs.saturating_sub(self.report.moves);
         let trace = self.hub.trace();
         (self.report.events, self.report.trace) = (trace.events, trace.hash);
         self.report

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use futures::FutureExt;
 use gantry_controller::objects::Objects;
 use gantry_store::SharedStore;
-use gantry_types::{Host, Operation, Resource, Vm, VmPhase};
+use gantry_types::{Host, Maintenance, Operation, Resource, Vm, VmPhase};
 
 use super::{UNTIL_MS, World};
 use crate::datacenter::store::ShelfStore;
 use crate::datacenter::time::Timers;
-use crate::datacenter::user::vm_name;
+use crate::datacenter::user::{host_name, vm_name};
 
 impl World {
     pub(super) fn note_violations(&mut self) {
@@ -47,6 +47,16 @@ impl World {
         for operation in operations.iter().filter(|operation| !operation.status.phase.is_finished()) {
             let target = &operation.spec.target.name;
             wrongs.push(format!("operation {} on {target} has not ended", operation.spec.action.verb()));
+        }
+        for node in self.seat.wishes.upkeep.to_be_empty() {
+            let name = host_name(node);
+            let is_drained = |host: &Host| host.status.maintenance == Maintenance::Drained;
+            if !hosts.iter().any(|host| host.metadata.name == name && is_drained(host)) {
+                wrongs.push(format!("{name} is not drained"));
+            }
+            let executes = |vm: &&Vm| self.guests.executing(vm.metadata.uuid).contains(&name);
+            wrongs
+                .extend(vms.iter().filter(executes).map(|vm| format!("{name} is not empty: {} runs there", vm.name())));
         }
         for index in 0..self.seat.wishes.vms {
             let Some(vm) = vms.iter().find(|vm| vm.metadata.name == vm_name(index)) else {
