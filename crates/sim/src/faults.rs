@@ -25,6 +25,9 @@ pub enum Fault {
     PowerOff(Node),
     PowerOn(Node),
     GuestDies(Node),
+    /// The host's agent is killed, and started again, where it has written down something of a move and nobody knows of it
+    /// yet. Of machines only.
+    DiesWriting(Node),
     /// What would stop the host's VMs is killed; its agent starts another. Of machines only.
     WardenDies(Node),
     /// Nothing gets onto the disk for so long. Of machines only.
@@ -55,6 +58,11 @@ pub(crate) fn draw(rng: &mut StdRng, within_ms: Range<u64>, cast: &Cast) -> Vec<
         let lasting = if brief { rng.random_range(20..2_500) } else { rng.random_range(2_500..40_000) };
         let (node, host) = (rng.random_range(0..=cast.hosts), rng.random_range(1..=cast.hosts));
         faults.extend(one(rng, node, host, cast, at, (at + lasting).min(within_ms.end)));
+    }
+    if cast.machines {
+        let dying = |rng: &mut StdRng| (rng.random_range(within_ms.clone()), rng.random_range(1..=cast.hosts));
+        let count = rng.random_range(0..4);
+        faults.extend((0..count).map(|_| dying(rng)).map(|(at, host)| (at, Fault::DiesWriting(host))));
     }
     faults.extend(cast.joins.iter().map(|node| (rng.random_range(within_ms.clone()), Fault::Join(*node))));
     faults

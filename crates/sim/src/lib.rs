@@ -6,7 +6,8 @@
 //!
 //! Checked in both: a protected VM never executes on two hosts, at no instant; once the faults have stopped each executes on
 //! the host that the controller says; no fence stays. Of the programs also: what a person has stopped does not execute until a
-//! person starts it; and where disks are mirrored between hosts, no guest executes without a write that it was told is durable.
+//! person starts it; where disks are mirrored between hosts, no guest executes without a write that it was told is durable; no
+//! operation is left over; and a host that was drained is empty.
 
 pub mod datacenter;
 mod faults;

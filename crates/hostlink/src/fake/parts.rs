@@ -126,7 +126,11 @@ impl FakeWorld {
 
     /// Nothing of the VM is here any more; its disk stays if it is another host's.
     pub fn guest_leaves(&self, host: &Name, vm: Uuid) {
-        self.with(host, |host| host.forget(vm, 0));
+        self.with(host, |host| match host.vms.get(&vm).map(|known| &known.guest) {
+            // Its disk never was this host's.
+            Some(Guest::Incoming) => drop(host.vms.remove(&vm)),
+            _ => host.forget(vm, 0),
+        });
     }
 }
 

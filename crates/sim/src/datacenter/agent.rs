@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use gantry_agent::heartbeat::{self, Mark, Reporter};
 use gantry_agent::lease::{self, LeaseKeeper, Members};
+use gantry_api::agent::Verdict;
 use gantry_api::fencing::{FenceAnswer, FenceQuestion, LeaseReport};
 use gantry_api::heartbeat::{Heartbeat, HeartbeatReply};
 use gantry_types::{ByteSize, Inventory, Name, Problem};
@@ -54,7 +55,7 @@ async fn run(link: Arc<AgentMachine>, memory: ByteSize, mut inbox: mpsc::Unbound
     let (name, node, timers) = (link.machine.name.clone(), link.machine.node, link.timers.clone());
     let hub = link.machine.hub.clone();
     if link.machine.planted == Some(Planted::ForgetsTaken) {
-        link.machine.disk(|disk| disk.verdicts.clear());
+        link.machine.disk(|disk| disk.verdicts.retain(|_, verdict| *verdict != Verdict::Committed));
     }
     let keeper = LeaseKeeper::open(name.clone(), link.clone()).unwrap_or_else(|error| panic!("{name}: {error}"));
     let keeper = Arc::new(keeper);

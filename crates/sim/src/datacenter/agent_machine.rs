@@ -34,12 +34,14 @@ impl AgentMachine {
         self.timers.sleep(after).await;
     }
 
-    /// The same for a change that goes by whether the VM's QEMU is there at that moment.
-    pub async fn write_seeing(&self, vm: Uuid, change: impl FnOnce(&mut Disk, bool) + Send) {
+    /// The same for what is decided about a move, by whether the VM's QEMU is there at that moment. This is where an agent
+    /// may be killed that is to die at the worst of moments: it is on disk, and nobody knows.
+    pub async fn write_move(&self, vm: Uuid, change: impl FnOnce(&mut Disk, bool) + Send) {
         let (before, after) = self.machine.disk_delays();
         self.timers.sleep(before).await;
         let has_qemu = self.machine.process_of(vm).is_some();
         self.machine.disk(|disk| change(disk, has_qemu));
+        self.machine.may_die_now();
         self.timers.sleep(after).await;
     }
 }

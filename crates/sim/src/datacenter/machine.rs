@@ -28,6 +28,7 @@ use super::records::{Disk, VmRecord};
 use super::streams::Streams;
 use super::time::MachineClock;
 use crate::Planted;
+use crate::faults::Fault;
 
 #[derive(Default)]
 struct Warden {
@@ -62,6 +63,8 @@ struct State {
     pids: u32,
     disk: Disk,
     stalled_until_us: u64,
+    /// Its agent is killed when it has written down something of a move.
+    dies_writing: bool,
     warden: Option<Warden>,
     /// How many wardens were killed; the last one's, while the watchdog counts.
     deaths: u64,
@@ -119,6 +122,24 @@ impl SimMachine {
     }
     pub fn stall_disk(&self, until_us: u64) {
         self.lock().stalled_until_us = until_us;
+    }
+
+    pub fn let_die_writing(&self, dies: bool) {
+        self.lock().dies_writing = dies;
+    }
+    /// Its agent may be killed now, or all of it lose power; either is there again soon.
+    pub fn may_die_now(&self) {
+        if !self.lock().dies_writing || self.hub.draw(|rng| rng.random_bool(0.5)) {
+            return;
+        }
+        self.let_die_writing(false);
+        let (node, now_us) = (self.node, self.hub.now_us());
+        let (end, back, back_us) = self.hub.draw(|rng| match rng.random_bool(0.3) {
+            true => (Fault::PowerOff(node), Fault::PowerOn(node), rng.random_range(3_000_000..20_000_000)),
+            false => (Fault::Crash(node), Fault::Restart(node), rng.random_range(50_000..3_000_000)),
+        });
+        self.hub.put(now_us, Event::Fault(end));
+        self.hub.put(now_us + back_us, Event::Fault(back));
     }
 
     pub fn disk<T>(&self, change: impl FnOnce(&mut Disk) -> T) -> T {

@@ -9,8 +9,9 @@
 //!                       └───▶ checkers: at every start of a guest, and when the faults have stopped
 //! ```
 //! Real: the controller's objects, loops, operations and intake; the agent's lease keeper, its questions to other members
-//! and its heartbeats; the warden's term. Written down once more: the tasks of VMs ([`vms`]), because in the agent they stand
-//! on QEMU, and the process of the warden ([`machine`]). Guests, pools and everything else of hosts are those in memory that
+//! and its heartbeats; the warden's term. Written down once more: the tasks of VMs ([`tasks`], [`vms`]) and both sides of a
+//! move ([`moves`], [`sending`], [`streams`]), because in the agent they stand on QEMU, and the process of the warden
+//! ([`machine`]). Guests, pools and everything else of hosts are those in memory that
 //! the controller's tests have, too.
 //!
 //! Each program has a runtime of its own without any driver: it runs when the world lets it, until all of it waits. So a

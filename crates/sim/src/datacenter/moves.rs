@@ -32,13 +32,13 @@ impl AgentSide {
     }
 
     /// What counts from here on.
-    pub async fn decide(&self, migration: Uuid, wanted: Verdict) -> Verdict {
+    pub async fn decide(&self, vm: Uuid, migration: Uuid, wanted: Verdict) -> Verdict {
         if let Some(verdict) = self.verdict(migration) {
             return verdict;
         }
         let mut verdict = wanted;
-        let decide = |disk: &mut Disk| verdict = *disk.verdicts.entry(migration).or_insert(wanted);
-        self.vms.link.write(decide).await;
+        let decide = |disk: &mut Disk, _| verdict = *disk.verdicts.entry(migration).or_insert(wanted);
+        self.vms.link.write_move(vm, decide).await;
         verdict
     }
 
@@ -62,7 +62,8 @@ impl AgentSide {
                 return Err(Problem::conflict("vm-exists", format!("VM '{}' is on this host already", known.name)));
             };
             // If it is of the same one, nobody was told where to send it.
-            if earlier.id != request.migration && self.decide(earlier.id, Verdict::Aborted).await == Verdict::Committed
+            if earlier.id != request.migration
+                && self.decide(vm, earlier.id, Verdict::Aborted).await == Verdict::Committed
             {
                 return Err(committed_here(&known));
             }
@@ -86,13 +87,13 @@ impl AgentSide {
         };
         let record = VmRecord { wanted: !request.paused, migration: Some(begun.clone()(None)), ..VmRecord::default() };
         let mut made = Err(decided(id));
-        let make = |disk: &mut Disk| {
+        let make = |disk: &mut Disk, _| {
             made = self.vms.world.guest_comes(name, vm, request);
             if made.is_ok() {
                 disk.vms.insert(vm, record);
             }
         };
-        self.vms.link.write(make).await;
+        self.vms.link.write_move(vm, make).await;
         let endpoint = made?;
         self.vms.start_qemu(&self.vms.find(vm)?, Begin::Incoming(id)).await?;
         let told = VmRecord { migration: Some(begun(Some(endpoint.clone()))), ..self.vms.link.machine.record(vm) };
@@ -117,9 +118,9 @@ impl AgentSide {
     async fn settle(&self, vm: Uuid, migration: Uuid, wanted: Verdict) -> Result<Verdict, Problem> {
         if self.vms.find(vm).is_err() || !self.vms.link.machine.record(vm).receives(migration) {
             // Nothing that comes late can commit it any more.
-            return Ok(self.decide(migration, Verdict::Aborted).await);
+            return Ok(self.decide(vm, migration, Verdict::Aborted).await);
         }
-        let verdict = self.decide(migration, wanted).await;
+        let verdict = self.decide(vm, migration, wanted).await;
         match verdict {
             Verdict::Committed => self.take_over(vm).await?,
             Verdict::Aborted => self.vms.tear_down(vm, "its move was given up").await,
@@ -150,13 +151,13 @@ impl AgentSide {
                 *record = std::mem::take(record).with_move(MigrationState::Committed, None);
             }
         };
-        self.vms.link.write_seeing(vm, note).await;
+        self.vms.link.write_move(vm, note).await;
     }
 
     /// Its QEMU has ended while it waited: the guest is not here, and will not be.
     pub async fn receiving_failed(&self, vm: Uuid) {
         let Some(migration) = self.vms.link.machine.record(vm).migration else { return };
-        match self.decide(migration.id, Verdict::Aborted).await {
+        match self.decide(vm, migration.id, Verdict::Aborted).await {
             Verdict::Aborted => self.vms.tear_down(vm, "what was to come does not").await,
             // It was ours and its QEMU is gone: as with any VM.
             Verdict::Committed => self.note_committed(vm).await,

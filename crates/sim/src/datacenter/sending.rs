@@ -77,13 +77,13 @@ impl AgentSide {
         let side = Side::Source(Box::new(request.clone()));
         let begun = MoveRecord { id: request.migration, state: MigrationState::Sending, side, error: None };
         let mut noted = Ok(());
-        let note = |disk: &mut Disk| {
+        let note = |disk: &mut Disk, _| {
             noted = self.vms.world.guest_goes(&machine.name, vm, request);
             if noted.is_ok() {
                 disk.vms.entry(vm).or_default().migration = Some(begun);
             }
         };
-        self.vms.link.write(note).await;
+        self.vms.link.write_move(vm, note).await;
         noted?;
         self.start_sending(vm, &task, request.clone(), Start::Fresh);
         Ok(())
@@ -141,7 +141,7 @@ impl AgentSide {
                 *record = std::mem::take(record).with_move(state, error);
             }
         };
-        self.vms.link.write_seeing(vm, note).await;
+        self.vms.link.write_move(vm, note).await;
     }
 
     /// The guest stays: it runs if it should and the move has stopped it. One whose disk was given away is ended.
@@ -281,7 +281,7 @@ impl Sending {
     /// Disk and memory, while the guest runs.
     async fn copy(&self) -> Result<(), Problem> {
         let machine = &self.agent.vms.link.machine;
-        let mut left_ms = machine.hub.draw(|rng| rng.random_range(100..8_000_u64));
+        let mut left_ms = machine.hub.draw(|rng| rng.random_range(100..4_000_u64));
         while left_ms > 0 {
             self.sleep(COPYING_LOOK).await;
             match machine.flow(self.request.migration) {

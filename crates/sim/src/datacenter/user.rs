@@ -49,6 +49,7 @@ pub enum Deed {
     Stop(usize),
     Start(usize),
     Move(usize, Node),
+    CallOff(usize),
     Cordon(Node),
     Drain(Node),
     /// In service again.
@@ -92,12 +93,18 @@ fn is_of_host(deed: &Deed) -> bool {
     matches!(deed, Deed::Cordon(_) | Deed::Drain(_) | Deed::Uncordon(_))
 }
 
+/// Some are called off soon after.
 pub fn draw_moves(rng: &mut StdRng, within_ms: Range<u64>, estate: &Estate, count: usize) -> Vec<(u64, Deed)> {
-    let one = |rng: &mut StdRng| {
+    let mut deeds = Vec::new();
+    for _ in 0..count {
         let (vm, to) = (rng.random_range(0..estate.vms), rng.random_range(1..=estate.hosts));
-        (rng.random_range(within_ms.clone()), Deed::Move(vm, to))
-    };
-    (0..count).map(|_| one(rng)).collect()
+        let at = rng.random_range(within_ms.clone());
+        deeds.push((at, Deed::Move(vm, to)));
+        if rng.random_bool(0.2) {
+            deeds.push((at + rng.random_range(500..9_000), Deed::CallOff(vm)));
+        }
+    }
+    deeds
 }
 
 impl Wishes {
@@ -126,6 +133,7 @@ impl Wishes {
                 }
             }
             Deed::Move(vm, to) => self.upkeep.wish_at(vm, to),
+            Deed::CallOff(vm) => self.upkeep.call_off(vm),
             Deed::Cordon(node) => self.upkeep.wish_host(node, Standing::Cordoned),
             Deed::Drain(node) => self.upkeep.wish_host(node, Standing::Drained),
             Deed::Uncordon(node) => self.upkeep.wish_host(node, Standing::InService),

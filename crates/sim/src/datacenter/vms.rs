@@ -204,7 +204,7 @@ impl AgentSide {
         let record = machine.record(vm);
         record.expect_not_handed_over(&known.name)?;
         if let Some(migration) = record.migration.as_ref().filter(|_| record.is_receiving())
-            && self.decide(migration.id, Verdict::Aborted).await == Verdict::Committed
+            && self.decide(vm, migration.id, Verdict::Aborted).await == Verdict::Committed
         {
             if epoch <= known.epoch {
                 return Err(super::moves::committed_here(&known));

@@ -101,6 +101,10 @@ fn play(seed: u64, options: Options, faults: Option<&[(u64, Fault)]>) -> io::Res
         world.hub.now.store(at_us, Ordering::Relaxed);
         world.step(at_us)?;
         world.note_violations();
+        // What comes after a mistake has shown can take long.
+        if options.planted.is_some() && !world.report.violations.is_empty() {
+            break;
+        }
     }
     Ok(world.end())
 }
@@ -145,9 +149,11 @@ impl World {
         if hub.draw(|rng| rng.random_bool(0.7)) || options.planted.is_some() {
             guests.unlock_disks();
         }
+        let moves = matches!(options.planted, Some(Planted::TakesBack | Planted::ForgetsTaken));
         let mirrored = match options.planted {
             None => hub.draw(|rng| rng.random_bool(0.4)),
-            planted => planted == Some(Planted::PartsUntold),
+            // The lease of a disk that both hosts reach would keep a guest from executing twice.
+            planted => moves || planted == Some(Planted::PartsUntold),
         };
         if options.planted == Some(Planted::PartsUntold) {
             guests.part_untold();
@@ -183,7 +189,6 @@ impl World {
             hub.put(at_ms * 1_000, Event::Fault(fault));
         }
         let estate = Estate { vms, hosts: first, has_spare: (first - 1) * capacity >= vms };
-        let moves = matches!(options.planted, Some(Planted::TakesBack | Planted::ForgetsTaken));
         let deeds = hub.draw(|rng| match faults {
             _ if moves => user::draw_moves(rng, FROM_MS..UNTIL_MS, &estate, MANY_MOVES),
             // Of a datacenter whose faults are given, nobody wants anything.

@@ -265,7 +265,7 @@ impl World {
                 self.hosts[node - 1].executing.pop_first();
             }
             // Nothing here has a disk that takes time, or a clock on the wall.
-            Fault::StallDisk(..) | Fault::StepClock(..) | Fault::WardenDies(_) => {}
+            Fault::StallDisk(..) | Fault::StepClock(..) | Fault::WardenDies(_) | Fault::DiesWriting(_) => {}
             Fault::Join(node) => self.join(node),
             Fault::Stop => self.stop_faults(),
         }

@@ -1,13 +1,13 @@
 //! VMs that people move to another host, and hosts that they keep empty for a while, or for good.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gantry_api::rest::{MigrateRequest, WriteQuery};
 use gantry_controller::app::{host, host_work, operation, vm};
 use gantry_controller::{App, Caller};
-use gantry_types::{Host, Maintenance, Problem, Resource, Vm};
+use gantry_types::{Action, Host, Maintenance, Operation, Problem, Resource, Vm};
 
 use super::{Node, host_name, vm_name};
 
@@ -27,6 +27,8 @@ pub enum Standing {
 pub struct Upkeep {
     /// Asked for once: what comes of it is up to the datacenter.
     moves: Mutex<BTreeMap<usize, Node>>,
+    /// Moves that are called off, if they are still under way.
+    called_off: Mutex<BTreeSet<usize>>,
     hosts: Mutex<BTreeMap<Node, Standing>>,
 }
 
@@ -37,12 +39,19 @@ impl Upkeep {
     fn moves(&self) -> MutexGuard<'_, BTreeMap<usize, Node>> {
         self.moves.lock().unwrap_or_else(PoisonError::into_inner)
     }
+    fn called_off(&self) -> MutexGuard<'_, BTreeSet<usize>> {
+        self.called_off.lock().unwrap_or_else(PoisonError::into_inner)
+    }
     fn hosts(&self) -> MutexGuard<'_, BTreeMap<Node, Standing>> {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn wish_at(&self, vm: usize, to: Node) {
         self.moves().insert(vm, to);
+    }
+    pub fn call_off(&self, vm: usize) {
+        self.moves().remove(&vm);
+        self.called_off().insert(vm);
     }
     pub fn wish_host(&self, node: Node, standing: Standing) {
         self.hosts().insert(node, standing);
@@ -58,6 +67,11 @@ impl Upkeep {
             if is_asked(app, index, to).await? {
                 self.moves().remove(&index);
             }
+        }
+        let called_off = self.called_off().clone();
+        for index in called_off {
+            call_off(app, index).await?;
+            self.called_off().remove(&index);
         }
         let hosts = self.hosts().clone();
         for (node, standing) in hosts {
@@ -79,6 +93,20 @@ async fn is_asked(app: &App, index: usize, to: Node) -> Result<bool, Problem> {
     match vm::migrate(app, &Caller::controller(), found.name(), &request, &WriteQuery::default()).await {
         Err(problem) if problem.is_transient() || problem.code() == "vm-busy" => Err(problem),
         _ => Ok(true),
+    }
+}
+
+/// Cancels a VM's move, if it is under way.
+async fn call_off(app: &App, index: usize) -> Result<(), Problem> {
+    let found = app.objects.find::<Vm>(vm_name(index).as_str()).await?;
+    let Some(work) = found.and_then(|vm| vm.status.operation) else { return Ok(()) };
+    let is_move = |operation: &Operation| matches!(operation.spec.action, Action::VmMigrate { .. });
+    if !app.objects.find::<Operation>(work.as_str()).await?.is_some_and(|operation| is_move(&operation)) {
+        return Ok(());
+    }
+    match operation::cancel(app, &Caller::controller(), work.as_str(), &WriteQuery::default()).await {
+        Err(problem) if problem.is_transient() => Err(problem),
+        _ => Ok(()),
     }
 }
 

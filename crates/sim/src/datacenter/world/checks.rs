@@ -65,7 +65,12 @@ impl World {
             };
             let (status, executing) = (&vm.status, self.guests.executing(vm.metadata.uuid));
             let is_well = if self.seat.wishes.is_off(index) {
-                status.phase == VmPhase::Stopped && executing.is_empty()
+                // One that was to be started first, and could not, is off as well.
+                let is_off = match status.phase {
+                    VmPhase::Failed => status.displaced.is_none(),
+                    phase => phase == VmPhase::Stopped,
+                };
+                is_off && executing.is_empty()
             } else {
                 status.phase == VmPhase::Running && status.ready && executing == Vec::from_iter(status.host.clone())
             };

@@ -56,6 +56,7 @@ impl World {
                     self.machine(node).end(*vm, "its guest died");
                 }
             }
+            Fault::DiesWriting(node) => self.machine(node).let_die_writing(true),
             Fault::WardenDies(node) => self.machine(node).warden_dies(),
             Fault::StallDisk(node, for_ms) => {
                 let until_us = self.hub.now_us() + for_ms * 1_000;
@@ -105,6 +106,7 @@ impl World {
         self.stopped = true;
         for node in 0..self.programs.len() {
             if node != CONTROLLER {
+                self.machine(node).let_die_writing(false);
                 self.power_on(node)?;
             }
             self.freeze(node, false);
