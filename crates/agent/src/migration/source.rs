@@ -337,7 +337,10 @@ impl VmTask {
                 let (host, vm) = (Arc::clone(&self.host), self.vm);
                 let (ended, removed) = tokio::join!(self.end_qemu(), host.networks.remove(vm));
                 ended.and(removed)?;
-                self.tear_down().await
+                self.take_left_disk().await?;
+                // What both hosts reach went along, also while the destination, which has committed, has yet to claim it: one that died
+                // in between does that when it starts the VM.
+                self.tear_down_as(true).await
             }
             // Nothing of that migration is left, and what is here belongs to another.
             None => Ok(()),

@@ -151,7 +151,7 @@ impl VmTask {
     }
 
     /// `superseded`: the VM lives on elsewhere, or is to.
-    async fn tear_down_as(&mut self, superseded: bool) -> Result<(), Problem> {
+    pub(crate) async fn tear_down_as(&mut self, superseded: bool) -> Result<(), Problem> {
         self.end_qemu().await?;
         self.host.networks.remove(self.vm).await?;
         if !superseded {

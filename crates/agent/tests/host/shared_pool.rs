@@ -133,6 +133,29 @@ fn a_vm_that_was_lost_where_it_went_is_adopted_where_it_came_from_beside_what_it
 }
 
 #[test]
+fn a_disk_that_went_along_stays_also_before_its_new_host_has_claimed_it() {
+    in_world(2, async |mut world| {
+        let place = tempfile::tempdir().unwrap();
+        let (pool, vm) = a_vm_in_a_pool(&world, place.path()).await;
+        let unclaimed = std::fs::read(file(&pool, &vm, "lease")).unwrap();
+        let moved = Move::of(&vm);
+        moved.begin(&world, 0, PostCopy::Never).await;
+        moved.until(&world, 0, MigrationState::Moved).await;
+        // As a host that dies between its word, which is on its disk, and its claim.
+        let runs = world.qemus(1);
+        world.kill_agent(1);
+        kill(Pid::from_raw(runs[0] as i32), Signal::SIGKILL).unwrap();
+        std::fs::write(file(&pool, &vm, "lease"), unclaimed).unwrap();
+
+        world.agent(0).release_migration(vm.uuid, moved.migration).await.unwrap();
+        assert!(world.agent(0).observe().await.unwrap().is_empty() && file(&pool, &vm, "qcow2").exists());
+        world.start_agent(1).await;
+        world.until(1, vm.uuid, "it comes up from its disk", |vm| vm.guest_agent).await;
+        assert_eq!(lease(&pool, &vm), ("host-2".to_owned(), 2));
+    });
+}
+
+#[test]
 fn a_guest_whose_disk_was_given_away_is_ended_by_the_agent_that_comes_back() {
     in_world(2, async |mut world| {
         let place = tempfile::tempdir().unwrap();

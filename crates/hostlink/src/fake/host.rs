@@ -463,7 +463,8 @@ impl AgentApi for FakeHost {
             let known = host.vms.get(&vm).and_then(|vm| vm.migration.as_ref()).filter(|known| known.id == migration);
             match known.map(|known| known.state) {
                 Some(MigrationState::Moved) => {
-                    host.forget(vm, 0);
+                    // A disk that both hosts reach went along, whoever has claimed it by now.
+                    host.forget(vm, u64::MAX);
                     Ok(())
                 }
                 None => Ok(()),

@@ -124,12 +124,11 @@ impl FakeWorld {
         host.claim_disk(&assignment)
     }
 
-    /// Nothing of the VM is here any more; its disk stays if it is another host's.
+    /// Nothing of a VM that was on its way, or has left, is here any more; a disk that both hosts reach is the other's.
     pub fn guest_leaves(&self, host: &Name, vm: Uuid) {
         self.with(host, |host| match host.vms.get(&vm).map(|known| &known.guest) {
-            // Its disk never was this host's.
             Some(Guest::Incoming) => drop(host.vms.remove(&vm)),
-            _ => host.forget(vm, 0),
+            _ => host.forget(vm, u64::MAX),
         });
     }
 }

@@ -167,7 +167,7 @@ impl VmTask {
     }
 
     /// No other host finds the disk where it was. Nothing executes before that.
-    pub(super) async fn take_left_disk(&mut self) -> Result<(), Problem> {
+    pub(crate) async fn take_left_disk(&mut self) -> Result<(), Problem> {
         let Some(record) = &self.record else { return Ok(()) };
         let Some(left) = record.left_disk.clone() else { return Ok(()) };
         disk::delete(&self.host, &in_pool(&record.assignment, Some(left))).await?;
