@@ -79,11 +79,17 @@ impl World {
                 let error = failed.and_then(|operation| operation.status.error.as_ref()).map(ToString::to_string);
                 let reason = status.reason.as_deref().unwrap_or("no reason");
                 let waits = status.displaced.as_ref().and_then(|displaced| displaced.waits.as_deref());
+                let seen = status.host.iter().flat_map(|host| self.guests.vms_on(host));
+                let seen = seen.filter(|seen| seen.uuid == vm.metadata.uuid).map(|seen| (seen.epoch, seen.state));
+                let seen = Vec::from_iter(seen);
                 wrongs.push(format!(
-                    "{} is {} at {:?} and executes on {executing:?}: {reason}; waits: {waits:?}; last operation: {error:?}",
+                    "{} is {} at {:?}, epoch {}, there {seen:?}, and executes on {executing:?}: {reason}; waits: {waits:?}; \
+                     at work: {:?}; last operation: {error:?}",
                     vm.name(),
                     status.phase,
-                    status.host
+                    status.host,
+                    status.epoch,
+                    status.operation
                 ));
             }
         }
