@@ -39,7 +39,7 @@ pub struct Mark {
     pub lease: LeaseReport,
 }
 
-/// `agent_instance`: new with every start of the agent.
+/// `agent_instance`: new with every start of the agent, and greater than those before.
 pub async fn run(mut reporter: impl Reporter, agent_instance: Uuid, shutdown: CancellationToken) {
     let mut sequence = 0;
     let mut reachable = None;

@@ -27,6 +27,7 @@ pub mod heartbeat;
 mod host;
 mod host_metrics;
 mod images;
+mod instance;
 mod inventory;
 mod join;
 pub mod lease;
@@ -64,7 +65,6 @@ use gantry_trust::{
 use gantry_types::Problem;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 pub use config::{AgentConfig, ConfigError, DEFAULT_STATE_DIR};
 pub use join::{JoinError, join};
@@ -115,6 +115,8 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     service_manager::warn_of_ended_vms().await;
     let (host, loaded) = open(config).await?;
     let controller = ClientConfig::with_identity(&host.identity, ExpectedPeer::any_controller())?.http()?;
+    let instance = instance::begin(&host.config.state_dir)
+        .map_err(|source| AgentError::System { action: "note this start".to_owned(), source })?;
     let images = Images::new(host.pool.clone(), controller.clone(), &host.config.controller_url);
     let agent = Arc::new(Agent::new(host.clone(), images));
     // Before the VMs: what a warden does not guard must not run.
@@ -140,7 +142,7 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     let members = HttpMembers::new(host.clone(), controller.clone());
     let lease = lease::run(host.lease.clone(), members, shutdown.clone());
     let reporter = HttpReporter::new(host.clone(), agent, controller);
-    let heartbeat = heartbeat::run(reporter, Uuid::new_v4(), shutdown.clone());
+    let heartbeat = heartbeat::run(reporter, instance, shutdown.clone());
     let kept = async { tokio::join!(renewal, services, health, resources, watch, pools, counting, links, lease) };
     tokio::join!(server.serve(listener, router, shutdown), heartbeat, kept);
     Ok(())

@@ -15,7 +15,7 @@ use crate::{
 
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Heartbeat {
-    /// New with every start of the agent.
+    /// New with every start of the agent, and greater than those before it.
     pub agent_instance: Uuid,
     /// Grows by one with each heartbeat of an instance; an older one that arrives late is ignored.
     pub sequence: u64,

@@ -13,9 +13,6 @@ use uuid::Uuid;
 
 use super::counters::Counters;
 
-/// Of so many starts of a host's agent it is known that they are over: heartbeats are late by seconds.
-const FOLLOWED_KEPT: usize = 16;
-
 /// The newest heartbeat of a host.
 #[derive(Debug, Clone)]
 pub struct HostReport {
@@ -58,8 +55,6 @@ pub struct Overlay {
     /// From which heartbeat of a host on it is surely made in this controller's life. The first that is heard of may have been
     /// made before something that the controller before this one has done.
     ours_from: HashMap<String, Fence>,
-    /// Instances of a host's agent that others have followed, the last one last.
-    followed: HashMap<String, Vec<Uuid>>,
     /// Addresses (agent's and underlay) that a host told last and may not have, by host: each is told of once.
     pub refused_addresses: HashMap<String, (String, String)>,
     /// From which heartbeat of a host on it may say again that it has a VM that was taken off it.
@@ -83,22 +78,15 @@ impl Overlay {
         self.owner_uids.insert(at, observation.owner_uid);
     }
 
-    /// Whether this heartbeat was made before one that has been taken in: by the same instance of the host's agent, or by one that
-    /// another has followed since.
+    /// Whether this heartbeat was made before one that has been taken in, by the same instance of the host's agent or by an earlier one:
+    /// each is greater than those before it.
     pub fn is_late(&self, host: &str, instance: Uuid, sequence: u64) -> bool {
-        let is_followed = self.followed.get(host).is_some_and(|followed| followed.contains(&instance));
-        let last = self.hosts.get(host);
-        is_followed || last.is_some_and(|last| last.agent_instance == instance && last.sequence >= sequence)
+        self.hosts.get(host).is_some_and(|last| (last.agent_instance, last.sequence) >= (instance, sequence))
     }
 
     /// Takes in a host's newest heartbeat, without what it says of VMs that were taken off the host after it was made.
     pub fn reported(&mut self, host: &str, mut report: HostReport) {
         let (instance, sequence) = (report.agent_instance, report.sequence);
-        if let Some(last) = self.hosts.get(host).filter(|last| last.agent_instance != instance) {
-            let followed = self.followed.entry(host.to_owned()).or_default();
-            followed.push(last.agent_instance);
-            followed.drain(..followed.len().saturating_sub(FOLLOWED_KEPT));
-        }
         let ours = *self.ours_from.entry(host.to_owned()).or_insert((instance, sequence + 1));
         self.left_from.retain(|(at, _), fence| at != host || !is_past(fence.unwrap_or(ours), instance, sequence));
         report.vms.retain(|vm, _| !self.left_from.contains_key(&(host.to_owned(), *vm)));

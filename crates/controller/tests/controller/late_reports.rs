@@ -108,6 +108,27 @@ async fn what_an_agent_has_said_before_it_was_restarted_is_no_news_after_its_suc
 }
 
 #[tokio::test]
+async fn a_report_of_an_agent_that_was_restarted_is_no_news_to_a_controller_that_has_heard_of_its_successor_only() {
+    let (world, operation) = Scenario::Start.prepare().await;
+    let controller = world.controller().await;
+    controller.execute(&operation).await;
+    world.reports(&controller).await;
+    let late = world.beats(&controller).await;
+    world.power.restart_agent(&name("host-1"));
+    drop(controller);
+    let successor = world.controller().await;
+    world.reports(&successor).await;
+    for (host, beat) in late {
+        heartbeat(&successor.app, &host, beat).await.expect("taken in");
+    }
+    // The one that is there now is believed.
+    let vm = world.vm("web").await.expect("a VM");
+    world.hosts.guest_powers_off(&name("host-1"), vm.metadata.uuid);
+    world.reports(&successor).await;
+    assert_eq!(world.vm("web").await.expect("a VM").status.phase, VmPhase::Stopped);
+}
+
+#[tokio::test]
 async fn a_vm_that_waits_for_room_is_not_paused_for_good_where_it_moves_to() {
     let (world, operation) = Scenario::Migrate.prepare().await;
     let controller = world.controller().await;
