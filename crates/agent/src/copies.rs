@@ -126,6 +126,7 @@ impl MirrorApi for Agent {
             export: server.export().to_owned(),
             tls_name: self.host.config.name.to_string(),
             fresh,
+            serving: server.serving(),
         };
         self.host.copies.0.lock().await.insert(disk, (server, uid));
         Ok(endpoint)
@@ -133,7 +134,7 @@ impl MirrorApi for Agent {
 
     async fn settle_copy(&self, request: &SettleCopy) -> Result<(), Problem> {
         let copies = self.copies(&request.pool, request.disk).await?;
-        let settled = copies.settle(request.disk, request.generation).await;
+        let settled = copies.settle(request.disk, request.generation, request.serving).await;
         settled.map_err(|error| copy_problem(&request.pool, request.disk, &error))
     }
 

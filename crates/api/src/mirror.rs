@@ -28,7 +28,8 @@ use crate::storage::PoolAssignment;
 pub trait MirrorApi: Send + Sync {
     /// Lets the host of a VM write to this host's copy of its disk, which is behind from here on; it is made if there is none.
     async fn serve_copy(&self, request: &ServeCopy) -> Result<CopyEndpoint, Problem>;
-    /// The copy has all that the VM's host has acknowledged, and gets all that it will.
+    /// The copy has all that the VM's host has acknowledged, and gets all that it will. Refused if it was served anew since it was
+    /// brought up to date (`copy-stale`).
     async fn settle_copy(&self, request: &SettleCopy) -> Result<(), Problem>;
     /// Makes the copy the disk, which is then this host's; nobody else writes to it any more. Refused unless it is whole, and of
     /// this generation (`copy-stale`): nothing has changed then.
@@ -80,6 +81,8 @@ pub struct CopyEndpoint {
     pub tls_name: String,
     /// It is empty: all has to be sent.
     pub fresh: bool,
+    /// Each time that a copy is served it is another one.
+    pub serving: Uuid,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -87,6 +90,8 @@ pub struct SettleCopy {
     pub pool: PoolAssignment,
     pub disk: Uuid,
     pub generation: u64,
+    /// What the VM's host has brought up to date; one that was served anew since is not that.
+    pub serving: Uuid,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -152,10 +157,20 @@ pub struct CopyObservation {
     /// Has all that was acknowledged here, or may have.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<Name>,
+    /// Of that peer's copies.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub servings: Vec<CopyServing>,
     /// It waits to be told to go on without its peer: that does not answer, or the VM is to be started, or changed while it is off.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub wants_alone: bool,
     /// It has parted from this copy, and what was written since is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<FormerCopy>,
+}
+
+/// Which of the servings of a disk's copy its host writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct CopyServing {
+    pub disk: Uuid,
+    pub serving: Uuid,
 }

@@ -6,8 +6,8 @@ use gantry_api::{
     AgentApi,
     agent::{AdoptVm, Assignment, DiskAssignment, PowerAction, PowerRequest},
     mirror::{
-        CopyEndpoint, CopyObservation, CopyProgress, DropCopy, DropLeftVolume, GoAlone, JoinCopy, ServeCopy,
-        ServedCopy, SettleCopy, TakeCopy,
+        CopyEndpoint, CopyObservation, CopyProgress, CopyServing, DropCopy, DropLeftVolume, GoAlone, JoinCopy,
+        ServeCopy, ServedCopy, SettleCopy, TakeCopy,
     },
     storage::{AttachVolume, PoolAssignment, VolumeAssignment},
 };
@@ -75,6 +75,7 @@ pub(crate) async fn copies_repeat(
     };
     let (endpoint, peer) = serve(agent, &wanted).await?;
     expect(endpoint.fresh, "a new copy is not said to be empty")?;
+    let serving = endpoint.serving;
     let copies_of = vec![ServedCopy { disk: vm.uuid, endpoint }];
     let join = JoinCopy { epoch: vm.epoch, generation: 1, peer: peer.clone(), copies: copies_of };
     let older = JoinCopy { epoch: vm.epoch - 1, ..join.clone() };
@@ -83,9 +84,10 @@ pub(crate) async fn copies_repeat(
     let again = worked("join again", agent.join_copy(vm.uuid, &join).await)?;
     expect(again == CopyProgress::Paired, "what is paired is joined again")?;
     let shown = copies(agent, &vm).await?;
-    let is_paired = CopyObservation { generation: 1, peer: Some(peer), wants_alone: false, since: None };
+    let servings = vec![CopyServing { disk: vm.uuid, serving }];
+    let is_paired = CopyObservation { generation: 1, peer: Some(peer), servings, ..CopyObservation::default() };
     expect(shown == is_paired, format!("a paired disk is {shown:?}"))?;
-    take_over(agent, &vm, &pool, copy).await?;
+    take_over(agent, &vm, &pool, (copy, serving)).await?;
     alone_again(agent, &vm).await?;
     of_volumes(agent, &vm, &wanted).await?;
     worked("remove", agent.remove_vm(vm.uuid, vm.epoch).await)?;
@@ -96,10 +98,17 @@ pub(crate) async fn copies_repeat(
 }
 
 /// Of a copy that is behind as yet.
-async fn take_over(agent: &dyn AgentApi, vm: &Assignment, pool: &PoolAssignment, copy: Uuid) -> Result<(), String> {
+async fn take_over(
+    agent: &dyn AgentApi,
+    vm: &Assignment,
+    pool: &PoolAssignment,
+    (copy, serving): (Uuid, Uuid),
+) -> Result<(), String> {
     let take = TakeCopy { pool: pool.clone(), disk: copy, from: 1, generation: 2 };
     refused("taking a copy that is behind", "copy-stale", agent.take_copy(&take).await)?;
-    let settle = SettleCopy { pool: pool.clone(), disk: copy, generation: 1 };
+    let settle = SettleCopy { pool: pool.clone(), disk: copy, generation: 1, serving };
+    let other = SettleCopy { serving: Uuid::new_v4(), ..settle.clone() };
+    refused("settling another serving", "copy-stale", agent.settle_copy(&other).await)?;
     for _ in 0..2 {
         worked("settle", agent.settle_copy(&settle).await)?;
     }

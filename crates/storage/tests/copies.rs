@@ -49,7 +49,7 @@ impl Bench {
     }
 
     async fn mark(&self) -> Option<(u64, CopyState)> {
-        self.copies.find(DISK).await.unwrap().map(|CopyMark { generation, state }| (generation, state))
+        self.copies.find(DISK).await.unwrap().map(|CopyMark { generation, state, .. }| (generation, state))
     }
 
     fn file(&self) -> PathBuf {
@@ -60,7 +60,7 @@ impl Bench {
     async fn whole(&self, generation: u64) {
         let server = self.serve(true).await;
         assert!(io(server.port(), &["write -P 7 1M 64k", "flush"], None));
-        self.copies.settle(DISK, generation).await.unwrap();
+        self.copies.settle(DISK, generation, server.serving()).await.unwrap();
         server.end().await;
     }
 
@@ -104,7 +104,7 @@ async fn a_copy_is_brought_up_to_date_settled_and_becomes_the_disk() {
         assert!(io(server.port(), &["write -P 7 1M 64k", "flush"], None));
         assert!(!io(server.port(), &["write 8M 64k"], None), "it does not grow");
         for _ in 0..2 {
-            bench.copies.settle(DISK, generation).await.unwrap();
+            bench.copies.settle(DISK, generation, server.serving()).await.unwrap();
         }
         assert_eq!(bench.mark().await, Some((generation, CopyState::Whole)));
         let busy = bench.copies.take(DISK, generation, 9).await.unwrap_err();
@@ -114,6 +114,7 @@ async fn a_copy_is_brought_up_to_date_settled_and_becomes_the_disk() {
         assert_eq!(bench.mark().await, Some((generation, CopyState::Whole)), "refused, nothing has changed");
         server.end().await;
     }
+    let last = bench.copies.find(DISK).await.unwrap().unwrap().serving.unwrap();
     for _ in 0..2 {
         bench.copies.take(DISK, 2, 5).await.unwrap();
         assert_eq!(bench.mark().await, Some((5, CopyState::Taken)));
@@ -125,7 +126,7 @@ async fn a_copy_is_brought_up_to_date_settled_and_becomes_the_disk() {
     // Taken, it is no copy any more: not to serve, not to settle, and not to take for something else.
     let taken = bench.copies.serve(DISK, SIZE, &bench.plain(), true).await.unwrap_err();
     assert!(matches!(taken, StorageError::CopyStale { .. }), "{taken}");
-    assert!(bench.copies.settle(DISK, 6).await.is_err() && bench.copies.take(DISK, 5, 6).await.is_err());
+    assert!(bench.copies.settle(DISK, 6, last).await.is_err() && bench.copies.take(DISK, 5, 6).await.is_err());
     for _ in 0..2 {
         bench.copies.drop_copy(DISK).await.unwrap();
     }
@@ -155,6 +156,22 @@ async fn what_is_stale_is_not_taken() {
     bench.copies.drop_copy(DISK).await.unwrap();
     let missing = bench.copies.serve(DISK, SIZE, &bench.plain(), false).await.unwrap_err();
     assert!(matches!(missing, StorageError::CopyStale { .. }), "{missing}");
+}
+
+#[tokio::test]
+async fn what_was_brought_up_to_date_before_it_was_served_anew_is_not_settled() {
+    let bench = Bench::new(42_347);
+    let former = bench.serve(true).await;
+    let serving = former.serving();
+    assert!(io(former.port(), &["write -P 7 1M 64k", "flush"], None));
+    former.end().await;
+    // Asked for long ago, heard now: it is empty again.
+    let server = bench.serve(true).await;
+    let late = bench.copies.settle(DISK, 1, serving).await.unwrap_err();
+    assert!(matches!(late, StorageError::CopyStale { .. }), "{late}");
+    assert_eq!(bench.mark().await, Some((0, CopyState::Behind)));
+    bench.copies.settle(DISK, 1, server.serving()).await.unwrap();
+    server.end().await;
 }
 
 #[tokio::test]
@@ -192,7 +209,8 @@ async fn what_was_interrupted_is_finished_and_no_disk_is_replaced() {
 
     // Noted, but not yet there.
     let mark = bench.file().with_extension("json");
-    fs::write(&mark, serde_json::to_vec(&CopyMark { generation: 4, state: CopyState::Taken }).unwrap()).unwrap();
+    fs::write(&mark, serde_json::to_vec(&CopyMark { generation: 4, state: CopyState::Taken, serving: None }).unwrap())
+        .unwrap();
     let other = bench.copies.take(DISK, 3, 5).await.unwrap_err();
     assert!(matches!(other, StorageError::CopyStale { .. }), "{other}");
     assert!(bench.file().exists());

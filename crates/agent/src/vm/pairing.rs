@@ -14,7 +14,7 @@
 //! Every QEMU begins alone: after an end that was not orderly the two places differ in what was never acknowledged, and a guest must
 //! not read now this, now that.
 
-use gantry_api::mirror::{CopyEndpoint, CopyObservation, CopyProgress, FormerCopy, GoAlone, JoinCopy};
+use gantry_api::mirror::{CopyEndpoint, CopyObservation, CopyProgress, CopyServing, FormerCopy, GoAlone, JoinCopy};
 use gantry_qemu::migration::PeerTls;
 use gantry_qemu::mirror::{
     Catch, Mirror, MirrorError, Peer, Together, advance, forget_old_changes, is_paired, part_all, unite,
@@ -44,6 +44,9 @@ pub(crate) struct Copied {
     /// It may be current as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer: Option<Name>,
+    /// Which servings of its copies it writes to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub servings: Vec<CopyServing>,
 }
 
 /// What the VM's task remembers of it.
@@ -87,13 +90,13 @@ impl VmTask {
     }
 
     pub(super) fn copy_observation(&self) -> Option<CopyObservation> {
-        let Copied { generation, peer } = self.record.as_ref()?.copied.clone();
+        let Copied { generation, peer, servings } = self.record.as_ref()?.copied.clone();
         let peer = peer.filter(|_| self.is_mirrored());
         if !self.is_mirrored() && generation == 0 {
             return None;
         }
         let wants_alone = peer.is_some() && (self.pairing.lost || self.pairing.waits);
-        Some(CopyObservation { generation, peer, wants_alone, since: self.pairing.since.clone() })
+        Some(CopyObservation { generation, peer, servings, wants_alone, since: self.pairing.since.clone() })
     }
 
     /// # Errors
@@ -229,7 +232,9 @@ impl VmTask {
         let before = self.known()?.copied.clone();
         // Until it is known that they are: nobody takes the copies for current, wherever this ends.
         self.pairing.lost = true;
-        self.note_copied(Copied { generation: request.generation, peer: Some(request.peer) }).await?;
+        let servings = request.copies.iter();
+        let servings = servings.map(|copy| CopyServing { disk: copy.disk, serving: copy.endpoint.serving }).collect();
+        self.note_copied(Copied { generation: request.generation, peer: Some(request.peer), servings }).await?;
         // What is believed of it may be older than the last event.
         let status = within(MONITOR_LIMIT, self.vm, qmp.execute(QueryStatus {})).await?;
         let was_running = status.map_err(|error| problem(NOT_JOINED, &what, &error))?.running;
@@ -279,13 +284,13 @@ impl VmTask {
 
     pub(super) async fn go_alone(&mut self, request: GoAlone) -> Result<(), Problem> {
         self.check_epoch(request.epoch)?;
-        let Copied { generation, peer } = self.known()?.copied.clone();
+        let Copied { generation, peer, .. } = self.known()?.copied.clone();
         if generation >= request.generation && peer.is_some() {
             // An old order: it was alone before it was joined at this generation.
             return Ok(());
         }
         if generation < request.generation {
-            self.note_copied(Copied { generation: request.generation, peer: None }).await?;
+            self.note_copied(Copied { generation: request.generation, ..Copied::default() }).await?;
         }
         self.part_from_peer().await?;
         let runs = matches!(self.run, Run::On(_));

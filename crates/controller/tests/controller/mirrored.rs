@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gantry_api::mirror::TakeCopy;
+use gantry_api::mirror::{ServeCopy, TakeCopy};
 use gantry_api::rest::{MigrateRequest, StopRequest, WriteQuery};
 use gantry_api::{AgentApi, MirrorApi};
 use gantry_controller::{
@@ -238,6 +238,35 @@ async fn it_goes_on_alone_only_when_that_is_written_down_and_a_stale_copy_is_nev
     pair.fail_over().await;
     assert_eq!((pair.web().await.status.phase, pair.written().await), (VmPhase::Running, 1));
     pair.peer().await;
+    pair.world.check().await;
+}
+
+#[tokio::test]
+async fn a_copy_that_is_served_anew_before_it_is_settled_is_not_taken_for_current() {
+    let mut pair = Pair::new().await;
+    let (host, web) = (pair.host().await, pair.web().await);
+    let lost = Problem::transient("lost", "nobody hears it");
+    pair.world.hosts.inject(Fault { times: 2, ..Fault::once("settle_copy", When::Before, lost) });
+    let peer = loop {
+        pair.look().await;
+        let seen = pair.world.hosts.host(&host).observe().await.expect("it answers");
+        let told = seen.into_iter().find(|seen| seen.uuid == web.metadata.uuid).and_then(|seen| seen.copies);
+        if let Some(peer) = told.and_then(|told| told.peer) {
+            break peer;
+        }
+        pair.world.clock.advance(Duration::from_secs(6));
+    };
+    pair.write().await;
+    // A request that was made long ago: the copy is empty from here on.
+    let pool = pair.world.pools().await.into_iter().find(|pool| pool.metadata.name == name("pair")).expect("a pool");
+    let late: ServeCopy = serde_json::from_value(json!({
+        "pool": {"uuid": pool.metadata.uuid, "name": "pair", "type": "mirrored", "path": "/srv/pair"},
+        "disk": web.metadata.uuid, "size": "1GiB", "source": host,
+    }))
+    .expect("a request");
+    pair.world.hosts.host(&peer).serve_copy(&late).await.expect("it is served");
+    let peer = pair.peer().await;
+    assert_eq!(pair.world.hosts.copy_on(&peer, web.metadata.uuid), Some(1), "it has what was written");
     pair.world.check().await;
 }
 

@@ -17,6 +17,7 @@ pub(super) struct FakeCopy {
     pool: Uuid,
     /// By a server that ends with the host's agent.
     pub is_served: bool,
+    serving: Uuid,
     /// Of a volume; a VM's own disk otherwise.
     volume: Option<ByteSize>,
 }
@@ -74,19 +75,27 @@ impl HostState {
             disk: FakeDisk::default(),
             pool: request.pool.uuid,
             is_served: true,
+            serving: Uuid::nil(),
             volume,
         });
+        self.servings += 1;
+        copy.serving = Uuid::from_u128(self.servings.into());
+        let serving = copy.serving;
         (copy.state, copy.is_served, copy.volume) = (CopyState::Behind, true, volume);
         if fresh {
             copy.disk = FakeDisk::default();
         }
         let (address, tls_name) = (std::net::Ipv4Addr::LOCALHOST.into(), name.to_string());
-        Ok(CopyEndpoint { address, port: 1, export: request.disk.to_string(), tls_name, fresh })
+        Ok(CopyEndpoint { address, port: 1, export: request.disk.to_string(), tls_name, fresh, serving })
     }
 
     pub(super) fn settle_copy(&mut self, request: &SettleCopy) -> Result<(), Problem> {
         self.pool(&request.pool)?;
         let copy = self.copies.get_mut(&request.disk).ok_or_else(|| missing(request.disk))?;
+        if copy.serving != request.serving || matches!(copy.state, CopyState::Taken(_)) {
+            let detail = format!("the copy of disk {} was served anew since, or is taken", request.disk);
+            return Err(Problem::conflict("copy-stale", detail));
+        }
         copy.state = CopyState::Whole(request.generation);
         Ok(())
     }

@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use gantry_api::{
     MirrorApi,
     mirror::{
-        CopyEndpoint, CopyObservation, CopyProgress, DropCopy, DropLeftVolume, FormerCopy, GoAlone, JoinCopy,
-        ServeCopy, SettleCopy, TakeCopy,
+        CopyEndpoint, CopyObservation, CopyProgress, CopyServing, DropCopy, DropLeftVolume, FormerCopy, GoAlone,
+        JoinCopy, ServeCopy, SettleCopy, TakeCopy,
     },
     storage::VolumeAssignment,
 };
@@ -98,6 +98,7 @@ impl HostState {
             shown.since = Some(FormerCopy { host, generation: shown.generation });
         }
         (shown.generation, shown.wants_alone) = (request.generation, false);
+        shown.servings.clear();
         vm.pairing.rounds = None;
         if vm.guest == Guest::Paused && vm.waits_for_peer {
             vm.guest = Guest::Running;
@@ -151,6 +152,8 @@ impl State {
         }
         let shown = &mut vm.pairing.shown;
         (shown.generation, shown.peer, shown.since) = (request.generation, Some(peer.clone()), None);
+        let servings = request.copies.iter();
+        shown.servings = servings.map(|copy| CopyServing { disk: copy.disk, serving: copy.endpoint.serving }).collect();
         let disk = vm.disk.clone();
         vm.pairing.copies.clone_from(&copies);
         for copy in copies {

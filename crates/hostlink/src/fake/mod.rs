@@ -82,6 +82,8 @@ struct HostState {
     pools: BTreeMap<Uuid, FakePool>,
     /// Of disks that are another host's, by VM.
     copies: BTreeMap<Uuid, FakeCopy>,
+    /// How often it has served a copy.
+    servings: u64,
     /// How often each volume that is being moved says that it is copied.
     moves: BTreeMap<Uuid, u32>,
     /// VMs of which it has a disk of its own that is not the one in use.

@@ -49,9 +49,16 @@ pub struct CopyMark {
     /// The last in which it was whole; 0 before the first.
     pub generation: u64,
     pub state: CopyState,
+    /// Which serving of it was the last: what was brought up to date in an earlier one may be gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serving: Option<Uuid>,
 }
 
 impl CopyMark {
+    fn is(&self, state: CopyState, generation: u64) -> bool {
+        (self.state, self.generation) == (state, generation)
+    }
+
     /// Whether only what was written since this generation is missing.
     pub fn is_whole_at(&self, since: Option<u64>) -> bool {
         self.state == CopyState::Whole && since == Some(self.generation)
@@ -125,23 +132,28 @@ impl Copies {
         fresh: bool,
     ) -> Result<CopyServer, StorageError> {
         let (copies, uid) = (self.clone(), serve.uid);
-        blocking(move || copies.prepare(disk, size_bytes, uid, fresh)).await?;
-        CopyServer::start(disk, &self.file(disk), size_bytes, serve).await
+        let serving = Uuid::new_v4();
+        blocking(move || copies.prepare(disk, size_bytes, uid, fresh, serving)).await?;
+        CopyServer::start(disk, &self.file(disk), size_bytes, serve, serving).await
     }
 
     /// Disk and copy are together since this generation. What is in the copy is on its disk before that is noted.
     ///
     /// # Errors
-    /// [`StorageError::CopyStale`] if there is no copy to settle, or it is taken; of the file system.
-    pub async fn settle(&self, disk: Uuid, generation: u64) -> Result<(), StorageError> {
+    /// [`StorageError::CopyStale`] if there is no copy to settle, it is taken, or was served anew since this serving; of the file system.
+    pub async fn settle(&self, disk: Uuid, generation: u64, serving: Uuid) -> Result<(), StorageError> {
         let copies = self.clone();
         blocking(move || {
             let mark = copies.read_mark(disk)?;
-            if !mark.is_some_and(|mark| mark.state != CopyState::Taken) {
-                return Err(stale(disk, mark, format!("a copy to be whole at generation {generation}")));
+            if !mark.is_some_and(|mark| mark.state != CopyState::Taken && mark.serving == Some(serving)) {
+                return Err(stale(
+                    disk,
+                    mark,
+                    format!("a copy to be whole at generation {generation}, of this serving"),
+                ));
             }
             copies.sync(disk)?;
-            copies.write_mark(disk, CopyMark { generation, state: CopyState::Whole })
+            copies.write_mark(disk, CopyMark { generation, state: CopyState::Whole, serving: Some(serving) })
         })
         .await
     }
@@ -225,7 +237,7 @@ impl Copies {
         write().map_err(StorageError::io("writing", &path))
     }
 
-    fn prepare(&self, disk: Uuid, size_bytes: u64, uid: u32, fresh: bool) -> Result<(), StorageError> {
+    fn prepare(&self, disk: Uuid, size_bytes: u64, uid: u32, fresh: bool, serving: Uuid) -> Result<(), StorageError> {
         let path = self.file(disk);
         let failed = || StorageError::io("preparing the copy", &path);
         expect_unused(disk, &path)?;
@@ -247,7 +259,7 @@ impl Copies {
         }
         // A fresh one has nothing of what it had.
         let generation = mark.filter(|_| !fresh).map_or(0, |mark| mark.generation);
-        self.write_mark(disk, CopyMark { generation, state: CopyState::Behind })?;
+        self.write_mark(disk, CopyMark { generation, state: CopyState::Behind, serving: Some(serving) })?;
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(FILE_MODE).open(&path);
         let file = file.map_err(failed())?;
         if fresh {
@@ -263,10 +275,10 @@ impl Copies {
         let (file, place) = (self.file(disk), self.pool.disk_path(disk));
         let exists = |path: &PathBuf| path.try_exists().map_err(StorageError::io("looking for disk", path));
         let mark = self.read_mark(disk)?;
-        let wanted = CopyMark { generation: from, state: CopyState::Whole };
-        let taken = CopyMark { generation, state: CopyState::Taken };
-        if mark != Some(taken) {
-            if mark != Some(wanted) || !exists(&file)? {
+        let wanted = CopyMark { generation: from, state: CopyState::Whole, serving: None };
+        let taken = CopyMark { generation, state: CopyState::Taken, serving: None };
+        if !mark.is_some_and(|mark| mark.is(taken.state, generation)) {
+            if !mark.is_some_and(|mark| mark.is(wanted.state, from)) || !exists(&file)? {
                 return Err(stale(disk, mark, wanted.to_string()));
             }
             self.expect_no_disk(disk)?;

@@ -45,6 +45,7 @@ pub struct CopyTls {
 pub struct CopyServer {
     child: Child,
     port: u16,
+    serving: Uuid,
     _directory: tempfile::TempDir,
 }
 
@@ -59,6 +60,7 @@ impl CopyServer {
         file: &Path,
         size_bytes: u64,
         serve: &ServeCopy,
+        serving: Uuid,
     ) -> Result<Self, StorageError> {
         let directory = directory_of(serve.uid).map_err(StorageError::io(DOING, file))?;
         // Written when it listens.
@@ -76,7 +78,7 @@ impl CopyServer {
                         // It tells of each client that goes away, and would wait for somebody to read that.
                         tokio::spawn(async move { tokio::io::copy(&mut said, &mut tokio::io::sink()).await });
                     }
-                    return Ok(Self { child, port, _directory: directory });
+                    return Ok(Self { child, port, serving, _directory: directory });
                 }
                 Start::PortTaken => {}
             }
@@ -86,6 +88,10 @@ impl CopyServer {
 
     pub fn port(&self) -> u16 {
         self.port
+    }
+    /// Another one each time.
+    pub fn serving(&self) -> Uuid {
+        self.serving
     }
     /// What the client is to ask for.
     pub fn export(&self) -> &'static str {

@@ -116,7 +116,7 @@ impl VmTask {
         let record = self.known()?;
         let left_disk = record.assignment.disk.pool.clone();
         // Whoever had a copy where it was has none of where it is.
-        let copied = Copied { peer: None, ..record.copied.clone() };
+        let copied = Copied { generation: record.copied.generation, ..Copied::default() };
         let mut noted = Record { assignment: there, left_disk, copied, ..record.clone() };
         if let Some(node) = node {
             if let Some(process) = &mut noted.process {

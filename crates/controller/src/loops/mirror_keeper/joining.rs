@@ -8,7 +8,7 @@ use gantry_api::{
 };
 use gantry_types::{DiskCopies, Host, Name, Problem, Vm, VmPhase};
 
-use super::{agent, settle};
+use super::{agent, decided};
 use crate::{
     app::{
         App,
@@ -77,7 +77,11 @@ pub(super) async fn join(
         Ok(CopyProgress::Catching { .. }) => {
             Ok(Some(Joining::Served { peer, generation: copies.generation, copies: served }))
         }
-        Ok(CopyProgress::Paired) => settle(app, vm, host, &peer, copies.generation).await.map(|()| None),
+        // Which servings it writes to, it says next: these may have been served anew meanwhile.
+        Ok(CopyProgress::Paired) => {
+            decided(app, vm, host);
+            Ok(None)
+        }
         Err(problem) => {
             tracing::warn!(vm = %vm.metadata.name, %peer, %problem, "the copies of its disks have not caught up");
             Ok(Some(pausing(peer)))

@@ -16,14 +16,18 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use gantry_api::{
     AgentApi,
     agent::VmObservation,
-    mirror::{CopyObservation, GoAlone, SettleCopy},
+    mirror::{CopyObservation, CopyServing, GoAlone, SettleCopy},
 };
 use gantry_types::{DiskCopies, Host, HostState, Name, Problem, Resource, Vm};
 use uuid::Uuid;
 
 use self::joining::{Joining, join};
 use crate::{
-    app::{App, copies, pool},
+    app::{
+        App,
+        copies::{self, CopiedDisk},
+        pool,
+    },
     objects::Change,
 };
 
@@ -104,7 +108,12 @@ async fn step(app: &App, vm: &Vm, joining: Option<Joining>) -> Result<Option<Joi
     }
     match &told.peer {
         Some(peer) if !told.wants_alone && told.generation == copies.generation => {
-            settle(app, vm, &host, peer, copies.generation).await.map(|()| None)
+            match settle(app, vm, &host, peer, (copies.generation, &told.servings)).await {
+                Err(problem) if problem.code() == "copy-stale" => {
+                    go_alone(app, vm, &host, &told, "its copy was served anew meanwhile").await.map(|()| None)
+                }
+                settled => settled.map(|()| None),
+            }
         }
         Some(_) => go_alone(app, vm, &host, &told, "an attempt to copy it was given up").await.map(|()| None),
         None if told.generation < copies.generation => tell_alone(app, vm, &host, &copies).await.map(|()| None),
@@ -152,9 +161,20 @@ async fn tell_alone(app: &App, vm: &Vm, host: &Name, copies: &DiskCopies) -> Res
     Ok(())
 }
 
-async fn settle(app: &App, vm: &Vm, host: &Name, peer: &Name, generation: u64) -> Result<(), Problem> {
-    for disk in app.model.read(|tables| copies::disks_of(tables, vm)) {
-        let request = SettleCopy { pool: pool::assignment(&disk.pool), disk: disk.disk, generation };
+/// What the VM's host says that it has brought up to date there, and nothing that was served anew since.
+async fn settle(
+    app: &App,
+    vm: &Vm,
+    host: &Name,
+    peer: &Name,
+    (generation, servings): (u64, &[CopyServing]),
+) -> Result<(), Problem> {
+    for CopiedDisk { pool, disk, .. } in app.model.read(|tables| copies::disks_of(tables, vm)) {
+        let Some(served) = servings.iter().find(|serving| serving.disk == disk) else {
+            let detail = format!("host '{host}' has not said which copy of disk {disk} on host '{peer}' it writes to");
+            return Err(Problem::transient("copy-not-joined", detail).object(vm.reference()));
+        };
+        let request = SettleCopy { pool: pool::assignment(&pool), disk, generation, serving: served.serving };
         agent(app, peer)?.settle_copy(&request).await?;
     }
     copies::paired(app, vm, host, peer, generation).await?;
