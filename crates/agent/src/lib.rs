@@ -115,8 +115,7 @@ pub async fn run(config: AgentConfig, shutdown: CancellationToken) -> Result<(),
     service_manager::warn_of_ended_vms().await;
     let (host, loaded) = open(config).await?;
     let controller = ClientConfig::with_identity(&host.identity, ExpectedPeer::any_controller())?.http()?;
-    let instance = instance::begin(&host.config.state_dir)
-        .map_err(|source| AgentError::System { action: "note this start".to_owned(), source })?;
+    let instance = instance::begin(&host.config.state_dir);
     let images = Images::new(host.pool.clone(), controller.clone(), &host.config.controller_url);
     let agent = Arc::new(Agent::new(host.clone(), images));
     // Before the VMs: what a warden does not guard must not run.
