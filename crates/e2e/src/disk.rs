@@ -76,6 +76,14 @@ pub fn read_whole(volume: &Path) -> Result<SequenceReport> {
     Ok(judge(&fs::read(&raw).with_context(|| format!("cannot read {}", raw.display()))?))
 }
 
+/// Everything that the guest was told is durable is on a volume that nobody has open.
+pub fn check_whole(volume: &Path, acknowledged: u64) -> Result<()> {
+    let report = read_whole(volume)?;
+    println!("{}: {report:?}, {acknowledged} were acknowledged", volume.display());
+    ensure!(report.bad == 0 && report.last >= acknowledged, "writes were lost: {report:?} of {acknowledged}");
+    Ok(())
+}
+
 fn judge(bytes: &[u8]) -> SequenceReport {
     let blocks = bytes.as_chunks::<BLOCK_BYTES>().0;
     let count = blocks.len() as u64;

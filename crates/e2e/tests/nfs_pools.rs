@@ -27,14 +27,6 @@ async fn until_health(lab: &Lab, health: PoolHealth) -> Result<()> {
     .await
 }
 
-/// Everything that was acknowledged is in the file.
-fn check(file: &Path, acknowledged: u64) -> Result<()> {
-    let report = disk::read_whole(file)?;
-    println!("{}: {report:?}, {acknowledged} were acknowledged", file.display());
-    ensure!(report.bad == 0 && report.last >= acknowledged, "writes were lost: {report:?} of {acknowledged}");
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_in_an_export_serves_its_guest_whatever_happens_to_the_server() -> Result<()> {
     let place = tempfile::tempdir()?;
@@ -108,9 +100,9 @@ async fn a_volume_in_an_export_serves_its_guest_whatever_happens_to_the_server()
     let loose: Volume = lab.client().get("data").await?;
     ensure!(loose.status.phase == VolumePhase::Ready && loose.status.vm.is_none(), "{loose:?}");
     let file = |volume: &Volume| export.join(format!("{}.qcow2", volume.metadata.uuid));
-    check(&file(&loose), acknowledged)?;
+    disk::check_whole(&file(&loose), acknowledged)?;
     lab.gantry(&["volume", "clone", "data", "copy", "--pool", "nas"]).await?.ok()?;
-    check(&file(&lab.client().get::<Volume>("copy").await?), acknowledged)?;
+    disk::check_whole(&file(&lab.client().get::<Volume>("copy").await?), acknowledged)?;
     lab.gantry(&["vm", "delete", VM]).await?.ok()?;
     lab.gantry(&["volume", "delete", "copy", "data"]).await?.ok()?;
     lab.gantry(&["pool", "delete", "nas"]).await?.ok()?;

@@ -20,14 +20,6 @@ fn file(pool: &Path, volume: &Volume) -> PathBuf {
     pool.join(format!("disks/{}.qcow2", volume.metadata.uuid))
 }
 
-/// Everything that was acknowledged is in the file.
-fn check(file: &Path, acknowledged: u64) -> Result<()> {
-    let report = disk::read_whole(file)?;
-    println!("{}: {report:?}, {acknowledged} were acknowledged", file.display());
-    ensure!(report.bad == 0 && report.last >= acknowledged, "writes were lost: {report:?} of {acknowledged}");
-    Ok(())
-}
-
 async fn reasons(lab: &Lab) -> Result<Vec<String>> {
     let events: Vec<Event> = lab.client().list(None).await?;
     Ok(events.into_iter().map(|event| event.spec.reason).collect())
@@ -122,12 +114,12 @@ async fn a_volume_comes_grows_moves_and_goes_while_its_guest_writes_and_programs
     let acknowledged = observer.last();
     let loose = volume(&lab).await?;
     ensure!(loose.status.phase == VolumePhase::Ready && loose.status.vm.is_none(), "{loose:?}");
-    check(&file(&at("fast"), &loose), acknowledged)?;
+    disk::check_whole(&file(&at("fast"), &loose), acknowledged)?;
     lab.gantry(&["volume", "migrate", "data", "--to", "slow"]).await?.ok()?;
-    check(&file(&at("slow"), &loose), acknowledged)?;
+    disk::check_whole(&file(&at("slow"), &loose), acknowledged)?;
     lab.gantry(&["volume", "clone", "data", "copy", "--pool", "fast"]).await?.ok()?;
     let copy: Volume = lab.client().get("copy").await?;
-    check(&file(&at("fast"), &copy), acknowledged)?;
+    disk::check_whole(&file(&at("fast"), &copy), acknowledged)?;
     lab.gantry(&["volume", "delete", "copy"]).await?.ok()?;
 
     // As a file for others and back: what was acknowledged is in it.
@@ -137,7 +129,7 @@ async fn a_volume_comes_grows_moves_and_goes_while_its_guest_writes_and_programs
     lab.gantry(&["volume", "import", "back", &name, "--pool", "fast"]).await?.ok()?;
     let back: Volume = lab.client().get("back").await?;
     ensure!(back.spec.size == loose.spec.size && back.status.phase == VolumePhase::Ready, "{back:?}");
-    check(&file(&at("fast"), &back), acknowledged)?;
+    disk::check_whole(&file(&at("fast"), &back), acknowledged)?;
     ensure!(lab.client().list::<gantry_types::Image>(None).await?.len() == 1, "no image is left of the import");
     std::fs::write(at("noise"), b"no disk")?;
     lab.gantry(&["volume", "import", "noise", &text(at("noise")), "--pool", "fast"]).await?.expect_code(1)?;

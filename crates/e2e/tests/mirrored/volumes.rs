@@ -64,14 +64,6 @@ fn places(place: &Path, host: u8, volume: &Volume) -> (PathBuf, PathBuf) {
     (pool.join(format!("disks/{uuid}.qcow2")), pool.join(format!("copies/{uuid}.img")))
 }
 
-/// Everything that was acknowledged is in the file.
-fn check(file: &Path, acknowledged: u64) -> Result<()> {
-    let report = disk::read_whole(file)?;
-    println!("{}: {report:?}, {acknowledged} were acknowledged", file.display());
-    ensure!(report.bad == 0 && report.last >= acknowledged, "writes were lost: {report:?} of {acknowledged}");
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_outlives_either_host_with_the_disk_of_its_vm() -> Result<()> {
     let (lab, place) = with_pool().await?;
@@ -157,18 +149,18 @@ async fn it_is_detached_and_attached_on_the_other_host(lab: &Lab, observer: &Obs
     let copies = loose.status.copies.clone().context("it is mirrored")?;
     ensure!(copies.current.len() == 2 && loose.status.phase == VolumePhase::Ready, "{loose:?}");
     let ((own, _), (_, copy)) = (places(place, host, &loose), places(place, other, &loose));
-    check(&own, acknowledged)?;
+    disk::check_whole(&own, acknowledged)?;
     // Its server still has it open.
     let copied = place.join("copied.qcow2");
     std::fs::copy(&copy, &copied)?;
-    check(&copied, acknowledged)?;
+    disk::check_whole(&copied, acknowledged)?;
 
     lab.gantry(&["vm", "migrate", VM, "--to", &format!("host-{other}")]).await?.ok()?;
     lab.gantry(&["volume", "attach", "data", VM]).await?.ok()?;
     ensure!(places(place, other, &loose).0.exists(), "its copy has become the volume");
     peer(lab).await?;
     lab.gantry(&["volume", "detach", "data"]).await?.ok()?;
-    check(&places(place, other, &loose).0, acknowledged)?;
+    disk::check_whole(&places(place, other, &loose).0, acknowledged)?;
     lab.gantry(&["volume", "delete", "data"]).await?.ok()?;
     for number in 1..=3 {
         let (own, copy) = places(place, number, &loose);
