@@ -17,7 +17,7 @@
 use gantry_api::mirror::{CopyEndpoint, CopyObservation, CopyProgress, CopyServing, FormerCopy, GoAlone, JoinCopy};
 use gantry_qemu::migration::PeerTls;
 use gantry_qemu::mirror::{
-    Catch, Mirror, MirrorError, Peer, Together, advance, forget_old_changes, is_paired, part_all, unite,
+    Catch, Mirror, MirrorError, Peer, Together, advance, forget_old_changes, has_changes, is_paired, part_all, unite,
 };
 use gantry_qemu::qmp::command::{Cont, QueryStatus, Stop};
 use gantry_qemu::qmp::{Event, Qmp};
@@ -189,12 +189,17 @@ impl VmTask {
             return self.expect_alone().map(|()| CopyProgress::Paired);
         }
         self.expect_peer(&request).await?;
+        // By what is known here: who has asked for this may know it from before.
+        let parted = self.pairing.since.as_ref().is_some_and(|former| former.host == request.peer);
         let mut together = CopyProgress::Paired;
         for (mirror, endpoint) in &joined {
-            // What was written since is known only of the copy that it parted from, and only once.
-            let catch = if endpoint.fresh { Catch::All } else { Catch::Changed };
             let peer = self.peer(endpoint);
-            match within(MONITOR_LIMIT, self.vm, advance(&qmp, mirror, &peer, catch)).await? {
+            let advanced = async {
+                // What was written since is known only of the copy that it parted from, and not of a volume that has come since.
+                let is_known = parted && !endpoint.fresh && has_changes(&qmp, mirror).await?;
+                advance(&qmp, mirror, &peer, if is_known { Catch::Changed } else { Catch::All }).await
+            };
+            match within(MONITOR_LIMIT, self.vm, advanced).await? {
                 Ok(step) => together = add(together, step),
                 Err(error) => {
                     (self.pairing.joining, self.pairing.since) = (None, None);
@@ -215,6 +220,8 @@ impl VmTask {
             self.part_from_peer().await?;
             write_credentials(&self.host, self.vm, self.known()?.owner_uid).await?;
             self.pairing.joining = Some(request.peer.clone());
+            // From here on QEMU notes what this one lacks, and no more what another does.
+            self.pairing.since.take_if(|former| former.host != request.peer);
         }
         Ok(())
     }
@@ -276,7 +283,7 @@ impl VmTask {
             self.expect_alone()?;
         }
         if !self.has_peer() {
-            (self.pairing.joining, self.pairing.since) = (None, None);
+            self.pairing.joining = None;
             self.part_from_peer().await?;
         }
         Ok(())

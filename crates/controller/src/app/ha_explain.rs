@@ -264,9 +264,13 @@ mod tests {
         let protected = |current: &[&str]| vm(json!({"policy": "restart"}), status(current));
         let two = explain(&protected(&["host-1", "host-2"]), Some(&pair), &placement(true));
         assert_eq!(two.starts_on, Some("host-2".parse().unwrap()), "host-3 would be better, but has none of it");
-        assert!(told(&two).contains("its disk is on host-1 and host-2; generation 4"), "{}", told(&two));
+        assert!(told(&two).contains("its disks are on host-1 and host-2; generation 4"), "{}", told(&two));
         let one = explain(&protected(&["host-1"]), Some(&pair), &placement(true));
-        assert!(one.waits_because.unwrap_or_default().contains("no second copy"));
+        assert!(one.waits_because.unwrap_or_default().contains("no second copies"));
+        // Its own disk can be used on all hosts, its volume on two.
+        let shared = pool(&["host-1", "host-2", "host-3"]);
+        let volume = super::explain(&protected(&["host-1", "host-2"]), Some(&shared), true, &placement(true));
+        assert_eq!(volume.starts_on, Some("host-2".parse().unwrap()));
     }
 
     #[test]
