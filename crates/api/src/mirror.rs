@@ -128,6 +128,14 @@ pub struct JoinCopy {
     pub copies: Vec<ServedCopy>,
 }
 
+impl JoinCopy {
+    /// Which servings of the copies these are.
+    pub fn servings(&self) -> Vec<CopyServing> {
+        let served = self.copies.iter();
+        served.map(|copy| CopyServing { disk: copy.disk, serving: copy.endpoint.serving }).collect()
+    }
+}
+
 /// The copy of one disk of a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ServedCopy {

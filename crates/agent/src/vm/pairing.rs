@@ -239,8 +239,7 @@ impl VmTask {
         let before = self.known()?.copied.clone();
         // Until it is known that they are: nobody takes the copies for current, wherever this ends.
         self.pairing.lost = true;
-        let servings = request.copies.iter();
-        let servings = servings.map(|copy| CopyServing { disk: copy.disk, serving: copy.endpoint.serving }).collect();
+        let servings = request.servings();
         self.note_copied(Copied { generation: request.generation, peer: Some(request.peer), servings }).await?;
         // What is believed of it may be older than the last event.
         let status = within(MONITOR_LIMIT, self.vm, qmp.execute(QueryStatus {})).await?;
@@ -275,13 +274,7 @@ impl VmTask {
     }
 
     /// Before a volume with a copy comes, or goes while it catches up: copies are joined all together, and anew.
-    ///
-    /// # Errors
-    /// `copy-not-alone` (transient) if one would come to those that are joined.
-    pub(super) async fn join_anew(&mut self, comes: bool) -> Result<(), Problem> {
-        if comes {
-            self.expect_alone()?;
-        }
+    pub(super) async fn join_anew(&mut self) -> Result<(), Problem> {
         if !self.has_peer() {
             self.pairing.joining = None;
             self.part_from_peer().await?;

@@ -65,7 +65,7 @@ impl VmTask {
         };
         let what = format!("volume '{}' of VM '{}'", has.name, record.assignment.name);
         if has.pool.is_mirrored() {
-            self.join_anew(false).await?;
+            self.join_anew().await?;
         }
         if !matches!(self.run, Run::Off) {
             let described = describe(&self.host, &has);
@@ -89,7 +89,10 @@ impl VmTask {
             return Ok(());
         }
         let had = self.known()?.assignment.volumes.iter().find(|has| has.uuid == wanted.uuid);
-        let Some(had) = had else { return self.join_anew(true).await };
+        let Some(had) = had else {
+            self.expect_alone()?;
+            return self.join_anew().await;
+        };
         if had.size >= wanted.size {
             return Ok(());
         }

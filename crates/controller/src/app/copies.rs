@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use uuid::Uuid;
 
 use super::{App, pool, volume};
-use crate::{model::Tables, objects::Change};
+use crate::{model::Tables, objects::Change, operations::observe};
 
 /// A disk of a VM that has copies.
 #[derive(Debug, Clone)]
@@ -52,9 +52,9 @@ pub(crate) fn is_copied(tables: &Tables, vm: &Vm) -> bool {
 pub(crate) fn copied_vms(tables: &Tables) -> Vec<Arc<Vm>> {
     // One look at all volumes, not one for each VM.
     let of_volumes = tables.volumes.values().filter(|volume| mirrored(tables, &volume.spec.pool).is_some());
-    let having: BTreeSet<&Name> = of_volumes.filter_map(|volume| volume.status.vm.as_ref()).collect();
-    let may_be = |vm: &&Arc<Vm>| pool::is_mirrored(tables, vm) || having.contains(&vm.metadata.name);
-    tables.vms.values().filter(may_be).filter(|vm| is_copied(tables, vm)).cloned().collect()
+    let having: BTreeSet<&Name> = of_volumes.filter_map(|volume| volume::user_of(volume)).collect();
+    let is_it = |vm: &&Arc<Vm>| pool::is_mirrored(tables, vm) || having.contains(&vm.metadata.name);
+    tables.vms.values().filter(is_it).cloned().collect()
 }
 
 /// Who has the content of a volume: its VM says that, if it has one.
@@ -157,7 +157,7 @@ pub(crate) async fn admit(
     host: &Name,
     agent: &dyn AgentApi,
 ) -> Result<(), Problem> {
-    let seen = agent.observe().await?.into_iter().find(|seen| seen.uuid == vm.metadata.uuid);
+    let seen = observe(agent, vm.metadata.uuid).await?;
     let told = seen.and_then(|seen| seen.copies).map_or(0, |copies| copies.generation);
     let decided = app
         .objects
@@ -174,9 +174,25 @@ pub(crate) async fn admit(
             Ok(copies)
         })
         .await?;
-    agent.go_alone(vm.metadata.uuid, &GoAlone { epoch: vm.status.epoch, generation: decided.generation }).await?;
-    app.model.overlay_mut(|overlay| overlay.settled(vm.metadata.uuid, host.as_str()));
+    tell_alone(app, vm, host, agent, decided.generation).await
+}
+
+/// Tells the VM's host that it is current alone from this generation on, which is written down.
+pub(crate) async fn tell_alone(
+    app: &App,
+    vm: &Vm,
+    host: &Name,
+    agent: &dyn AgentApi,
+    generation: u64,
+) -> Result<(), Problem> {
+    agent.go_alone(vm.metadata.uuid, &GoAlone { epoch: vm.status.epoch, generation }).await?;
+    decided(app, vm, host);
     Ok(())
+}
+
+/// What the host has said of the VM before this says nothing of what is decided now.
+pub(crate) fn decided(app: &App, vm: &Vm, host: &Name) {
+    app.model.overlay_mut(|overlay| overlay.settled(vm.metadata.uuid, host.as_str()));
 }
 
 /// Before the VM executes: every run of it begins alone.
@@ -184,7 +200,7 @@ pub(crate) async fn begin_alone(app: &App, vm: &Vm, host: &Name, agent: &dyn Age
     if vm.status.copies.is_none() {
         return Ok(());
     }
-    let seen = agent.observe().await?.into_iter().find(|seen| seen.uuid == vm.metadata.uuid);
+    let seen = observe(agent, vm.metadata.uuid).await?;
     if seen.as_ref().is_some_and(|seen| matches!(seen.state, VmRunState::Running | VmRunState::Paused)) {
         return Ok(());
     }
@@ -193,7 +209,7 @@ pub(crate) async fn begin_alone(app: &App, vm: &Vm, host: &Name, agent: &dyn Age
 
 /// Before the VM is sent to another host: whatever dies on the way, only the host that it leaves has its disk by the record.
 pub(crate) async fn part_to_move(app: &App, vm: &Vm, host: &Name, agent: &dyn AgentApi) -> Result<(), Problem> {
-    let seen = agent.observe().await?.into_iter().find(|seen| seen.uuid == vm.metadata.uuid);
+    let seen = observe(agent, vm.metadata.uuid).await?;
     part(app, vm, host, agent, seen, "it is moved to another host").await
 }
 
@@ -213,8 +229,5 @@ async fn part(
         // What runs from here on is not what the peer has.
         false => alone(app, vm, host, told.generation, why).await?,
     };
-    let request = GoAlone { epoch: vm.status.epoch, generation: copies.generation };
-    agent.go_alone(vm.metadata.uuid, &request).await?;
-    app.model.overlay_mut(|overlay| overlay.settled(vm.metadata.uuid, host.as_str()));
-    Ok(())
+    tell_alone(app, vm, host, agent, copies.generation).await
 }

@@ -58,11 +58,10 @@ pub(crate) enum Elsewhere {
 pub(crate) fn elsewhere(tables: &Tables, vm: &Vm) -> Elsewhere {
     let other = || vm.status.copies.as_ref()?.other(vm.status.host.as_ref()?).cloned();
     let is_shared = is_disk_shared(tables, vm);
-    match other() {
+    match copies::is_copied(tables, vm) {
         _ if !is_shared && !is_mirrored(tables, vm) => Elsewhere::Nowhere,
-        Some(host) if copies::is_copied(tables, vm) => Elsewhere::Copy(host),
-        None if copies::is_copied(tables, vm) => Elsewhere::Nowhere,
-        _ => Elsewhere::Pool,
+        true => other().map_or(Elsewhere::Nowhere, Elsewhere::Copy),
+        false => Elsewhere::Pool,
     }
 }
 
@@ -322,14 +321,14 @@ pub(crate) fn leave_with(tables: &Tables, host: &Host, change: &mut Change) -> R
 ///
 /// # Errors
 /// `pool-not-reached` if there is none.
-pub(crate) fn common_host(app: &App, one: &Reach, other: &Reach) -> Result<Name, Problem> {
+pub(crate) fn common_host(app: &App, one: Reach, other: Reach) -> Result<Name, Problem> {
     let answers = |host: &&Name| {
         let host = app.model.get::<Host>(host.as_str());
         host.is_some_and(|host| host.status.state == HostState::Ready)
     };
     let found = one.hosts.iter().filter(|host| other.hosts.contains(host)).find(answers);
     found.cloned().ok_or_else(|| {
-        let (one, other) = (&one.pool, &other.pool);
+        let (one, other) = (one.pool, other.pool);
         let detail = format!("no host that answers reaches both pool '{}' and pool '{}'", one.name(), other.name());
         Problem::conflict("pool-not-reached", detail)
             .object(other.reference())
@@ -338,24 +337,21 @@ pub(crate) fn common_host(app: &App, one: &Reach, other: &Reach) -> Result<Name,
 }
 
 /// The hosts that can read and write something in a pool.
-#[derive(Debug, Clone)]
-pub(crate) struct Reach {
-    pool: Pool,
-    hosts: Vec<Name>,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reach<'a> {
+    pool: &'a Pool,
+    hosts: &'a [Name],
 }
 
-impl Reach {
+impl<'a> Reach<'a> {
     /// Any new volume.
-    pub fn of(pool: &Pool) -> Self {
-        Self { pool: pool.clone(), hosts: pool.spec.hosts.clone() }
+    pub fn of(pool: &'a Pool) -> Self {
+        Self { pool, hosts: &pool.spec.hosts }
     }
     /// This volume: only one host has it as its own in a mirrored pool, if it was made there.
-    pub fn of_volume(pool: &Pool, volume: &Volume) -> Self {
+    pub fn of_volume(pool: &'a Pool, volume: &'a Volume) -> Self {
         let owner = volume.status.copies.as_ref().and_then(|copies| copies.owner()).filter(|_| pool.is_mirrored());
-        match owner {
-            Some(owner) => Self { pool: pool.clone(), hosts: vec![owner.clone()] },
-            None => Self::of(pool),
-        }
+        Self { pool, hosts: owner.map_or(&pool.spec.hosts, std::slice::from_ref) }
     }
 }
 

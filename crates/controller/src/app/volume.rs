@@ -34,12 +34,15 @@ pub(crate) fn assignment(app: &App, volume: &Volume) -> Result<VolumeAssignment,
     })
 }
 
+/// The VM that has the volume; not one that is just about to get it.
+pub(crate) fn user_of(volume: &Volume) -> Option<&Name> {
+    let has = matches!(volume.status.phase, VolumePhase::Attached | VolumePhase::Detaching);
+    volume.status.vm.as_ref().filter(|_| has)
+}
+
 /// The volumes that a VM has, by slot; not those that it is just about to get.
 pub(crate) fn of_vm(tables: &Tables, vm: &Vm) -> Vec<std::sync::Arc<Volume>> {
-    let has = |volume: &&std::sync::Arc<Volume>| {
-        volume.status.vm.as_ref() == Some(&vm.metadata.name)
-            && matches!(volume.status.phase, VolumePhase::Attached | VolumePhase::Detaching)
-    };
+    let has = |volume: &&std::sync::Arc<Volume>| user_of(volume) == Some(&vm.metadata.name);
     let mut volumes: Vec<_> = tables.volumes.values().filter(has).cloned().collect();
     volumes.sort_by_key(|volume| volume.status.slot);
     volumes
@@ -121,7 +124,7 @@ async fn clonable(app: &App, sent: &Volume, pool: &Pool, name: &gantry_types::Na
         return Err(wrong("spec.size", message));
     }
     let from: Pool = app.objects.get(source.spec.pool.as_str()).await?;
-    pool::common_host(app, &Reach::of_volume(&from, &source), &Reach::of(pool))?;
+    pool::common_host(app, Reach::of_volume(&from, &source), Reach::of(pool))?;
     Ok(source)
 }
 
@@ -263,7 +266,7 @@ pub async fn migrate(
                 volume_place::expect_reached(app, &there, &vm)?;
             } else {
                 let from: Pool = app.objects.get(current.spec.pool.as_str()).await?;
-                pool::common_host(app, &Reach::of_volume(&from, &current), &Reach::of(&to))?;
+                pool::common_host(app, Reach::of_volume(&from, &current), Reach::of(&to))?;
             }
             launch(app, caller, current, Action::VolumeMigrate { to: request.to.clone() }, None, query).await
         })

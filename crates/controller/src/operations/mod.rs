@@ -58,7 +58,7 @@ pub(crate) use backup_place::{any_host, place_of, reaching_host};
 pub(crate) use snapshot_create::machine_of;
 use step::Procedure;
 pub(crate) use vm_revert::choose_point;
-pub(crate) use vm_start::place_elsewhere;
+pub(crate) use vm_start::{observe, place_elsewhere};
 
 /// The memo under which an operation keeps how its VM was before.
 const FORMER: &str = "former";

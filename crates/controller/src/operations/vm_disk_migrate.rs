@@ -203,9 +203,9 @@ impl Step for Record {
 
     async fn run(&self, context: &mut StepContext) -> Result<(), Problem> {
         let Plan { to, points, .. } = Plan::need(context)?;
-        let volumes = context.vm().await?;
-        let volumes = context.app.model.read(|tables| copies::disks_of(tables, &volumes));
-        let has_others = volumes.iter().any(|disk| !disk.is_own);
+        let vm = context.vm().await?;
+        let disks = context.app.model.read(|tables| copies::disks_of(tables, &vm));
+        let has_others = disks.iter().any(|disk| !disk.is_own);
         context
             .update_vm(|vm| {
                 vm.spec.pool.clone_from(&to);

@@ -109,7 +109,7 @@ pub(super) fn or_absent<T: Default>(result: Result<T, Problem>) -> Result<T, Pro
 }
 
 /// What a host has of one VM.
-pub(super) async fn observe(
+pub(crate) async fn observe(
     agent: &dyn gantry_api::AgentApi,
     vm: uuid::Uuid,
 ) -> Result<Option<VmObservation>, Problem> {

@@ -53,14 +53,14 @@ async fn unmarked(context: &StepContext) -> Result<(Volume, Option<Vm>), Problem
 }
 
 /// As [`release`], and the volume is nobody's; its copies are what its VM's were.
-async fn release_loose(context: &StepContext, change: &mut Change) -> Result<(Volume, Option<Name>), Problem> {
+async fn release_loose(context: &StepContext, change: &mut Change) -> Result<(Volume, Option<Vm>), Problem> {
     let (mut volume, mut vm) = unmarked(context).await?;
     if let Some(vm) = &mut vm {
         context.app.model.read(|tables| copies::leave_vm(tables, &mut volume, vm));
         change.update(vm)?;
     }
     loosen(&mut volume);
-    Ok((volume, vm.and_then(|vm| vm.status.host)))
+    Ok((volume, vm))
 }
 
 /// It is nobody's.
@@ -193,25 +193,20 @@ impl Procedure for VolumeDetach {
     }
 
     async fn conclude(&self, context: &StepContext, ending: Ending<'_>, change: &mut Change) -> Result<(), Problem> {
-        if let Ending::Succeeded = ending {
-            let vm = volume(context).await?.status.vm.map(|vm| vm.to_string()).unwrap_or_default();
-            let (volume, host) = release_loose(context, change).await?;
-            let by = &context.operation.spec.requested_by;
-            let message = format!("volume '{}' was detached from VM '{vm}' by {by}", volume.name());
-            change
-                .event(&context.event(Severity::Normal, "VolumeDetached", message, host.as_ref()))?
-                .update(&volume)?;
-            return Ok(());
-        }
-        let (mut volume, _) = release(context, change).await?;
-        let again = format!("to go on: gantry volume detach {}", volume.name());
-        match ending {
-            Ending::Succeeded => {}
-            Ending::Failed(problem) | Ending::Incomplete(problem) => {
-                volume.status.reason = Some(format!("detaching it failed: {problem}; {again}"));
+        let failed = match ending {
+            Ending::Succeeded => {
+                let (volume, vm) = release_loose(context, change).await?;
+                let host = vm.as_ref().and_then(|vm| vm.status.host.as_ref());
+                let (vm, by) = (vm.as_ref().map(Vm::name).unwrap_or_default(), &context.operation.spec.requested_by);
+                let message = format!("volume '{}' was detached from VM '{vm}' by {by}", volume.name());
+                change.event(&context.event(Severity::Normal, "VolumeDetached", message, host))?.update(&volume)?;
+                return Ok(());
             }
-            Ending::Cancelled => volume.status.reason = Some(format!("detaching it was cancelled; {again}")),
-        }
+            Ending::Failed(problem) | Ending::Incomplete(problem) => format!("detaching it failed: {problem}"),
+            Ending::Cancelled => "detaching it was cancelled".to_owned(),
+        };
+        let (mut volume, _) = release(context, change).await?;
+        volume.status.reason = Some(format!("{failed}; to go on: gantry volume detach {}", volume.name()));
         change.update(&volume)?;
         Ok(())
     }

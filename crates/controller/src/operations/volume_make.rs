@@ -165,7 +165,7 @@ impl Step for Make {
         let host = match source(context, &volume).await? {
             Some(source) => {
                 let from: Pool = context.app.objects.get(source.spec.pool.as_str()).await?;
-                pool::common_host(&context.app, &Reach::of_volume(&from, &source), &Reach::of_volume(&pool, &volume))?
+                pool::common_host(&context.app, Reach::of_volume(&from, &source), Reach::of_volume(&pool, &volume))?
             }
             None => match &spec.backup {
                 Some(from) => {
@@ -251,7 +251,7 @@ impl Step for Fill {
         let find = async |pool: &Name| context.app.objects.get::<Pool>(pool.as_str()).await;
         let (from, to) = (find(&source.spec.pool).await?, find(&volume.spec.pool).await?);
         let (from, there) = (Reach::of_volume(&from, &source), Reach::of_volume(&to, &volume));
-        let host = pool::common_host(&context.app, &from, &there)?;
+        let host = pool::common_host(&context.app, from, there)?;
         let source = make_at(context, source, &host).await?;
         let request = CopyVolume {
             from: assignment(&context.app, &source)?,

@@ -58,7 +58,7 @@ impl Moving {
             Some(host) => host,
             None => match context.memo(AT)? {
                 Some(host) => host,
-                None => pool::common_host(&context.app, &Reach::of_volume(&from, &volume), &Reach::of(&to))?,
+                None => pool::common_host(&context.app, Reach::of_volume(&from, &volume), Reach::of(&to))?,
             },
         };
         let here = VolumeAssignment { pool: pool::assignment(&from), ..assignment(&context.app, &volume)? };

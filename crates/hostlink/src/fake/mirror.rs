@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use gantry_api::{
     MirrorApi,
     mirror::{
-        CopyEndpoint, CopyObservation, CopyProgress, CopyServing, DropCopy, DropLeftVolume, FormerCopy, GoAlone,
-        JoinCopy, ServeCopy, SettleCopy, TakeCopy,
+        CopyEndpoint, CopyObservation, CopyProgress, DropCopy, DropLeftVolume, FormerCopy, GoAlone, JoinCopy,
+        ServeCopy, SettleCopy, TakeCopy,
     },
     storage::VolumeAssignment,
 };
@@ -152,8 +152,7 @@ impl State {
         }
         let shown = &mut vm.pairing.shown;
         (shown.generation, shown.peer, shown.since) = (request.generation, Some(peer.clone()), None);
-        let servings = request.copies.iter();
-        shown.servings = servings.map(|copy| CopyServing { disk: copy.disk, serving: copy.endpoint.serving }).collect();
+        shown.servings = request.servings();
         let disk = vm.disk.clone();
         vm.pairing.copies.clone_from(&copies);
         for copy in copies {

@@ -277,8 +277,9 @@ impl Copies {
         let mark = self.read_mark(disk)?;
         let wanted = CopyMark { generation: from, state: CopyState::Whole, serving: None };
         let taken = CopyMark { generation, state: CopyState::Taken, serving: None };
-        if !mark.is_some_and(|mark| mark.is(taken.state, generation)) {
-            if !mark.is_some_and(|mark| mark.is(wanted.state, from)) || !exists(&file)? {
+        let is = |state, generation| mark.is_some_and(|mark| mark.is(state, generation));
+        if !is(CopyState::Taken, generation) {
+            if !is(CopyState::Whole, from) || !exists(&file)? {
                 return Err(stale(disk, mark, wanted.to_string()));
             }
             self.expect_no_disk(disk)?;

@@ -8,7 +8,7 @@ use gantry_api::{
 };
 use gantry_types::{DiskCopies, Host, Name, Problem, Vm, VmPhase};
 
-use super::{agent, decided};
+use super::agent;
 use crate::{
     app::{
         App,
@@ -79,7 +79,7 @@ pub(super) async fn join(
         }
         // Which servings it writes to, it says next: these may have been served anew meanwhile.
         Ok(CopyProgress::Paired) => {
-            decided(app, vm, host);
+            copies::decided(app, vm, host);
             Ok(None)
         }
         Err(problem) => {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_api::mirror::{DropCopy, DropLeftVolume};
-use gantry_types::{Action, HostState, Name, OperationPhase, Pool, Problem, Vm, VmPhase, Volume};
+use gantry_types::{Action, DiskCopies, HostState, Name, OperationPhase, Pool, Problem, Vm, VmPhase, Volume};
 use uuid::Uuid;
 
 use super::agent;
@@ -43,27 +43,25 @@ impl<'a> Disks<'a> {
         if let Some(volume) = self.volumes.get(disk) {
             let copies = copies::of_volume(self.tables, volume);
             let is_here = volume.spec.pool == pool.metadata.name;
-            let is_unneeded = copies.is_some_and(|copies| copies.current.len() > 1 && !copies.is_current(host));
-            return self.is_at_rest(volume) && (!is_here || is_unneeded);
+            return self.is_at_rest(volume) && (!is_here || others_have(copies.as_ref(), host));
         }
         let Some(vm) = self.vms.get(disk) else {
             return was_deleted(self.tables, *disk) || self.volume_was_deleted(*disk);
         };
         let is_here = vm.spec.pool.as_ref() == Some(&pool.metadata.name);
-        // One that is alone may be about to use any of them.
-        let has_two = vm.status.copies.as_ref().is_some_and(|copies| copies.current.len() > 1);
-        let is_current = vm.status.copies.as_ref().is_some_and(|copies| copies.is_current(host));
         // It has come to where a copy of its disk was, with its disk.
         let runs_here = vm.status.phase == VmPhase::Running && vm.status.host.as_ref() == Some(host);
-        vm.status.operation.is_none() && (!is_here || runs_here || has_two && !is_current)
+        vm.status.operation.is_none() && (!is_here || runs_here || others_have(vm.status.copies.as_ref(), host))
     }
 
     /// Since which generation others have the volume, if this host has it no more. What a VM starts on first is kept until it runs there.
     fn left_since(&self, host: &Name, pool: &Pool, volume: &Uuid) -> Option<u64> {
-        let Some(known) = self.volumes.get(volume) else {
+        let Some(volume) = self.volumes.get(volume) else {
             return self.volume_was_deleted(*volume).then_some(u64::MAX);
         };
-        let volume = Some(known).filter(|volume| volume.spec.pool == pool.metadata.name)?;
+        if volume.spec.pool != pool.metadata.name {
+            return None;
+        }
         let runs = self.vm_of(volume).is_none_or(|vm| vm.status.phase == VmPhase::Running);
         let copies = copies::of_volume(self.tables, volume).filter(|_| runs && self.is_at_rest(volume))?;
         (!copies.is_current(host)).then_some(copies.generation)
@@ -84,6 +82,11 @@ impl<'a> Disks<'a> {
     fn vm_of(&self, volume: &Volume) -> Option<&Vm> {
         self.tables.vms.get(volume.status.vm.as_ref()?.as_str()).map(|vm| &**vm)
     }
+}
+
+/// Two others have it. One that is alone may be about to use any copy that there is.
+fn others_have(copies: Option<&DiskCopies>, host: &Name) -> bool {
+    copies.is_some_and(|copies| copies.current.len() > 1 && !copies.is_current(host))
 }
 
 /// Deletes what nobody is going to start on.

@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use gantry_api::{
     AgentApi,
     agent::VmObservation,
-    mirror::{CopyObservation, CopyServing, GoAlone, SettleCopy},
+    mirror::{CopyObservation, CopyServing, SettleCopy},
 };
 use gantry_types::{DiskCopies, Host, HostState, Name, Problem, Resource, Vm};
 use uuid::Uuid;
@@ -155,10 +155,7 @@ async fn go_alone(app: &App, vm: &Vm, host: &Name, told: &CopyObservation, why: 
 }
 
 async fn tell_alone(app: &App, vm: &Vm, host: &Name, copies: &DiskCopies) -> Result<(), Problem> {
-    let request = GoAlone { epoch: vm.status.epoch, generation: copies.generation };
-    agent(app, host)?.go_alone(vm.metadata.uuid, &request).await?;
-    decided(app, vm, host);
-    Ok(())
+    copies::tell_alone(app, vm, host, &*agent(app, host)?, copies.generation).await
 }
 
 /// What the VM's host says that it has brought up to date there, and nothing that was served anew since.
@@ -178,13 +175,8 @@ async fn settle(
         agent(app, peer)?.settle_copy(&request).await?;
     }
     copies::paired(app, vm, host, peer, generation).await?;
-    decided(app, vm, host);
+    copies::decided(app, vm, host);
     Ok(())
-}
-
-/// What the host has said of the VM before this says nothing of what is decided now.
-fn decided(app: &App, vm: &Vm, host: &Name) {
-    app.model.overlay_mut(|overlay| overlay.settled(vm.metadata.uuid, host.as_str()));
 }
 
 fn agent(app: &App, host: &Name) -> Result<Arc<dyn AgentApi>, Problem> {
